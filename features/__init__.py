@@ -1,0 +1,1 @@
+"""Know a player: events, behaviour features, the store they live in."""

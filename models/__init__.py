@@ -1,0 +1,1 @@
+"""Learn and choose: actions, policies, the churn model."""

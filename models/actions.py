@@ -1,0 +1,196 @@
+"""Actions: offer x channel x timing slot, or no contact; and the catalogue they come from.
+
+The candidates of a catalogue have fixed places: 0 is `NO_CONTACT`, then offer by offer, channel by channel,
+slot by slot. Masks, scores and probabilities are arrays over these places, so a record needs no names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from features.events import Channel, Jurisdiction, Product, micros, moment
+from features.schema import CHANNELS, TIMING_SLOTS
+
+NO_CONTACT: Final = 0
+"""Place of the action that leaves the player alone; always eligible."""
+SLOTS: Final = tuple(TIMING_SLOTS)
+
+Purpose = Literal["marketing", "bonus", "service", "rg_intervention", "regulatory"]
+PROMOTIONAL: Final = frozenset({"marketing", "bonus"})
+"""Purposes that rules may silence and that a policy draws from."""
+Variant = Literal["holdout", "business_rules", "policy"]
+Stage = Literal["new", "never_deposited", "first_deposit", "active", "lapsing", "lapsed"]
+Model = TypeVar("Model", bound=BaseModel)
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class CatalogueError(Exception):
+    """A catalogue or rule file is not valid; the text names the place."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Offer(_Part):
+    """What is given. Money in minor units of the house currency."""
+
+    id: Name
+    name: str
+    template: str
+    parameters: dict[str, Any]
+    value_minor: int = Field(ge=0)
+    cost_minor: int = Field(ge=0)
+    purpose: Purpose
+    product: Product
+    jurisdictions: tuple[Jurisdiction, ...]
+    stages: tuple[Stage, ...]
+    priority: int = Field(ge=0)
+    lever: float = Field(gt=0)
+
+    @property
+    def promotional(self) -> bool:
+        """Whether rules may silence it and a policy may draw it."""
+        return self.purpose in PROMOTIONAL
+
+
+class ChannelTerms(_Part):
+    """What a contact on a channel costs, minor units."""
+
+    cost_minor: int = Field(ge=0)
+
+
+class Cap(_Part):
+    """At most `contacts` promotional contacts in any window of `hours`, of a channel, an offer or all."""
+
+    id: Name
+    contacts: int = Field(ge=0)
+    hours: float = Field(gt=0)
+    channel: Channel | None = None
+    offer: Name | None = None
+
+    @property
+    def window_us(self) -> int:
+        """Length of the window, microseconds."""
+        return int(self.hours * 3_600_000_000)
+
+
+class Experiment(_Part):
+    """Randomised split of players; shares sum to 1."""
+
+    key: Name
+    variants: dict[Variant, Annotated[float, Field(ge=0, le=1)]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(sum(self.variants.values()) - 1.0) > 1e-9:
+            raise ValueError("the shares of the variants must sum to 1")
+        return self
+
+
+class Catalogue(_Part):
+    """Offers, channels, caps and the experiment, as one dated file says."""
+
+    version: Literal[1]
+    channels: dict[Channel, ChannelTerms]
+    offers: tuple[Offer, ...] = Field(min_length=1, max_length=200)
+    caps: tuple[Cap, ...]
+    experiment: Experiment
+    exploration_floor: float = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = [offer.id for offer in self.offers]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two offers share an id")
+        if set(self.channels) != set(CHANNELS):
+            raise ValueError(f"channels must be exactly {', '.join(CHANNELS)}")
+        unknown = [cap.offer for cap in self.caps if cap.offer is not None and cap.offer not in ids]
+        if unknown:
+            raise ValueError(f"a cap names the unknown offer {unknown[0]}")
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash; decisions log it."""
+        return content_hash(self)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of offers, channels and timing slots."""
+        return len(self.offers), len(CHANNELS), len(SLOTS)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of candidates, `NO_CONTACT` included."""
+        offers, channels, slots = self.shape
+        return 1 + offers * channels * slots
+
+    def action(self, place: int) -> Action:
+        """The contact at a place of the candidates (not `NO_CONTACT`)."""
+        _, channels, slots = self.shape
+        offer, rest = divmod(place - 1, channels * slots)
+        channel, slot = divmod(rest, slots)
+        return Action(self.offers[offer], CHANNELS[channel], SLOTS[slot])
+
+
+class Action(NamedTuple):
+    """A contact: what, how, and in which window of the player's day."""
+
+    offer: Offer
+    channel: str
+    timing_slot: str
+
+
+def content_hash(model: BaseModel) -> str:
+    """Twelve hex digits of a model's content."""
+    return hashlib.sha256(model.model_dump_json(by_alias=True).encode()).hexdigest()[:12]
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """Read a catalogue file; raises CatalogueError naming file and field."""
+    return load_yaml(path, Catalogue)
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Read a YAML file as a model; raises CatalogueError with file, field and reason."""
+    try:
+        return model.model_validate(yaml.safe_load(path.read_text("utf8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{path.name}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise CatalogueError(f"{path.name}: {where}: {first['msg']}") from error
+
+
+class Window(NamedTuple):
+    """When an action of a timing slot would be sent, and when its slot ends; unix microseconds."""
+
+    send_us: int
+    ends_us: int
+
+
+def send_window(timing_slot: str, now_us: int, zone: ZoneInfo) -> Window:
+    """The current or next occurrence of a slot in a player's zone; sending starts at once inside it."""
+    start, end = TIMING_SLOTS[timing_slot]
+    local = moment(now_us).astimezone(zone)
+    for days in (-1, 0, 1, 2):
+        day = local.date() + timedelta(days=days)
+        opens = _instant(datetime.combine(day, start, zone))
+        closes = _instant(datetime.combine(day if start < end else day + timedelta(days=1), end, zone))
+        if closes > now_us:
+            return Window(max(opens, now_us), closes)
+    raise AssertionError("a slot recurs every day")
+
+
+def _instant(local: datetime) -> int:
+    return micros(local)

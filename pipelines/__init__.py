@@ -1,0 +1,1 @@
+"""Run later or by hand: the worker, imports, training, the command line."""

@@ -1,0 +1,67 @@
+#!lua name=croupier_consume
+-- The consumer's side of a partition: who owns it, how far it got, what it made of a player.
+
+local function real_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- KEYS: lease. ARGV: owner, microseconds to hold it, and the watermark of one who holds it already ('' for none):
+-- the moment before the owner last read the log to its end and applied it. A new owner gets a higher epoch, which
+-- fences the old one. Returns epoch and cursor, or 0 while another owner holds the partition.
+local function lease(keys, args)
+  local owner, till = unpack(redis.call('HMGET', keys[1], 'owner', 'until'))
+  local now = real_us()
+  if owner ~= args[1] then
+    if owner and tonumber(till) > now then return 0 end
+    redis.call('HINCRBY', keys[1], 'epoch', 1)
+  elseif args[3] and args[3] ~= '' then
+    redis.call('HSET', keys[1], 'watermark', args[3])
+  end
+  redis.call('HSET', keys[1], 'owner', args[1], 'until', string.format('%.0f', now + tonumber(args[2])))
+  return {redis.call('HGET', keys[1], 'epoch'), redis.call('HGET', keys[1], 'cursor') or '0-0'}
+end
+
+local function fenced(lease_key, epoch)
+  return redis.call('HGET', lease_key, 'epoch') ~= epoch
+end
+
+-- KEYS: lease, features. ARGV: epoch, last stream id applied, then field, value pairs.
+-- Returns 1, or 0 if the caller no longer owns the partition.
+local function apply(keys, args)
+  if fenced(keys[1], args[1]) then return 0 end
+  redis.call('HSET', keys[2], '_applied', unpack(args, 2))
+  return 1
+end
+
+-- KEYS: lease. ARGV: epoch, cursor, watermark ('' for none). Returns 1, or 0 if fenced.
+local function advance(keys, args)
+  if fenced(keys[1], args[1]) then return 0 end
+  redis.call('HSET', keys[1], 'cursor', args[2])
+  if args[3] ~= '' then redis.call('HSET', keys[1], 'watermark', args[3]) end
+  return 1
+end
+
+-- KEYS: lease. ARGV: owner. Gives a partition back at once.
+local function release(keys, args)
+  if redis.call('HGET', keys[1], 'owner') == args[1] then redis.call('HSET', keys[1], 'until', '0') end
+  return 1
+end
+
+redis.register_function('croupier_lease', lease)
+redis.register_function('croupier_apply', apply)
+redis.register_function('croupier_advance', advance)
+redis.register_function('croupier_release', release)
+
+-- KEYS: log. ARGV: boundary id. After this no entry at or before the boundary can be appended, whatever the
+-- clock does.
+local function close(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then
+    redis.call('XADD', keys[1], '0-1', 'k', 'none')
+    redis.call('XDEL', keys[1], '0-1')
+  end
+  redis.pcall('XSETID', keys[1], args[1])
+  return 1
+end
+
+redis.register_function('croupier_close', close)

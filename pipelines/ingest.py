@@ -1,0 +1,200 @@
+"""The worker's first half: one leased consumer per partition turns the log into features, each entry once.
+
+    log of a partition --read after the cursor--> rows per player --update--> stored values, with the id of the
+    last entry in them, in one fenced call --> cursor and watermark move
+
+A crash between the calls repeats entries that the stored values already hold; their ids are not above the
+player's last applied one, so they are skipped.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+import redis
+
+from features.aggregates import Activity, local_parts, update
+from features.plan import ReadPlan
+from features.store import PARTITIONS, bundle_key, order, partition_of, pointer_key, real_now_us, tag
+
+LEASE_SECONDS: Final = 5
+BATCH: Final = 2_000
+"""Entries of a partition that are taken at once."""
+_APPLIED: Final = b"_applied"
+
+
+class Owned(NamedTuple):
+    """A partition that this consumer holds: its fencing epoch, and the last entry applied."""
+
+    epoch: bytes
+    cursor: str
+
+
+class Logged(NamedTuple):
+    """One entry of a partition's log. `known_us` is house time at which the store took it."""
+
+    stream_id: str
+    kind: str
+    known_us: int
+    time_zone: str | None
+    body: bytes
+
+
+def logged(stream_id: bytes, fields: Mapping[bytes, bytes]) -> Logged:
+    """An entry as the store answers it."""
+    zone = fields[b"z"].decode() or None
+    return Logged(stream_id.decode(), fields[b"k"].decode(), int(fields[b"t"]), zone, fields[b"b"])
+
+
+def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
+    """The row that aggregates filter, with its place in the player's day."""
+    slot, night = local_parts(columns["occurred_at"], time_zone)
+    return Activity(
+        columns["type"],
+        columns["occurred_at"],
+        columns.get("amount_minor"),
+        columns.get("status"),
+        columns.get("target"),
+        columns.get("product"),
+        columns.get("channel"),
+        slot,
+        night,
+    )
+
+
+def serving_plan(client: redis.Redis) -> ReadPlan | None:
+    """The read plan that serves, None before definitions were applied."""
+    digest = cast("bytes | None", client.get(pointer_key("plan")))
+    return ReadPlan.loads(cast("bytes", client.get(bundle_key(digest.decode())))) if digest else None
+
+
+class Consumer:
+    """Holds partitions and keeps their features current.
+
+    Attributes:
+        owned: Partitions held now.
+        applied: Entries turned into features since the start.
+    """
+
+    def __init__(self, client: redis.Redis, plan: ReadPlan) -> None:
+        self._client = client
+        self._plan = plan
+        self._owner = secrets.token_hex(8)
+        self.owned: dict[int, Owned] = {}
+        self._current_us: dict[int, int] = {}
+        self.applied = 0
+
+    def renew(self) -> None:
+        """Hold every partition that is free or ours for some seconds more, and move the watermarks of ours."""
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            watermark = str(self._current_us.get(partition, ""))
+            pipe.fcall("croupier_lease", 1, _lease(partition), self._owner, str(LEASE_SECONDS * 1_000_000), watermark)
+        for partition, reply in enumerate(pipe.execute()):
+            if reply == 0:
+                self._forget(partition)
+                continue
+            epoch, cursor = reply
+            held = self.owned.get(partition)
+            if held is None or held.epoch != epoch:
+                self.owned[partition] = Owned(epoch, cursor.decode())
+
+    def _forget(self, partition: int) -> None:
+        self.owned.pop(partition, None)
+        self._current_us.pop(partition, None)
+
+    def release(self) -> None:
+        """Give all partitions back at once."""
+        pipe = self._client.pipeline(transaction=False)
+        for partition in self.owned:
+            pipe.fcall("croupier_release", 1, _lease(partition), self._owner)
+        pipe.execute()
+        self.owned.clear()
+        self._current_us.clear()
+
+    def step(self, block_ms: int) -> int:
+        """Apply what is new, waiting up to `block_ms` for it; returns the number of entries."""
+        if not self.owned:
+            return 0
+        read_us = real_now_us(self._client)
+        streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
+        answer = cast("list[Any]", self._client.xread(streams, BATCH, block_ms))  # type: ignore[arg-type]
+        batches = {
+            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries] for name, entries in answer
+        }
+        lost = self._apply(batches)
+        # Read to the end and applied: true for the moment before the read.
+        current = {at: read_us for at in self.owned if at not in lost and len(batches.get(at, ())) < BATCH}
+        moved = {at: entries[-1].stream_id for at, entries in batches.items() if at not in lost}
+        fresh = {at: held.cursor for at, held in self.owned.items() if at in current.keys() - self._current_us.keys()}
+        self._current_us |= current
+        self._advance(fresh | moved)
+        done = sum(len(entries) for entries in batches.values())
+        self.applied += done
+        return done
+
+    def _apply(self, batches: Mapping[int, list[Logged]]) -> set[int]:
+        """Update the players of some batches; returns the partitions that turned out to be lost."""
+        rows = _rows(entry for entries in batches.values() for entry in entries)
+        players = list(rows)
+        pipe = self._client.pipeline(transaction=False)
+        for player in players:
+            pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
+        for player, held in zip(players, pipe.execute(), strict=True):
+            self._write(pipe, player, held, rows[player])
+        written = [partition_of(player) for player in players if rows[player]]
+        return {partition for partition, reply in zip(written, pipe.execute(), strict=True) if reply == 0}
+
+    def _write(
+        self,
+        pipe: Any,  # noqa: ANN401 - redis-py's pipelines are untyped
+        player: str,
+        held: Mapping[bytes, bytes],
+        rows: list[tuple[str, Activity]],
+    ) -> None:
+        applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
+        rows[:] = [row for row in rows if order(row[0]) > applied]
+        if not rows:
+            return
+        stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
+        values = update(stored, [row for _, row in rows])
+        pairs = self._plan.encode(values, values[0])
+        partition = partition_of(player)
+        pipe.fcall(
+            "croupier_apply",
+            2,
+            _lease(partition),
+            self._plan.key(player),
+            self.owned[partition].epoch,
+            rows[-1][0],
+            *pairs,
+        )
+
+    def _advance(self, cursors: Mapping[int, str]) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for partition, cursor in cursors.items():
+            watermark = str(self._current_us.get(partition, ""))
+            pipe.fcall("croupier_advance", 1, _lease(partition), self.owned[partition].epoch, cursor, watermark)
+        for (partition, cursor), reply in zip(cursors.items(), pipe.execute(), strict=True):
+            if reply == 0:
+                self._forget(partition)
+            else:
+                self.owned[partition] = self.owned[partition]._replace(cursor=cursor)
+
+
+def _lease(partition: int) -> str:
+    return f"lease:{tag(partition)}"
+
+
+def _rows(entries: Iterable[Logged]) -> dict[str, list[tuple[str, Activity]]]:
+    """Rows per player, in the order of the log; decisions and exposures are no activity."""
+    rows: dict[str, list[tuple[str, Activity]]] = defaultdict(list)
+    for entry in entries:
+        if entry.kind in {"event", "outcome"}:
+            columns = msgspec.msgpack.decode(entry.body)
+            rows[columns["player"]].append((entry.stream_id, activity(columns, entry.time_zone)))
+    return rows

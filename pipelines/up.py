@@ -1,0 +1,330 @@
+"""One machine: store, worker, API and MLflow's screen as children of one process, watched and stopped together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn
+
+import redis
+from rich.console import Console
+
+from features.events import moment
+from features.schema import schema_hash
+from features.store import (
+    House,
+    Server,
+    StoreError,
+    connect,
+    create_house,
+    load_library,
+    publish,
+    real_now_us,
+    start_server,
+    store_url,
+)
+from pipelines import bulk, world
+from pipelines.ingest import serving_plan
+from pipelines.worker import wait_until_applied, wait_until_in_lake
+from service.decide import requested_id
+from service.ledger import Keys
+
+PLAYERS: Final = 400
+SEED: Final = 7
+_CHUNK: Final = 5_000
+_SEEDED: Final = "croupier:seeded"
+_READY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked of `croupier up`.
+
+    Attributes:
+        home: Where state lives.
+        port: Port of the API on 127.0.0.1; MLflow's screen gets the one after it.
+        clock_us: House time at creation, None for the store's.
+        rate: House seconds per real second, None for 1.
+        players: Players of the seeded world; 0 leaves the house empty.
+        workers: API processes.
+        screen: Whether MLflow's own screen is started.
+    """
+
+    home: Path
+    port: int = 8000
+    clock_us: int | None = None
+    rate: float | None = None
+    players: int = PLAYERS
+    workers: int = 1
+    screen: bool = True
+
+    @property
+    def lake(self) -> Path:
+        """Folder of the lake."""
+        return self.home / "lake"
+
+    @property
+    def address(self) -> str:
+        """Address of the API."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Child:
+    """A process of ours that is started again when it dies."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start it, its output appended to its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - the command is ours
+                self.command, env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def dead(self) -> bool:
+        """Whether it was started and has ended."""
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and insist after a while."""
+        if self.process is None or self.dead():
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def up(wish: Wish, console: Console) -> NoReturn:
+    """Start everything, fill and train a new house, print where it is, and watch until told to stop.
+
+    Raises:
+        StoreError: The store did not start, or holds another house than asked for.
+    """
+    wish.home.mkdir(parents=True, exist_ok=True)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupt)
+    begun = time.monotonic()
+    with _store(wish) as (url, server):
+        client = connect(url)
+        with _step(console, "house and feature definitions"):
+            house = prepare(client, wish, url)
+        children = _children(wish, url)
+        try:
+            for child in children:
+                child.start()
+            open_doors(client, house, wish, console)
+            console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
+            _print_addresses(house, wish, console)
+            _watch(children, server, wish, console)
+        finally:
+            with _step(console, "stopping"):
+                for child in reversed(children):
+                    child.stop()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _store(wish: Wish) -> Iterator[tuple[str, list[Server]]]:
+    """The store's address, and the embedded server in a list (empty for a store elsewhere)."""
+    if "CROUPIER_STORE" in os.environ:
+        yield store_url(wish.home), []
+        return
+    running = [start_server(wish.home)]
+    try:
+        yield running[0].url, running
+    finally:
+        running[-1].stop()
+
+
+@contextmanager
+def _step(console: Console, name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    with console.status(name):
+        yield
+    console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
+
+
+def prepare(client: redis.Redis, wish: Wish, url: str) -> House:
+    """Create or open the house, load the store's functions, apply feature definitions if they changed."""
+    sandbox = wish.players > 0 or wish.clock_us is not None or wish.rate is not None
+    house = create_house(client, clock_us=wish.clock_us, rate=wish.rate, sandbox=sandbox)
+    load_library(client, "service", "ledger.lua")
+    load_library(client, "pipelines", "consume.lua")
+    plan = serving_plan(client)
+    if plan is None or plan.schema_hash != schema_hash():
+        from features.definitions import apply, open_store  # noqa: PLC0415 - Feast takes seconds to import
+
+        publish(client, "plan", apply(open_store(wish.home, url), wish.lake).dumps())
+    return house
+
+
+def _children(wish: Wish, url: str) -> list[Child]:
+    logs = wish.home / "logs"
+    logs.mkdir(exist_ok=True)
+    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(wish.home)}
+    croupier = [sys.executable, "-m", "pipelines"]
+    children = [
+        Child("worker", [*croupier, "worker"], own, logs / "worker.log"),
+        Child(
+            "api", [*croupier, "serve", "--port", str(wish.port), "--workers", str(wish.workers)], own, logs / "api.log"
+        ),
+    ]
+    if wish.screen:
+        children.append(Child("mlflow", _screen(wish), {}, logs / "mlflow.log"))
+    return children
+
+
+def _screen(wish: Wish) -> list[str]:
+    """MLflow's own server over the house's runs and models."""
+    folder = wish.home.resolve() / "mlflow"
+    folder.mkdir(exist_ok=True)
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(wish.port + 1),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+
+
+def open_doors(client: redis.Redis, house: House, wish: Wish, console: Console) -> None:
+    """Fill and train the house if that was not done, and wait until it answers."""
+    if wish.players and not client.exists(_SEEDED):
+        with _step(console, f"a world of {wish.players} players"):
+            fill(client, house, wish)
+        client.set(_SEEDED, wish.players)
+    with _step(console, "API"):
+        _await(lambda: _get(f"{wish.address}/readyz"), "the API did not become ready; see logs/api.log")
+    # TRAIN if wish.players and not client.exists("croupier:serving:churn"):
+    # TRAIN     with _step(console, "first churn model"):
+    # TRAIN         _train(wish)
+
+
+def fill(client: redis.Redis, house: House, wish: Wish) -> None:
+    """Send a seeded world through the same path that events take, and wait until features and lake have it."""
+    items = bulk.Items(client, house)
+    reached: dict[int, str] = {}
+    now_us = house.now_us(real_now_us(client))
+    chunk = []
+    for event in world.events(wish.players, now_us, SEED):
+        chunk.append(items.event(event))
+        if len(chunk) == _CHUNK:
+            reached |= bulk.append(client, house, chunk).reached
+            chunk = []
+    reached |= bulk.append(client, house, chunk).reached
+    wait_until_applied(client, reached)
+    wait_until_in_lake(wish.lake, real_now_us(client))
+
+
+def _train(wish: Wish) -> None:
+    """Train and promote in a process of its own, which takes its memory with it."""
+    environment = {**os.environ, "CROUPIER_HOME": str(wish.home)}
+    command = [sys.executable, "-m", "pipelines", "train", "churn", "--promote"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    (wish.home / "logs" / "train.log").write_text(done.stdout + done.stderr, "utf8")
+    if done.returncode:
+        raise StoreError(f"the first churn model was not promoted: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _await(ready: Callable[[], bool], trouble: str) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            raise StoreError(trouble)
+        time.sleep(0.05)
+
+
+def _get(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own loopback address
+        found: dict[str, object] = json.load(answer)
+        return found
+
+
+def _print_addresses(house: House, wish: Wish, console: Console) -> None:
+    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}" if wish.screen else ""
+    console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
+    if not wish.players:
+        return
+    now = moment(house.now_us(time.time_ns() // 1_000)).replace(microsecond=0)
+    player, asked = _someone(wish)
+    event = {
+        "type": "login",
+        "event_id": f"hello-{now:%Y%m%dT%H%M%S}",
+        "player_id": player,
+        "occurred_at": now.isoformat(),
+    }
+    answered_as = requested_id(house, Keys(house.player_key(player), b""), "hello")
+    console.print("\nTry:", style="bold")
+    for line in (
+        _curl(f"{wish.address}/v1/events", event),
+        _curl(f"{wish.address}/v1/decisions", asked),
+        f"curl -s {wish.address}/v1/decisions/{answered_as}",
+    ):
+        print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
+
+
+def _someone(wish: Wish) -> tuple[str, dict[str, object]]:
+    """A player of the world who may be contacted now, and the request to ask about them."""
+    asked: dict[str, object] = {}
+    for number in range(1, wish.players + 1):
+        asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
+        answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True})
+        if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
+            break
+    return str(asked["player_id"]), asked
+
+
+def _curl(url: str, body: Mapping[str, object]) -> str:
+    return f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+
+
+def _watch(children: list[Child], server: list[Server], wish: Wish, console: Console) -> NoReturn:
+    """Start again whatever dies, the store first."""
+    while True:
+        time.sleep(0.2)
+        if server and server[-1].process.poll() is not None:
+            console.print("the store died and is started again", style="yellow")
+            server.append(start_server(wish.home))
+        for child in children:
+            if child.dead():
+                console.print(f"the {child.name} died and is started again", style="yellow")
+                child.start()

@@ -1,0 +1,108 @@
+"""The worker process: features from the log at once, the lake from it every few seconds."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast
+
+import redis
+import structlog
+
+from features.store import StoreError, connect, order, tag
+from pipelines.ingest import Consumer, serving_plan
+from pipelines.lake import LEASE, Lake, reach
+
+RENEW_SECONDS: Final = 1.0
+BLOCK_MS: Final = 200
+FLUSH_SECONDS: Final = 5.0
+LAKE_LEASE_SECONDS: Final = 60
+_LOG: Final = structlog.get_logger()
+
+
+class Worker:
+    """Runs both halves until stopped; an error of the store ends it, and whoever started it starts it again."""
+
+    def __init__(self, url: str, lake: Path) -> None:
+        self._client, self._lake_client = connect(url), connect(url)
+        plan = serving_plan(self._client)
+        if plan is None:
+            raise StoreError("feature definitions were not applied yet: run `croupier up` once")
+        self.consumer = Consumer(self._client, plan)
+        self._lake = lake
+        self._owner = secrets.token_hex(8)
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Work until `stop`; then give the partitions back and flush a last time."""
+        flusher = threading.Thread(target=self._flush_often, daemon=True)
+        flusher.start()
+        try:
+            self._consume()
+        finally:
+            self._stopping.set()
+            flusher.join()
+        self.consumer.release()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Ask `run` to end after the step under way."""
+        self._stopping.set()
+
+    def _consume(self) -> None:
+        renewed = 0.0
+        while not self._stopping.is_set():
+            if time.monotonic() - renewed >= RENEW_SECONDS:
+                self.consumer.renew()
+                renewed = time.monotonic()
+            if not self.consumer.owned:
+                self._stopping.wait(RENEW_SECONDS)
+                continue
+            self.consumer.step(BLOCK_MS)
+
+    def _flush_often(self) -> None:
+        try:
+            while not self._stopping.wait(FLUSH_SECONDS):
+                self._flush()
+            self._flush()
+            self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+        except (redis.RedisError, OSError) as error:
+            self._failure = error
+            self._stopping.set()
+
+    def _lease(self) -> object:
+        return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
+
+    def _flush(self) -> None:
+        """Flush if this worker holds the lake, or can take it: one writer at a time."""
+        if self._lease() == 0:
+            return
+        written = Lake(self._lake_client, self._lake).flush()
+        if written:
+            _LOG.info("flushed", entries=written)
+
+
+def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:
+    """Block until features include these places of the log; raises StoreError if they do not in time."""
+    deadline = time.monotonic() + seconds
+    for partition, place in reached.items():
+        while order(
+            (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
+        ) < order(place):
+            if time.monotonic() > deadline:
+                raise StoreError("the worker does not keep up: features still miss what was appended")
+            time.sleep(0.02)
+
+
+def wait_until_in_lake(lake: Path, real_us: int, seconds: float = 600.0) -> None:
+    """Block until the lake holds all that was logged before a moment of the store's clock."""
+    deadline = time.monotonic() + seconds
+    while reach(lake).flushed * 1_000 < real_us:
+        if time.monotonic() > deadline:
+            raise StoreError("the worker does not keep up: the lake still misses what was appended")
+        time.sleep(0.05)

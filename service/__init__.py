@@ -1,0 +1,1 @@
+"""Decide and remember: facts, rules, caps, the decision and its log."""

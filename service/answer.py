@@ -1,0 +1,180 @@
+"""What callers are told: records as JSON, the same bytes for the same record. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features.aggregates import forward
+from features.events import moment
+from features.schema import CHANNELS, STORED, VECTOR
+from models.actions import SLOTS, Catalogue
+from service import log
+from service.log import Record, Sent
+from service.rules import REASONS
+
+NO_CONTACT: Final = "NO_CONTACT"
+
+
+def when(unix_us: int | None) -> str | None:
+    """Unix microseconds as ISO 8601 in UTC."""
+    return None if unix_us is None else moment(unix_us).isoformat().replace("+00:00", "Z")
+
+
+def decision(record: Record, player_id: str | None, catalogue: Catalogue, *, recorded: bool) -> dict[str, Any]:
+    """The answer to a decision request; with every reason and number if it asked to explain."""
+    answer: dict[str, Any] = {
+        "decision_id": record.decision_id if recorded else None,
+        "player_id": player_id,
+        "action": _action(record.action),
+        "propensity": record.choice.propensity,
+        "lease": None if record.action is None else {"valid_until": when(record.action.valid_until_us)},
+        "churn": {"score": record.seen.churn_score, "model_version": record.versions.churn},
+        "harm_level": record.seen.harm_level,
+        "experiment": {"key": record.experiment, "variant": record.variant},
+        "policy_version": record.choice.policy_version,
+        "rules_version": record.versions.rules,
+        "degraded": list(record.seen.degraded),
+        "recorded": recorded,
+        "sandbox": record.sandbox,
+    }
+    if record.sandbox:
+        answer["assumed"] = list(record.seen.assumed)
+    if record.explain:
+        return answer | _explanation(record, catalogue)
+    if record.action is None:
+        answer["exclusions"] = [_reason(rule) for rule in record.choice.excluded]
+    return answer
+
+
+def unserved(player_id: str, rule: str, reason: str) -> dict[str, Any]:
+    """The answer when nothing could be committed: leave the player alone, without a propensity."""
+    return {
+        "decision_id": None,
+        "player_id": player_id,
+        "action": NO_CONTACT,
+        "propensity": None,
+        "lease": None,
+        "degraded": [rule],
+        "recorded": False,
+        "exclusions": [{"rule": rule, "reason": reason}],
+    }
+
+
+def whole(record: Record, player_id: str | None, catalogue: Catalogue) -> dict[str, Any]:
+    """A record with its reasons, as `GET /v1/decisions/{id}` tells it."""
+    choice = record.choice
+    return (
+        decision(record, player_id, catalogue, recorded=True)
+        | _explanation(record, catalogue)
+        | {
+            "player": record.player,
+            "brand": record.brand,
+            "at": when(record.at_us),
+            "attempt": record.attempt,
+            "purposes": list(record.purposes),
+            "decision_point": record.decision_point,
+            "role": choice.role,
+            "bucket": record.bucket,
+            "draw": {"u": choice.u, "place": choice.place},
+            "eligible": _eligible(record, catalogue),
+            "versions": msgspec.to_builtins(record.versions),
+            "schema": {"stored": [feature.name for feature in STORED]},
+            "facts_version": record.seen.facts_version,
+            "ledger_version": record.seen.ledger_version,
+            "format": record.v,
+        }
+    )
+
+
+def _action(sent: Sent | None) -> dict[str, Any] | str:
+    if sent is None:
+        return NO_CONTACT
+    offer = {"id": sent.offer, "name": sent.name, "template": sent.template, "parameters": sent.parameters}
+    return {
+        "offer": offer,
+        "channel": sent.channel,
+        "timing_slot": sent.timing_slot,
+        "purpose": sent.purpose,
+        "send_at": when(sent.send_us),
+    }
+
+
+def _reason(rule: str) -> dict[str, str]:
+    if rule.startswith("cap:"):
+        return {"rule": rule, "reason": "the cap has no room", "source": "catalogue"}
+    known = REASONS[rule]
+    return {"rule": rule, "reason": known.reason, "source": known.source}
+
+
+def _explanation(record: Record, catalogue: Catalogue) -> dict[str, Any]:
+    return {
+        "exclusions": [
+            _exclusion(rule, blocked, record, catalogue) for rule, blocked in record.choice.excluded.items()
+        ],
+        "candidates": {"all": catalogue.size, "eligible": len(log.array(record.choice.pmf))},
+        "score": _chosen_score(record, catalogue),
+        "stage": record.seen.stage,
+        "markers": record.seen.markers,
+        "features": _features(record),
+    }
+
+
+def _exclusion(rule: str, blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
+    """A rule with what it blocked; the lists name what it blocked on every combination with the rest."""
+    reason: dict[str, Any] = dict(_reason(rule))
+    if record.versions.catalogue != catalogue.hash:
+        return reason
+    cube: NDArray[np.bool_] = log.places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
+    reason["actions"] = int(cube.sum())
+    reason["offers"] = _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2)))
+    reason["channels"] = _hit(CHANNELS, cube.any(axis=(0, 2)))
+    reason["timing_slots"] = _hit(SLOTS, cube.any(axis=(0, 1)))
+    return reason
+
+
+def _hit(names: Sequence[str], hit: Any) -> list[str]:  # noqa: ANN401 - numpy types a reduction loosely
+    return [name for name, one in zip(names, hit, strict=True) if one]
+
+
+def _chosen_score(record: Record, catalogue: Catalogue) -> float | None:
+    places = np.flatnonzero(_mask(record, catalogue))
+    scores = log.array(record.choice.scores)
+    return float(scores[np.searchsorted(places, record.choice.place)]) if len(places) == len(scores) else None
+
+
+def _mask(record: Record, catalogue: Catalogue) -> NDArray[np.bool_]:
+    size = catalogue.size if record.versions.catalogue == catalogue.hash else 8 * len(record.choice.mask)
+    return log.places(record.choice.mask, size)
+
+
+def _eligible(record: Record, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Every eligible action with score and probability, in the order of the catalogue's places."""
+    numbers = zip(log.array(record.choice.scores).tolist(), log.array(record.choice.pmf).tolist(), strict=True)
+    named = record.versions.catalogue == catalogue.hash
+    return [
+        {"place": int(place), **(_named(int(place), catalogue) if named else {}), "score": score, "probability": p}
+        for place, (score, p) in zip(np.flatnonzero(_mask(record, catalogue)), numbers, strict=False)
+    ]
+
+
+def _named(place: int, catalogue: Catalogue) -> dict[str, str]:
+    if place == 0:
+        return {"action": NO_CONTACT}
+    offer, channel, slot = catalogue.action(place)
+    return {"offer": offer.id, "channel": channel, "timing_slot": slot}
+
+
+def _features(record: Record) -> dict[str, Any]:
+    """Features as the decision saw them: brought forward to its moment, None where nothing ever happened."""
+    stored = log.array(record.seen.features)
+    values = dict(zip((reading.name for reading in VECTOR), forward(stored, record.at_us).tolist(), strict=True))
+    return {
+        "age_seconds": record.seen.age_seconds,
+        "as_of": when(record.seen.as_of_us),
+        "values": {name: None if np.isnan(value) else value for name, value in values.items()},
+    }

@@ -1,0 +1,172 @@
+"""Wiring of the serving process: one lifespan opens, watches and closes everything."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import FastAPI
+
+from features.plan import ReadPlan
+from features.store import LIVE, House, Store, StoreError, bundle_key, pointer_key
+from models.actions import load_catalogue
+from models.policy import BusinessRules, Priority, Uniform, priorities
+from models.scorer import ChurnBundle, Scorer
+from service import api
+from service.decide import Table
+from service.ledger import RedisLedger
+from service.rules import Layout, load_rulebook
+
+POLL_SECONDS = 1.0
+LIVE_SECONDS = 5
+CONNECTIONS = 8
+READ_SECONDS = 0.025
+"""Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
+KINDS = ("plan", "churn")
+
+_LOG = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are; everything has a default that works on one machine."""
+
+    store: str
+    catalogue: Path
+    rules: Path
+    keys: Sequence[str] = ()
+    read_seconds: float = READ_SECONDS
+
+
+def settings() -> Settings:
+    """Settings from the environment: CROUPIER_STORE, and optionally _CATALOGUE, _RULES, _KEYS and _READ_SECONDS."""
+    own = Path(str(resources.files("service")))
+    return Settings(
+        store=os.environ["CROUPIER_STORE"],
+        catalogue=Path(os.environ.get("CROUPIER_CATALOGUE", own / "catalogue.yaml")),
+        rules=Path(os.environ.get("CROUPIER_RULES", own / "rules.yaml")),
+        read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
+        keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
+    )
+
+
+def new_table(house: House, where: Settings) -> Table:
+    """A table of the files, before any bundle is loaded; raises CatalogueError if a file is not valid."""
+    catalogue = load_catalogue(where.catalogue)
+    ranks = priorities(catalogue)
+    return Table(
+        house=house,
+        plan=None,
+        layout=Layout(catalogue),
+        book=load_rulebook(where.rules),
+        policies={
+            "policy": Uniform(catalogue.size),
+            "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
+            "priority": Priority(ranks),
+        },
+        churn=None,
+    )
+
+
+class Watch:
+    """Loads what the store's pointers name, swaps it in whole, and reports what serves."""
+
+    def __init__(self, store: Store, desk: api.Desk) -> None:
+        self._store = store
+        self._desk = desk
+        self._serving: dict[str, str] = {}
+        self._name = f"{LIVE}{secrets.token_hex(6)}"
+
+    async def run(self) -> None:
+        """Look once a second until cancelled; a store that is away is asked again."""
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:
+                _LOG.warning("watch", trouble=str(error))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def look(self) -> None:
+        """Load whatever moved, then report."""
+        for kind in KINDS:
+            found = await self._store.command(2.0, "GET", pointer_key(kind))
+            digest = found.decode() if found else ""
+            if digest != self._serving.get(kind, ""):
+                await self._load(kind, digest)
+        report = msgspec.json.encode(self._serving)
+        await self._store.command(2.0, "SET", self._name, report, "EX", LIVE_SECONDS)
+
+    async def close(self) -> None:
+        """Withdraw the report."""
+        with suppress(StoreError):
+            await self._store.command(2.0, "DEL", self._name)
+
+    async def _load(self, kind: str, digest: str) -> None:
+        bundle = await self._store.command(2.0, "GET", bundle_key(digest)) if digest else None
+        if digest and (bundle is None or hashlib.sha256(bundle).hexdigest() != digest):
+            _LOG.error("bundle", kind=kind, digest=digest, trouble="missing or damaged; the old one goes on serving")
+            return
+        try:
+            # Reading a model takes tens of milliseconds, in which others must be answered.
+            self._swap(await asyncio.to_thread(_read, kind, bundle))
+        except ValueError as error:
+            _LOG.error("bundle", kind=kind, digest=digest, trouble=str(error))
+            return
+        self._serving[kind] = digest
+        _LOG.info("serving", kind=kind, digest=digest[:12])
+
+    def _swap(self, change: Mapping[str, Any]) -> None:
+        self._desk.table = replace(self._desk.table, **change)
+
+
+def _read(kind: str, bundle: bytes | None) -> dict[str, Any]:
+    """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
+    if kind == "plan":
+        return {"plan": None if bundle is None else ReadPlan.loads(bundle)}
+    return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open the store, load files and bundles, watch for new ones; close all at the end."""
+    where: Settings = app.state.settings
+    store = Store(where.store, CONNECTIONS)
+    try:
+        house = await store.house()
+        desk = api.Desk(new_table(house, where), RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
+        async with _watched(Watch(store, desk)):
+            app.state.desk = desk
+            yield
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _watched(watch: Watch) -> AsyncIterator[None]:
+    """Watch in the background; the first look is over before the body runs."""
+    await watch.look()
+    task = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await watch.close()
+
+
+def create() -> FastAPI:
+    """The application, for uvicorn's `--factory`."""
+    app = api.build(lifespan)
+    app.state.settings = settings()
+    return app

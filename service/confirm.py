@@ -1,0 +1,105 @@
+"""Confirm: the caller's last question before sending, answered from facts as they stand now.
+
+Facts are read, the rules are asked again about this one action, and the confirm is committed only if the
+facts have not moved since; so none succeeds after a fact that forbids it was acknowledged.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from models.actions import PROMOTIONAL, Window
+from service import facts, log, rules
+from service.decide import ATTEMPTS, Contended, DecisionRequest, Table, player_keys, read_behaviour, situate
+from service.know import Refused
+from service.ledger import RedisLedger, View
+from service.log import Record, Sent
+
+SEND_WITHIN_SECONDS: Final = 60
+_STATES: Final = {
+    "expired": ("expired", "the lease has run out"),
+    "unknown": ("expired", "the lease has run out"),
+    "released": ("released", "the contact was reported as failed or cancelled"),
+}
+
+
+class Confirmed(NamedTuple):
+    """Leave to send: not before `send_us`, and within a minute of it; unix microseconds of house time."""
+
+    confirmed_us: int
+    send_us: int
+    send_by_us: int
+
+
+class Revoked(Exception):
+    """The contact must not be sent; `code` is `revoked`, `expired` or `released`, `by` the rules that forbid it."""
+
+    def __init__(self, code: str, reason: str, by: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.by = by
+
+
+async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confirmed:
+    """Confirm a contact just before it is sent; the same answer again while it still may be sent.
+
+    Raises:
+        Refused: No such decision, or none that contacts.
+        Revoked: It must not be sent, with the reason.
+        Contended: The player's facts moved at every attempt.
+        StoreError: The store did not answer; a retry is safe.
+    """
+    held = await ledger.record(decision_id)
+    if held is None:
+        raise Refused("unknown_decision", "no decision of this id is kept")
+    record = log.loads(held)
+    if (sent := record.action) is None:
+        raise Refused("no_contact", "the decision was to leave the player alone")
+    keys = player_keys(table, record.player)
+    for _ in range(ATTEMPTS):
+        view = await ledger.view(keys, decision_id)
+        if forbidden := forbidding(record, sent, table, view):
+            raise Revoked("revoked", rules.REASONS[forbidden[0]].reason, forbidden)
+        status, at = await ledger.confirm(keys, decision_id, facts_version(view), _exposure(record, sent))
+        if status == "confirmed":
+            send_us = max(at, sent.send_us)
+            return Confirmed(at, send_us, send_us + SEND_WITHIN_SECONDS * 1_000_000)
+        if status != "moved":
+            raise Revoked(*_STATES[status])
+    raise Contended
+
+
+def facts_version(view: View) -> str:
+    """Version of the facts of a view."""
+    return view.facts.get(b"v", b"0").decode()
+
+
+def forbidding(record: Record, sent: Sent, table: Table, view: View) -> tuple[str, ...]:
+    """Rules that forbid a decided contact now; its sending hour is the one decided, or now if that has passed."""
+    if sent.purpose not in PROMOTIONAL:
+        return ()
+    now_us = table.house.now_us(view.real_us)
+    known = facts.read(view.facts, record.brand)
+    request = DecisionRequest(player_id="-", brand=record.brand)
+    situation = situate(request, table, known, read_behaviour(table.plan, view, now_us), now_us, record.variant)
+    place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
+    if place is None:
+        return (rules.REQUEST.id,)
+    window = Window(max(sent.send_us, now_us), sent.valid_until_us)
+    return tuple(one.rule for one in rules.evaluate(situation.at(window)) if one.blocked[place])
+
+
+def _exposure(record: Record, sent: Sent) -> bytes:
+    return msgspec.msgpack.encode(
+        {
+            "player": record.player,
+            "outcome_id": f"confirm/{record.decision_id}",
+            "decision_id": record.decision_id,
+            "type": "confirmed",
+            "brand": record.brand,
+            "channel": sent.channel,
+            "offer": sent.offer,
+        }
+    )

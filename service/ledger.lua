@@ -1,0 +1,136 @@
+#!lua name=croupier_ledger
+-- Everything that changes what may be sent to a player happens in one of these calls, atomically.
+-- All keys of a call carry one partition tag. Facts are registers: `moment rank text`, where the greatest
+-- (moment, rank, text) wins, so that facts merge in any order and ties go to the stricter (higher) rank.
+
+local function real_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- House time of this call; the three numbers are the house's clock.
+local function house_us(real0, house0, rate)
+  return math.floor(tonumber(house0) + (real_us() - tonumber(real0)) * tonumber(rate))
+end
+
+local function number(n)
+  return string.format('%.0f', n)
+end
+
+local function assert_fact(facts, field, moment, rank, text)
+  local held = redis.call('HGET', facts, field)
+  if held then
+    local m, r, t = string.match(held, '^(%-?%d+) (%d+) (.*)$')
+    m, r = tonumber(m), tonumber(r)
+    local wins = moment > m or (moment == m and (rank > r or (rank == r and text > t)))
+    if not wins then return 0 end
+  end
+  redis.call('HSET', facts, field, number(moment) .. ' ' .. number(rank) .. ' ' .. text)
+  return 1
+end
+
+local function append(log, kind, body, known, zone)
+  return redis.call('XADD', log, '*', 'k', kind, 't', number(known), 'z', zone or '', 'b', body)
+end
+
+-- KEYS: facts, ledger, log, then one `seen` key per entry.
+-- ARGV: real0, house0, rate, then per entry: kind, digest, seconds its id is remembered (0: not), body,
+--       decision to release ('' for none), number of facts, and per fact: field, moment, rank, text.
+-- Returns per entry: status (new | duplicate | conflict), stream id.
+local function ingest(keys, args)
+  local known = house_us(args[1], args[2], args[3])
+  local out, at, changed = {}, 4, 0
+  for n = 4, #keys do
+    local kind, digest, seconds, body, release, facts = unpack(args, at, at + 5)
+    at = at + 6
+    local held = redis.call('GET', keys[n])
+    if held then
+      out[#out + 1] = string.sub(held, 1, #digest) == digest and 'duplicate' or 'conflict'
+      out[#out + 1] = string.sub(held, #digest + 1)
+    else
+      for f = 0, tonumber(facts) - 1 do
+        local field, moment, rank, text = unpack(args, at + f * 4, at + f * 4 + 3)
+        changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
+      end
+      if release ~= '' then
+        local entry = redis.call('HGET', keys[2], release)
+        if entry and not string.find(entry, ' released ', 1, true) then
+          redis.call('HSET', keys[2], release, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 released ')))
+          redis.call('HINCRBY', keys[2], 'v', 1)
+        end
+      end
+      local zone = redis.call('HGET', keys[1], 'time_zone')
+      local id = append(keys[3], kind, body, known, zone and string.match(zone, '^%-?%d+ %d+ (.*)$'))
+      if tonumber(seconds) > 0 then redis.call('SET', keys[n], digest .. id, 'EX', seconds) end
+      out[#out + 1] = 'new'
+      out[#out + 1] = id
+    end
+    at = at + tonumber(facts) * 4
+  end
+  if changed > 0 then redis.call('HINCRBY', keys[1], 'v', 1) end
+  return out
+end
+
+-- KEYS: facts, features, ledger, lease of the partition, seal, decision.
+-- Returns the store's time, and all that a decision reads.
+local function view(keys, args)
+  return {
+    number(real_us()),
+    redis.call('HGETALL', keys[1]),
+    redis.call('HGETALL', keys[2]),
+    redis.call('HGETALL', keys[3]),
+    redis.call('HMGET', keys[4], 'cursor', 'watermark'),
+    redis.call('GET', keys[5]),
+    redis.call('GET', keys[6]),
+  }
+end
+
+-- KEYS: facts, ledger, log, decision, seal.
+-- ARGV: real0, house0, rate, facts version, ledger version, seal, seconds the record is kept, decision id,
+--       record, ledger entry ('' for no contact), then ledger entries that no window holds any more.
+-- Returns reserved + stream id, replay + the record held, or moved.
+local function reserve(keys, args)
+  local held = redis.call('GET', keys[4])
+  if held then return {'replay', held} end
+  local facts, ledger = redis.call('HGET', keys[1], 'v') or '0', redis.call('HGET', keys[2], 'v') or '0'
+  if facts ~= args[4] or ledger ~= args[5] then return {'moved'} end
+  local seal = redis.call('GET', keys[5])
+  if seal and seal ~= args[6] then return {'moved'} end
+  if not seal then redis.call('SET', keys[5], args[6]) end
+  redis.call('SET', keys[4], args[9], 'EX', args[7])
+  if args[10] ~= '' then
+    for n = 11, #args do redis.call('HDEL', keys[2], args[n]) end
+    redis.call('HSET', keys[2], args[8], args[10])
+    redis.call('HINCRBY', keys[2], 'v', 1)
+  end
+  return {'reserved', append(keys[3], 'decision', args[9], house_us(args[1], args[2], args[3]))}
+end
+
+-- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure.
+-- Returns confirmed | moved | expired | released | unknown, and the house time of the (first) confirm.
+local function confirm(keys, args)
+  local now = house_us(args[1], args[2], args[3])
+  local entry = redis.call('HGET', keys[2], args[5])
+  if not entry then return {'unknown', number(now)} end
+  if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] then return {'moved', number(now)} end
+  local send, valid, state, rest = string.match(entry, '^(%d+) (%d+) (%l+) (.*)$')
+  if state == 'released' then return {'released', number(now)} end
+  if now > tonumber(valid) then return {'expired', number(now)} end
+  if state == 'confirmed' then return {'confirmed', string.match(rest, '(%d+)$')} end
+  local kept = string.gsub(rest, ' %d+$', ' ' .. number(now))
+  redis.call('HSET', keys[2], args[5], send .. ' ' .. valid .. ' confirmed ' .. kept)
+  append(keys[3], 'exposure', args[6], now)
+  return {'confirmed', number(now)}
+end
+
+-- KEYS: seal. ARGV: a fresh key. Returns the player's key, created if there was none.
+local function seal(keys, args)
+  redis.call('SET', keys[1], args[1], 'NX')
+  return redis.call('GET', keys[1])
+end
+
+redis.register_function('croupier_ingest', ingest)
+redis.register_function{function_name = 'croupier_view', callback = view, flags = {'no-writes'}}
+redis.register_function('croupier_reserve', reserve)
+redis.register_function('croupier_confirm', confirm)
+redis.register_function('croupier_seal', seal)

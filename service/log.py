@@ -1,0 +1,172 @@
+"""The decision record: all that explains and replays one decision, in its final format. Pure.
+
+A record names the player by player key only; what is personal (the caller's id, facts, free context) is
+sealed under the player's own key, so that destroying the key erases it and leaves the log whole.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+from service.harm import HarmLevel
+
+VERSION: Final = 1
+_NONCE: Final = 12
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """The chosen contact, whole, so that an answer never depends on a later catalogue; unix microseconds."""
+
+    offer: str
+    name: str
+    template: str
+    parameters: dict[str, Any]
+    purpose: str
+    channel: str
+    timing_slot: str
+    send_us: int
+    valid_until_us: int
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """How the action came about: mask, scores, pmf and draw reproduce it bit for bit.
+
+    Sets and arrays are over the places of the catalogue's candidates (`models.actions`); `scores` and `pmf`
+    are little-endian float64 of the eligible places, in order.
+
+    Attributes:
+        role: `drawn` from a policy, `holdout`, or `priority` for purposes that are asked for.
+        u: The uniform number of the draw.
+        excluded: Rule or cap id -> bit set of the candidates that it blocked.
+        mask: Bit set of the eligible candidates.
+    """
+
+    role: str
+    policy_version: str
+    place: int
+    propensity: float
+    u: float
+    mask: bytes
+    excluded: dict[str, bytes]
+    scores: bytes
+    pmf: bytes
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`."""
+
+    features: bytes
+    as_of_us: int | None
+    age_seconds: float | None
+    churn_score: float
+    harm_level: HarmLevel
+    markers: dict[str, float]
+    stage: str
+    degraded: tuple[str, ...]
+    assumed: tuple[str, ...]
+    facts_version: str
+    ledger_version: str
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """Content hashes of all that took part; scores reproduce bit for bit on the same `build` only."""
+
+    catalogue: str
+    rules: str
+    schema: str
+    churn: str | None
+    time_zones: str
+    build: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, as it is logged. Moments are unix microseconds of house time.
+
+    `request` is the digest of the request's body; `sealed` holds the personal fields; `chain` is room for the
+    hash of the record before it in its partition.
+    """
+
+    v: int = VERSION
+    decision_id: str
+    player: str
+    brand: str
+    at_us: int
+    attempt: int
+    request: bytes
+    explain: bool
+    purposes: tuple[str, ...]
+    decision_point: str | None
+    experiment: str
+    variant: str
+    bucket: float
+    action: Sent | None
+    activated: bool
+    choice: Choice
+    seen: Seen
+    versions: Versions
+    sandbox: bool
+    sealed: bytes
+    chain: bytes | None = None
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Record)
+
+
+def dumps(record: Record) -> bytes:
+    """The record's bytes, the same for the same record."""
+    return _ENCODER.encode(record)
+
+
+def loads(data: bytes) -> Record:
+    """Read a record back."""
+    return _DECODER.decode(data)
+
+
+def bits(chosen: NDArray[np.bool_]) -> bytes:
+    """Booleans over places as a bit set."""
+    return np.packbits(chosen).tobytes()
+
+
+def places(data: bytes, size: int) -> NDArray[np.bool_]:
+    """A bit set as booleans over `size` places."""
+    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=size).astype(np.bool_)
+
+
+def numbers(values: NDArray[np.float64]) -> bytes:
+    """Floats as little-endian bytes."""
+    return values.astype("<f8").tobytes()
+
+
+def array(data: bytes) -> NDArray[np.float64]:
+    """Floats of little-endian bytes."""
+    return np.frombuffer(data, dtype="<f8").astype(np.float64)
+
+
+def new_seal() -> bytes:
+    """A fresh key for a player's personal fields."""
+    return os.urandom(32)
+
+
+def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
+    """Encrypt personal fields; `about` (the record's id) is bound to them."""
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, msgspec.json.encode(content), about.encode())
+
+
+def unseal(key: bytes | None, sealed: bytes, about: str) -> dict[str, Any] | None:
+    """Decrypt personal fields; None if the key was destroyed or is another one."""
+    if key is None:
+        return None
+    try:
+        plain = AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
+    except InvalidTag:
+        return None
+    return dict(msgspec.json.decode(plain))

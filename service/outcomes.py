@@ -1,0 +1,88 @@
+"""Outcomes: what became of a contact, taken once each; two of them withdraw consent in the same call."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from features.events import REMEMBERED, SKEW, Id, micros
+from features.schema import CHANNELS
+from features.store import position
+from service import log
+from service.facts import Assertion, consent
+from service.know import Known, Refused
+from service.ledger import Entry, Keys, RedisLedger
+from service.log import Record, Sent
+
+OutcomeType = Literal["sent", "delivered", "failed", "cancelled", "opened", "clicked", "unsubscribed", "complained"]
+
+
+class Outcome(BaseModel):
+    """An observed fact about a contact that was decided here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    outcome_id: Id = Field(description="Yours, unique per player: a retry changes nothing.")
+    decision_id: str = Field(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")
+    type: OutcomeType
+    occurred_at: AwareDatetime
+
+
+def entry(outcome: Outcome, record: Record, sent: Sent) -> Entry:
+    """What is appended for an outcome, the capacity it gives back, and the consent it withdraws."""
+    at = micros(outcome.occurred_at)
+    columns = {
+        "player": record.player,
+        "outcome_id": outcome.outcome_id,
+        "decision_id": outcome.decision_id,
+        "type": outcome.type,
+        "occurred_at": at,
+        "brand": record.brand,
+        "channel": sent.channel,
+        "offer": sent.offer,
+    }
+    return Entry(
+        "outcome",
+        f"outcome/{outcome.outcome_id}",
+        hashlib.blake2b(outcome.model_dump_json().encode(), digest_size=8).digest(),
+        msgspec.msgpack.encode(columns),
+        _withdrawals(outcome, record.brand, sent.channel, at),
+        outcome.decision_id if outcome.type in {"failed", "cancelled"} else "",
+    )
+
+
+def _withdrawals(outcome: Outcome, brand: str, channel: str, at: int) -> list[Assertion]:
+    """Unsubscribing ends one channel, a complaint ends them all."""
+    ended = {"unsubscribed": (channel,), "complained": CHANNELS}.get(outcome.type, ())
+    return [consent(brand, one, at, granted=False) for one in ended]
+
+
+async def take(outcome: Outcome, ledger: RedisLedger) -> Known:
+    """Take an outcome: returns once it is durable and what it changes holds.
+
+    Raises:
+        Refused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
+        StoreError: The store did not answer; a retry is safe.
+    """
+    _check_time(outcome, await ledger.now_us())
+    held = await ledger.record(outcome.decision_id)
+    if held is None:
+        raise Refused("unknown_decision", "no decision of this id is kept", "/decision_id")
+    record = log.loads(held)
+    if record.action is None:
+        raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
+    keys = Keys(record.player, b"")
+    done = await ledger.append(keys, entry(outcome, record, record.action))
+    if done.status == "conflict":
+        raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
+    return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
+
+
+def _check_time(outcome: Outcome, now_us: int) -> None:
+    at = micros(outcome.occurred_at)
+    if at > now_us + SKEW.total_seconds() * 1e6:
+        raise Refused("outcome_in_future", "occurred_at lies in the future of the house's clock", "/occurred_at")
+    if at < now_us - REMEMBERED.total_seconds() * 1e6:
+        raise Refused("outcome_too_old", "occurred_at is more than 35 days ago", "/occurred_at")

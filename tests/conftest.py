@@ -1,0 +1,110 @@
+"""Real parts for the tests: one Valkey server, one Feast registry, houses made afresh."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import redis
+from fastapi import FastAPI
+
+from features.definitions import apply, open_store
+from features.plan import ReadPlan
+from features.store import House, Server, connect, create_house, load_library, publish, start_server
+from pipelines.worker import Worker
+from service import api
+from service.app import Settings, lifespan, settings
+
+Result = TypeVar("Result")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start_server(tmp_path_factory.mktemp("store"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def plan(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ReadPlan:
+    home = tmp_path_factory.mktemp("feast")
+    return apply(open_store(home, server.url), home / "lake")
+
+
+@pytest.fixture
+def store(server: Server, plan: ReadPlan) -> Iterator[redis.Redis]:
+    client = connect(server.url)
+    client.flushall()
+    load_library(client, "service", "ledger.lua")
+    load_library(client, "pipelines", "consume.lua")
+    publish(client, "plan", plan.dumps())
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def house(store: redis.Redis) -> House:
+    return create_house(store)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def worker(server: Server, house: House, lake: Path) -> Iterator[Worker]:
+    assert house.partitions
+    running = Worker(server.url, lake)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    yield running
+    running.stop()
+    thread.join()
+
+
+@pytest.fixture
+def where(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("CROUPIER_STORE", server.url)
+    # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
+    monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
+    return settings()
+
+
+Opened = Callable[[], AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def opened(house: House, where: Settings) -> Opened:
+    """The application over the real store, without a socket; `client.app` is the application."""
+    assert house.partitions
+
+    @asynccontextmanager
+    async def enter() -> Any:
+        app = api.build(lifespan)
+        app.state.settings = where
+        async with lifespan(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:
+                client.app = app  # type: ignore[attr-defined]
+                yield client
+
+    return enter
+
+
+def run(work: Awaitable[Result]) -> Result:
+    """Run a coroutine to its end."""
+
+    async def whole() -> Result:
+        return await work
+
+    return asyncio.run(whole())
+
+
+def app_of(client: httpx.AsyncClient) -> FastAPI:
+    app: FastAPI = client.app  # type: ignore[attr-defined]
+    return app

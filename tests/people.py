@@ -1,0 +1,44 @@
+"""Players for the tests, as callers describe them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import orjson
+
+from features.events import EVENT, Event
+from features.schema import CHANNELS
+
+JOINED = timedelta(days=20)
+
+
+def adult_events(player_id: str, now: datetime | None = None, **changes: Any) -> list[dict[str, Any]]:
+    """What makes a player of whom everything is known and nothing forbids contact."""
+    at = (now or datetime.now(UTC)) - JOINED
+
+    def event(number: int, **fields: Any) -> dict[str, Any]:
+        moment = (at + timedelta(minutes=number)).isoformat()
+        return {"event_id": f"{player_id}-{number}", "player_id": player_id, "occurred_at": moment, **fields}
+
+    registered = {"jurisdiction": "MT", "time_zone": "Europe/Malta", "birth_date": "1980-05-17"} | changes
+    return [
+        event(0, type="registered", **registered),
+        event(1, type="kyc_verified"),
+        *(event(2 + n, type="consent_changed", channel=channel, granted=True) for n, channel in enumerate(CHANNELS)),
+        event(8, type="deposit", status="approved", method="card", amount_minor=5_000),
+        event(9, type="deposit", status="approved", method="card", amount_minor=5_000),
+    ]
+
+
+def typed(events: list[dict[str, Any]]) -> list[Event]:
+    return [EVENT.validate_json(orjson.dumps(event)) for event in events]
+
+
+async def tell(client: httpx.AsyncClient, events: list[dict[str, Any]]) -> str:
+    """Send events one by one; the position of the last."""
+    position = ""
+    for event in events:
+        answer = await client.post("/v1/events", json=event)
+        assert answer.status_code == 200, answer.text
+        position = answer.json()["position"]
+    return position

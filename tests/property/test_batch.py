@@ -1,0 +1,287 @@
+"""Features computed in batch against features folded from the stream, and on their way through lake and Feast."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, update
+from features.batch import ACTIVITY, batch, read_activity, write_features
+from features.definitions import apply, open_store, training_frame
+from features.schema import CHANNELS, DERIVED, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
+
+START = 18_300 * DAY_MICROS
+CUTS = [START + days * DAY_MICROS + extra for days, extra in ((0, 0), (1, 0), (3, 7_000_001), (45, -1), (400, 0))]
+CREATED = datetime(2021, 6, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Days around the cut-offs and the edges of windows, and a long past; moments tie often, and stand next to midnight.
+MOMENTS = st.builds(
+    lambda day, part: START + day * DAY_MICROS + part,
+    st.sampled_from([-30, -29, 0, 1, 370, 400]) | st.integers(-40, 60) | st.integers(-2_500, -1_000),
+    st.sampled_from([0, 1, DAY_MICROS - 1]) | st.integers(0, 3).map(lambda hour: hour * 3_600 * MICROS),
+)
+PLAYERS = ["{p001}a", "{p002}b", "{p002}c"]
+TYPES = sorted({kind for feature in STORED for kind in feature.when.get("type", ())}, key=str)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(PLAYERS),
+        st.builds(
+            Activity,
+            type=st.sampled_from(["bet", "deposit", *map(str, TYPES)]),
+            occurred_us=MOMENTS,
+            amount_minor=st.none() | st.integers(0, 10**9),
+            status=st.sampled_from([None, "approved", "approved", "declined", "raised"]),
+            target=st.sampled_from([None, "account", "account", "wallet"]),
+            product=st.sampled_from([None, *PRODUCTS]),
+            channel=st.sampled_from([None, *CHANNELS]),
+            timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
+            night=st.sampled_from([None, True, False]),
+        ),
+    ),
+    max_size=80,
+)
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+EXACT = [index for index, feature in enumerate(STORED) if feature.kind not in (Kind.DECAYED, Kind.AS_OF)]
+READ = [feature for feature in STORED if feature.kind is not Kind.AS_OF]
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Any]:
+    connection = ibis.duckdb.connect()
+    yield connection
+    connection.disconnect()
+
+
+def table(rows: Sequence[tuple[str, Activity]]) -> pa.Table:
+    columns = ACTIVITY.to_pyarrow()
+    records = [{"player": player, "occurred_at": row.occurred_us, **row._asdict()} for player, row in rows]
+    return pa.Table.from_pylist([{name: record[name] for name in columns.names} for record in records], columns)
+
+
+def by_batch(connection: Any, rows: Sequence[tuple[str, Activity]], cuts: Sequence[int]) -> dict[Any, list[Any]]:
+    """Stored values by player and cut-off."""
+    answer = connection.to_pyarrow(batch(ibis.memtable(table(rows)), cuts)).to_pylist()
+    return {(row["player"], row["behaviour_as_of"]): [row[feature.name] for feature in STORED] for row in answer}
+
+
+def by_stream(rows: Sequence[Activity], draw: random.Random) -> list[Any]:
+    """Stored values after rows that arrive in any order and in chunks of any size."""
+    left, stored = draw.sample(rows, len(rows)), empty()
+    while left:
+        size = draw.randint(1, len(left))
+        stored, left = update(stored, left[:size]), left[size:]
+    return stored
+
+
+def assert_alike(batched: list[Any], streamed: list[Any], cut: int) -> None:
+    ours, theirs = (forward(encode(values), cut)[: len(VECTOR) - len(DERIVED)] for values in (batched, streamed))
+    for feature, one, other in zip(READ, ours, theirs, strict=True):
+        if feature.kind is Kind.DECAYED:
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-280, err_msg=feature.name)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=feature.name)
+
+
+def assert_equal(some: list[Any], others: list[Any]) -> None:
+    """Equal stored values; the sums of two computations may differ in the order of their terms."""
+    for feature, one, other in zip(STORED, some, others, strict=True):
+        wanted = pytest.approx(other, rel=1e-12, abs=1e-280) if isinstance(other, float) else other
+        assert one == wanted, feature.name
+
+
+def test_batch_and_stream_agree_at_every_cut_off(connection: Any) -> None:
+    @SETTINGS
+    @given(ROWS, st.randoms(use_true_random=False))
+    def law(rows: list[tuple[str, Activity]], draw: random.Random) -> None:
+        batched = by_batch(connection, rows, CUTS)
+        for player in PLAYERS:
+            for cut in CUTS:
+                known = [row for owner, row in rows if owner == player and row.occurred_us <= cut]
+                assert ((player, cut) in batched) == bool(known)
+                if known:
+                    assert_alike(batched[player, cut], by_stream(known, draw), cut)
+
+    law()
+
+
+def test_at_the_latest_row_batch_and_stream_store_the_same(connection: Any) -> None:
+    @SETTINGS
+    @given(ROWS.filter(bool), st.randoms(use_true_random=False))
+    def law(rows: list[tuple[str, Activity]], draw: random.Random) -> None:
+        rows = [(PLAYERS[0], row) for _, row in rows]
+        latest = max(row.occurred_us for _, row in rows)
+        (batched,) = by_batch(connection, rows, [latest]).values()
+        streamed = by_stream([row for _, row in rows], draw)
+        assert [batched[index] for index in EXACT] == [streamed[index] for index in EXACT]
+        assert [type(value) for value in batched] == [type(value) for value in streamed]
+
+    law()
+
+
+def test_what_happens_after_a_cut_off_changes_nothing(connection: Any) -> None:
+    @SETTINGS
+    @given(ROWS, st.integers(1, 10**12), st.integers(0, len(CUTS) - 1))
+    def law(rows: list[tuple[str, Activity]], delay: int, chosen: int) -> None:
+        cut = CUTS[chosen]
+        known = [(player, row) for player, row in rows if row.occurred_us <= cut]
+        later = [(player, row._replace(occurred_us=max(row.occurred_us, cut) + delay)) for player, row in rows]
+        before, after = (by_batch(connection, every, [cut]) for every in (known, [*known, *later]))
+        assert before.keys() == after.keys()
+        for key, values in before.items():
+            assert_equal(after[key], values)
+
+    law()
+
+
+def test_the_order_and_number_of_cut_offs_change_nothing(connection: Any) -> None:
+    rows = sample(300)
+    whole = by_batch(connection, rows, [*CUTS[::-1], CUTS[0]])
+    for cut in CUTS:
+        for key, values in by_batch(connection, rows, [cut]).items():
+            assert_equal(values, whole[key])
+
+
+def test_without_cut_offs_or_activity_there_is_nothing(connection: Any) -> None:
+    assert by_batch(connection, sample(10), []) == {}
+    assert by_batch(connection, [], CUTS) == {}
+
+
+def test_the_result_has_the_columns_and_types_of_the_schema(connection: Any) -> None:
+    schema = connection.to_pyarrow(batch(ibis.memtable(table(sample(10))), CUTS)).schema
+    kinds = {"Float64": pa.float64(), "Int64": pa.int64(), "String": pa.string()}
+    expected = {"player": pa.string(), "event_timestamp": pa.timestamp("us", "UTC")}
+    expected |= {feature.name: kinds[feature.dtype] for feature in STORED}
+    assert dict(zip(schema.names, schema.types, strict=True)) == expected
+
+
+def sample(size: int, seed: int = 3) -> list[tuple[str, Activity]]:
+    draw = random.Random(seed)
+    return [
+        (
+            draw.choice(PLAYERS),
+            Activity(
+                type=draw.choice(["bet", "deposit", "login", "sent"]),
+                occurred_us=START + draw.randint(-50, 50) * DAY_MICROS + draw.randint(0, 10**10),
+                amount_minor=draw.randint(1, 10**6),
+                status="approved",
+                target="account",
+                product=draw.choice(PRODUCTS),
+                channel="sms",
+                timing_slot="night",
+                night=True,
+            ),
+        )
+        for _ in range(size)
+    ]
+
+
+def write(path: Path, rows: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path)
+
+
+def test_the_lake_is_read_whole_and_absent_columns_are_null(connection: Any, tmp_path: Path) -> None:
+    rows = table(sample(90))
+    write(tmp_path / "events/day=2020-01-01/a.parquet", rows.slice(0, 40))
+    write(tmp_path / "events/day=2020-01-02/a.parquet", rows.slice(40, 20).drop(["night", "channel"]))
+    write(tmp_path / "outcomes/day=2020-01-02/a.parquet", rows.slice(60).select(["player", "type", "occurred_at"]))
+    found = connection.to_pyarrow(read_activity(connection, tmp_path))
+    assert found.schema.names == list(ACTIVITY.names)
+    assert found.num_rows == 90
+    assert found["night"].null_count == 50
+    assert found["amount_minor"].null_count == 30
+    assert sorted(found["occurred_at"].to_pylist()) == sorted(rows["occurred_at"].to_pylist())
+
+
+def test_a_lake_may_lack_events_or_everything(connection: Any, tmp_path: Path) -> None:
+    assert connection.to_pyarrow(read_activity(connection, tmp_path)).num_rows == 0
+    write(tmp_path / "outcomes/day=2020-01-02/a.parquet", table(sample(5)))
+    assert connection.to_pyarrow(read_activity(connection, tmp_path)).num_rows == 5
+
+
+def test_times_without_a_zone_are_refused(connection: Any, tmp_path: Path) -> None:
+    naive = table(sample(5)).set_column(2, "occurred_at", pa.array([0] * 5, pa.timestamp("us")))
+    write(tmp_path / "events/day=2020-01-02/a.parquet", naive)
+    with pytest.raises(ValueError, match="no time zone"):
+        read_activity(connection, tmp_path)
+
+
+def moments(values: Sequence[int]) -> pd.Series[pd.Timestamp]:
+    return pd.Series([EPOCH + timedelta(microseconds=value) for value in values])
+
+
+def test_features_lie_under_the_day_of_their_cut_off(tmp_path: Path) -> None:
+    cuts = [START - 1, START, START + 1]
+    rows = [(player, row._replace(occurred_us=START - DAY_MICROS)) for player, row in sample(20)]
+    for _ in range(2):
+        files = write_features(batch(ibis.memtable(table(rows)), cuts), tmp_path, "made", CREATED)
+    assert [str(file.relative_to(tmp_path)) for file in files] == [
+        "features/day=2020-02-07/made.parquet",
+        "features/day=2020-02-08/made.parquet",
+    ]
+    assert sorted(tmp_path.rglob("*.*")) == files
+    assert [len(pq.read_table(file)) for file in files] == [3, 6]
+    assert set(pq.read_table(files[0])["created_timestamp"].to_pylist()) == {CREATED}
+
+
+def test_training_frames_are_point_in_time_correct_and_keep_their_rows(connection: Any, tmp_path: Path) -> None:
+    rows, lake = sample(200), tmp_path / "lake"
+    write_features(batch(ibis.memtable(table(rows)), CUTS), lake, "made", CREATED)
+    stored = by_batch(connection, rows, CUTS)
+    store = open_store(tmp_path, "unix:///nowhere.sock")
+    apply(store, lake)
+    one, other, _ = PLAYERS
+    asked = pd.DataFrame(
+        {
+            "player": [other, one, one, "{p003}c", other, other],
+            "event_timestamp": moments([CUTS[2], CUTS[1], CUTS[1] - 1, CUTS[1], CUTS[2], CUTS[0] - 1]),
+            "label": [1, 2, 3, 4, 5, 6],
+        }
+    )
+    expected = [(other, CUTS[2]), (one, CUTS[1]), (one, CUTS[0]), None, (other, CUTS[2]), None]
+    before = asked.copy()
+    frame = training_frame(store, asked, "decision")
+    assert list(frame.columns) == [*asked.columns, *(feature.name for feature in STORED)]
+    pd.testing.assert_frame_equal(asked, before)
+    pd.testing.assert_frame_equal(frame[list(asked.columns)], asked, check_dtype=False)
+    for position, key in enumerate(expected):
+        values = [None if pd.isna(value) else value for value in frame.iloc[position, len(asked.columns) :]]
+        assert_equal(values, stored[key] if key else [None] * len(STORED))
+
+
+def test_no_model_can_join_a_harm_marker(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    write_features(batch(ibis.memtable(table(sample(50))), CUTS), lake, "made", CREATED)
+    store = open_store(tmp_path, "unix:///nowhere.sock")
+    apply(store, lake)
+    asked = pd.DataFrame({"player": [PLAYERS[0]], "event_timestamp": moments([CUTS[1]])})
+    frame = training_frame(store, asked, "churn")
+    assert list(frame.columns[2:]) == [feature.name for feature in STORED if feature.view == "behaviour"]
+
+
+def test_what_feast_materialises_the_plan_reads(connection: Any, tmp_path: Path, store_url: str) -> None:
+    rows, lake = sample(200), tmp_path / "lake"
+    rows += [("{p009}silent", Activity("login", START - 5 * DAY_MICROS))]
+    write_features(batch(ibis.memtable(table(rows)), CUTS), lake, "made", CREATED)
+    stored = by_batch(connection, rows, CUTS)
+    store = open_store(tmp_path, store_url)
+    plan = apply(store, lake)
+    store.materialize(EPOCH + timedelta(microseconds=START - DAY_MICROS), EPOCH + timedelta(microseconds=CUTS[2]))
+    client: Any = redis.Redis.from_url(store_url)
+    for player in [*PLAYERS, "{p009}silent"]:
+        values, as_of = plan.decode(client.hmget(plan.key(player), list(plan.fields)))
+        assert_equal(values, stored[player, CUTS[2]])
+        assert as_of == {"behaviour": CUTS[2], "harm": CUTS[2]}
