@@ -24,7 +24,7 @@ from features.schema import (
     PRODUCTS,
     STORED,
     TIMING_SLOTS,
-    VECTOR,
+    Dtype,
     Kind,
 )
 
@@ -188,29 +188,25 @@ def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
     return max(text, row.product or "") if row.occurred_us == last else text
 
 
+_TEXTS: Final = [index for index, feature in enumerate(STORED) if feature.dtype is Dtype.STRING]
+
+
 def encode(stored: Sequence[Any]) -> NDArray[np.float64]:
     """Stored values as numbers, shape (len(STORED),): NaN for None, a product by its place in PRODUCTS."""
-    return np.array([_number(value) for value in stored], dtype=np.float64)
+    values = list(stored)
+    for index in _TEXTS:
+        values[index] = PRODUCTS.index(values[index]) if values[index] in PRODUCTS else None
+    return np.array(values, dtype=np.float64)
 
 
-def _number(value: float | str | None) -> float:
-    if value is None:
-        return np.nan
-    if isinstance(value, str):
-        return float(PRODUCTS.index(value)) if value in PRODUCTS else np.nan
-    return value
-
-
-_VECTOR_POSITION: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
-_KINDS: Final = [feature.kind for feature in STORED]
-_SOURCE: Final = np.array([index for index, kind in enumerate(_KINDS) if kind is not Kind.AS_OF])
-_ZEROED: Final = np.array([index for index, kind in enumerate(_KINDS) if kind in (Kind.DECAYED, Kind.COUNT, Kind.DAYS)])
-_MOMENTS: Final = np.array([index for index, kind in enumerate(_KINDS) if kind in (Kind.FIRST, Kind.LAST)])
-_DAYS: Final = np.array([index for index, kind in enumerate(_KINDS) if kind is Kind.DAYS])
-_DECAYED_AT: Final = np.array(_DECAYED)
-_AS_OF_AT: Final = np.array(
-    [_POSITION["harm_as_of" if feature.view == "harm" else "behaviour_as_of"] for feature in STORED]
-)
+_KINDS: Final = np.array([feature.kind for feature in STORED])
+_SOURCE: Final = np.flatnonzero(_KINDS != Kind.AS_OF)
+_DAYS: Final = np.flatnonzero(_KINDS == Kind.DAYS)
+_ZEROED: Final = np.isin(_KINDS, [Kind.DECAYED, Kind.COUNT, Kind.DAYS])
+_MOMENTS: Final = np.isin(_KINDS, [Kind.FIRST, Kind.LAST])
+_FADING: Final = np.array([feature.half_life * MICROS or np.inf for feature in STORED])
+"""Half-life of each stored value in microseconds; what is no decayed sum never fades."""
+_AS_OF_OF: Final = np.array([next(at for at in _AS_OF if STORED[at].view == feature.view) for feature in STORED])
 
 
 def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -225,17 +221,19 @@ def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> N
         history are 0, days since something that never happened NaN.
     """
     now = np.asarray(now_us, dtype=np.float64)[..., np.newaxis]
-    values = np.array(stored, dtype=np.float64)
-    since = np.fmax(now - values[..., _AS_OF_AT], 0.0)
-    values[..., _ZEROED] = np.nan_to_num(values[..., _ZEROED], nan=0.0)
-    since = np.nan_to_num(since, nan=0.0)
-    values[..., _DECAYED_AT] *= np.exp2(-since[..., _DECAYED_AT] / _HALF_LIVES)
-    as_of_day = np.floor(values[..., _AS_OF_AT[_DAYS]] / DAY_MICROS)
-    gap = np.nan_to_num(np.clip(np.floor(now / DAY_MICROS) - as_of_day, 0, DAYS_WINDOW), nan=0.0)
-    bits = (values[..., _DAYS].astype(np.int64) << gap.astype(np.int64)) & _WINDOW_BITS
-    values[..., _DAYS] = np.bitwise_count(bits)
-    values[..., _MOMENTS] = np.maximum(now - values[..., _MOMENTS], 0.0) / DAY_MICROS
+    as_of = stored[..., _AS_OF_OF]
+    values = stored * np.exp2(-np.maximum(now - as_of, 0.0) / _FADING)
+    values[np.isnan(values) & _ZEROED] = 0.0
+    values[..., _DAYS] = _days_left(values[..., _DAYS], as_of[..., _DAYS], now)
+    values = np.where(_MOMENTS, np.maximum(now - values, 0.0) / DAY_MICROS, values)
     return np.concatenate([values[..., _SOURCE], _derive(values)], axis=-1)
+
+
+def _days_left(bits: NDArray[np.float64], as_of: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many days of a window's bits still lie in the window that ends now."""
+    gap = np.clip(now // DAY_MICROS - as_of // DAY_MICROS, 0, DAYS_WINDOW)
+    shift = np.nan_to_num(gap, nan=0.0).astype(np.int64)
+    return np.asarray(np.bitwise_count((bits.astype(np.int64) << shift) & _WINDOW_BITS), dtype=np.int64)
 
 
 def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,8 +7,8 @@ slot by slot. Masks, scores and probabilities are arrays over these places, so a
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
-from functools import cached_property
+from datetime import date, datetime, timedelta
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 from zoneinfo import ZoneInfo
@@ -16,12 +16,14 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from features.events import Channel, Jurisdiction, Product, micros, moment
+from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
 
 NO_CONTACT: Final = 0
 """Place of the action that leaves the player alone; always eligible."""
 SLOTS: Final = tuple(TIMING_SLOTS)
+_DAY_US: Final = 86_400_000_000
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 Purpose = Literal["marketing", "bonus", "service", "rg_intervention", "regulatory"]
 PROMOTIONAL: Final = frozenset({"marketing", "bonus"})
@@ -179,18 +181,22 @@ class Window(NamedTuple):
     ends_us: int
 
 
-def send_window(timing_slot: str, now_us: int, zone: ZoneInfo) -> Window:
-    """The current or next occurrence of a slot in a player's zone; sending starts at once inside it."""
-    start, end = TIMING_SLOTS[timing_slot]
-    local = moment(now_us).astimezone(zone)
-    for days in (-1, 0, 1, 2):
-        day = local.date() + timedelta(days=days)
-        opens = _instant(datetime.combine(day, start, zone))
-        closes = _instant(datetime.combine(day if start < end else day + timedelta(days=1), end, zone))
+def send_window(timing_slot: str, now_us: int, zone: str) -> Window:
+    """The current or next occurrence of a slot in an IANA zone; sending starts at once inside it."""
+    today = now_us // _DAY_US
+    # Yesterday's occurrence may still run, and zones are up to a day apart from UTC.
+    for day in range(today - 2, today + 3):
+        opens, closes = _occurrence(timing_slot, day, zone)
         if closes > now_us:
             return Window(max(opens, now_us), closes)
     raise AssertionError("a slot recurs every day")
 
 
-def _instant(local: datetime) -> int:
-    return micros(local)
+@lru_cache(maxsize=10_000)
+def _occurrence(timing_slot: str, day: int, zone: str) -> tuple[int, int]:
+    """When a slot opens and closes on a local date, given as days since 1970; unix microseconds."""
+    start, end = TIMING_SLOTS[timing_slot]
+    opens = date.fromordinal(_EPOCH_DAY + day)
+    closes = opens if start < end else opens + timedelta(days=1)
+    local = ZoneInfo(zone)
+    return micros(datetime.combine(opens, start, local)), micros(datetime.combine(closes, end, local))

@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Deals the next best action to each player, under the rules of the house.",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure against peers, in turns.")
+app.add_typer(bench, name="bench")
 CONSOLE = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -113,6 +115,19 @@ def worker() -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: running.stop())
     running.run()
+
+
+@bench.command("decide")
+def bench_decide(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 10,
+    requests: Annotated[int, typer.Option(min=100, help="Requests of a turn.")] = 1_000,
+    port: Annotated[int, typer.Option(min=1, max=65_534)] = 18_900,
+    as_json: Json = False,
+) -> None:
+    """CPU of a whole decision beside a FastAPI and pydantic echo. Example: croupier bench decide --rounds 10."""
+    from pipelines.bench import decide
+
+    show(decide(rounds, requests, port, CONSOLE), as_json=as_json)
 
 
 def main() -> NoReturn:

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ class Child:
             self.process.wait()
 
 
-def up(wish: Wish, console: Console) -> NoReturn:
+def up(wish: Wish, console: Console) -> None:
     """Start everything, fill and train a new house, print where it is, and watch until told to stop.
 
     Raises:
@@ -127,14 +128,17 @@ def up(wish: Wish, console: Console) -> NoReturn:
         with _step(console, "house and feature definitions"):
             house = prepare(client, wish, url)
         children = _children(wish, url)
+        watch = Watch(children, server, wish, console)
         try:
             for child in children:
                 child.start()
+            watch.start()
             open_doors(client, house, wish, console)
             console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
             _print_addresses(house, wish, console)
-            _watch(children, server, wish, console)
+            watch.join()
         finally:
+            watch.stop()
             with _step(console, "stopping"):
                 for child in reversed(children):
                     child.stop()
@@ -317,14 +321,33 @@ def _curl(url: str, body: Mapping[str, object]) -> str:
     return f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
-def _watch(children: list[Child], server: list[Server], wish: Wish, console: Console) -> NoReturn:
-    """Start again whatever dies, the store first."""
-    while True:
-        time.sleep(0.2)
-        if server and server[-1].process.poll() is not None:
-            console.print("the store died and is started again", style="yellow")
-            server.append(start_server(wish.home))
-        for child in children:
-            if child.dead():
-                console.print(f"the {child.name} died and is started again", style="yellow")
-                child.start()
+class Watch(threading.Thread):
+    """Starts again whatever dies, the store first; ends when told to, or when a restart fails."""
+
+    def __init__(self, children: Sequence[Child], server: list[Server], wish: Wish, console: Console) -> None:
+        super().__init__(daemon=True)
+        self._children = children
+        self._server = server
+        self._wish = wish
+        self._console = console
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Look several times a second."""
+        while not self._stopping.wait(0.2):
+            if self._server and self._server[-1].process.poll() is not None:
+                self._tell("store")
+                self._server.append(start_server(self._wish.home))
+            for child in self._children:
+                if child.dead():
+                    self._tell(child.name)
+                    child.start()
+
+    def stop(self) -> None:
+        """Stop looking, so that what ends now stays ended."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+
+    def _tell(self, name: str) -> None:
+        self._console.print(f"the {name} died and is started again", style="yellow")

@@ -168,8 +168,9 @@ def _invalid(error: ValidationError) -> ProblemError:
     # pydantic puts the event type into the path of a union; the body has no such level.
     path = [part for part in first["loc"] if part not in _EVENT_TYPES]
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-    code = "unknown_type" if first["type"] == "union_tag_invalid" else "invalid_body"
-    return ProblemError(422, code, first["msg"], pointer)
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        return ProblemError(422, "unknown_type", first["msg"], f"{pointer}/type")
+    return ProblemError(422, "invalid_body", first["msg"], pointer)
 
 
 def _event_types() -> frozenset[str]:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -47,17 +47,17 @@ class Settings:
     keys: Sequence[str] = ()
     read_seconds: float = READ_SECONDS
 
-
-def settings() -> Settings:
-    """Settings from the environment: CROUPIER_STORE, and optionally _CATALOGUE, _RULES, _KEYS and _READ_SECONDS."""
-    own = Path(str(resources.files("service")))
-    return Settings(
-        store=os.environ["CROUPIER_STORE"],
-        catalogue=Path(os.environ.get("CROUPIER_CATALOGUE", own / "catalogue.yaml")),
-        rules=Path(os.environ.get("CROUPIER_RULES", own / "rules.yaml")),
-        read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
-        keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
-    )
+    @classmethod
+    def here(cls, store: str) -> Self:
+        """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS and _READ_SECONDS."""
+        own = Path(str(resources.files("service")))
+        return cls(
+            store=store,
+            catalogue=Path(os.environ.get("CROUPIER_CATALOGUE", own / "catalogue.yaml")),
+            rules=Path(os.environ.get("CROUPIER_RULES", own / "rules.yaml")),
+            keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
+            read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
+        )
 
 
 def new_table(house: House, where: Settings) -> Table:
@@ -166,7 +166,7 @@ async def _watched(watch: Watch) -> AsyncIterator[None]:
 
 
 def create() -> FastAPI:
-    """The application, for uvicorn's `--factory`."""
+    """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     app = api.build(lifespan)
-    app.state.settings = settings()
+    app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
     return app

@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
-from features.schema import CHANNELS
 from models.actions import PROMOTIONAL, Cap, Catalogue, Window
-from service.rules import Blocked, Exclusion
+from service.rules import Exclusion, Layout
 
 State = Literal["reserved", "confirmed", "released"]
 
@@ -60,19 +59,17 @@ def fits(taken: Sequence[int], send_us: int, contacts: int, window_us: int) -> b
     return all(near[last] - near[last - contacts] >= window_us for last in range(contacts, len(near)))
 
 
-def evaluate(
-    catalogue: Catalogue, held: Iterable[Reservation], windows: Sequence[Window], now_us: int
-) -> list[Exclusion]:
+def evaluate(layout: Layout, held: Iterable[Reservation], windows: Sequence[Window], now_us: int) -> list[Exclusion]:
     """The caps that have no room, each with the candidates it blocks, shape (offers, channels, slots)."""
     counted = [one for one in held if one.counts(now_us)]
     found = []
-    for cap in catalogue.caps:
+    for cap in layout.catalogue.caps:
         taken = sorted(one.send_us for one in counted if _counts_for(cap, one))
         if len(taken) < cap.contacts:
             continue
         full = np.array([not fits(taken, window.send_us, cap.contacts, cap.window_us) for window in windows])
         if full.any():
-            found.append(Exclusion(f"cap:{cap.id}", _scope(cap, catalogue) & full))
+            found.append(Exclusion(f"cap:{cap.id}", layout.scopes[cap.id] & full))
     return found
 
 
@@ -80,12 +77,6 @@ def _counts_for(cap: Cap, reservation: Reservation) -> bool:
     if reservation.purpose not in PROMOTIONAL:
         return False
     return cap.channel in (None, reservation.channel) and cap.offer in (None, reservation.offer)
-
-
-def _scope(cap: Cap, catalogue: Catalogue) -> Blocked:
-    offers = np.array([cap.offer in (None, offer.id) and offer.promotional for offer in catalogue.offers])
-    channels = np.array([cap.channel in (None, channel) for channel in CHANNELS])
-    return np.broadcast_to(offers[:, None, None] & channels[:, None], catalogue.shape)
 
 
 def outdated(catalogue: Catalogue, held: Mapping[str, Reservation], now_us: int) -> list[str]:

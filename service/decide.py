@@ -14,7 +14,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import tzdata
@@ -221,7 +220,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     group = variant(experiment.key, request.player_id, experiment.variants)
     situation = situate(request, table, known, behaviour, now_us, group)
     exclusions = rules.evaluate(situation)
-    exclusions += caps.evaluate(table.layout.catalogue, view.reservations.values(), situation.windows, now_us)
+    exclusions += caps.evaluate(table.layout, view.reservations.values(), situation.windows, now_us)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(table.house.digest(domain, name, str(attempt)))
     choice = choose(*choose_policy(request, table, group), behaviour.vector, exclusions, u)
@@ -326,8 +325,7 @@ def situate(
 
 def windows_of(known: Facts, now_us: int) -> tuple[Window, ...]:
     """Sending window of each timing slot; in UTC where the zone is unknown (rules then deny what is promotional)."""
-    zone = ZoneInfo(known.time_zone or "UTC")
-    return tuple(send_window(slot, now_us, zone) for slot in SLOTS)
+    return tuple(send_window(slot, now_us, known.time_zone or "UTC") for slot in SLOTS)
 
 
 def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.events import Channel, Jurisdiction, moment
 from features.schema import CHANNELS
-from models.actions import PROMOTIONAL, SLOTS, Catalogue, Purpose, Stage, Window, content_hash, load_yaml
+from models.actions import PROMOTIONAL, SLOTS, Cap, Catalogue, Purpose, Stage, Window, content_hash, load_yaml
 from service.facts import Facts
 from service.harm import Harm, Marker, MarkerName, StageDays
 
@@ -78,7 +78,14 @@ class Layout:
         self.by_jurisdiction = {
             place: self._offers(place, "jurisdictions") for offer in offers for place in offer.jurisdictions
         }
+        self.scopes = {cap.id: self._scope(cap) for cap in catalogue.caps}
         self.by_stage = {stage: self._offers(stage, "stages") for offer in offers for stage in offer.stages}
+
+    def _scope(self, cap: Cap) -> Blocked:
+        """The promotional candidates that a cap counts."""
+        offers = np.array([cap.offer in (None, offer.id) and offer.promotional for offer in self.catalogue.offers])
+        channels = np.array([cap.channel in (None, channel) for channel in CHANNELS])
+        return np.broadcast_to(offers[:, None, None] & channels[:, None], self.catalogue.shape)
 
     def find(self, offer: str, channel: str, timing_slot: str) -> tuple[int, int, int] | None:
         """Where an action stands, None if the catalogue no longer has its offer."""

@@ -17,7 +17,7 @@ from features.plan import ReadPlan
 from features.store import House, Server, connect, create_house, load_library, publish, start_server
 from pipelines.worker import Worker
 from service import api
-from service.app import Settings, lifespan, settings
+from service.app import Settings, lifespan
 
 Result = TypeVar("Result")
 
@@ -69,10 +69,9 @@ def worker(server: Server, house: House, lake: Path) -> Iterator[Worker]:
 
 @pytest.fixture
 def where(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("CROUPIER_STORE", server.url)
     # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
     monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
-    return settings()
+    return Settings.here(server.url)
 
 
 Opened = Callable[[], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, update
 from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.definitions import apply, open_store, training_frame
 from features.schema import CHANNELS, DERIVED, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
+from features.store import Server
 
 START = 18_300 * DAY_MICROS
 CUTS = [START + days * DAY_MICROS + extra for days, extra in ((0, 0), (1, 0), (3, 7_000_001), (45, -1), (400, 0))]
@@ -53,6 +54,11 @@ ROWS = st.lists(
     ),
     max_size=80,
 )
+APPROVED = Activity("deposit", START, 100, "approved", "account")
+EDGES = [
+    *((PLAYERS[0], APPROVED._replace(occurred_us=START + age * DAY_MICROS)) for age in (0, -1, -29, -30)),
+    *((PLAYERS[0], Activity("bet", START, product=product)) for product in ("bingo", None, "casino")),
+]
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 EXACT = [index for index, feature in enumerate(STORED) if feature.kind not in (Kind.DECAYED, Kind.AS_OF)]
 READ = [feature for feature in STORED if feature.kind is not Kind.AS_OF]
@@ -120,6 +126,7 @@ def test_batch_and_stream_agree_at_every_cut_off(connection: Any) -> None:
 def test_at_the_latest_row_batch_and_stream_store_the_same(connection: Any) -> None:
     @SETTINGS
     @given(ROWS.filter(bool), st.randoms(use_true_random=False))
+    @example(EDGES, random.Random(0))
     def law(rows: list[tuple[str, Activity]], draw: random.Random) -> None:
         rows = [(PLAYERS[0], row) for _, row in rows]
         latest = max(row.occurred_us for _, row in rows)
@@ -272,15 +279,15 @@ def test_no_model_can_join_a_harm_marker(tmp_path: Path) -> None:
     assert list(frame.columns[2:]) == [feature.name for feature in STORED if feature.view == "behaviour"]
 
 
-def test_what_feast_materialises_the_plan_reads(connection: Any, tmp_path: Path, store_url: str) -> None:
+def test_what_feast_materialises_the_plan_reads(connection: Any, tmp_path: Path, server: Server) -> None:
     rows, lake = sample(200), tmp_path / "lake"
     rows += [("{p009}silent", Activity("login", START - 5 * DAY_MICROS))]
     write_features(batch(ibis.memtable(table(rows)), CUTS), lake, "made", CREATED)
     stored = by_batch(connection, rows, CUTS)
-    store = open_store(tmp_path, store_url)
+    store = open_store(tmp_path, server.url)
     plan = apply(store, lake)
     store.materialize(EPOCH + timedelta(microseconds=START - DAY_MICROS), EPOCH + timedelta(microseconds=CUTS[2]))
-    client: Any = redis.Redis.from_url(store_url)
+    client: Any = redis.Redis.from_url(server.url)
     for player in [*PLAYERS, "{p009}silent"]:
         values, as_of = plan.decode(client.hmget(plan.key(player), list(plan.fields)))
         assert_equal(values, stored[player, CUTS[2]])

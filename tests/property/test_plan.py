@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from features.definitions import apply, compile_plan, open_store
 from features.plan import DTYPES, PlanError, ReadPlan, Row
 from features.schema import STORED, Dtype
+from features.store import Server
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MEMBER = {
@@ -78,9 +79,9 @@ def every(store: FeatureStore, extra: Sequence[Field] = ()) -> FeatureView:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, store_url: str) -> FeatureStore:
+def store(tmp_path_factory: pytest.TempPathFactory, server: Server) -> FeatureStore:
     home = tmp_path_factory.mktemp("feast")
-    store = open_store(home, store_url)
+    store = open_store(home, server.url)
     apply(store, home / "lake")
     store.apply([every(store)])
     return store
@@ -92,8 +93,8 @@ def plan(store: FeatureStore) -> ReadPlan:
 
 
 @pytest.fixture(scope="module")
-def client(store_url: str) -> Any:
-    return redis.Redis.from_url(store_url)
+def client(server: Server) -> Any:
+    return redis.Redis.from_url(server.url)
 
 
 @pytest.fixture
@@ -432,8 +433,8 @@ def test_keys_of_another_version_are_refused(fresh: FeatureStore) -> None:
         compile_plan(fresh)
 
 
-def test_a_versioned_view_is_read_under_its_versioned_name(tmp_path: Path, store_url: str, client: Any) -> None:
-    store = open_store(tmp_path, store_url)
+def test_a_versioned_view_is_read_under_its_versioned_name(tmp_path: Path, server: Server, client: Any) -> None:
+    store = open_store(tmp_path, server.url)
     store.config.registry.enable_online_feature_view_versioning = True
     apply(store, tmp_path / "lake")
     store.apply([every(store)])
