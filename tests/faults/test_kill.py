@@ -1,0 +1,162 @@
+"""Processes are killed under load: whatever was acknowledged is there afterwards, once."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx
+import pytest
+from people import adult_events
+
+from features.store import connect, real_now_us, socket_path
+from pipelines.worker import wait_until_in_lake
+
+PORT = 18_431
+PLAYERS = [f"k{number}" for number in range(8)]
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A whole empty house, as `croupier up` runs it."""
+    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
+    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment)
+    try:
+        until(lambda: httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200)
+        yield tmp_path
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if reached():
+                return
+        except httpx.HTTPError:
+            pass
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.05)
+
+
+def kill(word: str, home: Path) -> None:
+    """Kill the process of a house whose command line holds a word."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _is_ours(entry, word, home):
+            os.kill(int(entry.name), signal.SIGKILL)
+            return
+    raise AssertionError(f"no process {word}")
+
+
+def _is_ours(entry: Path, word: str, home: Path) -> bool:
+    """Whether a process runs a command for a house: its environment names the home, or it works inside it."""
+    try:
+        words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+        environment = (entry / "environ").read_bytes().decode(errors="replace")
+        inside = str((entry / "cwd").readlink()).startswith(str(home))
+    except OSError:
+        return False
+    named = f"CROUPIER_HOME={home}\0" in environment + "\0" and "-m" in words
+    return any(one.endswith(word) for one in words) and (inside or named)
+
+
+class Load(threading.Thread):
+    """A caller who retries under the same id until each event, decision and outcome is acknowledged."""
+
+    def __init__(self, player: str) -> None:
+        super().__init__()
+        self.player = player
+        self.stopping = threading.Event()
+        self.events: list[str] = []
+        self.decisions: list[str] = []
+        self.outcomes: list[str] = []
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10)
+
+    def run(self) -> None:
+        number = 0
+        while not self.stopping.is_set():
+            number += 1
+            self._turn(number)
+        self._client.close()
+
+    def _turn(self, number: int) -> None:
+        now = datetime.now(UTC).isoformat()
+        name = f"{self.player}-load-{number}"
+        deposit = {"type": "deposit", "status": "approved", "method": "card", "amount_minor": 100}
+        self._send("/v1/events", {"event_id": name, "player_id": self.player, "occurred_at": now, **deposit})
+        self.events.append(name)
+        asked = {"player_id": self.player, "request_id": name, "channels": ["in_app", "email", "push"]}
+        decided = self._send("/v1/decisions", asked, lambda answer: bool(answer["recorded"]))
+        self.decisions.append(decided["decision_id"])
+        if decided["action"] != "NO_CONTACT":
+            told = {"outcome_id": name, "decision_id": decided["decision_id"], "type": "failed", "occurred_at": now}
+            self._send("/v1/outcomes", told)
+            self.outcomes.append(name)
+
+    def _send(
+        self, path: str, body: dict[str, Any], done: Callable[[dict[str, Any]], bool] = lambda _: True
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                answer = self._client.post(path, json=body)
+            except httpx.HTTPError:
+                continue
+            if answer.status_code == 200 and done(answer.json()):
+                found: dict[str, Any] = answer.json()
+                return found
+            assert answer.status_code in {200, 503}, answer.text
+        raise AssertionError(f"{path} was not acknowledged in time")
+
+
+def once(lake: Path, table: str, name: str, expected: list[str]) -> None:
+    """Every expected id stands in a table of the lake exactly once, and nothing stands twice."""
+    found = duckdb.sql(f"select {name} from read_parquet('{lake}/{table}/*/*.parquet')").fetchall()
+    times = Counter(row[0] for row in found)
+    assert not [one for one in expected if times[one] != 1]
+    assert max(times.values()) == 1
+
+
+def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: Path) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10) as caller:
+        for player in PLAYERS:
+            for event in adult_events(player):
+                assert caller.post("/v1/events", json=event).status_code == 200
+    loads = [Load(player) for player in PLAYERS]
+    for load in loads:
+        load.start()
+    for word in ("worker", "valkey-server"):
+        count = sum(len(load.decisions) for load in loads)
+        until(lambda count=count: sum(len(load.decisions) for load in loads) > count + 150)  # type: ignore[misc]
+        kill(word, home)
+    count = sum(len(load.decisions) for load in loads)
+    until(lambda: sum(len(load.decisions) for load in loads) > count + 150)
+    for load in loads:
+        load.stopping.set()
+        load.join()
+    client = connect(f"unix://{socket_path(home)}")
+    wait_until_in_lake(home / "lake", real_now_us(client), PATIENCE)
+    client.close()
+    once(home / "lake", "events", "event_id", [one for load in loads for one in load.events])
+    once(home / "lake", "decisions", "decision_id", [one for load in loads for one in load.decisions])
+    once(home / "lake", "outcomes", "outcome_id", [one for load in loads for one in load.outcomes])
+    assert sum(len(load.outcomes) for load in loads) > 0
+    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10) as caller:
+        for load in loads:
+            body = {"player_id": load.player, "explain": True, "dry_run": True}
+            features = caller.post("/v1/decisions", json=body).json()["features"]["values"]
+            # Two deposits of the past made the player known.
+            assert features["deposit_count"] == len(load.events) + 2

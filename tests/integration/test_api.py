@@ -1,0 +1,190 @@
+"""What callers get for wrong bodies, unknown things and a store that is away."""
+
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+from conftest import Opened, app_of, run
+from people import adult_events
+
+from features.store import Server, Store, connect, create_house, load_library, start_server
+from service import api
+from service.app import Settings, lifespan
+
+NOW = datetime.now(UTC)
+LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NOW.isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "pointer"),
+    [
+        ("/v1/decisions", b"{", 400, "invalid_json", None),
+        ("/v1/decisions", b"", 400, "invalid_json", None),
+        ("/v1/decisions", b"{}", 422, "invalid_body", "/player_id"),
+        ("/v1/decisions", b'{"player_id": "a b"}', 422, "invalid_body", "/player_id"),
+        ("/v1/decisions", b'{"player_id": "p", "override": true}', 422, "invalid_body", "/override"),
+        ("/v1/decisions", b'{"player_id": "p", "context": {"mood": "up"}}', 422, "invalid_body", "/context/mood"),
+        ("/v1/decisions", b'{"player_id": "p", "channels": ["fax"]}', 422, "invalid_body", "/channels/0"),
+        ("/v1/decisions", b'{"player_id": "p", "after": "p999:1-0"}', 422, "foreign_position", "/after"),
+        ("/v1/events", orjson.dumps(LOGIN | {"type": "cry"}), 422, "unknown_type", "/type"),
+        (
+            "/v1/events",
+            orjson.dumps(LOGIN | {"occurred_at": "2026-01-01T00:00:00"}),
+            422,
+            "invalid_body",
+            "/occurred_at",
+        ),
+        ("/v1/events", orjson.dumps(LOGIN | {"colour": "red"}), 422, "invalid_body", "/colour"),
+        (
+            "/v1/events",
+            orjson.dumps(LOGIN | {"occurred_at": (NOW + timedelta(hours=1)).isoformat()}),
+            422,
+            "event_in_future",
+            "/occurred_at",
+        ),
+        (
+            "/v1/events",
+            orjson.dumps(LOGIN | {"occurred_at": (NOW - timedelta(days=36)).isoformat()}),
+            422,
+            "event_too_old",
+            "/occurred_at",
+        ),
+        ("/v1/outcomes", b'{"outcome_id": "o", "decision_id": "x"}', 422, "invalid_body", "/decision_id"),
+        (
+            "/v1/outcomes",
+            orjson.dumps(
+                {"outcome_id": "o", "decision_id": "000-" + "a" * 24, "type": "sent", "occurred_at": NOW.isoformat()}
+            ),
+            404,
+            "unknown_decision",
+            "/decision_id",
+        ),
+        ("/v1/decisions/000-aaaaaaaaaaaaaaaaaaaaaaaa/confirm", b"", 404, "unknown_decision", None),
+        ("/v1/decisions/nonsense/confirm", b"", 404, "unknown_decision", None),
+        ("/v1/elsewhere", b"", 404, "no_such_route", None),
+        ("/v1/events", b" " * (256 * 1024 + 1), 413, "too_large", None),
+    ],
+)
+def test_a_wrong_request_gets_a_problem_with_code_and_pointer(
+    opened: Opened, path: str, body: bytes, status: int, code: str, pointer: str | None
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            answer = await client.post(path, content=body)
+            assert answer.headers["content-type"] == "application/problem+json"
+            problem = answer.json()
+            assert (answer.status_code, problem["code"], problem.get("pointer")) == (status, code, pointer)
+            assert problem["status"] == status
+            assert problem["detail"]
+
+    run(story())
+
+
+def test_an_event_sent_twice_counts_once_and_its_id_serves_no_other_event(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            first = (await client.post("/v1/events", json=LOGIN)).json()
+            again = (await client.post("/v1/events", json=LOGIN)).json()
+            assert (first["duplicate"], again["duplicate"]) == (False, True)
+            assert first["position"] == again["position"]
+            other = await client.post("/v1/events", json=LOGIN | {"brand": "second"})
+            assert (other.status_code, other.json()["code"]) == (409, "event_id_reused")
+
+    run(story())
+
+
+def test_what_restricts_contact_is_taken_at_any_age(opened: Opened) -> None:
+    old = {"type": "self_excluded", "event_id": "x", "player_id": "p1", "occurred_at": "2020-01-01T00:00:00Z"}
+
+    async def story() -> None:
+        async with opened() as client:
+            assert (await client.post("/v1/events", json=old)).status_code == 200
+
+    run(story())
+
+
+def test_one_bad_item_of_a_batch_never_spoils_the_rest(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            body = {"requests": [{"player_id": "p1"}, {"player": "p2"}, {"player_id": "p3"}]}
+            first, second, third = (await client.post("/v1/decisions/batch", json=body)).json()["answers"]
+            assert (first["player_id"], third["player_id"]) == ("p1", "p3")
+            assert (second["status"], second["code"], second["pointer"]) == (422, "invalid_body", "/player_id")
+
+    run(story())
+
+
+def test_a_house_with_keys_serves_only_those_who_send_one(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            app_of(client).state.desk.keys = frozenset({"secret"})
+            refused = await client.post("/v1/events", json=LOGIN)
+            assert (refused.status_code, refused.json()["code"]) == (401, "unauthorised")
+            key = {"authorization": "Bearer secret"}
+            assert (await client.post("/v1/events", json=LOGIN, headers=key)).status_code == 200
+
+    run(story())
+
+
+def test_health_readiness_metrics_and_the_page_of_the_api_answer(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await client.post("/v1/decisions", json={"player_id": "p1"})
+            for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+                assert (await client.get(path)).status_code == 200
+            assert "croupier_decisions_total" in (await client.get("/metrics")).text
+
+    run(story())
+
+
+def test_a_store_that_hangs_or_is_gone_means_no_contact_and_nothing_recorded(tmp_path: Path) -> None:
+    server = start_server(tmp_path)
+    client = connect(server.url)
+    load_library(client, "service", "ledger.lua")
+    create_house(client)
+    client.close()
+
+    async def story() -> None:
+        app = api.build(lifespan)
+        app.state.settings = Settings.here(server.url)
+        async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                await _left_alone(caller)
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+            server.stop()
+            await _left_alone(caller)
+            told = await caller.post("/v1/events", json=adult_events("p1")[0])
+            assert (told.status_code, told.json()["code"]) == (503, "store_unavailable")
+            assert told.headers["retry-after"]
+            assert (await caller.get("/readyz")).status_code == 503
+
+    run(story())
+
+
+async def _left_alone(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
+    assert found["exclusions"][0]["rule"] == "store_unavailable"
+
+
+def test_a_store_of_nobody_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    server: Server = start_server(tmp_path)
+
+    async def story() -> None:
+        store = Store(server.url, 1)
+        try:
+            with pytest.raises(Exception, match="no house yet"):
+                await store.house()
+        finally:
+            await store.close()
+
+    run(story())
+    server.stop()
