@@ -14,16 +14,19 @@ import orjson
 import structlog
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
 from features.store import StoreError, order
+from models.actions import Catalogue
 from service import answer, log
 from service.confirm import Revoked, confirm
 from service.decide import Answered, Contended, DecisionRequest, RequestReused, Table, Unread, decide
 from service.know import Refused, know
 from service.ledger import Keys, RedisLedger
+from service.log import Record
 from service.outcomes import Outcome, take
 
 BODY_BYTES: Final = 256 * 1024
@@ -322,8 +325,17 @@ async def get_decision(decision_id: DecisionId, desk: At) -> Response:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     record = log.loads(held)
     personal = log.unseal(await desk.ledger.seal_of(Keys(record.player, b"")), record.sealed, decision_id)
-    told = answer.whole(record, (personal or {}).get("player_id"), desk.table.layout.catalogue)
+    told = answer.whole(record, (personal or {}).get("player_id"), await _catalogue(record, desk))
     return _json(told | {"personal": personal})
+
+
+async def _catalogue(record: Record, desk: Desk) -> Catalogue:
+    """The catalogue that a record was made from, which may have been replaced since."""
+    current = desk.table.layout.catalogue
+    if record.versions.catalogue == current.hash:
+        return current
+    kept = await desk.ledger.bundle(record.versions.catalogue)
+    return current if kept is None else Catalogue.model_validate_json(kept)
 
 
 async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
@@ -378,7 +390,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def build(lifespan: Lifespan) -> FastAPI:
     """The application with all its routes."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Croupier",
         version="1",
         lifespan=lifespan,

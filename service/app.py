@@ -18,6 +18,7 @@ import structlog
 from fastapi import FastAPI
 
 from features.plan import ReadPlan
+from features.schema import schema_hash
 from features.store import LIVE, House, Store, StoreError, bundle_key, pointer_key
 from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
@@ -129,10 +130,17 @@ class Watch:
         self._desk.table = replace(self._desk.table, **change)
 
 
+def _own_plan(bundle: bytes) -> ReadPlan:
+    plan = ReadPlan.loads(bundle)
+    if plan.schema_hash != schema_hash():
+        raise ValueError(f"the plan was compiled for schema {plan.schema_hash}, this build has {schema_hash()}")
+    return plan
+
+
 def _read(kind: str, bundle: bytes | None) -> dict[str, Any]:
     """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
     if kind == "plan":
-        return {"plan": None if bundle is None else ReadPlan.loads(bundle)}
+        return {"plan": None if bundle is None else _own_plan(bundle)}
     return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
 
 
@@ -143,12 +151,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = Store(where.store, CONNECTIONS)
     try:
         house = await store.house()
-        desk = api.Desk(new_table(house, where), RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
+        table = new_table(house, where)
+        await _keep(store, table)
+        desk = api.Desk(table, RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
         async with _watched(Watch(store, desk)):
             app.state.desk = desk
             yield
     finally:
         await store.close()
+
+
+async def _keep(store: Store, table: Table) -> None:
+    """Keep catalogue and rules by their hashes: records name them, and must be explained after they have changed."""
+    for kept in (table.layout.catalogue, table.book):
+        await store.command(5.0, "SET", bundle_key(kept.hash), kept.model_dump_json(by_alias=True), "NX")
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from features.events import REMEMBERED
-from features.store import House, Store, partition_of, tag
+from features.store import House, Store, bundle_key, partition_of, tag
 from service.caps import Reservation, load_reservation
 from service.facts import Assertion
 
@@ -203,6 +203,10 @@ class RedisLedger:
     async def record(self, decision_id: str) -> bytes | None:
         """A decision's record while it is kept, else None."""
         return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", decision_key(decision_id)))
+
+    async def bundle(self, digest: str) -> bytes | None:
+        """A bundle by its hash: a catalogue or rule file that records name."""
+        return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", bundle_key(digest)))
 
     async def seal_of(self, keys: Keys) -> bytes | None:
         """The player's key for personal fields, None if erased."""

@@ -1,5 +1,6 @@
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +10,12 @@ from people import adult_events, tell
 from scipy import stats
 
 from features.store import House
+from models.actions import Catalogue
 from pipelines.worker import Worker
 from service import log
 from service.decide import DecisionRequest, decide
 from service.experiment import variant
+from service.rules import Layout
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:
@@ -265,4 +268,48 @@ def test_without_a_worker_features_are_unavailable_and_nobody_is_contacted(opene
             assert found["action"] == "NO_CONTACT"
             assert "features_unavailable" in [one["rule"] for one in found["exclusions"]]
 
+    run(story())
+
+
+def test_what_became_of_a_contact_reaches_the_features_of_its_channel(opened: Opened, worker: Worker) -> None:
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player))
+            first = await contact(client, player, after=position, channels=["email"])
+            for number, kind in enumerate(("sent", "opened", "clicked")):
+                outcome = {
+                    "outcome_id": f"o{number}",
+                    "decision_id": first["decision_id"],
+                    "type": kind,
+                    "occurred_at": datetime.now(UTC).isoformat(),
+                }
+                told = await client.post("/v1/outcomes", json=outcome)
+                assert told.status_code == 200
+            found = await asked(client, player, explain=True, dry_run=True, after=told.json()["position"])
+            values = found["features"]["values"]
+            assert [round(values[f"{kind}_email_30d"], 3) for kind in ("sent", "opened", "clicked")] == [1, 1, 1]
+            assert values["sent_sms_30d"] == 0
+            assert values["last_contact_days_ago"] < 0.01
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_record_is_explained_by_the_catalogue_it_was_made_from(opened: Opened, worker: Worker) -> None:
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player))
+            first = await asked(client, player, after=position)
+            before = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
+            desk = app_of(client).state.desk
+            fewer = desk.table.layout.catalogue.model_copy(update={"offers": desk.table.layout.catalogue.offers[1:]})
+            desk.table = replace(desk.table, layout=Layout(Catalogue.model_validate(fewer.model_dump() | {"caps": []})))
+            after = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
+            assert after == before
+
+    assert worker.consumer is not None
     run(story())
