@@ -183,9 +183,9 @@ def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: i
 
 
 def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
-    if last is None or text is None or row.occurred_us > last:
+    if last is None or row.occurred_us > last:
         return row.product
-    return max(text, row.product or "") if row.occurred_us == last else text
+    return (max(text or "", row.product or "") or None) if row.occurred_us == last else text
 
 
 _TEXTS: Final = [index for index, feature in enumerate(STORED) if feature.dtype is Dtype.STRING]

@@ -41,6 +41,16 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _of_our_time(at: datetime) -> datetime:
+    if not _FIRST <= at < _LAST:
+        raise ValueError(f"moments lie between {_FIRST:%Y} and {_LAST:%Y}")
+    return at
+
+
+_FIRST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+_LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+# Moment 0 is where a sandbox puts what it assumes: nothing real lies there.
+Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
 # Printable ASCII without space or braces: ids become parts of keys and of hash tags.
 ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -61,17 +71,18 @@ class _Event(BaseModel):
 
     event_id: Id
     player_id: Id
-    occurred_at: AwareDatetime
+    occurred_at: Moment
     brand: Brand = "main"
 
 
 class Registered(_Event):
-    """A player opened an account, or what is known of the person changed."""
+    """A player opened an account, or what is known of the person changed; `reopened` undoes a closure."""
 
     type: Literal["registered"]
     jurisdiction: Jurisdiction | None = None
     time_zone: TimeZone | None = None
     birth_date: date | None = None
+    reopened: bool = False
 
 
 class KycVerified(_Event):

@@ -59,7 +59,7 @@ class Kind(StrEnum):
     DAYS = "days"
     """Bit i is set if a row fell on the UTC day that lies i days before the day of as_of."""
     LATEST = "latest"
-    """Text of the latest row that has one; of two at the same moment the greater text."""
+    """Text of the latest row, null if it has none; of two at the same moment the greater text."""
     AS_OF = "as_of"
     """The moment the stored values are true for, unix microseconds."""
 

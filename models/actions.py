@@ -75,7 +75,7 @@ class Cap(_Part):
 
     id: Name
     contacts: int = Field(ge=0)
-    hours: float = Field(gt=0)
+    hours: float = Field(gt=0, le=10 * 366 * 24)
     channel: Channel | None = None
     offer: Name | None = None
 
@@ -115,6 +115,9 @@ class Catalogue(_Part):
             raise ValueError("two offers share an id")
         if set(self.channels) != set(CHANNELS):
             raise ValueError(f"channels must be exactly {', '.join(CHANNELS)}")
+        caps = [cap.id for cap in self.caps]
+        if len(set(caps)) != len(caps):
+            raise ValueError("two caps share an id")
         unknown = [cap.offer for cap in self.caps if cap.offer is not None and cap.offer not in ids]
         if unknown:
             raise ValueError(f"a cap names the unknown offer {unknown[0]}")
@@ -166,7 +169,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as a model; raises CatalogueError with file, field and reason."""
     try:
         return model.model_validate(yaml.safe_load(path.read_text("utf8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path.name}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -68,8 +68,8 @@ def evaluate(layout: Layout, held: Iterable[Reservation], windows: Sequence[Wind
         if len(taken) < cap.contacts:
             continue
         full = np.array([not fits(taken, window.send_us, cap.contacts, cap.window_us) for window in windows])
-        if full.any():
-            found.append(Exclusion(f"cap:{cap.id}", layout.scopes[cap.id] & full))
+        if (blocked := layout.scopes[cap.id] & full).any():
+            found.append(Exclusion(f"cap:{cap.id}", blocked))
     return found
 
 
@@ -80,6 +80,6 @@ def _counts_for(cap: Cap, reservation: Reservation) -> bool:
 
 
 def outdated(catalogue: Catalogue, held: Mapping[str, Reservation], now_us: int) -> list[str]:
-    """Decisions whose reservation lies in no window that can still matter."""
+    """Decisions whose reservation lies in no window that can still matter, and which can no longer be confirmed."""
     longest = max((cap.window_us for cap in catalogue.caps), default=0)
-    return [name for name, one in held.items() if one.send_us + longest < now_us]
+    return [name for name, one in held.items() if max(one.send_us + longest, one.valid_until_us) < now_us]

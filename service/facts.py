@@ -18,7 +18,8 @@ from features.schema import CHANNELS
 
 HARM_HOLDS: Final = timedelta(days=30) // timedelta(microseconds=1)
 """A strong harm signal stands until review or 30 quiet days (compliance reference, section 3)."""
-NEVER: Final = -1
+_LATEST_US: Final = 2**53
+_CLOSED: Final = {"open": False, "closed": True}
 
 
 class Assertion(NamedTuple):
@@ -59,7 +60,9 @@ def assertions(event: Event) -> list[Assertion]:
     at = micros(event.occurred_at)
     match event:
         case events.Registered():
-            return [Assertion("account", at, 0, "open"), *_person(event, at)]
+            reopened = [Assertion("account", at, 0, "open")] if event.reopened else []
+            # Of all registrations the first one opened the account: the earlier moment is the greater number.
+            return [Assertion("opened", _LATEST_US - at, 0, str(at)), *reopened, *_person(event, at)]
         case events.KycVerified():
             return [Assertion("kyc", at, 0, "verified"), *_person(event, at)]
         case events.ConsentChanged():
@@ -91,7 +94,8 @@ def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
 def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[Assertion]:
     if event.birth_date is not None:
         # The later birth date is the younger player, hence the stricter.
-        yield Assertion("birth_date", at, event.birth_date.toordinal(), event.birth_date.isoformat())
+        name = "verified_birth_date" if isinstance(event, events.KycVerified) else "birth_date"
+        yield Assertion(name, at, event.birth_date.toordinal(), event.birth_date.isoformat())
     if isinstance(event, events.Registered):
         for name in ("jurisdiction", "time_zone"):
             if (value := getattr(event, name)) is not None:
@@ -108,15 +112,17 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         return held[name][1] if name in held else None
 
     excluded_us, returned_us = _exclusion(held, brand)
-    born = text("birth_date")
+    # A date that is merely stated never replaces a verified one.
+    born = text("verified_birth_date") or text("birth_date")
+    opened = text("opened")
     return Facts(
         version=raw.get(b"v", b"0").decode(),
         known=True,
         excluded_us=excluded_us,
         returned_us=returned_us,
         time_out_until_us=held.get(f"time_out:{brand}", (None, ""))[0],
-        opened_us=held["account"][0] if text("account") == "open" else None,
-        closed={"open": False, "closed": True}.get(text("account") or ""),
+        opened_us=None if opened is None else int(opened),
+        closed=_CLOSED.get(text("account") or ("open" if opened else "")),
         kyc_verified=text("kyc") == "verified" or None,
         birth_date=date.fromisoformat(born) if born else None,
         jurisdiction=text("jurisdiction"),

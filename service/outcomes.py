@@ -6,9 +6,9 @@ import hashlib
 from typing import Literal
 
 import msgspec
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from features.events import REMEMBERED, SKEW, Id, micros
+from features.events import REMEMBERED, SKEW, Id, Moment, micros
 from features.schema import CHANNELS
 from features.store import position
 from service import log
@@ -27,7 +27,7 @@ class Outcome(BaseModel):
     outcome_id: Id = Field(description="Yours, unique per player: a retry changes nothing.")
     decision_id: str = Field(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")
     type: OutcomeType
-    occurred_at: AwareDatetime
+    occurred_at: Moment
 
 
 def entry(outcome: Outcome, record: Record, sent: Sent) -> Entry:

@@ -6,17 +6,19 @@ Deny overrides: a candidate is allowed if no rule blocks it. An unknown input de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, time
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from features.events import Channel, Jurisdiction, moment
 from features.schema import CHANNELS
@@ -27,12 +29,23 @@ from service.harm import Harm, Marker, MarkerName, StageDays
 Blocked = NDArray[np.bool_]
 
 
+def _hour(text: object) -> time:
+    # YAML reads an unquoted 21:00 as the number 1260, and a zone of its own would not be the player's.
+    if not isinstance(text, str) or re.fullmatch(r"\d\d:\d\d", text) is None:
+        raise ValueError('an hour is written in quotes as "21:00"')
+    return time.fromisoformat(text)
+
+
+Hour = Annotated[time, BeforeValidator(_hour)]
+HARM_ORDER: Final = ("low", "moderate", "strong")
+
+
 class QuietHours(BaseModel):
     """Local hours in which a channel rests; may cross midnight."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    start: time = Field(alias="from")
-    end: time = Field(alias="to")
+    start: Hour = Field(alias="from")
+    end: Hour = Field(alias="to")
 
     def covers(self, clock: time) -> bool:
         """Whether a local time of day lies in the quiet hours, the start included, the end not."""
@@ -55,10 +68,30 @@ class Rulebook(BaseModel):
     levels: dict[Literal["low", "moderate", "strong"], int]
     stages: StageDays
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Nothing may be left out, and more harm never stops less."""
+        _complete("minimum_age", self.minimum_age, ["default"])
+        _complete("harm", self.harm, HARM_ORDER)
+        _complete("markers", self.markers, get_args(MarkerName))
+        _complete("levels", self.levels, HARM_ORDER)
+        for lesser, greater in pairwise(HARM_ORDER):
+            if not set(self.harm[lesser]) <= set(self.harm[greater]):  # type: ignore[index]
+                raise ValueError(f"harm: {greater} must stop all that {lesser} stops")
+            if self.levels[lesser] > self.levels[greater]:  # type: ignore[index]
+                raise ValueError(f"levels: {greater} must not be reached before {lesser}")
+        return self
+
     @cached_property
     def hash(self) -> str:
         """Content hash; decisions log it."""
         return content_hash(self)
+
+
+def _complete(section: str, given: Mapping[Any, object], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in given]
+    if missing:
+        raise ValueError(f"{section}: {missing[0]} is missing")
 
 
 def load_rulebook(path: Path) -> Rulebook:

@@ -276,9 +276,9 @@ def test_whatever_bytes_the_plan_accepts_protobuf_reads_alike(dtype: str) -> Non
 
 
 def test_an_event_time_that_is_none_is_refused(plan: ReadPlan) -> None:
-    nothing: list[bytes | None] = [None] * len(plan.features)
+    sound = plan.encode([7] + [None] * (len(plan.features) - 1), 1)[1::2][: len(plan.features)]
     with pytest.raises(PlanError, match="event time"):
-        plan.decode([*nothing, b"\x1a\x00", None, None])
+        plan.decode([*sound, b"\x1a\x00", None, None])
 
 
 def test_an_answer_of_another_width_is_refused(plan: ReadPlan) -> None:

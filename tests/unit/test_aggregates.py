@@ -1,0 +1,301 @@
+"""The arithmetic of features: folding rows in any order, and bringing stored values forward to now."""
+
+import math
+import random
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from features import aggregates
+from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, update
+from features.events import EVENT, micros
+from features.schema import CHANNELS, DAYS_WINDOW, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
+
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+START = 20_400 * DAY_MICROS
+HOUR = 3_600 * MICROS
+AT = {feature.name: index for index, feature in enumerate(STORED)}
+READ = {reading.name: index for index, reading in enumerate(VECTOR)}
+DECAYED = [feature for feature in STORED if feature.kind is Kind.DECAYED]
+MOMENTS = [feature for feature in STORED if feature.kind in (Kind.FIRST, Kind.LAST)]
+DAYS = [feature for feature in STORED if feature.kind is Kind.DAYS]
+# Ties, the edges of UTC days, and gaps longer than the window of days.
+WHEN = st.builds(
+    lambda day, part: START + day * DAY_MICROS + part,
+    st.integers(-45, 45),
+    st.sampled_from([0, 1, DAY_MICROS - 1]) | st.integers(0, DAY_MICROS - 1),
+)
+ROW = st.builds(
+    Activity,
+    type=st.sampled_from(["bet", "deposit", "deposit", "win", "login", "session_started", "sent", "opened", "clicked"])
+    | st.sampled_from(["withdrawal_paid", "withdrawal_cancelled", "support_contact", "limit_set", "time_out"]),
+    occurred_us=WHEN,
+    amount_minor=st.none() | st.integers(0, 10**9),
+    status=st.sampled_from([None, "approved", "approved", "approved", "declined", "raised"]),
+    target=st.sampled_from([None, "account", "account", "account", "wallet"]),
+    product=st.sampled_from(PRODUCTS),
+    channel=st.sampled_from([None, *CHANNELS]),
+    timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
+    night=st.sampled_from([None, True, False]),
+)
+ROWS = st.lists(ROW, max_size=30)
+NOW = st.integers(START - 50 * DAY_MICROS, START + 200 * DAY_MICROS)
+
+
+def counts(feature: Any, row: Activity) -> bool:
+    return all(getattr(row, column) in allowed for column, allowed in feature.when.items())
+
+
+def folded(rows: list[Activity], draw: random.Random) -> list[Any]:
+    """Stored values after rows in any order, in chunks of any size."""
+    left, stored = draw.sample(rows, len(rows)), empty()
+    while left:
+        size = draw.randint(1, len(left))
+        stored, left = update(stored, left[:size]), left[size:]
+    return stored
+
+
+def by_definition(feature: Any, rows: list[Activity], as_of: int) -> Any:
+    """A stored value straight from the words of `Kind`."""
+    hit = [row for row in rows if counts(feature, row)]
+    moments = sorted(row.occurred_us for row in hit)
+    match feature.kind:
+        case Kind.AS_OF:
+            return as_of
+        case Kind.DECAYED:
+            worth = [(row, 1 if feature.value is None else row.amount_minor or 0) for row in hit]
+            half_life = feature.half_life * MICROS
+            return math.fsum(value * 2 ** ((row.occurred_us - as_of) / half_life) for row, value in worth)
+        case Kind.COUNT:
+            return len(hit) or None
+        case Kind.FIRST:
+            return moments[feature.nth - 1] if len(moments) >= feature.nth else None
+        case Kind.LAST:
+            return moments[-1] if moments else None
+        case Kind.DAYS:
+            ages = {as_of // DAY_MICROS - moment // DAY_MICROS for moment in moments}
+            return sum(1 << age for age in ages if age < DAYS_WINDOW) if moments else None
+        case Kind.LATEST:
+            return max((row.occurred_us, str(row.product)) for row in hit)[1] if hit else None
+
+
+@SETTINGS
+@given(ROWS.filter(bool), st.randoms(use_true_random=False))
+def test_every_stored_value_is_what_its_kind_says_whatever_the_order_of_arrival(
+    rows: list[Activity], draw: random.Random
+) -> None:
+    stored = folded(rows, draw)
+    as_of = max(row.occurred_us for row in rows)
+    for feature, value in zip(STORED, stored, strict=True):
+        wanted = by_definition(feature, rows, as_of)
+        if feature.kind is Kind.DECAYED:
+            assert value == pytest.approx(wanted, rel=1e-9, abs=1e-280), feature.name
+        else:
+            assert value == wanted, feature.name
+
+
+@SETTINGS
+@given(ROWS, st.randoms(use_true_random=False), st.randoms(use_true_random=False))
+def test_two_orders_of_arrival_store_the_same(rows: list[Activity], one: random.Random, other: random.Random) -> None:
+    for feature, some, others in zip(STORED, folded(rows, one), folded(rows, other), strict=True):
+        if feature.kind is Kind.DECAYED and some is not None:
+            assert some == pytest.approx(others, rel=1e-9, abs=1e-280), feature.name
+        else:
+            assert some == others, feature.name
+
+
+@SETTINGS
+@given(ROWS)
+def test_folding_reads_its_input_and_changes_only_its_result(rows: list[Activity]) -> None:
+    stored = update(empty(), rows[: len(rows) // 2])
+    before = list(stored)
+    update(stored, rows[len(rows) // 2 :])
+    assert stored == before
+    assert update(stored, []) == stored
+
+
+def test_of_two_products_at_one_moment_the_greater_text_is_the_last_one() -> None:
+    rows = [Activity("bet", START, product=product) for product in ("sports", "casino")]
+    for order in (rows, rows[::-1]):
+        assert update(empty(), order)[AT["last_product"]] == "sports"
+
+
+def test_a_bet_without_a_product_does_not_make_the_order_of_arrival_matter() -> None:
+    rows = [Activity("bet", START, product="casino"), Activity("bet", START + 1)]
+    assert update(empty(), rows)[AT["last_product"]] == update(empty(), rows[::-1])[AT["last_product"]]
+
+
+def test_without_rows_nothing_is_stored_and_nothing_read_but_zeros() -> None:
+    assert set(empty()) == {None}
+    vector = forward(encode(empty()), START)
+    for reading, value in zip(VECTOR, vector.tolist(), strict=True):
+        if reading.name.endswith("_days_ago") or reading.name == "last_product":
+            assert math.isnan(value), reading.name
+        else:
+            assert value == 0.0, reading.name
+
+
+@SETTINGS
+@given(ROWS.filter(bool), NOW)
+def test_sums_decay_by_their_half_life_and_stand_still_before_as_of(rows: list[Activity], now: int) -> None:
+    stored = update(empty(), rows)
+    vector, since = forward(encode(stored), now), max(0, now - stored[0])
+    for feature in DECAYED:
+        wanted = stored[AT[feature.name]] * 2 ** (-since / (feature.half_life * MICROS))
+        assert vector[READ[feature.name]] == pytest.approx(wanted, rel=1e-12, abs=1e-300), feature.name
+
+
+@SETTINGS
+@given(ROWS.filter(bool), st.integers(0, 100 * DAY_MICROS))
+def test_an_event_that_changes_nothing_but_as_of_changes_no_reading(rows: list[Activity], later: int) -> None:
+    """Forward from an old as_of equals forward from one that something else moved."""
+    stored = update(empty(), rows)
+    now = stored[0] + later
+    moved = update(stored, [Activity("session_ended", now)])
+    assert moved[0] == now
+    np.testing.assert_allclose(forward(encode(moved), now), forward(encode(stored), now), rtol=1e-9, atol=1e-280)
+
+
+@SETTINGS
+@given(ROWS.filter(bool), NOW)
+def test_moments_are_read_as_days_ago_and_never_negative(rows: list[Activity], now: int) -> None:
+    stored = update(empty(), rows)
+    vector = forward(encode(stored), now)
+    for feature in MOMENTS:
+        value, held = vector[READ[f"{feature.name.removesuffix('_at')}_days_ago"]], stored[AT[feature.name]]
+        if held is None:
+            assert math.isnan(value)
+        else:
+            assert value == max(0, now - held) / DAY_MICROS
+
+
+@SETTINGS
+@given(ROWS.filter(bool), st.integers(0, 60 * DAY_MICROS))
+def test_days_count_the_utc_days_with_activity_of_the_last_thirty(rows: list[Activity], later: int) -> None:
+    stored = update(empty(), rows)
+    now = stored[0] + later
+    vector = forward(encode(stored), now)
+    for feature in DAYS:
+        days = {row.occurred_us // DAY_MICROS for row in rows if counts(feature, row)}
+        recent = {day for day in days if now // DAY_MICROS - day < DAYS_WINDOW}
+        assert vector[READ[feature.name]] == len(recent), feature.name
+
+
+def test_a_day_leaves_the_window_with_the_thirtieth_midnight() -> None:
+    stored = encode(update(empty(), [Activity("login", START + 5 * HOUR)]))
+    last = START + DAYS_WINDOW * DAY_MICROS
+    days = [forward(stored, now)[READ["active_days_30d"]] for now in (START, last - 1, last, last + 1, last * 2)]
+    assert days == [1, 1, 0, 0, 0]
+
+
+@SETTINGS
+@given(st.lists(ROWS, min_size=1, max_size=6), st.data())
+def test_many_at_once_are_read_as_one_by_one(players: list[list[Activity]], data: st.DataObject) -> None:
+    stored = np.stack([encode(update(empty(), rows)) for rows in players])
+    nows = np.array(data.draw(st.lists(NOW, min_size=len(players), max_size=len(players))), dtype=np.float64)
+    together = forward(stored, nows)
+    assert together.shape == (len(players), len(VECTOR))
+    for row, one, now in zip(together, stored, nows, strict=True):
+        np.testing.assert_array_equal(row, forward(one, now))
+        np.testing.assert_array_equal(row, forward(one, int(now)))
+    np.testing.assert_array_equal(forward(stored, int(nows[0])), np.stack([forward(one, nows[0]) for one in stored]))
+    cube = forward(stored[None, ...], nows[None, ...])
+    np.testing.assert_array_equal(cube[0], together)
+
+
+@SETTINGS
+@given(ROWS.filter(bool), NOW)
+def test_reading_leaves_what_is_stored_alone_and_derives_what_it_says(rows: list[Activity], now: int) -> None:
+    stored = encode(update(empty(), rows))
+    before = stored.copy()
+    vector = dict(zip(READ, forward(stored, now).tolist(), strict=True))
+    np.testing.assert_array_equal(stored, before)
+    assert vector["net_loss_7d"] == vector["bet_sum_7d"] - vector["win_sum_7d"]
+    assert vector["net_loss_30d"] == vector["bet_sum_30d"] - vector["win_sum_30d"]
+    shares = {
+        "deposit_trend": ("deposit_count_7d", "deposit_count_30d"),
+        "play_trend": ("bet_count_7d", "bet_count_30d"),
+        "night_share": ("night_bet_sum_30d", "bet_sum_30d"),
+    }
+    for name, (part, whole) in shares.items():
+        assert vector[name] == (vector[part] / vector[whole] if vector[whole] > 0 else 0.0)
+        assert 0 <= vector[name] <= 1 + 1e-9
+
+
+def test_stored_values_are_encoded_as_numbers() -> None:
+    stored = empty()
+    stored[AT["last_product"]] = "bingo"
+    stored[AT["deposit_count"]] = 3
+    numbers = encode(stored)
+    assert numbers[AT["last_product"]] == PRODUCTS.index("bingo")
+    assert numbers[AT["deposit_count"]] == 3
+    assert np.isnan(numbers).sum() == len(STORED) - 2
+    stored[AT["last_product"]] = "a product of another release"
+    assert math.isnan(encode(stored)[AT["last_product"]])
+
+
+def moment(zone: str, *parts: int, fold: int = 0) -> int:
+    return micros(datetime(*parts, tzinfo=ZoneInfo(zone), fold=fold))  # type: ignore[misc, arg-type]
+
+
+def test_where_no_zone_is_known_there_is_no_part_of_the_day() -> None:
+    assert local_parts(START, None) == (None, None)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Malta", "Asia/Kolkata", "Asia/Kathmandu", "America/Toronto"])
+def test_every_minute_of_a_day_has_its_slot_and_night_ends_at_six(zone: str) -> None:
+    for minute in range(24 * 60):
+        hour = minute // 60
+        slot = next(
+            name
+            for name, (begin, end) in TIMING_SLOTS.items()
+            if (begin.hour <= hour < end.hour) or (begin > end and (hour >= begin.hour or hour < end.hour))
+        )
+        opens = moment(zone, 2026, 7, 1, hour, minute % 60)
+        assert local_parts(opens, zone) == (slot, hour < 6)
+        assert local_parts(opens + 60 * MICROS - 1, zone) == (slot, hour < 6)
+
+
+@pytest.mark.parametrize(
+    ("zone", "before", "after"),
+    [
+        # The hour that is skipped or repeated lies in the night, so its ends do not move with the clock.
+        ("Europe/Malta", (2026, 3, 29, 5, 59), (2026, 3, 29, 6, 0)),
+        ("Europe/Malta", (2026, 10, 25, 5, 59), (2026, 10, 25, 6, 0)),
+        ("America/Toronto", (2026, 3, 8, 5, 59), (2026, 3, 8, 6, 0)),
+        ("America/Toronto", (2026, 11, 1, 5, 59), (2026, 11, 1, 6, 0)),
+    ],
+)
+def test_night_ends_by_the_clock_on_the_wall(zone: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    assert local_parts(moment(zone, *before), zone) == ("night", True)
+    assert local_parts(moment(zone, *after), zone) == ("night", False)
+
+
+def test_both_runs_of_a_repeated_hour_are_night() -> None:
+    for fold in (0, 1):
+        assert local_parts(moment("Europe/Malta", 2026, 10, 25, 2, 30, fold=fold), "Europe/Malta") == ("night", True)
+
+
+def test_before_nineteen_seventy_the_day_has_the_same_parts() -> None:
+    assert local_parts(moment("UTC", 1960, 5, 5, 9, 0) + 1, "UTC") == ("morning", False)
+    assert local_parts(moment("UTC", 1960, 5, 5, 8, 0) - 1, "UTC") == ("night", False)
+
+
+def test_slots_that_leave_a_gap_are_refused_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = {name: bounds for name, bounds in TIMING_SLOTS.items() if name != "evening"}
+    monkeypatch.setattr(aggregates, "TIMING_SLOTS", slots)
+    with pytest.raises(ValueError, match="no timing slot covers 18:30"):
+        aggregates._parts_of_minute.__wrapped__(18, 30)
+
+
+@pytest.mark.parametrize("when", ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_has_no_place_in_a_local_day_is_refused(when: str) -> None:
+    """An accepted event must not stop the worker, which asks for its slot."""
+    with pytest.raises(ValidationError, match="moments lie between 1970 and 2200"):
+        EVENT.validate_json(f'{{"type":"self_excluded","event_id":"e","player_id":"p","occurred_at":"{when}"}}')

@@ -1,0 +1,293 @@
+"""Events at the door: what is accepted, what is refused, and what is kept of them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, get_args
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from features.events import (
+    EVENT,
+    PERSONAL,
+    REMEMBERED,
+    RESTRICTING,
+    SKEW,
+    Event,
+    is_id,
+    micros,
+    moment,
+    personal,
+    row,
+    timeliness,
+)
+from features.schema import CHANNELS, PRODUCTS
+
+SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+NOW = datetime(2026, 11, 20, 10, 30, 15, 123_456, tzinfo=UTC)
+US = timedelta(microseconds=1)
+MONEY = {"amount_minor": 500}
+MINIMAL: dict[str, dict[str, Any]] = {
+    "registered": {},
+    "kyc_verified": {},
+    "login": {},
+    "session_started": {},
+    "session_ended": {},
+    "deposit": {"status": "approved", "method": "card", **MONEY},
+    "bet": {"product": "casino", **MONEY},
+    "win": {"product": "poker", **MONEY},
+    "withdrawal_requested": MONEY,
+    "withdrawal_paid": MONEY,
+    "withdrawal_cancelled": MONEY,
+    "support_contact": {},
+    "consent_changed": {"channel": "sms", "granted": True},
+    "limit_set": {"limit": "deposit", "change": "raised"},
+    "time_out": {"until": "2026-12-01T00:00:00+01:00"},
+    "self_excluded": {},
+    "exclusion_ended": {},
+    "account_closed": {},
+}
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "registered": {
+        "jurisdiction": "CA-ON",
+        "time_zone": "America/Toronto",
+        "birth_date": "1981-07-13",
+        "reopened": True,
+    },
+        "jurisdiction": "CA-ON",
+        "time_zone": "America/Toronto",
+        "birth_date": "1981-07-13",
+        "reopened": True,
+    },
+    "kyc_verified": {"birth_date": "1981-07-13"},
+    "deposit": {"target": "wallet"},
+    "withdrawal_requested": {"method": "bank transfer"},
+    "withdrawal_paid": {"method": "bank transfer"},
+    "withdrawal_cancelled": {"method": "bank transfer"},
+    "support_contact": {"tags": ["harm", "payment"]},
+    "limit_set": {"amount_minor": 10_000},
+    "self_excluded": {"scope": "brand"},
+    "exclusion_ended": {"scope": "brand"},
+}
+TYPES = sorted(MINIMAL)
+
+
+def body(kind: str, **changes: Any) -> dict[str, Any]:
+    said = {"type": kind, "event_id": "e-77", "player_id": "player-4711", "occurred_at": NOW.isoformat()}
+    return said | MINIMAL[kind] | changes
+
+
+def whole(kind: str) -> dict[str, Any]:
+    return body(kind, brand="other-brand", **OPTIONAL.get(kind, {}))
+
+
+def read(said: dict[str, Any]) -> Event:
+    return EVENT.validate_json(orjson.dumps(said))
+
+
+def refused(said: dict[str, Any]) -> str:
+    """The field that an event is refused for."""
+    with pytest.raises(ValidationError) as refusal:
+        read(said)
+    return ".".join(str(part) for part in refusal.value.errors()[0]["loc"])
+
+
+def test_the_tables_of_these_tests_name_every_type() -> None:
+    known = {get_args(model.model_fields["type"].annotation)[0] for model in get_args(Event)}
+    assert set(MINIMAL) == known
+    assert known >= RESTRICTING
+    for model in get_args(Event):
+        kind = get_args(model.model_fields["type"].annotation)[0]
+        fields = {name for name in model.model_fields if name not in {"type", "event_id", "player_id", "occurred_at"}}
+        assert fields == {"brand", *MINIMAL[kind], *OPTIONAL.get(kind, {})}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_minimal_body_is_enough_and_nothing_of_it_can_be_left_out(kind: str) -> None:
+    said = body(kind)
+    event = read(said)
+    assert (event.type, event.brand, event.occurred_at) == (kind, "main", NOW)
+    for name in said:
+        refused({key: value for key, value in said.items() if key != name})
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_declared_field_is_taken(kind: str) -> None:
+    event = read(whole(kind))
+    assert event.brand == "other-brand"
+    for name in OPTIONAL.get(kind, {}):
+        assert getattr(event, name) is not None
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_unknown_fields_are_refused(kind: str) -> None:
+    assert refused(body(kind, colour="red")).endswith("colour")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("when", ["2026-11-20T10:30:15", "2026-11-20", 1_763_634_615, None, "yesterday", ""])
+def test_times_without_a_zone_are_refused(kind: str, when: object) -> None:
+    assert refused(body(kind, occurred_at=when)).endswith("occurred_at")
+
+
+def test_a_break_ends_at_an_aware_moment() -> None:
+    assert refused(body("time_out", until="2026-12-01T00:00:00")).endswith("until")
+
+
+def test_unknown_types_are_refused() -> None:
+    for kind in ("purchase", "Login", "", None, 7):
+        refused({"type": kind, "event_id": "e", "player_id": "p", "occurred_at": NOW.isoformat()})
+
+
+BAD_IDS = ["", " ", "a b", " a", "a ", "a{b", "}", "x" * 65, "é", "a\tb", "a\n", "\x7f", "日本", "a\u200b", None, 7]
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+@pytest.mark.parametrize("field", ["event_id", "player_id"])
+def test_bad_ids_are_refused(field: str, bad: object) -> None:
+    assert refused(body("login", **{field: bad})).endswith(field)
+
+
+@pytest.mark.parametrize("good", ["a", "x" * 64, "a.b-c_d:e/f", "|~!\"#$%&'()*+,;<=>?@[\\]^`"])
+def test_printable_ids_are_taken(good: str) -> None:
+    assert read(body("login", event_id=good, player_id=good)).player_id == good
+    assert is_id(good)
+
+
+@SETTINGS
+@given(st.text(max_size=70) | st.text(st.characters(min_codepoint=32, max_codepoint=127), max_size=70))
+def test_an_id_is_one_to_sixty_four_printable_ascii_characters_without_braces(text: str) -> None:
+    lawful = 1 <= len(text) <= 64 and all("!" <= sign <= "~" and sign not in "{}" for sign in text)
+    assert is_id(text) == lawful
+    try:
+        read(body("login", event_id=text))
+        taken = True
+    except ValidationError:
+        taken = False
+    assert taken == lawful
+
+
+WRONG: list[tuple[str, str, object]] = [
+    *(("registered", "jurisdiction", bad) for bad in ("mt", "MLT", "CA-", "CA-ONTO", "C", " MT", "M1", 1)),
+    *(("registered", "time_zone", bad) for bad in ("Mars/Olympus", "", "Europe", "../UTC", "/etc/passwd", "x" * 65)),
+    *(("registered", "time_zone", bad) for bad in ("Europe/M\u00e4lta", "a\x00b", "+01:00", 3_600)),
+    *(("registered", "birth_date", bad) for bad in ("1981-02-29", "17.05.1981", "", 0, "1981-07-13T00:00:00Z")),
+    ("kyc_verified", "birth_date", "1900-02-29"),
+    *(("deposit", "status", bad) for bad in ("pending", "Approved", "", None)),
+    *(("deposit", "target", bad) for bad in ("purse", "Account", None)),
+    *(("deposit", "method", bad) for bad in ("", "x" * 65, "caf\u00e9", "a\nb", "a{b", None)),
+    *(("deposit", "amount_minor", bad) for bad in (-1, 10**12 + 1, 1.5, "500", True, None)),
+    *(("bet", "product", bad) for bad in ("slots", "Casino", None)),
+    ("bet", "amount_minor", -1),
+    ("win", "product", "roulette"),
+    *((f"withdrawal_{what}", "amount_minor", -1) for what in ("requested", "paid", "cancelled")),
+    *((f"withdrawal_{what}", "method", "") for what in ("requested", "paid", "cancelled")),
+    *(("support_contact", "tags", bad) for bad in (["a"] * 17, [""], ["caf\u00e9"], "harm", None)),
+    *(("consent_changed", "channel", bad) for bad in ("post", "SMS", None)),
+    *(("consent_changed", "granted", bad) for bad in ("true", 1, None)),
+    *(("limit_set", "limit", bad) for bad in ("money", None)),
+    *(("limit_set", "change", bad) for bad in ("doubled", None)),
+    ("limit_set", "amount_minor", -5),
+    *((kind, "scope", bad) for kind in ("self_excluded", "exclusion_ended") for bad in ("house", "main", None)),
+    *(("login", "brand", bad) for bad in ("", "Main", "a b", "x" * 33, "a:b", None)),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "bad"), WRONG)
+def test_wrong_values_are_refused_and_the_field_is_named(kind: str, field: str, bad: object) -> None:
+    assert field in refused(body(kind, **{field: bad})).split(".")
+
+
+def test_every_channel_and_product_of_the_schema_is_known_to_events() -> None:
+    for channel in CHANNELS:
+        read(body("consent_changed", channel=channel))
+    for product in PRODUCTS:
+        read(body("bet", product=product))
+
+
+def test_events_are_immutable() -> None:
+    event: Any = read(body("login"))
+    with pytest.raises(ValidationError, match="frozen"):
+        event.player_id = "other"
+
+
+@SETTINGS
+@given(
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),  # noqa: DTZ001 - the zone is drawn beside
+    st.integers(-24 * 60 + 1, 24 * 60 - 1),
+)
+def test_microseconds_name_a_moment_exactly_whatever_its_zone(naive: datetime, minutes: int) -> None:
+    aware = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    assert moment(micros(aware)) == aware
+    assert micros(aware + US) == micros(aware) + 1
+
+
+def at(kind: str, when: datetime) -> Event:
+    return read(body(kind, occurred_at=when.isoformat()))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_clock_may_run_five_seconds_ahead_and_not_a_microsecond_more(kind: str) -> None:
+    assert timeliness(at(kind, NOW + SKEW), micros(NOW)) is None
+    assert timeliness(at(kind, NOW + SKEW + US), micros(NOW)) == "event_in_future"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_after_thirty_five_days_only_what_restricts_contact_gets_in(kind: str) -> None:
+    assert timeliness(at(kind, NOW), micros(NOW)) is None
+    assert timeliness(at(kind, NOW - REMEMBERED), micros(NOW)) is None
+    late = None if kind in RESTRICTING else "event_too_old"
+    assert timeliness(at(kind, NOW - REMEMBERED - US), micros(NOW)) == late
+    assert timeliness(at(kind, NOW.replace(year=1999)), micros(NOW)) == late
+
+
+def test_what_restricts_contact_is_exactly_this() -> None:
+    assert {"self_excluded", "time_out", "account_closed", "consent_changed", "limit_set"} == RESTRICTING
+
+
+COLUMNS = {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product"}
+COLUMNS |= {"channel", "detail"}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("make", [body, whole])
+def test_a_row_is_flat_and_names_neither_the_player_nor_what_is_personal(kind: str, make: Any) -> None:
+    said = make(kind)
+    flat = row(read(said))
+    assert set(flat) <= COLUMNS
+    assert flat["occurred_at"] == micros(NOW)
+    assert flat["type"] == kind
+    packed = msgspec.msgpack.encode(flat)
+    for hidden in (said["player_id"], "1981", "birth_date"):
+        assert hidden.encode() not in packed
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_row_keeps_everything_else(kind: str) -> None:
+    said = whole(kind)
+    flat = row(read(said))
+    kept = flat | flat.get("detail", {})
+    for name in said.keys() - PERSONAL - {"player_id", "occurred_at"}:
+        wanted = tuple(said[name]) if name == "tags" else said[name]
+        assert kept[name] == wanted
+
+
+def test_what_is_absent_makes_no_column() -> None:
+    assert set(row(read(body("withdrawal_paid")))) == {"event_id", "type", "occurred_at", "brand", "amount_minor"}
+
+
+def test_a_changed_limit_shows_its_direction_as_status() -> None:
+    for change in ("set", "lowered", "raised", "removed"):
+        flat = row(read(body("limit_set", change=change)))
+        assert (flat["status"], flat["detail"]) == (change, {"limit": "deposit", "change": change})
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_personal_fields_are_the_birth_date_alone(kind: str) -> None:
+    said = whole(kind)
+    wanted = {"birth_date": said["birth_date"]} if "birth_date" in said else {}
+    assert personal(read(said)) == wanted
+    assert personal(read(body(kind))) == {}

@@ -1,0 +1,205 @@
+"""The decision record: the same bytes again, and the same choice again."""
+
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from features.schema import STORED, VECTOR
+from models.actions import load_catalogue
+from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
+from service import log
+from service.decide import choose
+from service.log import Choice, Record, Seen, Sent, Versions
+from service.rules import Exclusion
+
+SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
+CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
+RANKS = priorities(CATALOGUE)
+POLICIES: dict[str, Policy] = {
+    "uniform": Uniform(CATALOGUE.size),
+    "business_rules": BusinessRules(RANKS, CATALOGUE.exploration_floor),
+    "priority": Priority(RANKS),
+}
+WORD = st.text(string.ascii_letters + string.digits, max_size=12)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+REAL = st.floats(allow_nan=False)
+PLAIN = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | REAL | TEXT
+SENT = st.builds(
+    Sent,
+    offer=WORD,
+    name=TEXT,
+    template=WORD,
+    parameters=st.dictionaries(TEXT, PLAIN | st.lists(PLAIN, max_size=2), max_size=3),
+    purpose=WORD,
+    channel=WORD,
+    timing_slot=WORD,
+    send_us=st.integers(0, 2**53),
+    valid_until_us=st.integers(0, 2**53),
+)
+CHOICE = st.builds(
+    Choice,
+    role=st.sampled_from(["drawn", "holdout", "priority"]),
+    policy_version=WORD,
+    place=st.integers(0, 500),
+    propensity=REAL,
+    u=REAL,
+    mask=st.binary(max_size=30),
+    excluded=st.dictionaries(WORD, st.binary(max_size=30), max_size=4),
+    scores=st.binary(max_size=30),
+    pmf=st.binary(max_size=30),
+)
+SEEN = st.builds(
+    Seen,
+    features=st.binary(max_size=30),
+    as_of_us=st.none() | st.integers(0, 2**53),
+    age_seconds=st.none() | REAL,
+    churn_score=REAL,
+    harm_level=st.sampled_from(["none", "low", "moderate", "strong"]),
+    markers=st.dictionaries(WORD, REAL, max_size=4),
+    stage=WORD,
+    degraded=st.lists(WORD, max_size=2).map(tuple),
+    assumed=st.lists(WORD, max_size=2).map(tuple),
+    facts_version=WORD,
+    ledger_version=WORD,
+)
+RECORD = st.builds(
+    Record,
+    decision_id=WORD,
+    player=WORD,
+    brand=WORD,
+    at_us=st.integers(0, 2**53),
+    attempt=st.integers(0, 2),
+    request=st.binary(max_size=16),
+    explain=st.booleans(),
+    purposes=st.lists(WORD, max_size=2).map(tuple),
+    decision_point=st.none() | TEXT,
+    experiment=WORD,
+    variant=WORD,
+    bucket=st.integers(0, 9_999).map(lambda bucket: bucket / 10_000),
+    action=st.none() | SENT,
+    activated=st.booleans(),
+    choice=CHOICE,
+    seen=SEEN,
+    versions=st.builds(
+        Versions, catalogue=WORD, rules=WORD, schema=WORD, churn=st.none() | WORD, time_zones=WORD, build=TEXT
+    ),
+    sandbox=st.booleans(),
+    sealed=st.binary(max_size=40),
+    chain=st.none() | st.binary(max_size=32),
+)
+
+
+@SETTINGS
+@given(RECORD)
+def test_a_record_is_read_as_it_was_written_and_written_as_it_was_read(record: Record) -> None:
+    data = log.dumps(record)
+    found = log.loads(data)
+    assert found == record
+    assert log.dumps(found) == data
+    assert found.v == log.VERSION == 1
+
+
+@SETTINGS
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_places_are_read_as_they_were_written(chosen: list[bool]) -> None:
+    array = np.array(chosen, dtype=np.bool_)
+    data = log.bits(array)
+    assert len(data) == (len(chosen) + 7) // 8
+    np.testing.assert_array_equal(log.places(data, len(chosen)), array)
+    assert not log.places(data, 8 * len(data))[len(chosen) :].any()
+
+
+@SETTINGS
+@given(st.lists(st.floats(), max_size=30))
+def test_numbers_are_read_bit_for_bit_and_stored_little_endian(values: list[float]) -> None:
+    array = np.array(values, dtype=np.float64)
+    data = log.numbers(array)
+    assert data == array.astype("<f8").tobytes() == log.numbers(array.astype(">f8"))
+    assert log.array(data).tobytes() == array.tobytes()
+    log.array(data)[:] = 0
+
+
+def exclusions(data: st.DataObject) -> list[Exclusion]:
+    shapes = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+    found = []
+    for rule in data.draw(st.sets(st.sampled_from(["consent", "harm", "cap:player_day", "not_requested"]))):
+        share = data.draw(st.sampled_from([0.1, 0.9, 1.0]))
+        found.append(Exclusion(rule, data.draw(shapes).random(CATALOGUE.shape) < share))
+    return found
+
+
+def replay(choice: Choice, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Eligible set and pmf from nothing but what was logged."""
+    mask = log.places(choice.mask, CATALOGUE.size)
+    scores = np.zeros(CATALOGUE.size)
+    scores[mask] = log.array(choice.scores)
+    return mask, policy.pmf(scores, mask)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_choice_is_replayed_bit_for_bit_from_what_was_logged(name: str) -> None:
+    policy = POLICIES[name]
+
+    @SETTINGS
+    @given(st.data(), st.floats(0, 1 - 2**-53) | st.sampled_from([0.0, 1 - 2**-53]))
+    def law(data: st.DataObject, u: float) -> None:
+        found = exclusions(data)
+        choice = choose(name, policy, np.zeros(len(VECTOR)), found, u)
+        mask, pmf = replay(choice, policy)
+        assert log.numbers(pmf[mask]) == choice.pmf
+        assert draw(pmf, choice.u) == (choice.place, u, choice.propensity)
+        # Also from the logged pmf alone, over the eligible places.
+        place, _, propensity = draw(log.array(choice.pmf), choice.u)
+        assert (np.flatnonzero(mask)[place], propensity) == (choice.place, choice.propensity)
+        # And the mask from the reasons.
+        eligible = np.ones(CATALOGUE.size, dtype=np.bool_)
+        for blocked in choice.excluded.values():
+            eligible &= ~log.places(blocked, CATALOGUE.size)
+        np.testing.assert_array_equal(eligible, mask)
+        assert mask[0]
+        assert (
+            mask.sum() == 1 + (~np.any([one.blocked.ravel() for one in found], axis=0)).sum() if found else mask.all()
+        )
+        assert choice.excluded.keys() == {one.rule for one in found}
+        assert (choice.role, choice.policy_version) == (name, policy.version)
+
+    law()
+
+
+CONTENT: dict[str, Any] = {
+    "player_id": "p1",
+    "request_id": None,
+    "context": {"page": "lobby"},
+    "facts": {"kyc": "1 0 x"},
+}
+
+
+def test_what_is_sealed_is_opened_with_its_key_only() -> None:
+    key, other = log.new_seal(), log.new_seal()
+    sealed = log.seal(key, CONTENT, "017-abc")
+    assert log.unseal(key, sealed, "017-abc") == CONTENT
+    assert log.unseal(other, sealed, "017-abc") is None
+    assert log.unseal(None, sealed, "017-abc") is None
+    assert log.unseal(key, sealed, "017-abd") is None
+    for at in range(len(sealed)):
+        assert log.unseal(key, sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :], "017-abc") is None
+
+
+def test_seals_are_never_alike_and_show_nothing() -> None:
+    key = log.new_seal()
+    one, other = log.seal(key, CONTENT, "a"), log.seal(key, CONTENT, "a")
+    assert one != other
+    assert b"p1" not in one
+    assert len({log.new_seal() for _ in range(100)} | {key}) == 101
+    assert len(key) == 32
+
+
+def test_features_of_a_record_are_the_stored_values_in_their_order() -> None:
+    stored = np.arange(len(STORED), dtype=np.float64)
+    assert log.array(log.numbers(stored)).tolist() == list(range(len(STORED)))
