@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import msgspec
 import redis
 import structlog
 import typer
@@ -19,8 +20,7 @@ from rich.console import Console
 from typer._click.exceptions import ClickException
 
 from features.events import micros
-from features.store import StoreError, store_url
-from models.actions import CatalogueError
+from features.store import serving, store_url
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,11 +28,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Deals the next best action to each player, under the rules of the house.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure against peers, in turns.")
-app.add_typer(bench, name="bench")
+
+
+def _group(name: str, about: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, help=about)
+    app.add_typer(group, name=name)
+    return group
+
+
+imports = _group("import", "Take in outside data.")
+train = _group("train", "Train a model.")
+promote = _group("promote", "Let a model serve, if it passes its gate.")
+rollback = _group("rollback", "Undo a promotion.")
+bench = _group("bench", "Measure against peers, in turns.")
 CONSOLE = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+_REFUSALS = {
+    "Refusal",
+    "StoreError",
+    "CatalogueError",
+    "ImportRefused",
+    "TrainingRefused",
+    "GateRefused",
+    "RegistryError",
+}
+"""Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -69,7 +90,7 @@ def up(
     port: Annotated[int, typer.Option(envvar="PORT", help="Port of the API.", min=1, max=65_534)] = 8000,
     clock: Annotated[str | None, typer.Option(help="House time at creation; makes the house a sandbox.")] = None,
     rate: Annotated[float | None, typer.Option(help="House seconds per real second.", min=0.001, max=100_000)] = None,
-    players: Annotated[int, typer.Option(help="Players of the seeded world; 0 for an empty house.", min=0)] = 400,
+    players: Annotated[int, typer.Option(help="Players of the seeded world; 0 for an empty house.", min=0)] = 500,
     workers: Annotated[int, typer.Option(help="API processes.", min=1, max=64)] = 1,
     screen: Annotated[bool, typer.Option(help="Start MLflow's own screen.")] = True,
 ) -> None:
@@ -117,6 +138,58 @@ def worker() -> None:
     running.run()
 
 
+@imports.command("events")
+def import_events(
+    file: Annotated[Path, typer.Argument(help="CSV or JSON lines, gzipped or not.")],
+    mapping: Annotated[Path | None, typer.Option(help="Which column means what; without it, our own events.")] = None,
+    rejects: Annotated[Path | None, typer.Option(help="Where rejected rows go; by default FILE.rejects.csv.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Import events of any age. Example: croupier import events log.csv.gz --mapping payments_log."""
+    from pipelines.imports import run
+
+    show(run(home(), file, mapping=mapping, rejects=rejects)._asdict(), as_json=as_json)
+
+
+@train.command("churn")
+def train_churn(
+    horizon: Annotated[int | None, typer.Option(min=1, max=365, help="Days; by default mlflow.yaml's.")] = None,
+    last_cutoff: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Leave out cut-offs after this day.")
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Promote it if it passes the gate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train, measure and register a churn model. Example: croupier train churn --horizon 30."""
+    from pipelines import churn
+
+    with serving(home()) as url:
+        result = churn.train(home(), url, horizon, last_cutoff.date() if last_cutoff else None)
+        show(msgspec.to_builtins(result), as_json=as_json)
+        if promote:
+            churn.promote(home(), url, result.model_version)
+
+
+@promote.command("churn")
+def promote_churn(
+    version: Annotated[str, typer.Argument(help="As `train churn` printed it.")], as_json: Json = False
+) -> None:
+    """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
+    from pipelines import churn
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(churn.promote(home(), url, version)), as_json=as_json)
+
+
+@rollback.command("churn")
+def rollback_churn(as_json: Json = False) -> None:
+    """Let the model before this one serve again. Example: croupier rollback churn."""
+    from pipelines import churn
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(churn.rollback(home(), url)), as_json=as_json)
+
+
 @bench.command("decide")
 def bench_decide(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 10,
@@ -143,12 +216,14 @@ def main() -> NoReturn:
     except ClickException as usage:
         usage.show()
         sys.exit(2)
-    except (Refusal, StoreError, CatalogueError) as refusal:
-        _fail(str(refusal), 2)
     except redis.RedisError as error:
         _fail(f"the store failed: {error}", 1)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ in _REFUSALS:
+            _fail(str(error), 2)
+        raise
     sys.exit(0)
 
 

@@ -45,12 +45,12 @@ def events(players: int, now_us: int, seed: int) -> Iterator[Event]:
 
 def _player(random: np.random.Generator, number: int, now: datetime) -> _Player:
     joined = now - timedelta(days=float(random.uniform(5, DAYS)))
-    lifetime = timedelta(days=float(random.exponential(150)))
+    lifetime = timedelta(days=float(random.exponential(600)))
     return _Player(
         id=f"player-{number}",
         joined=joined,
         stops=joined + lifetime,
-        days_per_week=float(np.clip(random.lognormal(0.2, 0.8), 0.2, 6.5)),
+        days_per_week=float(np.clip(random.lognormal(-0.7, 1.0), 0.1, 6.5)),
         stake_minor=float(random.lognormal(6.2, 0.9)),
         product="sports" if random.random() < 0.6 else "casino",
         evening=bool(random.random() < 0.6),
@@ -109,7 +109,7 @@ def _session(random: np.random.Generator, player: _Player) -> Iterator[dict[str,
     if random.random() < 0.05:
         yield {"type": "deposit", "status": "declined", "method": "card", "amount_minor": stake * 4}
     yield {"type": "deposit", "status": "approved", "method": "card", "amount_minor": stake * 4}
-    for _ in range(int(random.integers(1, 5))):
+    for _ in range(int(random.integers(1, 4))):
         yield {"type": "bet", "amount_minor": stake, "product": player.product}
         if random.random() < 0.4:
             yield {"type": "win", "amount_minor": int(stake * random.uniform(0.5, 3)), "product": player.product}
