@@ -82,13 +82,15 @@ def _clock(text: str | None) -> int | None:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise Refusal(f"--clock takes a date or a moment such as 2020-03-02T10:00:00Z, not {text!r}") from error
-    return micros(at if at.tzinfo else at.replace(tzinfo=UTC))
+    # A bare date is the middle of that day: its morning has happened, and nobody sleeps.
+    hour = 12 if len(text) == len("2020-03-02") else at.hour
+    return micros(at.replace(hour=hour, tzinfo=at.tzinfo or UTC))
 
 
 @app.command()
 def up(
     port: Annotated[int, typer.Option(envvar="PORT", help="Port of the API.", min=1, max=65_534)] = 8000,
-    clock: Annotated[str | None, typer.Option(help="House time at creation; makes the house a sandbox.")] = None,
+    clock: Annotated[str | None, typer.Option(help="House time at creation, UTC; a date means its noon. Makes a sandbox.")] = None,
     rate: Annotated[float | None, typer.Option(help="House seconds per real second.", min=0.001, max=100_000)] = None,
     players: Annotated[int, typer.Option(help="Players of the seeded world; 0 for an empty house.", min=0)] = 500,
     workers: Annotated[int, typer.Option(help="API processes.", min=1, max=64)] = 1,

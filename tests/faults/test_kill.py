@@ -124,7 +124,8 @@ class Load(threading.Thread):
 
 def once(lake: Path, table: str, name: str, expected: list[str]) -> None:
     """Every expected id stands in a table of the lake exactly once, and nothing stands twice."""
-    found = duckdb.sql(f"select {name} from read_parquet('{lake}/{table}/*/*.parquet')").fetchall()
+    with duckdb.connect() as lake_reader:
+        found = lake_reader.execute(f"select {name} from read_parquet('{lake}/{table}/*/*.parquet')").fetchall()
     times = Counter(row[0] for row in found)
     assert not [one for one in expected if times[one] != 1]
     assert max(times.values()) == 1

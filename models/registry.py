@@ -1,0 +1,317 @@
+"""The one home of MLflow: runs, model versions, aliases, and the record of every promotion.
+
+A churn model is an MLflow model version that anybody can load with MLflow; what serves is the bundle beside it.
+
+    run: params, metrics, model/ (LightGBM flavour), bundle.msgpack, features.json, test_rows.parquet, calibration.svg
+    version n: alias `champion` serves, alias `previous` is what `rollback` brings back
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import lightgbm
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from features.events import moment
+from features.schema import MODEL_FEATURES, VECTOR, schema_hash
+from models.churn import Calibration, Evaluation, Rows, Trained
+from models.scorer import ChurnBundle
+
+# Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it remarks on type hints of its own
+    import mlflow.lightgbm
+    import mlflow.pyfunc.model
+from mlflow.entities import Metric, Param
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema
+
+CHAMPION: Final = "champion"
+PREVIOUS: Final = "previous"
+SETTINGS: Final = Path(__file__).parents[1] / "mlflow.yaml"
+_REPLACED: Final = "replaced"
+_RECORDED: Final = ("action", "by", "at", "from", "to", "evidence")
+_BUNDLE: Final = "bundle.msgpack"
+_ROWS: Final = "test_rows.parquet"
+
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+
+class RegistryError(Exception):
+    """A model version that does not exist or is not whole; the text is one sentence."""
+
+
+class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where runs are kept, `{home}` filled in; `artifacts` is for a database without a server in front."""
+
+    uri: str
+    artifacts: str
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a churn model must show on its test rows before it serves."""
+
+    auc_above_recency: float
+    auc_above_champion: float
+    ece_above_noise: float
+
+
+class Models(msgspec.Struct, frozen=True):
+    """Names of registered models."""
+
+    churn: str
+
+
+class Gates(msgspec.Struct, frozen=True):
+    """Gates by kind of model."""
+
+    churn: Gate
+
+
+class ChurnSettings(msgspec.Struct, frozen=True):
+    """What the churn model predicts."""
+
+    horizon_days: int
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What models and their registry need of mlflow.yaml; other sections are other modules'."""
+
+    tracking: Tracking
+    experiment: str
+    models: Models
+    gates: Gates
+    churn: ChurnSettings
+
+    @classmethod
+    def read(cls, home: Path) -> Self:
+        """The settings of a house; `CROUPIER_MLFLOW` overrides the address.
+
+        Raises:
+            RegistryError: The file is not valid.
+        """
+        try:
+            found = msgspec.yaml.decode(SETTINGS.read_bytes(), type=cls)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
+        here = str(home.resolve())
+        uri = os.environ.get("CROUPIER_MLFLOW") or found.tracking.uri.replace("{home}", here)
+        tracking = Tracking(uri, found.tracking.artifacts.replace("{home}", here))
+        return msgspec.structs.replace(found, tracking=tracking)
+
+
+class ChurnRegistry:
+    """The churn model's versions in MLflow; versions are named `croupier-churn/7`, and `7` will do.
+
+    Attributes:
+        settings: What mlflow.yaml says.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings.read(home)
+        self._name = self.settings.models.churn
+        uri = self.settings.tracking.uri
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._experiment = self._open_experiment()
+
+    def log(self, trained: Trained, evaluation: Evaluation, test: Rows, parameters: Mapping[str, Any]) -> ChurnBundle:
+        """Keep a trained model as a new version with everything that was measured of it; returns what would serve."""
+        run = self._client.create_run(self._experiment, run_name=f"train {self._name}").info.run_id
+        known = {"features": len(trained.features), "schema": schema_hash(), **parameters}
+        measured = metrics(evaluation)
+        self._client.log_batch(
+            run,
+            metrics=[Metric(name, value, 0, 0) for name, value in measured.items()],
+            params=[Param(name, str(value)) for name, value in known.items()],
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            _write(Path(folder), trained, evaluation, test)
+            self._client.log_artifacts(run, folder)
+        bundle = trained.bundle(self._register(run), measured | {"horizon_days": trained.horizon_days})
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, _BUNDLE).write_bytes(bundle.dumps())
+            self._client.log_artifacts(run, folder)
+        self._client.set_terminated(run)
+        return bundle
+
+    def bundle(self, version: str) -> bytes:
+        """The bundle of a version, as `ChurnBundle.dumps` wrote it."""
+        return self._artifact(version, _BUNDLE)
+
+    def test_rows(self, version: str) -> Rows:
+        """The rows a version was tested on."""
+        return _read_rows(self._artifact(version, _ROWS))
+
+    def canonical(self, version: str) -> str:
+        """The full name of an existing version.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        return self._named(self._version(version))
+
+    def champion(self) -> str | None:
+        """The version that serves by the registry's word."""
+        return self._aliased(CHAMPION)
+
+    def previous(self) -> str | None:
+        """The version that `rollback` brings back."""
+        return self._aliased(PREVIOUS)
+
+    def record(self, to: str, action: str, by: str, at: datetime, evidence: Mapping[str, float]) -> None:
+        """Make a version the champion, and keep who did it, when, in place of what and on which evidence.
+
+        A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
+        time, so that several in a row walk back through history.
+        """
+        before = self.champion()
+        tags = {"action": action, "by": by, "at": at.isoformat(), "from": before or "", "to": to}
+        tags["evidence"] = json.dumps(evidence, sort_keys=True)
+        run = self._client.create_run(self._experiment, run_name=f"{action} {to}", tags=tags)
+        self._client.log_batch(run.info.run_id, metrics=[Metric(name, value, 0, 0) for name, value in evidence.items()])
+        self._client.set_terminated(run.info.run_id)
+        number = self._version(to).version
+        replaced = {_REPLACED: before or ""} if action == "promote" else {}
+        for name, text in {**tags, **replaced}.items():
+            self._client.set_model_version_tag(self._name, number, name, text)
+        self._alias(CHAMPION, to)
+        self._alias(PREVIOUS, self._version(to).tags.get(_REPLACED, ""))
+
+    def records(self) -> list[dict[str, str]]:
+        """All promotions and rollbacks, the latest first."""
+        runs = self._client.search_runs([self._experiment], "tags.action != ''")
+        return [{name: run.data.tags[name] for name in _RECORDED} for run in runs]
+
+    def _open_experiment(self) -> str:
+        name, tracking = self.settings.experiment, self.settings.tracking
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        local = "://" in tracking.uri and not tracking.uri.startswith("http")
+        return str(self._client.create_experiment(name, artifact_location=tracking.artifacts if local else None))
+
+    def _register(self, run: str) -> str:
+        if not self._client.search_registered_models(f"name = '{self._name}'"):
+            self._client.create_registered_model(self._name)
+        return self._named(self._client.create_model_version(self._name, f"runs:/{run}/model", run))
+
+    def _named(self, version: ModelVersion) -> str:
+        return f"{self._name}/{version.version}"
+
+    def _version(self, version: str) -> ModelVersion:
+        number = version.removeprefix(f"{self._name}/")
+        found = (
+            self._client.search_model_versions(f"name = '{self._name}' and version_number = {number}")
+            if (number.isdecimal())
+            else []
+        )
+        if not found:
+            raise RegistryError(f"there is no version {number} of {self._name}")
+        return found[0]
+
+    def _aliased(self, alias: str) -> str | None:
+        # Searched and not asked for by name: so that a registry that fails is not taken for one without a champion.
+        for model in self._client.search_registered_models(f"name = '{self._name}'"):
+            if alias in model.aliases:
+                return f"{self._name}/{model.aliases[alias]}"
+        return None
+
+    def _alias(self, alias: str, version: str) -> None:
+        if version:
+            self._client.set_registered_model_alias(self._name, alias, self._version(version).version)
+        elif self._aliased(alias):
+            self._client.delete_registered_model_alias(self._name, alias)
+
+    def _artifact(self, version: str, name: str) -> bytes:
+        run = str(self._version(version).run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self._client.download_artifacts(run, name, folder)).read_bytes()
+            except (MlflowException, OSError) as error:
+                raise RegistryError(f"version {version} of {self._name} has no {name}: train it again") from error
+
+
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation as numbers by name; those of a cut-off carry its date."""
+    whole = {
+        "auc": evaluation.auc,
+        "auc_recency": evaluation.auc_recency,
+        "ece": evaluation.ece,
+        "ece_above_noise": evaluation.ece_above_noise,
+        "test_rows": float(evaluation.rows),
+        "churn_rate": evaluation.churn_rate,
+    }
+    parts = {
+        f"{name}_{moment(one.cutoff_us).date()}": value
+        for one in evaluation.calibration
+        for name, value in (("ece", one.raw), ("ece_shifted", one.shifted), ("ece_floor", one.floor))
+    }
+    return whole | parts
+
+
+def _write(folder: Path, trained: Trained, evaluation: Evaluation, test: Rows) -> None:
+    """The artifacts of a run, apart from the bundle, which needs the version's name."""
+    columns = Schema([ColSpec("double", name) for name in trained.features])
+    signature = ModelSignature(columns, Schema([ColSpec("double")]))
+    needed = [f"lightgbm=={lightgbm.__version__}"]
+    mlflow.lightgbm.save_model(trained.booster, str(folder / "model"), signature=signature, pip_requirements=needed)
+    gains = trained.booster.feature_importance("gain").tolist()
+    described = dict(zip(trained.features, gains, strict=True))
+    (folder / "features.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    rows = {name: test.columns([name])[:, 0] for name in MODEL_FEATURES}
+    pq.write_table(pa.table(rows | {"cutoff_us": test.cutoff_us, "churned": test.churned}), folder / _ROWS)
+    FigureCanvasSVG(reliability_diagram(evaluation)).print_svg(folder / "calibration.svg")  # type: ignore[no-untyped-call]
+
+
+def _read_rows(data: bytes) -> Rows:
+    """Rows as they were logged; a feature that the schema has gained since is missing in them."""
+    table = pq.read_table(pa.BufferReader(data))
+    missing = np.full(table.num_rows, np.nan)
+    known = [table[one.name].to_numpy() if one.name in table.column_names else missing for one in VECTOR]
+    return Rows(np.column_stack(known), table["churned"].to_numpy(), table["cutoff_us"].to_numpy())
+
+
+def reliability_diagram(evaluation: Evaluation) -> Figure:
+    """Share that churned over mean score in bins of equal count, a panel per test cut-off."""
+    figure = Figure(figsize=(4.2 * len(evaluation.calibration), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(evaluation.calibration), squeeze=False, sharey=True)[0]
+    for panel, one in zip(panels, evaluation.calibration, strict=True):
+        _draw(panel, one)
+    panels[0].set_ylabel("share that churned")
+    figure.suptitle(f"AUC {evaluation.auc:.3f}, by recency alone {evaluation.auc_recency:.3f}", fontsize=11)
+    return figure
+
+
+def _draw(panel: Any, one: Calibration) -> None:  # noqa: ANN401 - an Axes, untyped by subplots
+    scores, shares = [bin_.score for bin_ in one.bins], [bin_.churned for bin_ in one.bins]
+    # Two standard errors of a share, were the scores true.
+    errors = [2 * (bin_.score * (1 - bin_.score) / bin_.players) ** 0.5 for bin_ in one.bins]
+    panel.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    panel.errorbar(scores, shares, errors, fmt="o", markersize=5, linewidth=1, capsize=2, color="#1f5fa8")
+    players = sum(bin_.players for bin_ in one.bins)
+    panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean churn score")
+    panel.set_title(f"{moment(one.cutoff_us).date()}: {players:,} players in {len(one.bins)} equal bins", fontsize=10)
+    panel.text(0.04, 0.9, f"calibration error {one.raw:.3f}\nafter a shift {one.shifted:.3f}", fontsize=9)
