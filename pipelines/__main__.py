@@ -90,7 +90,9 @@ def _clock(text: str | None) -> int | None:
 @app.command()
 def up(
     port: Annotated[int, typer.Option(envvar="PORT", help="Port of the API.", min=1, max=65_534)] = 8000,
-    clock: Annotated[str | None, typer.Option(help="House time at creation, UTC; a date means its noon. Makes a sandbox.")] = None,
+    clock: Annotated[
+        str | None, typer.Option(help="House time at creation, UTC; a date means its noon. Makes a sandbox.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="House seconds per real second.", min=0.001, max=100_000)] = None,
     players: Annotated[int, typer.Option(help="Players of the seeded world; 0 for an empty house.", min=0)] = 500,
     workers: Annotated[int, typer.Option(help="API processes.", min=1, max=64)] = 1,

@@ -367,6 +367,16 @@ def test_a_birth_date_that_is_merely_stated_never_replaces_the_verified_one(door
     assert found.birth_date == verified
 
 
+def test_a_date_stated_after_verification_does_not_make_a_minor_of_age(door: Door) -> None:
+    """Identity was verified while another date was stated; only a new verification may make the player older."""
+    found = door.after(
+        said("registered", 1, birth_date=date(2010, 1, 1)),
+        said("kyc_verified", 2),
+        said("registered", 3, birth_date=date(1980, 1, 1)),
+    )
+    assert found.birth_date == date(2010, 1, 1)
+
+
 def test_news_about_a_person_do_not_make_the_account_new(door: Door) -> None:
     """`registered` also tells what changed; `opened_us` feeds the stage `new`."""
     found = door.after(said("registered", 1, jurisdiction="MT"), said("registered", 6, jurisdiction="GB"))
@@ -402,6 +412,15 @@ def test_an_id_counts_once_and_another_content_under_it_changes_nothing(door: Do
 
     run(story())
     assert door.facts(player).excluded_us is not None
+
+
+def test_an_import_does_not_call_a_conflict_a_duplicate(door: Door) -> None:
+    """Else an exclusion under a reused id is dropped, and the import reports that it was known already."""
+    player = next(NAMES)
+    login, exclusion = (typed([said(kind, 5)], player, door.base)[0] for kind in ("login", "self_excluded"))
+    assert door.tell([[login]]) == bulk.Batch(1, 0, {})
+    assert door.tell([[login]]).duplicates == 1
+    assert door.tell([[exclusion]]).duplicates == 0
 
 
 def test_the_same_id_of_two_players_is_two_events(door: Door) -> None:

@@ -194,6 +194,15 @@ def test_a_day_leaves_the_window_with_the_thirtieth_midnight() -> None:
     assert days == [1, 1, 0, 0, 0]
 
 
+def test_a_row_thirty_days_before_the_latest_is_not_kept_and_one_a_microsecond_later_is() -> None:
+    edge = START - (DAYS_WINDOW - 1) * DAY_MICROS
+    for moment, bit in ((edge - 1, 0), (edge, 1 << (DAYS_WINDOW - 1))):
+        rows = [Activity("login", moment), Activity("login", START)]
+        for order in (rows, rows[::-1]):
+            together, one_by_one = update(empty(), order), update(update(empty(), order[:1]), order[1:])
+            assert together[AT["active_days_30d"]] == one_by_one[AT["active_days_30d"]] == 1 + bit
+
+
 @SETTINGS
 @given(st.lists(ROWS, min_size=1, max_size=6), st.data())
 def test_many_at_once_are_read_as_one_by_one(players: list[list[Activity]], data: st.DataObject) -> None:

@@ -220,6 +220,26 @@ def test_microseconds_name_a_moment_exactly_whatever_its_zone(naive: datetime, m
     assert micros(aware + US) == micros(aware) + 1
 
 
+@pytest.mark.parametrize(
+    ("when", "lawful"),
+    [
+        ("1970-01-01T23:59:59.999999Z", False),
+        ("1970-01-02T00:00:00Z", True),
+        ("1970-01-02T00:30:00+01:00", False),
+        ("2199-12-31T23:59:59.999999Z", True),
+        ("2200-01-01T00:00:00Z", False),
+        ("0001-01-01T00:00:00+14:00", False),
+        ("9999-12-31T23:59:59-14:00", False),
+    ],
+)
+def test_moments_lie_in_our_time(when: str, lawful: bool) -> None:  # noqa: FBT001 - a column of the table
+    said = body("self_excluded", occurred_at=when)
+    if lawful:
+        assert read(said).occurred_at == datetime.fromisoformat(when)
+    else:
+        assert refused(said).endswith("occurred_at")
+
+
 def at(kind: str, when: datetime) -> Event:
     return read(body(kind, occurred_at=when.isoformat()))
 

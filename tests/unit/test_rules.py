@@ -569,6 +569,13 @@ def test_a_rule_file_in_which_more_harm_stops_less_is_refused(tmp_path: Path) ->
         load_rulebook(saved(tmp_path, yaml.safe_dump(said)))
 
 
+def test_a_rule_file_in_which_a_higher_level_comes_first_is_refused(tmp_path: Path) -> None:
+    said = content()
+    said["levels"] = {"low": 2, "moderate": 7, "strong": 6}
+    with pytest.raises(CatalogueError, match="levels: strong"):
+        load_rulebook(saved(tmp_path, yaml.safe_dump(said)))
+
+
 def test_an_hour_without_quotes_is_that_hour_or_refused(tmp_path: Path) -> None:
     """YAML reads 21:00 as the number 1260; taken for seconds it is 00:21."""
     text = (SERVICE / "rules.yaml").read_text("utf8").replace('"21:00"', "21:00")
