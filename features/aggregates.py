@@ -85,14 +85,22 @@ def _parts_of_minute(hour: int, minute: int) -> tuple[str, bool]:
 class _Route(NamedTuple):
     """Stored values that one kind of row moves: positions in the decayed vector, and the rest."""
 
-    counts: NDArray[np.intp]
-    sums: NDArray[np.intp]
+    counts: tuple[tuple[int, int], ...]
+    sums: tuple[tuple[int, int], ...]
     others: tuple[int, ...]
 
 
 @lru_cache(maxsize=10_000)
-def _route(row: Activity) -> _Route:
-    """Which stored values a row with these filter columns moves (time and amount blanked by the caller)."""
+def _route(
+    type_: str,
+    status: str | None,
+    target: str | None,
+    channel: str | None,
+    slot: str | None,
+    night: bool | None,  # noqa: FBT001 - a cache by position
+) -> _Route:
+    """Which stored values a row with these filter columns moves."""
+    row = Activity(type_, 0, None, status, target, None, channel, slot, night)
     hit = [
         index
         for index, feature in enumerate(STORED)
@@ -101,8 +109,8 @@ def _route(row: Activity) -> _Route:
     ]
     decayed = [index for index in hit if STORED[index].kind is Kind.DECAYED]
     return _Route(
-        np.array([_DECAYED.index(index) for index in decayed if STORED[index].value is None], dtype=np.intp),
-        np.array([_DECAYED.index(index) for index in decayed if STORED[index].value is not None], dtype=np.intp),
+        tuple((index, STORED[index].half_life * MICROS) for index in decayed if STORED[index].value is None),
+        tuple((index, STORED[index].half_life * MICROS) for index in decayed if STORED[index].value is not None),
         tuple(index for index in hit if STORED[index].kind is not Kind.DECAYED),
     )
 
@@ -131,17 +139,18 @@ def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
     as_of = max(row.occurred_us for row in rows)
     as_of = as_of if before is None else max(as_of, before)
     _shift_days(values, before, as_of)
-    sums = _decay(values, before, as_of)
+    for index, value in zip(_DECAYED, _decay(values, before, as_of).tolist(), strict=True):
+        values[index] = value
     for row in rows:
-        route = _route(row._replace(occurred_us=0, amount_minor=None, product=None))
-        weight = np.exp2((row.occurred_us - as_of) / _HALF_LIVES)
-        sums[route.counts] += weight[route.counts]
-        if row.amount_minor:
-            sums[route.sums] += row.amount_minor * weight[route.sums]
+        route = _route(row.type, row.status, row.target, row.channel, row.timing_slot, row.night)
+        ago, amount = row.occurred_us - as_of, row.amount_minor
+        for index, half_life in route.counts:
+            values[index] += 2.0 ** (ago / half_life)
+        if amount:
+            for index, half_life in route.sums:
+                values[index] += amount * 2.0 ** (ago / half_life)
         if route.others:
             _fold(values, route.others, row, as_of)
-    for index, value in zip(_DECAYED, sums.tolist(), strict=True):
-        values[index] = value
     for index in _AS_OF:
         values[index] = as_of
     return values

@@ -239,6 +239,7 @@ RESTRICTING: Final = frozenset({"self_excluded", "time_out", "account_closed", "
 
 PERSONAL: Final = frozenset({"birth_date"})
 """Fields that log and lake hold sealed only."""
+_KEPT_APART: Final = PERSONAL | {"player_id"}
 _COLUMNS: Final = frozenset(
     {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel"}
 )
@@ -259,9 +260,15 @@ def row(event: Event) -> dict[str, Any]:
 
     Fields that are no column of their own go to `detail`; times are unix microseconds.
     """
-    fields = {name: value for name, value in event if value is not None and name != "player_id"}
-    flat: dict[str, Any] = {name: fields[name] for name in fields if name in _COLUMNS}
-    detail = {name: _plain(fields[name]) for name in fields if name not in _COLUMNS | PERSONAL}
+    flat: dict[str, Any] = {}
+    detail: dict[str, Any] = {}
+    for name, value in event.__dict__.items():
+        if value is None or name in _KEPT_APART:
+            continue
+        if name in _COLUMNS:
+            flat[name] = value
+        else:
+            detail[name] = _plain(value)
     if isinstance(event, LimitSet):
         flat["status"] = event.change
     flat["occurred_at"] = micros(event.occurred_at)
@@ -270,7 +277,8 @@ def row(event: Event) -> dict[str, Any]:
 
 def personal(event: Event) -> dict[str, str]:
     """The personal fields of an event as text, empty for most."""
-    return {name: value.isoformat() for name in PERSONAL if (value := getattr(event, name, None)) is not None}
+    held = event.__dict__
+    return {name: held[name].isoformat() for name in PERSONAL if held.get(name) is not None}
 
 
 def _plain(value: object) -> object:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
+from itertools import groupby
 from typing import Final, NamedTuple, cast
 
 import msgspec
@@ -16,7 +18,7 @@ from features.store import House, partition_of, real_now_us
 from service import log
 from service.facts import Assertion
 from service.know import entry
-from service.ledger import Entry, Keys, appended, ingest_command
+from service.ledger import Entry, Keys, Status, appended, ingest_command
 
 PER_CALL: Final = 100
 """Entries of one player in one call."""
@@ -31,11 +33,18 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What became of some items: how many were new or known, and the last place in each partition's log."""
+    """What became of some items, and the last place in each partition's log.
 
-    accepted: int
-    duplicates: int
+    `statuses` has one of `new`, `duplicate` and `conflict` (the id was used for other content) per item, in order.
+    """
+
+    statuses: list[Status]
     reached: dict[int, str]
+
+    @property
+    def accepted(self) -> int:
+        """How many were new."""
+        return self.statuses.count("new")
 
 
 class Items:
@@ -45,18 +54,19 @@ class Items:
         self._client = client
         self._house = house
         self._seals: dict[str, bytes] = {}
+        self._key = lru_cache(maxsize=100_000)(house.player_key)
         self._remembered_us = house.now_us(real_now_us(client)) - REMEMBERED // timedelta(microseconds=1)
 
     def event(self, event: Event) -> Item:
         """An event of any age; the caller vouches that one older than 35 days is new."""
-        player = self._house.player_key(event.player_id)
+        player = self._key(event.player_id)
         fields = personal(event)
         sealed = log.seal(self._seal(player), fields, event.event_id) if fields else None
         return Item(player, entry(player, event, sealed), micros(event.occurred_at) >= self._remembered_us)
 
     def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
         """Facts that a sandbox assumes of a player: at moment 0, where everything known beats them."""
-        player = self._house.player_key(player_id)
+        player = self._key(player_id)
         detail = {fact.field: fact.text for fact in facts}
         digest = hashlib.blake2b(msgspec.json.encode(detail), digest_size=8).digest()
         name = f"assumed-{digest.hex()}"
@@ -77,29 +87,31 @@ class Items:
         return self._seals[player]
 
 
-def append(client: redis.Redis, house: House, items: Iterable[Item]) -> Batch:
+def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
     """Append items in one pipeline; all entries of a player keep their order."""
     calls = list(_calls(items))
     pipe = client.pipeline(transaction=False)
-    for item, entries in calls:
-        names, arguments = ingest_command(house, Keys(item.player, b""), entries, remember=item.remember)
+    for places in calls:
+        some = [items[place] for place in places]
+        keys = Keys(some[0].player, b"")
+        names, arguments = ingest_command(house, keys, [one.entry for one in some], remember=some[0].remember)
         pipe.fcall("croupier_ingest", len(names), *names, *arguments)
-    new, known, reached = 0, 0, {}
-    for (item, _), reply in zip(calls, pipe.execute(), strict=True):
-        for done in appended(reply):
+    statuses: list[Status] = ["new"] * len(items)
+    reached: dict[int, str] = {}
+    for places, reply in zip(calls, pipe.execute(), strict=True):
+        for place, done in zip(places, appended(reply), strict=True):
+            statuses[place] = done.status
             if done.status == "new":
-                new += 1
-                reached[partition_of(item.player)] = done.stream_id
-            else:
-                known += 1
-    return Batch(new, known, reached)
+                reached[partition_of(items[place].player)] = done.stream_id
+    return Batch(statuses, reached)
 
 
-def _calls(items: Iterable[Item]) -> Iterator[tuple[Item, list[Entry]]]:
-    grouped: dict[tuple[str, bool], list[Item]] = defaultdict(list)
-    for item in items:
-        grouped[item.player, item.remember].append(item)
-    for group in grouped.values():
-        for start in range(0, len(group), PER_CALL):
-            part = group[start : start + PER_CALL]
-            yield part[0], [one.entry for one in part]
+def _calls(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Places of the items that go together: of one player, in order, remembered or not."""
+    grouped: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        grouped[item.player].append(place)
+    for places in grouped.values():
+        for _, alike in groupby(places, key=lambda place: items[place].remember):
+            run = list(alike)
+            yield from (run[start : start + PER_CALL] for start in range(0, len(run), PER_CALL))

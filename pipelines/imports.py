@@ -269,20 +269,24 @@ class Import:
     def _take(self, chunk: Sequence[Row], seen: Seen) -> None:
         events = list(self._events(chunk))
         if self._assume:
-            self._take_assumed(events, seen)
-        pairs = [(self._key(event.player_id), event.event_id) for event in events]
-        done = self._append([self._items.event(events[place]) for place in seen.add(pairs)])
+            self._take_assumed([event for _, event in events], seen)
+        pairs = [(self._key(event.player_id), event.event_id) for _, event in events]
+        new = seen.add(pairs)
+        done = self._append([self._items.event(events[place][1]) for place in new])
+        for place, status in zip(new, done.statuses, strict=True):
+            if status == "conflict":
+                self._rejects.add(events[place][0], "this event id was used before for another event")
         self.rows += len(chunk)
         self.accepted += done.accepted
-        self.duplicates += len(events) - done.accepted
+        self.duplicates += len(events) - done.accepted - done.statuses.count("conflict")
 
-    def _events(self, chunk: Iterable[Row]) -> Iterator[Event]:
-        """The events among some rows; the other rows go to the rejects."""
+    def _events(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, Event]]:
+        """The events among some rows, with them; the other rows go to the rejects."""
         door = self._door
         latest_us = door.house.now_us(real_now_us(door.client)) + _SKEW_US
         for row in chunk:
             try:
-                yield self._event(row, latest_us)
+                yield row, self._event(row, latest_us)
             except ValueError as error:
                 self._rejects.add(row, reasons(error))
 

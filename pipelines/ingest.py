@@ -22,8 +22,8 @@ from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, order, partition_of, pointer_key, real_now_us, tag
 
 LEASE_SECONDS: Final = 5
-BATCH: Final = 2_000
-"""Entries of a partition that are taken at once."""
+BATCH: Final = 20_000
+"""Entries that are taken at once, over all partitions held; well within a lease."""
 _APPLIED: Final = b"_applied"
 
 
@@ -122,13 +122,14 @@ class Consumer:
             return 0
         read_us = real_now_us(self._client)
         streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
-        answer = cast("list[Any]", self._client.xread(streams, BATCH, block_ms))  # type: ignore[arg-type]
+        most = BATCH // len(self.owned) + 1
+        answer = cast("list[Any]", self._client.xread(streams, most, block_ms))  # type: ignore[arg-type]
         batches = {
             int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries] for name, entries in answer
         }
         lost = self._apply(batches)
         # Read to the end and applied: true for the moment before the read.
-        current = {at: read_us for at in self.owned if at not in lost and len(batches.get(at, ())) < BATCH}
+        current = {at: read_us for at in self.owned if at not in lost and len(batches.get(at, ())) < most}
         moved = {at: entries[-1].stream_id for at, entries in batches.items() if at not in lost}
         fresh = {at: held.cursor for at, held in self.owned.items() if at in current.keys() - self._current_us.keys()}
         self._current_us |= current

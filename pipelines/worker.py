@@ -19,7 +19,7 @@ from pipelines.lake import LEASE, Lake, reach
 RENEW_SECONDS: Final = 1.0
 BLOCK_MS: Final = 200
 FLUSH_SECONDS: Final = 5.0
-LAKE_LEASE_SECONDS: Final = 60
+LAKE_LEASE_SECONDS: Final = 15
 _LOG: Final = structlog.get_logger()
 
 

@@ -15,7 +15,7 @@ from features.schema import CHANNELS, STORED, VECTOR
 from models.actions import SLOTS, Catalogue
 from service import log
 from service.log import Record, Sent
-from service.rules import REASONS
+from service.rules import reason
 
 NO_CONTACT: Final = "NO_CONTACT"
 
@@ -51,7 +51,7 @@ def decision(record: Record, player_id: str | None, catalogue: Catalogue, *, rec
     return answer
 
 
-def unserved(player_id: str, rule: str, reason: str) -> dict[str, Any]:
+def unserved(player_id: str, rule: str, why: str) -> dict[str, Any]:
     """The answer when nothing could be committed: leave the player alone, without a propensity."""
     return {
         "decision_id": None,
@@ -61,7 +61,7 @@ def unserved(player_id: str, rule: str, reason: str) -> dict[str, Any]:
         "lease": None,
         "degraded": [rule],
         "recorded": False,
-        "exclusions": [{"rule": rule, "reason": reason}],
+        "exclusions": [{"rule": rule, "reason": why}],
     }
 
 
@@ -105,9 +105,7 @@ def _action(sent: Sent | None) -> dict[str, Any] | str:
 
 
 def _reason(rule: str) -> dict[str, str]:
-    if rule.startswith("cap:"):
-        return {"rule": rule, "reason": "the cap has no room", "source": "catalogue"}
-    known = REASONS[rule]
+    known = reason(rule)
     return {"rule": rule, "reason": known.reason, "source": known.source}
 
 
@@ -126,15 +124,15 @@ def _explanation(record: Record, catalogue: Catalogue) -> dict[str, Any]:
 
 def _exclusion(rule: str, blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
     """A rule with what it blocked; the lists name what it blocked on every combination with the rest."""
-    reason: dict[str, Any] = dict(_reason(rule))
+    told: dict[str, Any] = dict(_reason(rule))
     if record.versions.catalogue != catalogue.hash:
-        return reason
+        return told
     cube: NDArray[np.bool_] = log.places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
-    reason["actions"] = int(cube.sum())
-    reason["offers"] = _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2)))
-    reason["channels"] = _hit(CHANNELS, cube.any(axis=(0, 2)))
-    reason["timing_slots"] = _hit(SLOTS, cube.any(axis=(0, 1)))
-    return reason
+    told["actions"] = int(cube.sum())
+    told["offers"] = _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2)))
+    told["channels"] = _hit(CHANNELS, cube.any(axis=(0, 2)))
+    told["timing_slots"] = _hit(SLOTS, cube.any(axis=(0, 1)))
+    return told
 
 
 def _hit(names: Sequence[str], hit: Any) -> list[str]:  # noqa: ANN401 - numpy types a reduction loosely

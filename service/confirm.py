@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from models.actions import PROMOTIONAL, Window
-from service import facts, log, rules
+from service import caps, facts, log, rules
 from service.decide import ATTEMPTS, Contended, DecisionRequest, Table, player_keys, read_behaviour, situate
 from service.know import Refused
 from service.ledger import RedisLedger, View
@@ -60,24 +60,20 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
     keys = player_keys(table, record.player)
     for _ in range(ATTEMPTS):
         view = await ledger.view(keys, decision_id)
-        if forbidden := forbidding(record, sent, table, view):
-            raise Revoked("revoked", rules.REASONS[forbidden[0]].reason, forbidden)
-        status, at = await ledger.confirm(keys, decision_id, facts_version(view), _exposure(record, sent))
+        send_us = max(sent.send_us, table.house.now_us(view.real_us))
+        if forbidden := forbidding(record, sent, table, view, send_us):
+            raise Revoked("revoked", rules.reason(forbidden[0]).reason, forbidden)
+        status, at = await ledger.confirm(keys, decision_id, view, send_us, _exposure(record, sent))
         if status == "confirmed":
-            send_us = max(at, sent.send_us)
-            return Confirmed(at, send_us, send_us + SEND_WITHIN_SECONDS * 1_000_000)
+            begins = max(at, sent.send_us)
+            return Confirmed(at, begins, begins + SEND_WITHIN_SECONDS * 1_000_000)
         if status != "moved":
             raise Revoked(*_STATES[status])
     raise Contended
 
 
-def facts_version(view: View) -> str:
-    """Version of the facts of a view."""
-    return view.facts.get(b"v", b"0").decode()
-
-
-def forbidding(record: Record, sent: Sent, table: Table, view: View) -> tuple[str, ...]:
-    """Rules that forbid a decided contact now; its sending hour is the one decided, or now if that has passed."""
+def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:
+    """Rules and caps that forbid a decided contact if it is sent at a moment."""
     if sent.purpose not in PROMOTIONAL:
         return ()
     now_us = table.house.now_us(view.real_us)
@@ -87,8 +83,22 @@ def forbidding(record: Record, sent: Sent, table: Table, view: View) -> tuple[st
     place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
     if place is None:
         return (rules.REQUEST.id,)
-    window = Window(max(sent.send_us, now_us), sent.valid_until_us)
-    return tuple(one.rule for one in rules.evaluate(situation.at(window)) if one.blocked[place])
+    situation = situation.at(Window(send_us, sent.valid_until_us))
+    exclusions = rules.evaluate(situation) + _overflows(record, sent, table, view, situation)
+    return tuple(one.rule for one in exclusions if one.blocked[place])
+
+
+def _overflows(
+    record: Record, sent: Sent, table: Table, view: View, situation: rules.Situation
+) -> list[rules.Exclusion]:
+    """Caps without room for a contact that is sent later than it was reserved for, beside all others."""
+    if situation.windows[0].send_us == sent.send_us:
+        return []
+    mine = view.reservations.get(record.decision_id)
+    if mine is None or mine.state != "reserved":
+        return []
+    others = [one for name, one in view.reservations.items() if name != record.decision_id]
+    return caps.evaluate(table.layout, others, situation.windows, situation.now_us)
 
 
 def _exposure(record: Record, sent: Sent) -> bytes:

@@ -93,9 +93,11 @@ def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
 
 def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[Assertion]:
     if event.birth_date is not None:
-        # The later birth date is the younger player, hence the stricter.
-        name = "verified_birth_date" if isinstance(event, events.KycVerified) else "birth_date"
-        yield Assertion(name, at, event.birth_date.toordinal(), event.birth_date.isoformat())
+        # The later birth date is the younger player, hence the stricter: of dates that were merely stated the
+        # youngest holds, whenever it was said, until a verified one replaces it.
+        days, text = event.birth_date.toordinal(), event.birth_date.isoformat()
+        verified = isinstance(event, events.KycVerified)
+        yield Assertion("verified_birth_date", at, days, text) if verified else Assertion("birth_date", days, 0, text)
     if isinstance(event, events.Registered):
         for name in ("jurisdiction", "time_zone"):
             if (value := getattr(event, name)) is not None:

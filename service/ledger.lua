@@ -106,19 +106,23 @@ local function reserve(keys, args)
   return {'reserved', append(keys[3], 'decision', args[9], house_us(args[1], args[2], args[3]))}
 end
 
--- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure.
+-- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure, ledger
+-- version, moment of sending that the caps were asked about.
+-- A contact that is confirmed after its moment counts from now on at the later one.
 -- Returns confirmed | moved | expired | released | unknown, and the house time of the (first) confirm.
 local function confirm(keys, args)
   local now = house_us(args[1], args[2], args[3])
   local entry = redis.call('HGET', keys[2], args[5])
   if not entry then return {'unknown', number(now)} end
-  if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] then return {'moved', number(now)} end
+  local ledger = redis.call('HGET', keys[2], 'v') or '0'
+  if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
   local send, valid, state, rest = string.match(entry, '^(%d+) (%d+) (%l+) (.*)$')
   if state == 'released' then return {'released', number(now)} end
   if now > tonumber(valid) then return {'expired', number(now)} end
   if state == 'confirmed' then return {'confirmed', string.match(rest, '(%d+)$')} end
   local kept = string.gsub(rest, ' %d+$', ' ' .. number(now))
-  redis.call('HSET', keys[2], args[5], send .. ' ' .. valid .. ' confirmed ' .. kept)
+  redis.call('HSET', keys[2], args[5], args[8] .. ' ' .. valid .. ' confirmed ' .. kept)
+  if args[8] ~= send then redis.call('HINCRBY', keys[2], 'v', 1) end
   append(keys[3], 'exposure', args[6], now)
   return {'confirmed', number(now)}
 end

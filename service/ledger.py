@@ -30,10 +30,13 @@ class Entry(NamedTuple):
     release: str = ""
 
 
+Status = Literal["new", "duplicate", "conflict"]
+
+
 class Appended(NamedTuple):
     """What became of an entry, and its place in the partition's stream."""
 
-    status: Literal["new", "duplicate", "conflict"]
+    status: Status
     stream_id: str
 
 
@@ -50,6 +53,11 @@ class View:
     watermark_us: int | None
     seal: bytes | None
     record: bytes | None
+
+    @property
+    def facts_version(self) -> str:
+        """Version of the facts."""
+        return self.facts.get(b"v", b"0").decode()
 
 
 class Booking(NamedTuple):
@@ -184,10 +192,10 @@ class RedisLedger:
         reply = await self._store.call(WRITE_SECONDS, "croupier_reserve", names, arguments)
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
-    async def confirm(self, keys: Keys, decision_id: str, facts_version: str, body: bytes) -> tuple[str, int]:
-        """Confirm a reservation if facts still have this version; status and house time of the confirm."""
+    async def confirm(self, keys: Keys, decision_id: str, view: View, send_us: int, body: bytes) -> tuple[str, int]:
+        """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
         names = [keys.facts, keys.ledger, keys.log]
-        arguments = [*self._clock, facts_version, decision_id, body]
+        arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]
         status, at = await self._store.call(WRITE_SECONDS, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 

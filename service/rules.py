@@ -327,3 +327,10 @@ def evaluate(situation: Situation) -> list[Exclusion]:
 
 
 REASONS: Final = {rule.id: rule for rule in (*RULES, REQUEST)}
+
+
+def reason(rule: str) -> Rule:
+    """The rule of an id; a cap counts as one that the catalogue makes."""
+    if rule.startswith("cap:"):
+        return Rule(rule, "the cap has no room", "catalogue", lambda _: True)
+    return REASONS[rule]

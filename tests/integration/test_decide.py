@@ -4,17 +4,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 from conftest import Opened, app_of, run
 from people import adult_events, tell
 from scipy import stats
 
-from features.store import House
+from features.store import House, real_now_us
 from models.actions import Catalogue
 from pipelines.worker import Worker
 from service import log
 from service.decide import DecisionRequest, decide
 from service.experiment import variant
+from service.ledger import decision_key
 from service.rules import Layout
 
 
@@ -310,6 +312,42 @@ def test_a_record_is_explained_by_the_catalogue_it_was_made_from(opened: Opened,
             desk.table = replace(desk.table, layout=Layout(Catalogue.model_validate(fewer.model_dump() | {"caps": []})))
             after = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             assert after == before
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_later_moment(
+    opened: Opened, worker: Worker, store: Any
+) -> None:
+    """Reserved for now, confirmed an hour later: a second one, a day after the first, may not be sent too early."""
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player))
+            found = await contact(client, player, after=position, channels=["email"])
+            desk = app_of(client).state.desk
+            ledger = f"ledger:{desk.table.house.player_key(player)}"
+            entry = store.hget(ledger, found["decision_id"]).decode()
+            # As if both had been reserved long ago: this one for an hour ago, two others for a day after that.
+            begun, rest = entry.split(" ", 1)
+            hour = 3_600_000_000
+            record = log.loads(store.get(decision_key(found["decision_id"])))
+            early = int(begun) - hour
+            moved = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, send_us=early))
+            store.set(decision_key(found["decision_id"]), log.dumps(moved))
+            store.hset(ledger, found["decision_id"], f"{early} {rest}")
+            for other in ("other", "another"):
+                store.hset(ledger, other, f"{early + 24 * hour} {rest}")
+            refused = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
+            assert (refused.status_code, refused.json()["rules"]) == (409, ["cap:player_day"])
+            store.hdel(ledger, "another")
+            now_us = desk.table.house.now_us(real_now_us(store))
+            assert (await client.post(f"/v1/decisions/{found['decision_id']}/confirm")).status_code == 200
+            kept = store.hget(ledger, found["decision_id"]).decode().split(" ")
+            assert int(kept[0]) >= min(now_us, int(kept[1]))
+            assert kept[2] == "confirmed"
 
     assert worker.consumer is not None
     run(story())
