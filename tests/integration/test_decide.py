@@ -335,6 +335,7 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
             hour = 3_600_000_000
             record = log.loads(store.get(decision_key(found["decision_id"])))
             early = int(begun) - hour
+            assert record.action is not None
             moved = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, send_us=early))
             store.set(decision_key(found["decision_id"]), log.dumps(moved))
             store.hset(ledger, found["decision_id"], f"{early} {rest}")
