@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -40,6 +41,8 @@ def open_store(home: Path, connection: str) -> FeatureStore:
         connection: Address of the store, `unix:///run/store.sock` or `redis://host:port/0`, or a connection
             string as Feast writes it: `host:port` and then keywords of the Redis client.
     """
+    # ibis 12 calls a name that duckdb 2 renamed; Feast's import lets such warnings through to users.
+    warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
     (home / "feast").mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(_TEMPLATE.read_text(encoding="utf-8"))
     for section, name in (("registry", "path"), ("online_store", "connection_string")):
