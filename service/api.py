@@ -130,6 +130,10 @@ class ProblemError(Exception):
         self.body |= ({"pointer": pointer} if pointer is not None else {}) | more
 
 
+_ABOUT: Final = """Deals the next best action to each player, under the rules of the house.
+
+Tell what players do as *events*; facts such as a self-exclusion hold the moment they are acknowledged. Ask for a
+*decision*, *confirm* it just before sending, tell its *outcomes*. Every write is idempotent; errors follow RFC 9457."""
 _TITLES: Final = {
     400: "Bad request",
     401: "Unauthorised",
@@ -138,6 +142,7 @@ _TITLES: Final = {
     409: "Conflict",
     413: "Too large",
     422: "Not valid",
+    500: "Fault",
     503: "Unavailable",
 }
 _STATUS: Final = {
@@ -224,6 +229,9 @@ class Route(APIRoute):
                 answered: Response = await _translated(endpoint(desk=desk, **arguments))
             except ProblemError as problem:
                 answered = _problem(problem)
+            except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
+                _LOG.exception("fault", route=self.path)
+                answered = _problem(ProblemError(500, "fault", "this is our mistake, and it was logged"))
             timer.observe(time.perf_counter() - begun)
             return answered
 
@@ -312,7 +320,9 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = await _translated(_decided(_parse(_REQUEST, orjson.dumps(item)), desk))
+        found: dict[str, Any] = await _translated(_decided(_REQUEST.validate_python(item), desk))
+    except ValidationError as error:
+        return _invalid(error).body
     except ProblemError as problem:
         return problem.body
     return found
@@ -394,7 +404,7 @@ def build(lifespan: Lifespan) -> FastAPI:
         title="Croupier",
         version="1",
         lifespan=lifespan,
-        description=__doc__,
+        description=_ABOUT,
         redirect_slashes=False,
         exception_handlers={404: _no_route, 405: _no_method},
     )
@@ -403,21 +413,31 @@ def build(lifespan: Lifespan) -> FastAPI:
         for status in (400, 404, 409, 413, 422, 503)
     }
 
-    def add(path: str, endpoint: Callable[..., Any], method: str, model: type[BaseModel]) -> None:
+    def add(path: str, endpoint: Callable[..., Any], method: str, model: type[BaseModel], tag: str) -> None:
         app.router.add_api_route(
-            path, endpoint, methods=[method], response_model=model, responses=problems, route_class_override=Route
+            path,
+            endpoint,
+            methods=[method],
+            response_model=model,
+            responses=problems,
+            route_class_override=Route,
+            summary=_summary(endpoint),
+            tags=[tag],
         )
 
-    add("/v1/decisions", post_decision, "POST", DecisionAnswer)
-    add("/v1/decisions/batch", post_batch, "POST", BatchAnswer)
-    add("/v1/decisions/{decision_id}", get_decision, "GET", DecisionAnswer)
-    add("/v1/decisions/{decision_id}/confirm", post_confirm, "POST", ConfirmAnswer)
-    add("/v1/events", post_event, "POST", AcceptedAnswer)
-    add("/v1/outcomes", post_outcome, "POST", AcceptedAnswer)
-    app.add_api_route("/healthz", get_health, response_class=Response)
-    app.add_api_route("/readyz", get_ready, response_class=Response)
-    app.add_api_route("/metrics", get_metrics, response_class=Response)
+    add("/v1/decisions", post_decision, "POST", DecisionAnswer, "Decide")
+    add("/v1/decisions/batch", post_batch, "POST", BatchAnswer, "Decide")
+    add("/v1/decisions/{decision_id}", get_decision, "GET", DecisionAnswer, "Decide")
+    add("/v1/decisions/{decision_id}/confirm", post_confirm, "POST", ConfirmAnswer, "Decide")
+    add("/v1/events", post_event, "POST", AcceptedAnswer, "Know")
+    add("/v1/outcomes", post_outcome, "POST", AcceptedAnswer, "Know")
+    for path, endpoint in (("/healthz", get_health), ("/readyz", get_ready), ("/metrics", get_metrics)):
+        app.add_api_route(path, endpoint, response_class=Response, summary=_summary(endpoint), tags=["Operate"])
     return app
+
+
+def _summary(endpoint: Callable[..., Any]) -> str:
+    return (endpoint.__doc__ or "").split("\n")[0].rstrip(".")
 
 
 async def _no_route(request: Request, _: Exception) -> Response:

@@ -331,10 +331,10 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
             ledger = f"ledger:{desk.table.house.player_key(player)}"
             entry = store.hget(ledger, found["decision_id"]).decode()
             # As if both had been reserved long ago: this one for an hour ago, two others for a day after that.
-            begun, rest = entry.split(" ", 1)
+            _, rest = entry.split(" ", 1)
             hour = 3_600_000_000
             record = log.loads(store.get(decision_key(found["decision_id"])))
-            early = int(begun) - hour
+            early = desk.table.house.now_us(real_now_us(store)) - hour
             assert record.action is not None
             moved = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, send_us=early))
             store.set(decision_key(found["decision_id"]), log.dumps(moved))

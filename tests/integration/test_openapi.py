@@ -1,0 +1,62 @@
+"""The API against its own page: whatever its schema admits is answered as the page says, never with a fault."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from features.store import House, Server
+
+PORT = 18_433
+BASE = f"http://127.0.0.1:{PORT}"
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.fixture
+def served(server: Server, house: House) -> Iterator[str]:
+    """The application in a process of its own, as it is run."""
+    assert house.partitions
+    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(PORT)]
+    environment = {**os.environ, "CROUPIER_STORE": server.url, "CROUPIER_READ_SECONDS": "20"}
+    process = subprocess.Popen(command, env=environment)
+    try:
+        while not _ready():
+            assert process.poll() is None, "the application ended"
+            threading.Event().wait(0.05)
+        yield BASE
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _ready() -> bool:
+    try:
+        return httpx.get(f"{BASE}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{served}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 9
+    for operation in operations:
+
+        @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def law(case: schemathesis.Case) -> None:
+            case.call_and_validate(base_url=served, checks=CHECKS)
+
+        law()
