@@ -342,7 +342,8 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
             for other in ("other", "another"):
                 store.hset(ledger, other, f"{early + 24 * hour} {rest}")
             refused = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
-            assert (refused.status_code, refused.json()["rules"]) == (409, ["cap:player_day"])
+            assert refused.status_code == 409
+            assert "cap:player_day" in refused.json()["rules"]
             store.hdel(ledger, "another")
             now_us = desk.table.house.now_us(real_now_us(store))
             assert (await client.post(f"/v1/decisions/{found['decision_id']}/confirm")).status_code == 200
