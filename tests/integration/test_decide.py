@@ -326,7 +326,7 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
     async def story() -> None:
         async with opened() as client:
             position = await tell(client, adult_events(player))
-            found = await contact(client, player, after=position, channels=["email"])
+            found = await contact(client, player, after=position, channels=["email"], offers=["match_preview"])
             desk = app_of(client).state.desk
             ledger = f"ledger:{desk.table.house.player_key(player)}"
             entry = store.hget(ledger, found["decision_id"]).decode()
