@@ -136,6 +136,6 @@ def draw(pmf: Probabilities, u: float) -> Draw:
     Rounding may leave the total a hair below 1; a u beyond it falls to the last place that can be drawn.
     """
     place = int(np.searchsorted(np.cumsum(pmf), u, side="right"))
-    if place >= len(pmf) or pmf[place] == 0.0:
+    if place >= len(pmf):
         place = int(np.flatnonzero(pmf)[-1])
     return Draw(place, u, float(pmf[place]))

@@ -79,7 +79,7 @@ local function view(keys, args)
     redis.call('HGETALL', keys[1]),
     redis.call('HGETALL', keys[2]),
     redis.call('HGETALL', keys[3]),
-    redis.call('HMGET', keys[4], 'cursor', 'watermark'),
+    redis.call('HGET', keys[4], 'watermark'),
     redis.call('GET', keys[5]),
     redis.call('GET', keys[6]),
   }

@@ -49,7 +49,6 @@ class View:
     features: Mapping[bytes, bytes]
     ledger_version: str
     reservations: Mapping[str, Reservation]
-    cursor: str
     watermark_us: int | None
     seal: bytes | None
     record: bytes | None
@@ -157,7 +156,7 @@ class RedisLedger:
             keys.seal,
             keys.decision(decision_id),
         ]
-        real, facts, features, ledger, lease, seal, record = await self._store.call(
+        real, facts, features, ledger, watermark, seal, record = await self._store.call(
             self._read_seconds, "croupier_view", names, []
         )
         held = _pairs(ledger)
@@ -168,8 +167,7 @@ class RedisLedger:
             _pairs(features),
             version,
             {name.decode(): load_reservation(entry.decode()) for name, entry in held.items()},
-            (lease[0] or b"0-0").decode(),
-            int(lease[1]) if lease[1] else None,
+            int(watermark) if watermark else None,
             seal,
             record,
         )
