@@ -28,7 +28,7 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 Purpose = Literal["marketing", "bonus", "service", "rg_intervention", "regulatory"]
 PROMOTIONAL: Final = frozenset({"marketing", "bonus"})
 """Purposes that rules may silence and that a policy draws from."""
-Variant = Literal["holdout", "business_rules", "policy"]
+Variant = Literal["holdout", "business_rules", "policy", "uniform"]
 Stage = Literal["new", "never_deposited", "first_deposit", "active", "lapsing", "lapsed"]
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]

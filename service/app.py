@@ -73,6 +73,7 @@ def new_table(house: House, where: Settings) -> Table:
         policies={
             "policy": Uniform(catalogue.size),
             "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
+            "uniform": Uniform(catalogue.size),
             "priority": Priority(ranks),
         },
         churn=None,

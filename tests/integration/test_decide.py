@@ -21,7 +21,7 @@ from service.rules import Layout
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:
-    shares = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.45}
+    shares = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.4, "uniform": 0.05}
     return next(
         f"{prefix}{n}"
         for n in range(1_000)
