@@ -293,10 +293,16 @@ LIVE: Final = "croupier:live:"
 """Prefix of the keys in which each serving process reports what it serves, alive for a few seconds."""
 
 
-def publish(client: redis.Redis, kind: str, bundle: bytes) -> str:
-    """Keep a bundle by its content hash and let it serve; returns the hash."""
+BUNDLES: Final = "croupier:bundles"
+"""Version name that decisions log -> content hash of its bundle."""
+
+
+def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None = None) -> str:
+    """Keep a bundle by its content hash, and under the name of its version, and let it serve; returns the hash."""
     digest = hashlib.sha256(bundle).hexdigest()
     client.set(bundle_key(digest), bundle)
+    if version is not None:
+        client.hset(BUNDLES, version, digest)
     client.set(pointer_key(kind), digest)
     return digest
 

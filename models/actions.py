@@ -146,6 +146,12 @@ class Catalogue(_Part):
         channel, slot = divmod(rest, slots)
         return Action(self.offers[offer], CHANNELS[channel], SLOTS[slot])
 
+    def place(self, offer: str, channel: str, timing_slot: str) -> int:
+        """The place of a contact by its names; raises ValueError if the catalogue has no such action."""
+        _, channels, slots = self.shape
+        offers = [one.id for one in self.offers]
+        return 1 + (offers.index(offer) * channels + CHANNELS.index(channel)) * slots + SLOTS.index(timing_slot)
+
 
 class Action(NamedTuple):
     """A contact: what, how, and in which window of the player's day."""

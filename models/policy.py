@@ -27,7 +27,7 @@ class Policy(Protocol):
         ...
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One score per candidate of the catalogue for a context vector, shape (size,)."""
+        """One score per candidate of the catalogue for a context of `models.context`, shape (size,)."""
         ...
 
     def pmf(self, scores: NDArray[np.float64], eligible: Mask) -> Probabilities:

@@ -135,7 +135,7 @@ class ChurnRegistry:
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._experiment = self._open_experiment()
+        self._experiment = _open_experiment(self._client, self.settings)
 
     def log(self, trained: Trained, evaluation: Evaluation, test: Rows, parameters: Mapping[str, Any]) -> ChurnBundle:
         """Keep a trained model as a new version with everything that was measured of it; returns what would serve."""
@@ -205,14 +205,6 @@ class ChurnRegistry:
         runs = self._client.search_runs([self._experiment], "tags.action != ''")
         return [{name: run.data.tags[name] for name in _RECORDED} for run in runs]
 
-    def _open_experiment(self) -> str:
-        name, tracking = self.settings.experiment, self.settings.tracking
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        local = "://" in tracking.uri and not tracking.uri.startswith("http")
-        return str(self._client.create_experiment(name, artifact_location=tracking.artifacts if local else None))
-
     def _register(self, run: str) -> str:
         if not self._client.search_registered_models(f"name = '{self._name}'"):
             self._client.create_registered_model(self._name)
@@ -252,6 +244,52 @@ class ChurnRegistry:
                 return Path(self._client.download_artifacts(run, name, folder)).read_bytes()
             except (MlflowException, OSError) as error:
                 raise RegistryError(f"version {version} of {self._name} has no {name}: train it again") from error
+
+
+def _open_experiment(client: MlflowClient, settings: Settings) -> str:
+    name, tracking = settings.experiment, settings.tracking
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = "://" in tracking.uri and not tracking.uri.startswith("http")
+    return str(client.create_experiment(name, artifact_location=tracking.artifacts if local else None))
+
+
+class LearnerJournal:
+    """The learner's run in MLflow: a metric per snapshot, and the checkpoint now and then.
+
+    MLflow only watches: while it cannot be reached, learning goes on and nothing is noted.
+    """
+
+    def __init__(self, home: Path, lineage: str) -> None:
+        settings = Settings.read(home)
+        self._client = MlflowClient(tracking_uri=settings.tracking.uri, registry_uri=settings.tracking.uri)
+        self._experiment = _open_experiment(self._client, settings)
+        self._lineage = lineage
+        self._run: str | None = None
+
+    def note(self, number: int, measured: Mapping[str, float]) -> None:
+        """Keep what was measured at a snapshot's number."""
+        metrics = [Metric(name, value, 0, number) for name, value in measured.items()]
+        self._client.log_batch(self._id(), metrics=metrics)
+
+    def keep(self, checkpoint: Path) -> None:
+        """Keep a checkpoint file, in place of the one before."""
+        self._client.log_artifact(self._id(), str(checkpoint))
+
+    def _id(self) -> str:
+        """The run of this lineage, found or made."""
+        if self._run is None:
+            found = self._client.search_runs([self._experiment], f"tags.lineage = '{self._lineage}'", max_results=1)
+            made = (
+                found[0]
+                if found
+                else self._client.create_run(
+                    self._experiment, run_name=f"learner {self._lineage}", tags={"lineage": self._lineage}
+                )
+            )
+            self._run = str(made.info.run_id)
+        return self._run
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:

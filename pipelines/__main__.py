@@ -21,6 +21,8 @@ from typer._click.exceptions import ClickException
 
 from features.events import micros
 from features.store import serving, store_url
+from models.actions import load_catalogue
+from service.app import catalogue_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +54,8 @@ _REFUSALS = {
     "TrainingRefused",
     "GateRefused",
     "RegistryError",
+    "SimulationRefused",
+    "LearnerError",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -142,6 +146,18 @@ def worker() -> None:
     running.run()
 
 
+@app.command()
+def learn() -> None:
+    """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
+    from pipelines.learner import LearnerProcess, Teller, open_school
+
+    school = open_school(home() / "lake")
+    running = LearnerProcess(store_url(home()), home(), school, Teller(home(), school), lambda _: None)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: running.stop())
+    running.run()
+
+
 @imports.command("events")
 def import_events(
     file: Annotated[Path, typer.Argument(help="CSV or JSON lines, gzipped or not.")],
@@ -192,6 +208,35 @@ def rollback_churn(as_json: Json = False) -> None:
 
     with serving(home()) as url:
         show(msgspec.to_builtins(churn.rollback(home(), url)), as_json=as_json)
+
+
+@app.command()
+def simulate(
+    address: Annotated[str, typer.Option(help="The sandbox house.")] = "http://127.0.0.1:8000",
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    players: Annotated[int, typer.Option(min=10)] = 600,
+    days: Annotated[float, typer.Option(min=1, help="Of the house's clock.")] = 42,
+    decisions: Annotated[int, typer.Option(min=100, help="About how many are asked for in all.")] = 20_000,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; by default CROUPIER_HOME/simulations.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Drive a sandbox house with a seeded crowd. Example: croupier up --players 0 --rate 10000; croupier simulate."""
+    from pipelines import gauge
+    from pipelines.simulate import Wish
+    from pipelines.simulate import simulate as drive
+
+    catalogue = load_catalogue(catalogue_path())
+    course = drive(Wish(address, seed, players, days, decisions), catalogue, CONSOLE)
+    folder = (out or home() / "simulations") / f"seed-{seed}"
+    found = gauge.measure(course)
+    gauge.write(course, found, folder)
+    if as_json:
+        show(msgspec.to_builtins(found), as_json=True)
+    else:
+        CONSOLE.print(gauge.table(found))
+        CONSOLE.print(f"results and plots are in {folder}")
 
 
 @bench.command("decide")

@@ -190,6 +190,7 @@ def _children(wish: Wish, url: str) -> list[Child]:
     croupier = [sys.executable, "-m", "pipelines"]
     children = [
         Child("worker", [*croupier, "worker"], own, logs / "worker.log"),
+        Child("learner", [*croupier, "learn"], own, logs / "learner.log"),
         Child(
             "api", [*croupier, "serve", "--port", str(wish.port), "--workers", str(wish.workers)], own, logs / "api.log"
         ),

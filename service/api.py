@@ -382,12 +382,20 @@ async def get_ready(request: Request) -> Response:
     """Whether decisions can be answered in full: the store answers and feature definitions are loaded."""
     desk = _desk(request)
     try:
-        await desk.ledger.ping()
+        now_us = await desk.ledger.now_us()
     except StoreError as error:
         return _problem(ProblemError(503, "store_unavailable", str(error)))
-    if desk.table.plan is None:
+    table = desk.table
+    if table.plan is None:
         return _problem(ProblemError(503, "no_definitions", "feature definitions were not applied yet"))
-    return _json({"ready": True, "churn_model": None if desk.table.churn is None else desk.table.churn.bundle.version})
+    return _json(
+        {
+            "ready": True,
+            "churn_model": None if table.churn is None else table.churn.bundle.version,
+            "policy": table.policies["policy"].version,
+            "clock": {"now": answer.when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
+        }
+    )
 
 
 async def get_metrics() -> Response:

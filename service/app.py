@@ -23,6 +23,7 @@ from features.store import LIVE, House, Store, StoreError, bundle_key, pointer_k
 from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
+from models.snapshot import Learnt, Snapshot
 from service import api
 from service.decide import Table
 from service.ledger import RedisLedger
@@ -33,9 +34,14 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
-KINDS = ("plan", "churn")
+KINDS = ("plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
+
+
+def catalogue_path() -> Path:
+    """The catalogue in force: CROUPIER_CATALOGUE, or the one that comes with the service."""
+    return Path(os.environ.get("CROUPIER_CATALOGUE") or str(resources.files("service").joinpath("catalogue.yaml")))
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Settings:
         own = Path(str(resources.files("service")))
         return cls(
             store=store,
-            catalogue=Path(os.environ.get("CROUPIER_CATALOGUE", own / "catalogue.yaml")),
+            catalogue=catalogue_path(),
             rules=Path(os.environ.get("CROUPIER_RULES", own / "rules.yaml")),
             keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
             read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
@@ -120,7 +126,7 @@ class Watch:
             return
         try:
             # Reading a model takes tens of milliseconds, in which others must be answered.
-            self._swap(await asyncio.to_thread(_read, kind, bundle))
+            self._swap(await asyncio.to_thread(self._read, kind, bundle))
         except ValueError as error:
             _LOG.error("bundle", kind=kind, digest=digest, trouble=str(error))
             return
@@ -130,19 +136,23 @@ class Watch:
     def _swap(self, change: Mapping[str, Any]) -> None:
         self._desk.table = replace(self._desk.table, **change)
 
+    def _read(self, kind: str, bundle: bytes | None) -> dict[str, Any]:
+        """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
+        if kind == "plan":
+            return {"plan": None if bundle is None else _own_plan(bundle)}
+        if kind == "churn":
+            return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
+        table = self._desk.table
+        catalogue = table.layout.catalogue
+        chosen = Uniform(catalogue.size) if bundle is None else Learnt(Snapshot.loads(bundle), catalogue)
+        return {"policies": {**table.policies, "policy": chosen}}
+
 
 def _own_plan(bundle: bytes) -> ReadPlan:
     plan = ReadPlan.loads(bundle)
     if plan.schema_hash != schema_hash():
         raise ValueError(f"the plan was compiled for schema {plan.schema_hash}, this build has {schema_hash()}")
     return plan
-
-
-def _read(kind: str, bundle: bytes | None) -> dict[str, Any]:
-    """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
-    if kind == "plan":
-        return {"plan": None if bundle is None else _own_plan(bundle)}
-    return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from features.events import Brand, Channel, Id, Word
 from features.plan import PlanError, ReadPlan
 from features.store import House, StoreError
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
+from models.context import context
 from models.policy import Policy, draw, uniform_number
 from models.scorer import Scorer
 from service import caps, facts, harm, log, rules
@@ -216,6 +217,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     now_us = table.house.now_us(view.real_us)
     known = facts.read(view.facts, request.brand)
     behaviour = read_behaviour(table.plan, view, now_us)
+    churn = table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT
     experiment = table.layout.catalogue.experiment
     group = variant(experiment.key, request.player_id, experiment.variants)
     situation = situate(request, table, known, behaviour, now_us, group)
@@ -223,7 +225,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     exclusions += caps.evaluate(table.layout, view.reservations.values(), situation.windows, now_us)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(table.house.digest(domain, name, str(attempt)))
-    choice = choose(*choose_policy(request, table, group), behaviour.vector, exclusions, u)
+    choice = choose(*choose_policy(request, table, group), context(behaviour.vector, churn), exclusions, u)
     sent = _sent(table, choice.place, situation.windows)
     seal = view.seal or log.new_seal()
     record = Record(
@@ -242,7 +244,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
         action=sent,
         activated=request.activate and sent is not None,
         choice=choice,
-        seen=_seen(table, view, behaviour, situation),
+        seen=_seen(table, view, behaviour, churn, situation),
         versions=_versions(table),
         sandbox=table.house.sandbox,
         sealed=log.seal(seal, _personal(request, view), name),
@@ -251,10 +253,10 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
 
 
 def choose(
-    role: str, policy: Policy, context: NDArray[np.float64], exclusions: Sequence[rules.Exclusion], u: float
+    role: str, policy: Policy, seen: NDArray[np.float64], exclusions: Sequence[rules.Exclusion], u: float
 ) -> Choice:
-    """Score, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
-    scores = policy.scores(context)
+    """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
+    scores = policy.scores(seen)
     eligible = np.ones(len(scores), dtype=np.bool_)
     excluded = {one.rule: np.append(False, one.blocked.ravel()) for one in exclusions}
     for blocked in excluded.values():
@@ -274,13 +276,13 @@ def choose(
     )
 
 
-def _seen(table: Table, view: View, behaviour: Behaviour, situation: rules.Situation) -> Seen:
+def _seen(table: Table, view: View, behaviour: Behaviour, churn: float, situation: rules.Situation) -> Seen:
     degraded = () if behaviour.trouble is None else (behaviour.trouble,)
     return Seen(
         features=log.numbers(behaviour.stored),
         as_of_us=behaviour.as_of_us,
         age_seconds=behaviour.age_seconds,
-        churn_score=table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT,
+        churn_score=churn,
         harm_level=situation.harm.level,
         markers=situation.harm.markers,
         stage=situation.stage,

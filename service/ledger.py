@@ -142,10 +142,6 @@ class RedisLedger:
         self._house = house
         self._clock = clock_arguments(house)
 
-    async def ping(self) -> None:
-        """Raise StoreError unless the store answers."""
-        await self._store.command(WRITE_SECONDS, "PING")
-
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call."""
         names: list[str | bytes] = [

@@ -1,0 +1,70 @@
+"""The context of the policy: some readings of a player at decision time, brought to comparable size. Pure.
+
+Counts and sums become log(1 + v), days since something 2^-(days / 7) (0 for never), the product of the last bet one
+number per product; shares, trends and the churn score stay as they are. Harm and money lost are not among them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.schema import CHANNELS, MODEL_FEATURES, PRODUCTS, TIMING_SLOTS, VECTOR
+
+CHURN: Final = "churn_score"
+_LAST_PRODUCT: Final = "last_product"
+READINGS: Final[tuple[str, ...]] = (
+    CHURN,
+    *(f"deposit_count_{span}" for span in ("1d", "7d", "30d")),
+    "deposit_sum_30d",
+    *(f"bet_count_{span}" for span in ("1d", "7d", "30d")),
+    "bet_sum_30d",
+    "withdrawal_count_30d",
+    *(f"session_count_{span}" for span in ("7d", "30d")),
+    "login_count_7d",
+    *(f"active_{slot}_30d" for slot in TIMING_SLOTS),
+    *(f"{event}_{channel}_30d" for event in ("sent", "opened", "clicked") for channel in CHANNELS),
+    *(f"last_{what}_days_ago" for what in ("deposit", "bet", "session", "login", "contact")),
+    "deposit_days_30d",
+    "deposit_trend",
+    "play_trend",
+    *(f"{_LAST_PRODUCT}={product}" for product in PRODUCTS[:2]),
+)
+"""Names of the context, in order; a snapshot names those that it was learnt from."""
+
+_AT: Final = {reading.name: at for at, reading in enumerate(VECTOR)}
+_UNIT: Final = {reading.name: reading.unit for reading in VECTOR}
+_RECENCY_DAYS: Final = 7.0
+_FOREIGN: Final = {name.partition("=")[0] for name in READINGS} - set(MODEL_FEATURES) - {CHURN}
+assert not _FOREIGN, f"no model may see {_FOREIGN}"  # noqa: S101 - an invariant of the schema
+
+
+def _places(*units: str) -> NDArray[np.intp]:
+    return np.array([at for at, name in enumerate(READINGS) if _UNIT.get(name) in units], dtype=np.intp)
+
+
+_SOURCE: Final = np.array([_AT.get(name.partition("=")[0], 0) for name in READINGS], dtype=np.intp)
+_LOGGED: Final = _places("events", "minor units")
+_AGES: Final = _places("days, fractional")
+_PRODUCT: Final = [(at, PRODUCTS.index(name.partition("=")[2])) for at, name in enumerate(READINGS) if "=" in name]
+
+
+def context(vector: NDArray[np.float64], churn_score: float) -> NDArray[np.float64]:
+    """The context of a player.
+
+    Args:
+        vector: The numbers of `schema.VECTOR` at the moment of the decision, NaN where missing.
+        churn_score: As the decision saw it.
+
+    Returns:
+        The numbers of READINGS, finite, shape (len(READINGS),).
+    """
+    values: NDArray[np.float64] = vector[_SOURCE]
+    values[0] = churn_score
+    values[_LOGGED] = np.log1p(np.maximum(values[_LOGGED], 0.0))
+    values[_AGES] = np.exp2(-values[_AGES] / _RECENCY_DAYS)
+    for at, product in _PRODUCT:
+        values[at] = values[at] == product
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

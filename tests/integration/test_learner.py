@@ -1,0 +1,233 @@
+"""The learner: one order over all partitions, and the same bytes however often it is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+from conftest import Opened, run
+from lakes import BEGAN, CATALOGUE, DAY, Writer, grow, record
+
+from features.store import Server, bundle_key, pointer_key
+from models.learner import LearnerSettings
+from models.snapshot import Snapshot
+from pipelines import learner
+from pipelines.attribution import Terms
+from pipelines.learner import LearnerProcess, LearningLog, School, drawn, open_school
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
+SETTINGS = LearnerSettings(batch=20, warm_up=30)
+FLUSHES, DECISIONS = 6, 30
+
+
+def school(lake: Path, settings: LearnerSettings = SETTINGS) -> School:
+    return School(lake, settings, Terms.read(), 7)
+
+
+def process(server: Server, home: Path, step: Callable[[str], None] = lambda _: None) -> LearnerProcess:
+    return LearnerProcess(server.url, home, school(home / "lake"), lambda _: None, step)
+
+
+def serving(store: redis.Redis) -> bytes:
+    digest: Any = store.get(pointer_key("policy"))
+    bundle: Any = store.get(bundle_key(digest.decode()))
+    assert isinstance(bundle, bytes)
+    return bundle
+
+
+def newest(lake: Path) -> bytes:
+    """What a learner that is never disturbed arrives at."""
+    whole = school(lake)
+    for flush in whole.waiting():
+        whole.learn(flush)
+    assert whole.newest is not None
+    return whole.newest.dumps()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+class Executioner:
+    """Kills a learner before its nth step."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.steps: list[str] = []
+
+    def __call__(self, step: str) -> None:
+        self.steps.append(step)
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.fixture
+def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("always_kept", "house")
+def test_killed_before_any_step_and_resumed_it_publishes_the_same_bytes(
+    server: Server, store: redis.Redis, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    grow(lake, FLUSHES, DECISIONS)
+    counted = Executioner(0)
+    process(server, tmp_path / "counted", counted)
+    (tmp_path / "counted" / "lake").symlink_to(lake)
+    process(server, tmp_path / "counted", counted).work()
+    expected = serving(store)
+    assert expected == newest(lake)
+    for at in range(1, len(counted.steps) + 1):
+        store.delete(pointer_key("policy"))
+        home = tmp_path / f"killed-{at}"
+        home.mkdir()
+        (home / "lake").symlink_to(lake)
+        with pytest.raises(Killed):
+            process(server, home, Executioner(at)).work()
+        process(server, home).work()
+        assert serving(store) == expected, f"killed before step {at}, {counted.steps[at - 1]}"
+
+
+def test_it_learns_the_same_from_a_lake_that_grew_under_it_as_from_one_that_was_there(tmp_path: Path) -> None:
+    lake, whole = tmp_path / "lake", tmp_path / "whole"
+    grow(whole, FLUSHES, DECISIONS)
+    pupil = school(lake)
+    for flushes in range(1, FLUSHES + 1):
+        grow(lake, flushes, DECISIONS)
+        for flush in pupil.waiting():
+            pupil.learn(flush)
+    assert pupil.newest is not None
+    assert pupil.newest.dumps() == newest(whole)
+
+
+def test_the_cursor_inside_a_snapshot_says_what_it_was_learnt_from(tmp_path: Path) -> None:
+    grow(tmp_path, FLUSHES, DECISIONS)
+    pupil = school(tmp_path)
+    known: dict[str, int] = {}
+    for flush in pupil.waiting():
+        pupil.learn(flush)
+        known[flush] = len(LearningLog(tmp_path, frozenset({"bet"})).entries(flush))
+        if pupil.newest is not None:
+            assert pupil.newest.cursor.flush in known
+            assert 0 < pupil.newest.cursor.entries <= known[pupil.newest.cursor.flush]
+    assert pupil.newest is not None
+
+
+def test_a_flush_that_is_not_whole_is_not_learnt(tmp_path: Path) -> None:
+    grow(tmp_path, 2, 10)
+    whole = school(tmp_path).waiting()
+    held = json.loads((tmp_path / "_position.json").read_text())
+    (tmp_path / "_position.json").write_text(json.dumps(held | {"flushed": held["flushed"] - 1}))
+    assert school(tmp_path).waiting() == whole[:1]
+
+
+def test_entries_of_a_player_keep_their_order_and_all_partitions_have_one(tmp_path: Path) -> None:
+    grow(tmp_path, 1, 200)
+    log = LearningLog(tmp_path, frozenset({"bet"}))
+    entries = log.entries(log.flushes("0-0")[0])
+    assert [one.known_us for one in entries] == sorted(one.known_us for one in entries)
+    assert {one.table for one in entries} == {"decisions", "outcomes", "events"}
+
+
+def test_other_terms_or_settings_begin_again_from_the_lake(tmp_path: Path) -> None:
+    grow(tmp_path / "lake", 3, DECISIONS)
+    pupil = school(tmp_path / "lake")
+    for flush in pupil.waiting():
+        pupil.learn(flush)
+    held = pupil.checkpoint()
+    other = school(tmp_path / "lake", LearnerSettings(batch=25, warm_up=30))
+    assert not other.resume(held)
+    assert not other.resume(b"what is this")
+    assert other.waiting()
+    again = school(tmp_path / "lake")
+    assert again.resume(held)
+    assert not again.waiting()
+
+
+def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
+    random = np.random.default_rng(1)
+    one = record("d", "{p001}a", BEGAN, 0, random, contacts=0)
+    assert drawn(one) is None
+    held = record("d", "{p001}a", BEGAN, 3, random)
+    choice = type(held.choice)(
+        **{name: getattr(held.choice, name) for name in held.choice.__struct_fields__} | {"role": "priority"}
+    )
+    assert drawn(record("d", "{p001}a", BEGAN, 3, random, choice=choice)) is None
+    assert drawn(held) is not None
+
+
+def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
+    store: redis.Redis, server: Server, opened: Opened, tmp_path: Path
+) -> None:
+    """From the lake to the pmf of a serving process: contacts that annoy lose their probability."""
+    writer, random, at = Writer(tmp_path / "lake"), np.random.default_rng(5), BEGAN
+    for number in range(600):
+        at += DAY // 100
+        place = int(random.integers(1, CATALOGUE.size)) if random.random() < 0.7 else 0
+        name, player = f"000-{number:024d}", f"{{p001}}{number}"
+        writer.decide(record(name, player, at, place, random))
+        if place:
+            writer.outcome(name, player, "confirmed", at + 1)
+            if random.random() < 0.3:
+                writer.outcome(name, player, "complained", at + 2)
+    writer.flush()
+    process(server, tmp_path).work()
+    published = Snapshot.loads(serving(store))
+
+    async def asked() -> str:
+        async with opened() as client:
+            answer: httpx.Response = await client.get("/readyz")
+            table = client.app.state.desk.table  # type: ignore[attr-defined]
+            policy = table.policies["policy"]
+            context = np.random.default_rng(6).normal(size=len(published.features))
+            pmf = policy.pmf(policy.scores(context), np.ones(CATALOGUE.size, dtype=np.bool_))
+            assert pmf[0] > 0.9
+            return str(answer.json()["policy"])
+
+    assert run(asked()) == published.version
+
+
+@pytest.mark.usefixtures("house")
+def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
+    server: Server, store: redis.Redis, tmp_path: Path
+) -> None:
+    grow(tmp_path / "lake", 12, 120)
+    expected = open_school(tmp_path / "lake")
+    for flush in expected.waiting():
+        expected.learn(flush)
+    assert expected.newest is not None
+    wanted = expected.newest.dumps()
+    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path), "CROUPIER_STORE": server.url}
+    command = [sys.executable, "-m", "pipelines", "learn"]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    _until((tmp_path / "learner" / "checkpoint.msgpack").exists)
+    first.kill()
+    first.wait()
+    store.delete("lease:learner")
+    second = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: store.exists(pointer_key("policy")) == 1 and serving(store) == wanted)
+    finally:
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(60) == 0
+
+
+def _until(reached: Callable[[], bool], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.02)
