@@ -23,7 +23,7 @@ from features.store import LIVE, House, Store, StoreError, bundle_key, pointer_k
 from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
-from service import api
+from service import api, reports
 from service.decide import Table
 from service.ledger import RedisLedger
 from service.rules import Layout, load_rulebook
@@ -185,5 +185,6 @@ async def _watched(watch: Watch) -> AsyncIterator[None]:
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     app = api.build(lifespan)
+    reports.add(app)
     app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
     return app
