@@ -1,6 +1,7 @@
 """The report from the lake to the page that people read, through the command line and a serving process."""
 
 import json
+import runpy
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,10 @@ from lakes import CATALOGUE, experiment
 from features.store import House, Server, bundle_key
 from pipelines import __main__ as cli
 from pipelines import report
+from pipelines.lake import SCHEMAS
 from service import app, reports
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -145,3 +149,17 @@ def test_where_there_is_nothing_to_report_one_sentence_says_so(
     assert (code, printed) == (2, "")
     assert complaint
     assert not nobody.exists()
+
+
+def test_the_analysts_notebook_runs_on_a_lake(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment(1_200, 5).write(nobody / "lake")
+    assert set(SCHEMAS) == {"events", "decisions", "outcomes"}
+    monkeypatch.syspath_prepend(str(ROOT))
+    told = runpy.run_path(str(ROOT / "notebooks" / "analyst.py"))
+    assert "<svg" in (nobody / "reports" / "forest.svg").read_text("utf8")
+    assert len(told["table"]) == len(told["report"].metrics)
+    assert set(told["health"]["name"]) >= {"Sample ratio", "Propensity ratio"}
+    assert len(told["segment"]) > 0
+    assert "healthy" in capsys.readouterr().out
