@@ -37,8 +37,8 @@ NET_REVENUE: Final = Metric("net_revenue_minor", "net revenue", "minor", "before
 CONVERSION: Final = Metric("conversion", "conversion", "share")
 DEPOSITS: Final = Metric("deposits_minor", "deposits", "minor", "before_deposits_minor")
 CONTACTS: Final = Metric("contacts", "contacts", "count")
-UNSUBSCRIBED: Final = Metric("unsubscribed", "unsubscribed or complained", "share")
-HARM: Final = Metric("harm", "sign of harm", "share")
+UNSUBSCRIBED: Final = Metric("unsubscribed", "opt-out rate", "share")
+HARM: Final = Metric("harm", "harm sign rate", "share")
 METRICS: Final = {one.name: one for one in (NET_REVENUE, CONVERSION, DEPOSITS, UNSUBSCRIBED, HARM, CONTACTS)}
 GUARDRAILS: Final = frozenset({"unsubscribed", "harm"})
 

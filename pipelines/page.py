@@ -75,15 +75,15 @@ def checks(report: Uplift) -> list[Check]:
     """The health box, a line per check, whether it passed or not."""
     ratio, draws, mature = report.srm, report.propensity_srm, report.maturity
     groups = ", ".join(
-        f"{words(name)} {count:,}" + ("" if ratio.expected is None else f" of {ratio.expected.get(name, 0.0):,.1f}")
+        f"{words(name)} {count:,}" + ("" if ratio.expected is None else f" of {ratio.expected.get(name, 0.0):,.0f}")
         for name, count in ratio.observed.items()
     )
     lag = "no house was asked" if report.lag_seconds is None else f"{report.lag_seconds:,.0f} s behind the house"
     return [
-        Check("Sample ratio", f"p = {_p(ratio.p_value)}: {groups} expected", f"p < {ALARM}"),
+        Check("Sample ratio", f"{_p_of(ratio.p_value)}: {groups} expected", f"p < {ALARM}"),
         Check(
             "Propensity ratio",
-            f"p = {_p(draws.p_value)}: {draws.decisions:,} draws, {len(draws.versions)} policy versions tested",
+            f"{_p_of(draws.p_value)}: {draws.decisions:,} draws, {len(draws.versions)} policy versions tested",
             f"p < {ALARM}",
         ),
         Check(
@@ -147,6 +147,12 @@ def _p(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
+def _p_of(value: float | None) -> str:
+    if value is None:
+        return "p unknown"
+    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+
+
 def _title(metric: str) -> str:
     return METRICS[metric].title
 
@@ -185,9 +191,9 @@ def terminal(report: Uplift) -> Table:
         pad_edge=False,
         title=f"Uplift of {report.experiment}, {report.window_days} days per player: {state}",
     )
-    table.add_column("variant vs control", no_wrap=True, min_width=26)
-    for name in ("difference", "95 % interval", "p", "adjusted"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("variant vs control", no_wrap=True, min_width=25)
+    for name, width in (("difference", 10), ("95 % interval", 17), ("p", 7), ("adjusted", 8)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     for line in lines([row for row in report.metrics if row.role in {"primary", "guardrail"}]):
         if line["first"]:
             table.add_row(f"[bold]{line['metric']}[/bold]")

@@ -8,13 +8,15 @@ import httpx
 import pytest
 import redis
 import structlog
-from conftest import run
+from conftest import Opened, run
 from lakes import CATALOGUE, experiment
+from people import adult_events, tell
 
-from features.store import House, Server, bundle_key
+from features.store import House, Server, bundle_key, real_now_us
 from pipelines import __main__ as cli
-from pipelines import report
+from pipelines import exposures, report
 from pipelines.lake import SCHEMAS
+from pipelines.worker import Worker, wait_until_in_lake
 from service import app, reports
 
 ROOT = Path(__file__).parents[2]
@@ -163,3 +165,32 @@ def test_the_analysts_notebook_runs_on_a_lake(
     assert set(told["health"]["name"]) >= {"Sample ratio", "Propensity ratio"}
     assert len(told["segment"]) > 0
     assert "healthy" in capsys.readouterr().out
+
+
+def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are_in_the_lake(
+    opened: Opened, worker: Worker, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    assert worker
+    monkeypatch.setenv("CROUPIER_STORE", server.url)
+
+    async def story() -> None:
+        async with opened() as client:
+            for number in range(24):
+                await tell(client, adult_events(f"p{number}"))
+                for turn in range(3):
+                    asked = {"player_id": f"p{number}", "activate": turn == 0}
+                    assert (await client.post("/v1/decisions", json=asked)).status_code == 200
+
+    run(story())
+    wait_until_in_lake(lake, real_now_us(store))
+    told = report.run(lake.parent, days=1)
+    assert told.published
+    assert told.report.maturity.exposed == 24
+    assert told.report.maturity.mature == 0
+    assert told.report.propensity_srm.decisions > 24
+    assert not told.report.propensity_srm.alarm
+    assert told.report.lag_seconds is not None
+    assert told.report.verdict is None
+    with exposures.opened(lake) as connection:
+        found = exposures.exposures(connection, exposures.Costs.of(CATALOGUE), 1)
+    assert found.players["contacts"].sum() > 0

@@ -186,7 +186,7 @@ def test_a_worse_guardrail_is_part_of_the_verdict_and_a_difference_not_shown_is_
     players["harm"] = players["harm"].mask(harmed, 1)
     said = report(players).verdict
     assert said is not None
-    assert "sign of harm is significantly worse under the policy than under the business rules" in said
+    assert "harm sign rate is significantly worse under the policy than under the business rules" in said
     assert "no difference in net revenue is shown" in said
     assert "No guardrail is significantly worse." in (report(frame(np.random.default_rng(24), 3_000)).verdict or "")
 
