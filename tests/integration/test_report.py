@@ -175,7 +175,7 @@ def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are
 
     async def story() -> None:
         async with opened() as client:
-            for number in range(24):
+            for number in range(10):
                 await tell(client, adult_events(f"p{number}"))
                 for turn in range(3):
                     asked = {"player_id": f"p{number}", "activate": turn == 0}
@@ -185,9 +185,9 @@ def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are
     wait_until_in_lake(lake, real_now_us(store))
     told = report.run(lake.parent, days=1)
     assert told.published
-    assert told.report.maturity.exposed == 24
+    assert told.report.maturity.exposed == 10
     assert told.report.maturity.mature == 0
-    assert told.report.propensity_srm.decisions > 24
+    assert told.report.propensity_srm.decisions > 10
     assert not told.report.propensity_srm.alarm
     assert told.report.lag_seconds is not None
     assert told.report.verdict is None

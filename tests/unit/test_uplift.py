@@ -55,20 +55,20 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_intervals_of_variants_that_do_not_differ_leave_out_zero_in_one_of_twenty() -> None:
     chance, rejected = np.random.default_rng(11), []
-    for _ in range(200):
+    for _ in range(150):
         players = frame(chance, 400, {"holdout": 0.5, "policy": 0.5})
         rows = compare_all(players, [NET_REVENUE, CONVERSION], [PAIR])
         for row in rows:
             assert row.absolute.low is not None
             assert row.absolute.high is not None
             rejected.append(not row.absolute.low <= 0 <= row.absolute.high)
-    # 400 tests at 5 %: three standard errors are 3.3 points.
-    assert abs(np.mean(rejected) - 0.05) < 0.033
+    # 300 tests at 5 %: three standard errors are 3.8 points.
+    assert abs(np.mean(rejected) - 0.05) < 0.038
 
 
 def test_a_planted_difference_is_covered_and_found_though_the_control_mean_is_negative() -> None:
     chance, covered = np.random.default_rng(12), []
-    for _ in range(100):
+    for _ in range(60):
         players = frame(chance, 2_000)
         players["net_revenue_minor"] += np.where(players["variant"] == "policy", 400, 0) - 6_000
         row = compare_all(players, [NET_REVENUE], [PAIR])[0]
@@ -79,7 +79,8 @@ def test_a_planted_difference_is_covered_and_found_though_the_control_mean_is_ne
         assert row.absolute.low < row.absolute.high
         assert row.absolute.estimate > 0
         covered.append(row.absolute.low <= 400 <= row.absolute.high)
-    assert np.mean(covered) >= 0.88
+    # Of 60 at 95 %, three standard errors below are 86.5 %.
+    assert np.mean(covered) >= 0.865
 
 
 def test_a_relative_difference_is_given_where_the_control_is_clear_of_zero() -> None:
