@@ -42,6 +42,7 @@ imports = _group("import", "Take in outside data.")
 train = _group("train", "Train a model.")
 promote = _group("promote", "Let a model serve, if it passes its gate.")
 rollback = _group("rollback", "Undo a promotion.")
+report = _group("report", "Report what an experiment brought.")
 bench = _group("bench", "Measure against peers, in turns.")
 CONSOLE = Console(stderr=True)
 
@@ -56,6 +57,7 @@ _REFUSALS = {
     "RegistryError",
     "SimulationRefused",
     "LearnerError",
+    "ReportRefused",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -237,6 +239,33 @@ def simulate(
     else:
         CONSOLE.print(gauge.table(found))
         CONSOLE.print(f"results and plots are in {folder}")
+
+
+@report.command("uplift")
+def report_uplift(
+    window_days: Annotated[
+        int | None, typer.Option(min=1, max=365, help="Days from a player's first decision; by default mlflow.yaml's.")
+    ] = None,
+    lake: Annotated[Path | None, typer.Option(help="Somebody else's files of the lake's columns.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Its key; by default the one that decided last.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14."""
+    from pipelines import page
+    from pipelines.report import run
+
+    found = run(home(), lake, window_days, experiment)
+    if as_json:
+        files = {"files": [str(file) for file in found.files], "published": found.published}
+        show(msgspec.to_builtins(found.report) | files, as_json=True)
+        return
+    console = Console()
+    console.print(page.terminal(found.report))
+    said = found.report.verdict or "verdict withheld: " + "; ".join(found.report.health.reasons)
+    console.print(said, markup=False, highlight=False)
+    console.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
+    if found.published:
+        console.print("published at /reports/uplift of the API", markup=False, highlight=False)
 
 
 @bench.command("decide")

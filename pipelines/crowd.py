@@ -221,7 +221,7 @@ def net_value(person: Person, catalogue: Catalogue, recent: int, day: float) -> 
 
 def arrival(person: Person, random: np.random.Generator, at: datetime) -> list[dict[str, Any]]:
     """Events that make a player known, some weeks before a moment."""
-    joined = at - timedelta(days=float(random.uniform(20, 34)))
+    joined = at - timedelta(days=float(random.uniform(20, 30)))
     born = date(1960, 1, 1) + timedelta(days=int(random.integers(0, 38 * 365)))
     first = {"jurisdiction": person.place, "time_zone": ZONES[person.place], "birth_date": born.isoformat()}
     events: list[dict[str, Any]] = [{"type": "registered", **first}, {"type": "kyc_verified"}]

@@ -184,7 +184,6 @@ class Stage:
 
     async def gather(self, console: Console) -> None:
         """Make every player known, with some weeks of history."""
-        now = moment(self._clock.now_us())
         people = crowd.people(self._wish.players, self._wish.seed, self._catalogue)
         self.course.members = [
             Member(at, person, np.random.default_rng([self._wish.seed, at, 1])) for at, person in enumerate(people)
@@ -194,7 +193,7 @@ class Stage:
 
             async def arrive(member: Member) -> None:
                 async with self._free:
-                    await self._arrive(member, now)
+                    await self._arrive(member, moment(self._clock.now_us()))
                 bar.advance(task)
 
             await asyncio.gather(*(arrive(member) for member in self.course.members))

@@ -24,7 +24,7 @@ from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
-from service import api
+from service import api, reports
 from service.decide import Table
 from service.ledger import RedisLedger
 from service.rules import Layout, load_rulebook
@@ -195,5 +195,6 @@ async def _watched(watch: Watch) -> AsyncIterator[None]:
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     app = api.build(lifespan)
+    reports.add(app)
     app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
     return app

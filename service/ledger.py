@@ -210,6 +210,10 @@ class RedisLedger:
         """A bundle by its hash: a catalogue or rule file that records name."""
         return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", bundle_key(digest)))
 
+    async def fields(self, key: str) -> dict[bytes, bytes]:
+        """A hash that is no player's, such as a published report; empty if there is none."""
+        return dict(await self._store.command(WRITE_SECONDS, "HGETALL", key))
+
     async def seal_of(self, keys: Keys) -> bytes | None:
         """The player's key for personal fields, None if erased."""
         return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", keys.seal))

@@ -1,166 +1,193 @@
-"""Lakes for the tests: files as the worker writes them, of made decisions, outcomes and events."""
+"""Lakes of seeded synthetic experiments, in the lake's own columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from features.events import moment
-from features.schema import STORED, schema_hash
-from models.actions import Catalogue, load_catalogue
-from pipelines.lake import SCHEMAS, Reach
+from models.actions import load_catalogue
+from models.policy import draw
+from pipelines.lake import SCHEMAS
 from service import log
-from service.log import Choice, Record, Seen, Sent, Versions
+from service.log import Choice, Record, Seen, Versions
 
 CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
-DAY = 86_400_000_000
-BEGAN = 1_790_000_000_000_000
+START = datetime(2026, 3, 2, 9, tzinfo=UTC)
+DAY = timedelta(days=1)
+ACTIONS = 5
+SHARES: dict[str, float] = {"holdout": 0.2, "business_rules": 0.4, "policy": 0.4}
 
 
-def record(name: str, player: str, at_us: int, place: int, random: np.random.Generator, **changes: Any) -> Record:
-    """A drawn decision of a player at a moment, as it would be logged."""
-    catalogue: Catalogue = changes.pop("catalogue", CATALOGUE)
-    mask = np.zeros(catalogue.size, dtype=np.bool_)
-    mask[[0, *range(1, 1 + changes.pop("contacts", 40)), place]] = True
-    pmf = np.full(int(mask.sum()), 1 / mask.sum())
-    made = Record(
-        decision_id=name,
-        player=player,
-        brand="main",
-        at_us=at_us,
-        attempt=0,
-        request=b"",
-        explain=False,
-        purposes=("bonus", "marketing"),
-        decision_point=None,
-        experiment=catalogue.experiment.key,
-        variant="uniform",
-        bucket=0.5,
-        action=sent(place, at_us, catalogue),
-        activated=False,
-        choice=Choice(
-            role="drawn",
-            policy_version="uniform",
-            place=place,
-            propensity=float(pmf[0]),
-            u=0.5,
-            mask=log.bits(mask),
-            excluded={},
-            scores=log.numbers(np.zeros(len(pmf))),
-            pmf=log.numbers(pmf),
-        ),
-        seen=seen(at_us, random),
-        versions=Versions(
-            catalogue=catalogue.hash, rules="r", schema=schema_hash(), churn=None, time_zones="t", build="b"
-        ),
-        sandbox=True,
-        sealed=b"",
+@dataclass
+class Lake:
+    """Rows of a lake before they are written."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {table: [] for table in SCHEMAS})
+
+    def write(self, folder: Path) -> Path:
+        """Write a file per table."""
+        for table, rows in self.rows.items():
+            if rows:
+                place = folder / table / "day=2026-03-02"
+                place.mkdir(parents=True)
+                pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]), place / "0-1.parquet")
+        return folder
+
+    def event(self, player: str, kind: str, at: datetime, **columns: Any) -> None:
+        name = f"e{len(self.rows['events'])}"
+        row = {"player": player, "event_id": name, "type": kind, "occurred_at": at, "known_at": at}
+        self.rows["events"].append(row | columns)
+
+    def outcome(self, player: str, kind: str, at: datetime, decision_id: str, **columns: Any) -> None:
+        row = {"player": player, "outcome_id": f"o{len(self.rows['outcomes'])}", "type": kind, "occurred_at": at}
+        self.rows["outcomes"].append(row | {"decision_id": decision_id, "known_at": at} | columns)
+
+    def decision(self, player: str, variant: str, at: datetime, u: float = 0.5, **columns: Any) -> str:
+        """A decision of a variant; the record holds a uniform draw over a few actions."""
+        name = f"000-{len(self.rows['decisions']):024d}"
+        choice = drawn("holdout" if variant == "holdout" else "drawn", f"{variant}-1", np.full(ACTIONS, 1 / ACTIONS), u)
+        row = {
+            "player": player,
+            "decision_id": name,
+            "at": at,
+            "known_at": at,
+            "experiment": CATALOGUE.experiment.key,
+            "variant": variant,
+            "role": choice.role,
+            "policy_version": choice.policy_version,
+            "catalogue_version": CATALOGUE.hash,
+            "record": log.dumps(record(name, player, variant, choice)),
+        }
+        self.rows["decisions"].append(row | columns)
+        return name
+
+
+def drawn(role: str, version: str, pmf: NDArray[np.float64], u: float, mask: NDArray[np.bool_] | None = None) -> Choice:
+    """A choice drawn from a pmf; `mask` may claim other eligible places than those of the pmf."""
+    found = draw(pmf, u)
+    eligible = pmf > 0 if mask is None else mask
+    return Choice(
+        role=role,
+        policy_version=version,
+        place=found.place,
+        propensity=found.propensity,
+        u=u,
+        mask=log.bits(eligible),
+        excluded={},
+        scores=b"",
+        pmf=log.numbers(pmf[eligible]),
     )
-    return msgspec.structs.replace(made, **changes)
 
 
-def sent(place: int, at_us: int, catalogue: Catalogue) -> Sent | None:
-    if place == 0:
-        return None
-    offer, channel, slot = catalogue.action(place)
-    return Sent(
-        offer=offer.id,
-        name=offer.name,
-        template=offer.template,
-        parameters={},
-        purpose=offer.purpose,
-        channel=channel,
-        timing_slot=slot,
-        send_us=at_us,
-        valid_until_us=at_us + DAY // 4,
-    )
-
-
-def seen(at_us: int, random: np.random.Generator) -> Seen:
-    stored = random.lognormal(1, 1, len(STORED))
-    for index, feature in enumerate(STORED):
-        if feature.kind in {"first", "last"}:
-            stored[index] = at_us - random.uniform(0, 20) * DAY
-        if feature.kind == "as_of":
-            stored[index] = at_us
-        if feature.kind in {"days", "latest"}:
-            stored[index] = random.integers(3)
-    return Seen(
-        features=log.numbers(stored),
-        as_of_us=at_us,
-        age_seconds=0.0,
-        churn_score=float(random.random()),
+def record(name: str, player: str, variant: str, choice: Choice) -> Record:
+    """A record around a choice."""
+    seen = Seen(
+        features=b"",
+        as_of_us=None,
+        age_seconds=None,
+        churn_score=0.5,
         harm_level="none",
         markers={},
         stage="active",
         degraded=(),
         assumed=(),
-        facts_version="1",
+        facts_version="0",
         ledger_version="0",
+    )
+    return Record(
+        decision_id=name,
+        player=player,
+        brand="main",
+        at_us=0,
+        attempt=0,
+        request=b"",
+        explain=False,
+        purposes=("bonus", "marketing"),
+        decision_point=None,
+        experiment=CATALOGUE.experiment.key,
+        variant=variant,
+        bucket=0.0,
+        action=None,
+        activated=False,
+        choice=choice,
+        seen=seen,
+        versions=Versions(catalogue=CATALOGUE.hash, rules="", schema="", churn=None, time_zones="", build=""),
+        sandbox=False,
+        sealed=b"",
     )
 
 
-class Writer:
-    """Writes entries flush by flush; every entry gets the next place of its player's partition."""
+def experiment(players: int, seed: int = 0, lift: Mapping[str, float] | None = None, days: int = 56) -> Lake:
+    """A lake in which every mature player deposits, bets and is contacted by chance.
 
-    def __init__(self, lake: Path) -> None:
-        self._lake = lake
-        self._last = 0
-        self._rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "outcomes": [], "events": []}
-        self._count = 0
-
-    def add(self, table: str, known_us: int, **columns: Any) -> None:
-        self._count += 1
-        row = dict.fromkeys(SCHEMAS[table].names) | columns
-        row |= {"known_at": known_us, "position": f"{columns['player'][1:5]}:{self._last + 1 + self._count}-0"}
-        self._rows[table].append(row)
-
-    def decide(self, made: Record) -> None:
-        self.add("decisions", made.at_us, player=made.player, decision_id=made.decision_id, record=log.dumps(made))
-
-    def outcome(self, name: str, player: str, type_: str, at_us: int) -> None:
-        self.add("outcomes", at_us, player=player, decision_id=name, type=type_, occurred_at=at_us)
-
-    def event(self, player: str, at_us: int, **columns: Any) -> None:
-        self.add("events", at_us, player=player, event_id=f"e{self._count}", occurred_at=at_us, **columns)
-
-    def flush(self) -> None:
-        """Close a flush: its files, then how far the lake reaches."""
-        first, self._last = self._last, self._last + 1_000 + self._count
-        for table, rows in self._rows.items():
-            for day in sorted({moment(row["known_at"]).date().isoformat() for row in rows}):
-                mine = [row for row in rows if moment(row["known_at"]).date().isoformat() == day]
-                self._write(table, day, f"{first}-{self._last}", mine)
-            rows.clear()
-        self._count = 0
-        (self._lake / "_position.json").write_bytes(msgspec.json.encode(Reach(flushed=self._last)))
-
-    def _write(self, table: str, day: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        folder = self._lake / table / f"day={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMAS[table]), folder / f"{name}.parquet")
+    Args:
+        players: Number of players, over the catalogue's variants.
+        seed: Of the numbers.
+        lift: What a variant adds to a player's mean stake, minor units.
+        days: First decisions are spread over these days.
+    """
+    chance, lake = np.random.default_rng(seed), Lake()
+    shares = CATALOGUE.experiment.variants
+    for number in range(players):
+        player = f"{{p000}}{number:030x}"
+        variant = str(chance.choice(list(shares), p=list(shares.values())))
+        at = START + timedelta(seconds=int(chance.integers(days * 86_400)))
+        _life(lake, player, at, chance, (lift or {}).get(variant, 0.0))
+        for later in range(int(chance.integers(1, 4))):
+            moment = at + later * 3 * DAY
+            name = lake.decision(player, variant, moment, float(chance.random()))
+            if variant != "holdout" and chance.random() < 0.6:
+                _contact(lake, player, name, moment, chance)
+    lake.event("{p000}end", "login", START + timedelta(days=days + 29))
+    return lake
 
 
-def grow(lake: Path, flushes: int, decisions: int, seed: int = 1) -> None:
-    """A lake of some flushes with so many decisions each, in which free bets by push work."""
-    writer, random, at = Writer(lake), np.random.default_rng(seed), BEGAN
-    for flush in range(flushes):
-        for number in range(decisions):
-            at += DAY // 50
-            name, player = f"{flush:03d}-{number:024d}", f"{{p{int(random.integers(256)):03d}}}{number % 7}"
-            place = int(random.integers(1, CATALOGUE.size)) if random.random() < 0.8 else 0
-            made = record(name, player, at, place, random)
-            writer.decide(made)
-            likely = 0.1 if made.action is None or made.action.offer != "free_bet" else 0.6
-            if place:
-                writer.outcome(name, player, "confirmed", at + 1)
-            if random.random() < likely:
-                bet = {"type": "bet", "product": "sports", "amount_minor": int(random.integers(500, 50_000))}
-                writer.event(player, at + DAY // 60, **bet)
-            if place and random.random() < 0.02:
-                writer.outcome(name, player, "unsubscribed", at + 5)
-        writer.flush()
+def _life(lake: Lake, player: str, at: datetime, chance: np.random.Generator, lift: float) -> None:
+    worth = chance.gamma(2.0, 1_000.0)
+    for begin, extra in ((at - 27 * DAY, 0.0), (at + timedelta(hours=1), lift)):
+        stake = int(max(0.0, chance.normal(worth + extra, 400.0)))
+        lake.event(player, "bet", begin, amount_minor=stake, product="casino")
+        lake.event(player, "win", begin + timedelta(minutes=5), amount_minor=stake // 2, product="casino")
+        if chance.random() < 0.4:
+            deposit = {"amount_minor": stake, "status": "approved", "method": "card", "target": "account"}
+            lake.event(player, "deposit", begin + 4 * DAY, **deposit)
+    if chance.random() < 0.01:
+        lake.event(player, "support_contact", at + 2 * DAY, detail='{"tags": ["harm"]}')
+
+
+def _contact(lake: Lake, player: str, name: str, at: datetime, chance: np.random.Generator) -> None:
+    sent = {"offer": "free_spins", "channel": "email"}
+    lake.outcome(player, "confirmed", at, name, **sent)
+    if chance.random() < 0.03:
+        lake.outcome(player, "unsubscribed", at + timedelta(hours=1), name, **sent)
+
+
+def frame(chance: np.random.Generator, players: int, shares: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Mature players by chance, no variant better than another: the columns of `Exposures.players`."""
+    planned = shares or SHARES
+    before = chance.gamma(1.5, 2_000.0, players)
+    return pd.DataFrame(
+        {
+            "player": [f"p{number}" for number in range(players)],
+            "variant": chance.choice(list(planned), players, p=list(planned.values())),
+            "catalogue_version": "c1",
+            "first_us": np.sort(chance.integers(0, 56 * 86_400_000_000, players)),
+            "variants": 1,
+            "conversion": (chance.random(players) < 0.3).astype(int),
+            "deposits_minor": (before * chance.random(players)).astype(int),
+            "net_revenue_minor": (0.7 * before + chance.normal(0.0, 1_500.0, players)).astype(int),
+            "cost_minor": 0,
+            "contacts": chance.poisson(2.0, players),
+            "unsubscribed": (chance.random(players) < 0.02).astype(int),
+            "harm": (chance.random(players) < 0.02).astype(int),
+            "before_deposits_minor": before.astype(int),
+            "before_net_revenue_minor": before.astype(int),
+        }
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 from conftest import Opened, run
-from lakes import BEGAN, CATALOGUE, DAY, Writer, grow, record
+from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.store import Server, bundle_key, pointer_key
 from models.learner import LearnerSettings

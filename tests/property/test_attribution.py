@@ -29,7 +29,8 @@ class Entry(NamedTuple):
 
 def drawn(name: str, player: str, at: int, *, contact: bool, at_once: bool = False) -> Drawn:
     offer = ("free_bet", "sms", "evening") if contact else ("NO_CONTACT", None, None)
-    return Drawn(name, player, at, at, at + LEASE * contact, at_once or not contact, *offer, b"")
+    offer_id, channel, slot = offer
+    return Drawn(name, player, at, at, at + LEASE * contact, at_once or not contact, offer_id, channel, slot, b"")
 
 
 EVENTS: list[dict[str, Any]] = [

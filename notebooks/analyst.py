@@ -1,0 +1,82 @@
+"""An analyst's first look at an experiment, cell by cell.
+
+Open it as a notebook (VS Code and PyCharm do as it is, Jupyter with jupytext), or run it with Python. It reads the
+lake only; CROUPIER_HOME says where that is, `var/` by default.
+"""
+# ruff: noqa: INP001 - notebooks are no package
+
+# %% [markdown]
+# # Uplift of an experiment, by hand
+# The report `croupier report uplift` does all of this at once. Here each step stands alone, to be looked at, changed
+# and asked again: another window, another group of players, another metric.
+
+# %%
+# Where the lake is, and how many days of each player count. 28 days hold four weekends; shorter windows mature sooner.
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from models.actions import load_catalogue
+from pipelines import page, plots
+from pipelines.comparisons import METRICS, compare_all
+from pipelines.exposures import DAY_US, Costs, exposures, opened
+from pipelines.report import compute
+from pipelines.uplift import comparisons, headlines
+from service.app import Settings
+
+try:
+    from IPython.display import display
+except ModuleNotFoundError:
+    display = print
+
+home = Path(os.environ.get("CROUPIER_HOME", "var"))
+lake = home / "lake"
+window_days = int(os.environ.get("WINDOW_DAYS", "28"))
+catalogue = load_catalogue(Settings.here("").catalogue)
+
+# %%
+# One row per player: the variant of the first decision, and what the player did in the window that begins there.
+# `before_...` is the same money in the 28 days before; it makes the intervals narrower.
+with opened(lake) as connection:
+    found = exposures(connection, Costs.of(catalogue), window_days)
+players = found.players
+display(players.head())
+
+# %%
+# Variants at a glance. Means differ by chance alone, so nothing is decided here; the medians tell how skewed money is.
+money = ["net_revenue_minor", "deposits_minor", "cost_minor"]
+display(players.groupby("variant")[["conversion", "contacts", *money]].mean().round(2))
+display(players.groupby("variant")[money].median())
+
+# %%
+# Health first. If a check fails, the rest says nothing about the variants, and the report withholds its verdict.
+report = compute(lake, days=window_days)
+health = pd.DataFrame(page.checks(report))
+display(health)
+display("healthy" if report.health.ok else f"not healthy: {'; '.join(report.health.reasons)}")
+
+# %%
+# The report's own table: every metric of every comparison, differences per player with 95 % intervals.
+table = pd.DataFrame(page.lines(report.metrics))
+display(table[["metric", "pair", "players", "difference", "interval", "p", "p_adjusted"]])
+
+# %%
+# The same as a drawing, kept beside the reports. Each metric has its own axis; blue intervals leave out 0.
+forest = plots.forest([row for row in report.metrics if row.role in {"primary", "guardrail"}])
+drawing = home / "reports" / "forest.svg"
+drawing.parent.mkdir(exist_ok=True)
+drawing.write_text(forest, encoding="utf-8")
+display(f"drawn to {drawing}")
+
+# %%
+# A question of your own: the same comparison among players who bet in the 28 days before. The split was by chance in
+# every such group, as long as the group is formed by what was known *before* the first decision. It is one look of
+# many: note how many groups you tried.
+mature = players[(players["variants"] == 1) & (players["first_us"] + window_days * DAY_US <= found.latest_us)]
+group = mature[mature["before_net_revenue_minor"] != 0]
+counts = group["variant"].value_counts().to_dict()
+pairs = comparisons(counts, headlines(counts))
+asked = [METRICS[report.primary], METRICS["deposits_minor"]]
+segment = pd.DataFrame(page.lines(compare_all(group, asked, pairs)))
+display(segment)

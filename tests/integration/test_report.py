@@ -1,0 +1,196 @@
+"""The report from the lake to the page that people read, through the command line and a serving process."""
+
+import json
+import runpy
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+import structlog
+from conftest import Opened, run
+from lakes import CATALOGUE, experiment
+from people import adult_events, tell
+
+from features.store import House, Server, bundle_key, real_now_us
+from pipelines import __main__ as cli
+from pipelines import exposures, report
+from pipelines.lake import SCHEMAS
+from pipelines.worker import Worker, wait_until_in_lake
+from service import app, reports
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A house with a lake in which the policy is better, and its store."""
+    assert house.partitions
+    experiment(2_500, 1, {"policy": 300.0, "business_rules": 150.0}).write(tmp_path / "lake")
+    monkeypatch.setenv("CROUPIER_HOME", str(tmp_path))
+    monkeypatch.setenv("CROUPIER_STORE", server.url)
+    monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
+    return tmp_path
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a store and without a lake."""
+    monkeypatch.delenv("CROUPIER_STORE", raising=False)
+    monkeypatch.setenv("CROUPIER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run `croupier` with these words: exit code, what it printed, and what it complained."""
+    monkeypatch.setattr("sys.argv", ["croupier", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    # The command line logs to a stream that ends with the test.
+    structlog.reset_defaults()
+    told = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, told.out, told.err
+
+
+def test_what_the_command_writes_is_what_the_service_shows(
+    home: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed, _ = command(monkeypatch, capsys, "report", "uplift", "--json")
+    assert code == 0
+    told = json.loads(printed)
+    assert told["health"] == {"ok": True, "reasons": []}
+    assert {"p_value", "alarm"} <= told["srm"].keys()
+    assert "net revenue is higher, the policy against the business rules" in told["verdict"]
+    assert {"metric", "variant", "control", "n", "n_control", "mean", "mean_control", "absolute", "relative"} <= set(
+        told["metrics"][0]
+    )
+    assert {"estimate", "low", "high", "p_value"} == told["metrics"][0]["absolute"].keys()
+    files = {kind: (home / "reports" / f"uplift.{kind}").read_text("utf8") for kind in ("html", "csv", "json")}
+    assert json.loads(files["json"])["verdict"] == told["verdict"]
+    assert files["csv"].count("\n") == len(told["metrics"]) + 1
+    assert store.hexists("croupier:report:uplift", "health")
+
+    async def story() -> None:
+        built = app.create()
+        async with (
+            app.lifespan(built),
+            httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+        ):
+            listed = await client.get("/reports")
+            assert (listed.status_code, listed.headers["content-type"]) == (200, "text/html; charset=utf-8")
+            assert '<a href="/reports/uplift">' in listed.text
+            assert "healthy" in listed.text
+            for kind, path in (("html", "uplift"), ("csv", "uplift.csv"), ("json", "uplift.json")):
+                answer = await client.get(f"/reports/{path}")
+                assert answer.status_code == 200
+                assert answer.text == files[kind]
+                assert "default-src 'none'" in answer.headers["content-security-policy"]
+            for path in ("other", "other.csv", "other.json", "uplift.xml"):
+                missing = await client.get(f"/reports/{path}")
+                assert (missing.status_code, missing.json()["code"]) == (404, "unknown_report")
+            documented = (await client.get("/openapi.json")).json()["paths"]
+            assert {"/reports", "/reports/{name}", "/reports/{name}.csv", "/reports/{name}.json"} <= documented.keys()
+            built.state.desk.keys = frozenset({"secret"})
+            assert (await client.get("/reports/uplift")).status_code == 401
+            key = {"authorization": "Bearer secret"}
+            assert (await client.get("/reports/uplift", headers=key)).status_code == 200
+
+    run(story())
+
+
+def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_text(home: Path, store: redis.Redis) -> None:
+    assert home
+
+    async def text() -> str:
+        built = app.create()
+        async with (
+            app.lifespan(built),
+            httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+        ):
+            return (await client.get("/reports")).text
+
+    assert "croupier report uplift" in run(text())
+    summary = b'{"title": "<script>", "at": "2026-03-02T10:00:00+00:00", "ok": false, "verdict": "<b>"}'
+    store.hset(reports.REPORTS, "odd", summary)  # type: ignore[arg-type]
+    shown = run(text())
+    assert "&lt;script&gt;" in shown
+    assert "<script>" not in shown
+    assert "verdict withheld" in shown
+
+
+def test_shares_of_an_earlier_catalogue_are_taken_from_the_store(home: Path, store: redis.Redis) -> None:
+    lake = experiment(600, 3)
+    for row in lake.rows["decisions"]:
+        row["catalogue_version"] = "earlier00000"
+    lake.write(home / "other")
+    house = report.running(home)
+    assert house is not None
+    assert report.compute(home / "other", house).srm.expected is None
+    store.set(bundle_key("earlier00000"), CATALOGUE.model_dump_json(by_alias=True))
+    assert report.compute(home / "other", house).srm.expected is not None
+    house.client.close()
+
+
+def test_somebody_elses_files_need_no_store_and_are_not_published(
+    nobody: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = experiment(300, 4).write(tmp_path / "theirs")
+    code, printed, _ = command(monkeypatch, capsys, "report", "uplift", "--lake", str(lake), "--window-days", "7")
+    assert code == 0
+    assert "verdict withheld" in printed
+    assert "published" not in printed
+    assert json.loads((nobody / "reports" / "uplift.json").read_text("utf8"))["window_days"] == 7
+
+
+@pytest.mark.parametrize("words", [(), ("--lake", "nowhere"), ("--window-days", "0")])
+def test_where_there_is_nothing_to_report_one_sentence_says_so(
+    nobody: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed, complaint = command(monkeypatch, capsys, "report", "uplift", *words)
+    assert (code, printed) == (2, "")
+    assert complaint
+    assert not nobody.exists()
+
+
+def test_the_analysts_notebook_runs_on_a_lake(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment(1_200, 5).write(nobody / "lake")
+    assert set(SCHEMAS) == {"events", "decisions", "outcomes"}
+    monkeypatch.syspath_prepend(str(ROOT))
+    told = runpy.run_path(str(ROOT / "notebooks" / "analyst.py"))
+    assert "<svg" in (nobody / "reports" / "forest.svg").read_text("utf8")
+    assert len(told["table"]) == len(told["report"].metrics)
+    assert set(told["health"]["name"]) >= {"Sample ratio", "Propensity ratio"}
+    assert len(told["segment"]) > 0
+    assert "healthy" in capsys.readouterr().out
+
+
+def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are_in_the_lake(
+    opened: Opened, worker: Worker, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    assert worker
+    monkeypatch.setenv("CROUPIER_STORE", server.url)
+
+    async def story() -> None:
+        async with opened() as client:
+            for number in range(10):
+                await tell(client, adult_events(f"p{number}"))
+                for turn in range(3):
+                    asked = {"player_id": f"p{number}", "activate": turn == 0}
+                    assert (await client.post("/v1/decisions", json=asked)).status_code == 200
+
+    run(story())
+    wait_until_in_lake(lake, real_now_us(store))
+    told = report.run(lake.parent, days=1)
+    assert told.published
+    assert told.report.maturity.exposed == 10
+    assert told.report.maturity.mature == 0
+    assert told.report.propensity_srm.decisions > 10
+    assert not told.report.propensity_srm.alarm
+    assert told.report.lag_seconds is not None
+    assert told.report.verdict is None
+    with exposures.opened(lake) as connection:
+        found = exposures.exposures(connection, exposures.Costs.of(CATALOGUE), 1)
+    assert found.players["contacts"].sum() > 0

@@ -1,0 +1,137 @@
+"""The checks before a verdict: they sound when something is wrong, and are quiet when nothing is."""
+
+import msgspec
+import numpy as np
+import pytest
+from lakes import SHARES, drawn, record
+
+from pipelines.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
+from service import log
+
+PLACES = 8
+
+
+def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: str = "v1") -> list[bytes]:
+    """Records of draws from a masked pmf; `masked` says whether the log holds that pmf or the one before the mask."""
+    found = []
+    for number in range(decisions):
+        scored = chance.dirichlet(np.full(4, 4.0))
+        mask = chance.random(4) < 0.9
+        mask[0] = True
+        honest = np.append(scored * mask / (scored * mask).sum(), np.zeros(PLACES - 4))
+        claimed = honest if masked else np.append(scored, np.zeros(PLACES - 4))
+        choice = drawn("drawn", version, honest, float(chance.random()))
+        logged = drawn("drawn", version, claimed, 0.0)
+        told = msgspec.structs.replace(choice, mask=logged.mask, pmf=logged.pmf)
+        found.append(log.dumps(record(f"d{number}", "p", "policy", told)))
+    return found
+
+
+def tally(chance: np.random.Generator, decisions: int, *, masked: bool) -> Tally:
+    """As `logs`, without the records: many at once."""
+    scored = chance.dirichlet(np.full(4, 4.0), decisions)
+    mask = chance.random((decisions, 4)) < 0.9
+    mask[:, 0] = True
+    honest = scored * mask / (scored * mask).sum(axis=1, keepdims=True)
+    places = (honest.cumsum(axis=1) < chance.random((decisions, 1))).sum(axis=1)
+    found = Tally()
+    found.add(honest if masked else scored, np.minimum(places, 3))
+    return found
+
+
+def test_the_sample_ratio_alarm_is_rare_when_the_split_is_as_planned() -> None:
+    chance = np.random.default_rng(1)
+    splits = chance.multinomial(3_000, list(SHARES.values()), 2_000)
+    planned = {name: 3_000 * share for name, share in SHARES.items()}
+    found = [sample_ratio(dict(zip(SHARES, map(int, split), strict=True)), planned) for split in splits]
+    # 0.1 % of 2,000 is 2; more than 8 has a chance below 0.03 %.
+    assert sum(one.alarm for one in found) <= 8
+    below = np.mean([one.p_value is not None and one.p_value < 0.05 for one in found])
+    assert abs(below - 0.05) < 0.015
+
+
+def test_the_sample_ratio_alarm_sounds_when_a_tenth_of_a_variant_is_lost() -> None:
+    chance = np.random.default_rng(2)
+    caught = 0
+    for _ in range(50):
+        split = dict(zip(SHARES, map(int, chance.multinomial(10_000, list(SHARES.values()))), strict=True))
+        split["policy"] = int(split["policy"] * 0.9)
+        total = sum(split.values())
+        caught += sample_ratio(split, {name: total * share for name, share in SHARES.items()}).alarm
+    assert caught >= 45
+
+
+def test_a_player_in_a_variant_of_share_zero_is_an_alarm_and_unknown_shares_give_no_p_value() -> None:
+    assert sample_ratio({"policy": 500, "uniform": 1}, {"policy": 501.0, "uniform": 0.0}).alarm
+    unknown = sample_ratio({"policy": 500}, None)
+    assert (unknown.p_value, unknown.alarm, unknown.expected) == (None, False, None)
+
+
+def test_propensities_logged_before_the_mask_are_caught_and_honest_ones_are_left_alone() -> None:
+    chance = np.random.default_rng(3)
+    caught = [propensity_ratio({"v": tally(chance, 5_000, masked=False)}).alarm for _ in range(100)]
+    assert np.mean(caught) >= 0.8
+    honest = [propensity_ratio({"v": tally(chance, 5_000, masked=True)}) for _ in range(400)]
+    # 0.1 % of 400 is 0.4; more than 4 has a chance below 0.01 %.
+    assert sum(one.alarm for one in honest) <= 4
+    below = np.mean([one.p_value is not None and one.p_value < 0.05 for one in honest])
+    assert abs(below - 0.05) < 0.035
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_records_tell_the_same_as_the_draws_behind_them(masked: bool) -> None:  # noqa: FBT001 - a parameter of the law
+    found = propensity_ratio(tallies(logs(np.random.default_rng(4), 5_000, masked=masked)))
+    assert found.alarm is not masked
+    assert found.decisions == 5_000
+    assert [one.policy_version for one in found.versions] == ["v1"]
+
+
+def test_small_policy_versions_are_tested_together_and_none_is_left_out() -> None:
+    chance = np.random.default_rng(5)
+    small = {f"v{number}": tally(chance, 6, masked=True) for number in range(40)}
+    found = propensity_ratio({"large": tally(chance, 2_000, masked=True)} | small)
+    assert [one.policy_version for one in found.versions] == ["large", "pooled"]
+    assert sum(one.decisions for one in found.versions) == found.decisions == 2_240
+
+
+def test_an_action_that_the_log_calls_impossible_is_an_alarm_however_few_the_draws() -> None:
+    for draws in (1, 40):
+        lying = Tally()
+        lying.add(
+            np.tile([0.5, 0.5, 0.0], (draws, 1)), np.array([0, 1] * (draws // 2) + [2] * (draws % 2 or 1))[-draws:]
+        )
+        found = propensity_ratio({"v": lying})
+        assert (found.p_value, found.alarm, found.impossible) == (0.0, True, 1)
+
+
+def test_too_few_draws_give_no_p_value() -> None:
+    found = propensity_ratio({"v": tally(np.random.default_rng(6), 3, masked=True)})
+    assert (found.p_value, found.alarm, found.versions) == (None, False, [])
+    certain = Tally()
+    certain.add(np.tile([1.0, 0.0], (50, 1)), np.zeros(50, dtype=np.int64))
+    assert not propensity_ratio({"v": certain}).alarm
+
+
+def test_every_trouble_is_named_and_health_is_good_without_any() -> None:
+    fine = sample_ratio({"policy": 500, "holdout": 500}, {"policy": 500.0, "holdout": 500.0})
+    skewed = sample_ratio({"policy": 800, "holdout": 200}, {"policy": 500.0, "holdout": 500.0})
+    quiet = propensity_ratio({})
+    lying = propensity_ratio({"v": tally(np.random.default_rng(7), 20_000, masked=False)})
+    ready = {"policy": 500, "holdout": 500}
+    assert health(fine, quiet, ready, 0.0, 30.0).ok
+    assert health(fine, quiet, ready, 0.0, None).ok
+    unknown = sample_ratio({"policy": 1}, None)
+    for trouble, word in (
+        (health(skewed, quiet, ready, 0.0, None), "as planned"),
+        (health(unknown, quiet, ready, 0.0, None), "unknown"),
+        (health(fine, lying, ready, 0.0, None), "propensities"),
+        (health(fine, quiet, ready | {"policy": 99}, 0.0, None), "99 mature"),
+        (health(fine, quiet, ready, 0.011, None), "two variants"),
+        (health(fine, quiet, ready, 0.0, 90_000.0), "behind"),
+        (health(fine, quiet, {}, 0.0, None), "compare"),
+    ):
+        assert not trouble.ok
+        assert len(trouble.reasons) == 1
+        assert word in trouble.reasons[0]
+    assert skewed.p_value is not None
+    assert skewed.p_value < ALARM
