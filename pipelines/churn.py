@@ -123,13 +123,13 @@ def learn(home: Path, url: str, registry: ChurnRegistry, question: Question, run
     began, horizon = time.monotonic(), question.horizon_days
     fit_on, test_on = split(question.cutoffs_us, horizon)
     rows = point_in_time(home, url, question.players)
-    trained = fit(rows.at(fit_on), horizon)
-    test = rows.at(test_on)
+    learnt, test = rows.at(fit_on), rows.at(test_on)
+    trained = fit(learnt, horizon)
     evaluation = evaluate(test, trained.score(test))
     cutoffs = [moment(one).date().isoformat() for one in [*fit_on, *test_on]]
-    parameters = {"horizon_days": horizon, "cutoffs": " ".join(cutoffs), "train_rows": len(rows.at(fit_on))}
+    parameters = {"horizon_days": horizon, "cutoffs": " ".join(cutoffs), "train_rows": len(learnt)}
     bundle = registry.log(trained, evaluation, test, parameters, run)
-    return _training(bundle, evaluation, rows.at(fit_on), cutoffs, time.monotonic() - began)
+    return _training(bundle, evaluation, learnt, cutoffs, time.monotonic() - began)
 
 
 def _training(
@@ -155,6 +155,23 @@ def _training(
 
 
 # --- Rows
+
+
+def churn_frame(home: Path, url: str, horizon_days: int = 30) -> pd.DataFrame:
+    """Everybody the churn model is asked about, with what was known then and what became of them.
+
+    Returns:
+        A row per player and monthly cut-off. `player`: key; `cutoff`: first of a month, UTC; `churned`: no approved
+        deposit in the `horizon_days` days from the cut-off; then the features that a model may see, by the schema's
+        names and units, as they were one microsecond before the cut-off. NaN is missing.
+
+    Raises:
+        TrainingRefused: There is too little to learn from.
+    """
+    question = ask(home, url, horizon_days)
+    frame = training_rows(home, url, question.players, question.now_us).frame()
+    frame.insert(0, "player", question.players["player"].to_numpy())
+    return frame
 
 
 def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None = None) -> pd.DataFrame:

@@ -42,15 +42,22 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop`; then give the partitions back, flush a last time and end what runs by schedule."""
-        beside = [threading.Thread(target=work, daemon=True) for work in (self._flush_often, self._look_often)]
-        for thread in beside:
-            thread.start()
+        looker = threading.Thread(target=self._look_often, daemon=True)
+        looker.start()
+        try:
+            self._work()
+        finally:
+            self._stopping.set()
+            looker.join()
+
+    def _work(self) -> None:
+        flusher = threading.Thread(target=self._flush_often, daemon=True)
+        flusher.start()
         try:
             self._consume()
         finally:
             self._stopping.set()
-            for thread in beside:
-                thread.join()
+            flusher.join()
         self.consumer.release()
         if self._failure is not None:
             raise self._failure
