@@ -14,23 +14,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from features.moments import MICROSECOND
+from features.moments import micros as micros  # noqa: PLC0414 - events are told in them, and so they are had here
+from features.moments import moment as moment  # noqa: PLC0414
+
 REMEMBERED: Final = timedelta(days=35)
 """How long event ids are remembered; older events enter by import, against the lake."""
 SKEW: Final = timedelta(seconds=5)
 """How far a caller's clock may run ahead of the house's."""
-
-MICROSECOND: Final = timedelta(microseconds=1)
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def micros(moment: datetime) -> int:
-    """Unix microseconds of an aware moment, exact."""
-    return (moment - EPOCH) // MICROSECOND
-
-
-def moment(unix_us: int) -> datetime:
-    """Aware UTC datetime of unix microseconds, exact."""
-    return EPOCH + timedelta(microseconds=unix_us)
 
 
 def _known_zone(name: str) -> str:

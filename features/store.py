@@ -29,7 +29,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.events import moment
+from features.moments import moment
 
 PARTITIONS: Final = 256
 FORMAT: Final = 1
@@ -289,16 +289,16 @@ def bundle_key(digest: str) -> str:
     return f"croupier:bundle:{digest}"
 
 
-LIVE: Final = "croupier:live:"
-"""Prefix of the keys in which each serving process reports what it serves, alive for a few seconds."""
+LIVE: Final = "croupier:live"
+"""Set of the keys in which serving processes report what they serve, each alive for a few seconds."""
 
 
 BUNDLES: Final = "croupier:bundles"
-"""Version name that decisions log -> content hash of its bundle."""
+"""Hash of version name -> digest: explanations of old decisions find the bundle that a record names."""
 
 
 def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None = None) -> str:
-    """Keep a bundle by its content hash, and under the name of its version, and let it serve; returns the hash."""
+    """Keep a bundle by its content hash, and by its version's name if it has one, and let it serve; its hash."""
     digest = hashlib.sha256(bundle).hexdigest()
     client.set(bundle_key(digest), bundle)
     if version is not None:
@@ -307,10 +307,19 @@ def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None =
     return digest
 
 
+def published(client: redis.Redis, version: str) -> bytes | None:
+    """The bundle of a version that was published in this store, None if there is none."""
+    digest = cast("bytes | None", client.hget(BUNDLES, version))
+    return None if digest is None else cast("bytes | None", client.get(bundle_key(digest.decode())))
+
+
 def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:
     """What each live serving process reports for a kind."""
-    reports = [client.get(key) for key in client.scan_iter(f"{LIVE}*")]
-    return [msgspec.json.decode(cast("bytes", report)).get(kind) for report in reports if report]
+    keys = cast("set[bytes]", client.smembers(LIVE))
+    reports = {key: cast("bytes | None", client.get(key)) for key in keys}
+    if gone := [key for key, report in reports.items() if report is None]:
+        client.srem(LIVE, *gone)
+    return [msgspec.json.decode(report).get(kind) for report in reports.values() if report]
 
 
 class Store:

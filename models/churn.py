@@ -9,18 +9,20 @@ the fit is drawn at random, so that neither a seed nor the players' order, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 import lightgbm
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from features.moments import micros
 from features.schema import MODEL_FEATURES, VECTOR
-from models.population import TrainingRefused
+from models.population import TrainingRefused, split
 from models.scorer import ChurnBundle, library_build
 
 BINS: Final = 10
@@ -33,8 +35,8 @@ _MONOTONE: Final = {
 }
 """More deposits never raise the score, more days since the last never lower it."""
 _POSITION: Final = {reading.name: at for at, reading in enumerate(VECTOR)}
-_ROUNDS: Final = 300
 _SETTINGS: Final[dict[str, Any]] = {
+    "num_iterations": 300,
     "objective": "binary",
     "learning_rate": 0.02,
     "num_leaves": 4,
@@ -51,7 +53,7 @@ _FLOOR_DRAWS: Final = 200
 
 @dataclass(frozen=True)
 class Rows:
-    """Players at cut-offs.
+    """Players at cut-offs; `of` makes them of a data frame.
 
     Attributes:
         matrix: The numbers of `schema.VECTOR` at the cut-off, shape (n, len(VECTOR)), NaN where missing.
@@ -62,6 +64,29 @@ class Rows:
     matrix: NDArray[np.float64]
     churned: NDArray[np.bool_]
     cutoff_us: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Self:
+        """Rows of a frame with the columns `cutoff` (aware), `churned` and any of the schema's features."""
+        missing = np.full(len(frame), np.nan)
+        columns = [frame[one.name].to_numpy(np.float64) if one.name in frame else missing for one in VECTOR]
+        cutoffs = np.array([micros(cutoff) for cutoff in frame["cutoff"]], np.int64)
+        return cls(np.column_stack(columns), frame["churned"].to_numpy(np.bool_), cutoffs)
+
+    def frame(self) -> pd.DataFrame:
+        """Columns `cutoff` (aware), `churned`, and what a model may see by name, as numbers at the cut-off."""
+        seen = pd.DataFrame(self.columns(MODEL_FEATURES), columns=list(MODEL_FEATURES))
+        cutoffs = pd.to_datetime(self.cutoff_us, unit="us", utc=True)
+        return pd.concat([pd.DataFrame({"cutoff": cutoffs, "churned": self.churned}), seen], axis=1)
+
+    def split(self, horizon_days: int) -> tuple[Self, Self]:
+        """The rows to learn from and the rows of the last two cut-offs, whose horizons do not overlap the former.
+
+        Raises:
+            TrainingRefused: There are too few cut-offs.
+        """
+        learn, test = split(np.unique(self.cutoff_us).tolist(), horizon_days)
+        return self.at(learn), self.at(test)
 
     def __len__(self) -> int:
         return len(self.churned)
@@ -118,13 +143,18 @@ class Trained:
         )
 
 
-def fit(rows: Rows, horizon_days: int) -> Trained:
+def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None) -> Trained:
     """Train and calibrate on some cut-offs.
 
     Every cut-off is scored once by a model of all the others (leave one cut-off out). A cut-off whose churners the
     others do not rank well there, by the slope b of its own logistic fit (Platt 1999), gets the weight
     min(1, max(0, b) / median b)^2; with the weights everything is fitted again, and the logistic fit over the
     weighted left-out scores is the calibration.
+
+    Args:
+        rows: What to learn from.
+        horizon_days: H, as the rows were labelled.
+        settings: LightGBM's parameters in place of ours, by its names; `num_iterations` is the number of trees.
 
     Raises:
         TrainingRefused: Nobody churned, or everybody.
@@ -134,14 +164,14 @@ def fit(rows: Rows, horizon_days: int) -> Trained:
             f"{'all' if len(rows) and rows.churned.any() else 'none'} of the {len(rows)} players "
             "of the training cut-offs churned, so there is nothing to tell apart"
         )
-    features = _varying(rows)
+    learner = _Learner(_varying(rows), {**_SETTINGS, **(settings or {})})
     cutoffs = np.unique(rows.cutoff_us)
-    weights = _cutoff_weights(rows, _left_out(rows, features, np.ones(len(rows))), cutoffs)
+    weights = _cutoff_weights(rows, _left_out(rows, learner, np.ones(len(rows))), cutoffs)
     weight = weights[np.searchsorted(cutoffs, rows.cutoff_us)]
-    slope, intercept = platt(_left_out(rows, features, weight), rows.churned, weight)
+    slope, intercept = platt(_left_out(rows, learner, weight), rows.churned, weight)
     return Trained(
-        _booster(rows, features, weight),
-        features,
+        _booster(rows, learner, weight),
+        learner.features,
         slope,
         intercept,
         horizon_days,
@@ -157,21 +187,29 @@ def _varying(rows: Rows) -> tuple[str, ...]:
     return kept or (_RECENCY,)
 
 
-def _booster(rows: Rows, features: Sequence[str], weight: NDArray[np.float64]) -> lightgbm.Booster:
+class _Learner(NamedTuple):
+    """LightGBM's columns and parameters."""
+
+    features: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+def _booster(rows: Rows, learner: _Learner, weight: NDArray[np.float64]) -> lightgbm.Booster:
     """Boosted trees that start from each row's own month: what they add parts the players within a month."""
-    settings = _SETTINGS | {
+    settings = {
         "min_child_samples": min(100, max(10, len(rows) // 30)),
-        "monotone_constraints": [_MONOTONE.get(name, 0) for name in features],
+        "monotone_constraints": [_MONOTONE.get(name, 0) for name in learner.features],
+        **learner.settings,
     }
     data = lightgbm.Dataset(
-        rows.columns(features),
+        rows.columns(learner.features),
         rows.churned,
         weight=weight,
         init_score=_month_logit(rows),
-        feature_name=list(features),
+        feature_name=list(learner.features),
         params={"verbose": -1},
     )
-    return lightgbm.train(settings, data, _ROUNDS)
+    return lightgbm.train(settings, data, settings.pop("num_iterations"))
 
 
 def _month_logit(rows: Rows) -> NDArray[np.float64]:
@@ -182,15 +220,15 @@ def _month_logit(rows: Rows) -> NDArray[np.float64]:
     return odds
 
 
-def _left_out(rows: Rows, features: Sequence[str], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _left_out(rows: Rows, learner: _Learner, weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Raw score of every row by a model that has not seen its cut-off; of a single cut-off, its fifth of the rows."""
     several = len(np.unique(rows.cutoff_us)) > 1
     fold = rows.cutoff_us if several else np.arange(len(rows)) % 5
     scores = np.zeros(len(rows))
     for one in np.unique(fold):
         out = fold == one
-        model = _booster(rows.take(~out), features, weight[~out])
-        scores[out] = model.predict(rows.take(out).columns(features), raw_score=True)
+        model = _booster(rows.take(~out), learner, weight[~out])
+        scores[out] = model.predict(rows.take(out).columns(learner.features), raw_score=True)
     return scores
 
 

@@ -13,8 +13,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -24,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from features.events import moment
 from features.schema import MODEL_FEATURES, VECTOR, schema_hash
-from models.churn import Calibration, Evaluation, Rows, Trained
+from models.churn import Evaluation, Rows, Trained
+from models.plots import reliability_diagram
+from models.promotions import Entry
 from models.scorer import ChurnBundle
 
 # Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
@@ -39,18 +40,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it remarks on type hints of its own
     import mlflow.lightgbm
     import mlflow.pyfunc.model
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 SETTINGS: Final = Path(__file__).parents[1] / "mlflow.yaml"
 _REPLACED: Final = "replaced"
-_RECORDED: Final = ("action", "by", "at", "from", "to", "evidence")
+_ENTRY: Final = "entry"
+_WHY: Final = "why"
 _BUNDLE: Final = "bundle.msgpack"
 _ROWS: Final = "test_rows.parquet"
 
@@ -121,6 +124,32 @@ class Settings(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(found, tracking=tracking)
 
 
+class Run:
+    """One MLflow run, told what is known as it comes to be known.
+
+    Attributes:
+        id: MLflow's id of it.
+    """
+
+    def __init__(self, client: MlflowClient, run: str) -> None:
+        self._client = client
+        self.id = run
+
+    def tell(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note parameters (set once), metrics and tags."""
+        self._client.log_batch(
+            self.id,
+            metrics=[Metric(name, value, 0, 0) for name, value in (metrics or {}).items()],
+            params=[Param(name, str(value)) for name, value in (parameters or {}).items()],
+            tags=[RunTag(name, text) for name, text in (tags or {}).items()],
+        )
+
+
 class ChurnRegistry:
     """The churn model's versions in MLflow; versions are named `croupier-churn/7`, and `7` will do.
 
@@ -137,24 +166,59 @@ class ChurnRegistry:
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._experiment = _open_experiment(self._client, self.settings)
 
-    def log(self, trained: Trained, evaluation: Evaluation, test: Rows, parameters: Mapping[str, Any]) -> ChurnBundle:
-        """Keep a trained model as a new version with everything that was measured of it; returns what would serve."""
-        run = self._client.create_run(self._experiment, run_name=f"train {self._name}").info.run_id
-        known = {"features": len(trained.features), "schema": schema_hash(), **parameters}
+    @contextmanager
+    def run(self, name: str, under: str | None = None) -> Iterator[Run]:
+        """A run that lasts as long as the block: FINISHED, FAILED with the sentence that says why, or KILLED.
+
+        Args:
+            name: What people see.
+            under: Id of the run that this is a step of.
+        """
+        tags = {} if under is None else {MLFLOW_PARENT_RUN_ID: under}
+        run = Run(self._client, self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+        try:
+            yield run
+        except Exception as error:
+            run.tell(tags={_WHY: str(error) or repr(error)})
+            self._end(run.id, RunStatus.FAILED)
+            raise
+        except BaseException:
+            self._end(run.id, RunStatus.KILLED)
+            raise
+        self._end(run.id, RunStatus.FINISHED)
+
+    def _end(self, run: str, status: int) -> None:
+        self._client.set_terminated(run, RunStatus.to_string(status))
+
+    def log(
+        self,
+        trained: Trained,
+        evaluation: Evaluation,
+        test: Rows,
+        parameters: Mapping[str, Any],
+        run: Run | None = None,
+    ) -> ChurnBundle:
+        """Keep a trained model as a new version with everything that was measured of it; returns what would serve.
+
+        Args:
+            trained: The model.
+            evaluation: What it is worth on `test`.
+            test: Rows that it has not seen; a later gate scores it, and its champion, on them.
+            parameters: What else to note of the training.
+            run: Where it was trained; None gives it a run of its own.
+        """
+        if run is None:
+            with self.run(f"train {self._name}") as own:
+                return self.log(trained, evaluation, test, parameters, own)
         measured = metrics(evaluation)
-        self._client.log_batch(
-            run,
-            metrics=[Metric(name, value, 0, 0) for name, value in measured.items()],
-            params=[Param(name, str(value)) for name, value in known.items()],
-        )
+        run.tell({"features": len(trained.features), "schema": schema_hash(), **parameters}, measured)
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), trained, evaluation, test)
-            self._client.log_artifacts(run, folder)
-        bundle = trained.bundle(self._register(run), measured | {"horizon_days": trained.horizon_days})
+            self._client.log_artifacts(run.id, folder)
+        bundle = trained.bundle(self._register(run.id), measured | {"horizon_days": trained.horizon_days})
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, _BUNDLE).write_bytes(bundle.dumps())
-            self._client.log_artifacts(run, folder)
-        self._client.set_terminated(run)
+            self._client.log_artifacts(run.id, folder)
         return bundle
 
     def bundle(self, version: str) -> bytes:
@@ -181,29 +245,37 @@ class ChurnRegistry:
         """The version that `rollback` brings back."""
         return self._aliased(PREVIOUS)
 
-    def record(self, to: str, action: str, by: str, at: datetime, evidence: Mapping[str, float]) -> None:
+    def record(self, entry: Entry) -> None:
         """Make a version the champion, and keep who did it, when, in place of what and on which evidence.
 
         A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
-        time, so that several in a row walk back through history.
+        time, so that several in a row walk back through history. Recording an entry again changes nothing, so that
+        one that was recorded half may be finished.
         """
-        before = self.champion()
-        tags = {"action": action, "by": by, "at": at.isoformat(), "from": before or "", "to": to}
-        tags["evidence"] = json.dumps(evidence, sort_keys=True)
-        run = self._client.create_run(self._experiment, run_name=f"{action} {to}", tags=tags)
-        self._client.log_batch(run.info.run_id, metrics=[Metric(name, value, 0, 0) for name, value in evidence.items()])
-        self._client.set_terminated(run.info.run_id)
-        number = self._version(to).version
-        replaced = {_REPLACED: before or ""} if action == "promote" else {}
-        for name, text in {**tags, **replaced}.items():
+        told = {"action": entry.action, "by": entry.by, "at": entry.at, "from": entry.replaced or ""}
+        told |= {"to": entry.version, "evidence": json.dumps(entry.evidence, sort_keys=True)}
+        self._tell_run(entry, told)
+        number = self._version(entry.version).version
+        replaced = {_REPLACED: entry.replaced or ""} if entry.action == "promote" else {}
+        for name, text in {**told, **replaced}.items():
             self._client.set_model_version_tag(self._name, number, name, text)
-        self._alias(CHAMPION, to)
-        self._alias(PREVIOUS, self._version(to).tags.get(_REPLACED, ""))
+        self._alias(CHAMPION, entry.version)
+        self._alias(PREVIOUS, self._version(entry.version).tags.get(_REPLACED, ""))
 
-    def records(self) -> list[dict[str, str]]:
+    def _tell_run(self, entry: Entry, told: Mapping[str, str]) -> None:
+        if self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
+            return
+        tags = {**told, _ENTRY: entry.id}
+        if entry.run:
+            Run(self._client, entry.run).tell(metrics=entry.evidence, tags=tags)
+            return
+        with self.run(f"{entry.action} {entry.version}") as run:
+            run.tell(metrics=entry.evidence, tags=tags)
+
+    def records(self) -> list[Entry]:
         """All promotions and rollbacks, the latest first."""
         runs = self._client.search_runs([self._experiment], "tags.action != ''")
-        return [{name: run.data.tags[name] for name in _RECORDED} for run in runs]
+        return [_entry(run.data.tags) for run in runs]
 
     def _register(self, run: str) -> str:
         if not self._client.search_registered_models(f"name = '{self._name}'"):
@@ -292,6 +364,18 @@ class LearnerJournal:
         return self._run
 
 
+def _entry(tags: Mapping[str, str]) -> Entry:
+    return Entry(
+        id=tags.get(_ENTRY, ""),
+        action=tags["action"],
+        version=tags["to"],
+        replaced=tags["from"] or None,
+        by=tags["by"],
+        at=tags["at"],
+        evidence=json.loads(tags["evidence"]),
+    )
+
+
 def metrics(evaluation: Evaluation) -> dict[str, float]:
     """An evaluation as numbers by name; those of a cut-off carry its date."""
     whole = {
@@ -330,26 +414,3 @@ def _read_rows(data: bytes) -> Rows:
     missing = np.full(table.num_rows, np.nan)
     known = [table[one.name].to_numpy() if one.name in table.column_names else missing for one in VECTOR]
     return Rows(np.column_stack(known), table["churned"].to_numpy(), table["cutoff_us"].to_numpy())
-
-
-def reliability_diagram(evaluation: Evaluation) -> Figure:
-    """Share that churned over mean score in bins of equal count, a panel per test cut-off."""
-    figure = Figure(figsize=(4.2 * len(evaluation.calibration), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(evaluation.calibration), squeeze=False, sharey=True)[0]
-    for panel, one in zip(panels, evaluation.calibration, strict=True):
-        _draw(panel, one)
-    panels[0].set_ylabel("share that churned")
-    figure.suptitle(f"AUC {evaluation.auc:.3f}, by recency alone {evaluation.auc_recency:.3f}", fontsize=11)
-    return figure
-
-
-def _draw(panel: Any, one: Calibration) -> None:  # noqa: ANN401 - an Axes, untyped by subplots
-    scores, shares = [bin_.score for bin_ in one.bins], [bin_.churned for bin_ in one.bins]
-    # Two standard errors of a share, were the scores true.
-    errors = [2 * (bin_.score * (1 - bin_.score) / bin_.players) ** 0.5 for bin_ in one.bins]
-    panel.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-    panel.errorbar(scores, shares, errors, fmt="o", markersize=5, linewidth=1, capsize=2, color="#1f5fa8")
-    players = sum(bin_.players for bin_ in one.bins)
-    panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean churn score")
-    panel.set_title(f"{moment(one.cutoff_us).date()}: {players:,} players in {len(one.bins)} equal bins", fontsize=10)
-    panel.text(0.04, 0.9, f"calibration error {one.raw:.3f}\nafter a shift {one.shifted:.3f}", fontsize=9)

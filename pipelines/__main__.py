@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import redis
-import structlog
 import typer
-from rich.console import Console
 from typer._click.exceptions import ClickException
 
-from features.events import micros
-from features.store import serving, store_url
-from models.actions import load_catalogue
-from service.app import catalogue_path
+from features.moments import micros
+from features.store import connect, open_house, serving, store_url
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +42,6 @@ promote = _group("promote", "Let a model serve, if it passes its gate.")
 rollback = _group("rollback", "Undo a promotion.")
 report = _group("report", "Report what an experiment brought.")
 bench = _group("bench", "Measure against peers, in turns.")
-CONSOLE = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 _REFUSALS = {
@@ -58,6 +55,7 @@ _REFUSALS = {
     "SimulationRefused",
     "LearnerError",
     "ReportRefused",
+    "ScheduleError",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -70,6 +68,13 @@ class Refusal(Exception):
 def home() -> Path:
     """CROUPIER_HOME, by default `var/`."""
     return Path(os.environ.get("CROUPIER_HOME", "var"))
+
+
+def console() -> Console:
+    """Where people are told how far it is; results go to standard output."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -108,7 +113,7 @@ def up(
     from pipelines.up import Wish
     from pipelines.up import up as start
 
-    start(Wish(home(), port, _clock(clock), rate, players, workers, screen), CONSOLE)
+    start(Wish(home(), port, _clock(clock), rate, players, workers, screen), console())
 
 
 @app.command()
@@ -120,6 +125,7 @@ def serve(
     """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
     import uvicorn
 
+    _log_to_stderr()
     if host not in LOOPBACK and not os.environ.get("CROUPIER_KEYS"):
         raise Refusal("without CROUPIER_KEYS the service listens on loopback only")
     os.environ.setdefault("CROUPIER_STORE", store_url(home()))
@@ -139,10 +145,14 @@ def serve(
 
 @app.command()
 def worker() -> None:
-    """Turn the log into features and lake. Example: croupier worker."""
+    """Turn the log into features and lake, and run what is scheduled. Example: croupier worker."""
+    from pipelines.schedule import Scheduler, read_schedules
     from pipelines.worker import Worker
 
-    running = Worker(store_url(home()), home() / "lake")
+    _log_to_stderr()
+    url, schedules = store_url(home()), read_schedules()
+    client = connect(url)
+    running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: running.stop())
     running.run()
@@ -153,6 +163,7 @@ def learn() -> None:
     """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
     from pipelines.learner import LearnerProcess, Teller, open_school
 
+    _log_to_stderr()
     school = open_school(home() / "lake")
     running = LearnerProcess(store_url(home()), home(), school, Teller(home(), school), lambda _: None)
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -183,13 +194,13 @@ def train_churn(
     as_json: Json = False,
 ) -> None:
     """Train, measure and register a churn model. Example: croupier train churn --horizon 30."""
-    from pipelines import churn
+    from pipelines import churn, promotion
 
     with serving(home()) as url:
         result = churn.train(home(), url, horizon, last_cutoff.date() if last_cutoff else None)
         show(msgspec.to_builtins(result), as_json=as_json)
         if promote:
-            churn.promote(home(), url, result.model_version)
+            promotion.promote(home(), url, result.model_version)
 
 
 @promote.command("churn")
@@ -197,19 +208,72 @@ def promote_churn(
     version: Annotated[str, typer.Argument(help="As `train churn` printed it.")], as_json: Json = False
 ) -> None:
     """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
-    from pipelines import churn
+    from pipelines.promotion import promote as let_serve
 
     with serving(home()) as url:
-        show(msgspec.to_builtins(churn.promote(home(), url, version)), as_json=as_json)
+        show(msgspec.to_builtins(let_serve(home(), url, version)), as_json=as_json)
 
 
 @rollback.command("churn")
 def rollback_churn(as_json: Json = False) -> None:
     """Let the model before this one serve again. Example: croupier rollback churn."""
-    from pipelines import churn
+    from pipelines.promotion import rollback as go_back
 
     with serving(home()) as url:
-        show(msgspec.to_builtins(churn.rollback(home(), url)), as_json=as_json)
+        result = go_back(home(), url)
+        show(msgspec.to_builtins(result), as_json=as_json)
+        _record(url, apart=result.serving > 0)
+
+
+def _log_to_stderr() -> None:
+    """Logs of what runs on and on; a command that ends soon spares the import."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _record(url: str, *, apart: bool) -> None:
+    """Tell MLflow what changed: beside us if a house is up, so that nobody waits for MLflow to be imported."""
+    if not apart:
+        settle()
+        return
+    from pipelines.child import Child
+
+    logs = home() / "logs"
+    logs.mkdir(exist_ok=True)
+    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(home())}
+    Child("settle", [sys.executable, "-m", "pipelines", "settle"], own, logs / "settle.log").start()
+
+
+@app.command(hidden=True)
+def settle() -> None:
+    """Tell MLflow of changes of what serves that it was not told of yet. Example: croupier settle."""
+    from pipelines.promotion import settle as tell
+
+    with serving(home()) as url:
+        tell(home(), connect(url))
+
+
+@app.command()
+def retrain(as_json: Json = False) -> None:
+    """Materialise, train, gate and promote the churn model, as one run of MLflow's. Example: croupier retrain."""
+    from pipelines.retrain import retrain as again
+
+    signal.signal(signal.SIGTERM, _stop)
+    with serving(home()) as url:
+        result = again(home(), url, console())
+    show(msgspec.to_builtins(result), as_json=as_json)
+    if result.reason is not None:
+        raise Refusal(result.reason)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 @app.command()
@@ -225,20 +289,22 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Drive a sandbox house with a seeded crowd. Example: croupier up --players 0 --rate 10000; croupier simulate."""
+    from models.actions import load_catalogue
     from pipelines import gauge
     from pipelines.simulate import Wish
     from pipelines.simulate import simulate as drive
+    from service.app import catalogue_path
 
     catalogue = load_catalogue(catalogue_path())
-    course = drive(Wish(address, seed, players, days, decisions), catalogue, CONSOLE)
+    course = drive(Wish(address, seed, players, days, decisions), catalogue, console())
     folder = (out or home() / "simulations") / f"seed-{seed}"
     found = gauge.measure(course)
     gauge.write(course, found, folder)
     if as_json:
         show(msgspec.to_builtins(found), as_json=True)
     else:
-        CONSOLE.print(gauge.table(found))
-        CONSOLE.print(f"results and plots are in {folder}")
+        console().print(gauge.table(found))
+        console().print(f"results and plots are in {folder}")
 
 
 @report.command("uplift")
@@ -259,13 +325,13 @@ def report_uplift(
         files = {"files": [str(file) for file in found.files], "published": found.published}
         show(msgspec.to_builtins(found.report) | files, as_json=True)
         return
-    console = Console()
-    console.print(page.terminal(found.report))
+    shown = console()
+    shown.print(page.terminal(found.report))
     said = found.report.verdict or "verdict withheld: " + "; ".join(found.report.health.reasons)
-    console.print(said, markup=False, highlight=False)
-    console.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
+    shown.print(said, markup=False, highlight=False)
+    shown.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
     if found.published:
-        console.print("published at /reports/uplift of the API", markup=False, highlight=False)
+        shown.print("published at /reports/uplift of the API", markup=False, highlight=False)
 
 
 @bench.command("decide")
@@ -278,15 +344,11 @@ def bench_decide(
     """CPU of a whole decision beside a FastAPI and pydantic echo. Example: croupier bench decide --rounds 10."""
     from pipelines.bench import decide
 
-    show(decide(rounds, requests, port, CONSOLE), as_json=as_json)
+    show(decide(rounds, requests, port, console()), as_json=as_json)
 
 
 def main() -> NoReturn:
     """Run a command; whatever the user can mend ends in one sentence and exit code 2."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     try:
         app(standalone_mode=False)
     except typer.Exit as leave:

@@ -1,38 +1,34 @@
-"""The churn model's life: trained on the lake, promoted through a gate, rolled back with one command.
+"""Training of the churn model on the lake; `promotion` lets serve what comes of it.
 
-lake --cut-offs, labels--> players --Feast--> rows --fit--> version --gate--> store --> serving processes
+lake --cut-offs, labels--> players --Feast--> rows --fit--> version
 """
 
 from __future__ import annotations
 
-import getpass
 import time
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from datetime import time as clock
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import duckdb
 import msgspec
 import numpy as np
 import pandas as pd
-import redis
 from numpy.typing import NDArray
 
 from features.aggregates import encode, forward
 from features.definitions import apply, open_store, training_frame
 from features.events import micros, moment
 from features.schema import ENTITY, STORED
-from features.store import StoreError, connect, open_house, pointer_key, publish, real_now_us, serving_hashes
+from features.store import connect, open_house, real_now_us
 from models.churn import Evaluation, Rows, evaluate, fit
 from models.population import Act, TrainingRefused, labelled, monthly_cutoffs, restrictions, split
-from models.registry import ChurnRegistry, Gate, RegistryError, metrics
-from models.scorer import BundleError, ChurnBundle, Scorer
+from models.registry import ChurnRegistry, Run
+from models.scorer import ChurnBundle
 from pipelines.materialise import materialise
+from pipelines.promotion import settle
 
-LIVE_WAIT_SECONDS: Final = 30.0
-_POLL_SECONDS: Final = 0.1
 _DEPOSITS: Final = """
     SELECT player, epoch_us(occurred_at) AS occurred_us FROM activity
     WHERE type = 'deposit' AND status = 'approved' AND target = 'account'
@@ -48,10 +44,6 @@ _ACTS: Final = """
     FROM activity
     WHERE type IN ('self_excluded', 'exclusion_ended', 'account_closed', 'registered', 'time_out')
 """
-
-
-class GateRefused(Exception):
-    """A model version did not show what its promotion demands; the text is one sentence with the numbers."""
 
 
 class CutoffError(msgspec.Struct, frozen=True):
@@ -79,13 +71,24 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves now, what served before, how many serving processes report it, and what the gate saw."""
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a training asks about.
 
-    model_version: str
-    replaced: str | None
-    serving: int
-    evidence: dict[str, float]
+    Attributes:
+        players: Columns `player`, `cutoff_us`, `churned`; see `population`.
+        horizon_days: H.
+        now_us: The house's clock.
+    """
+
+    players: pd.DataFrame
+    horizon_days: int
+    now_us: int
+
+    @property
+    def cutoffs_us(self) -> list[int]:
+        """The cut-offs that are asked about."""
+        found: list[int] = self.players["cutoff_us"].unique().tolist()
+        return found
 
 
 def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: date | None = None) -> Training:
@@ -100,20 +103,33 @@ def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: da
     Raises:
         TrainingRefused: There is too little to learn from.
     """
-    began, now_us = time.monotonic(), _now_us(connect(url))
-    registry = ChurnRegistry(home)
-    horizon = registry.settings.churn.horizon_days if horizon_days is None else horizon_days
-    limit_us = now_us if last_cutoff is None else micros(datetime.combine(last_cutoff, clock(), UTC))
-    players = population(home / "lake", now_us, horizon, limit_us)
-    fit_on, test_on = split(players["cutoff_us"].unique().tolist(), horizon)
-    rows = training_rows(home, url, players, now_us)
-    trained = fit(rows.at(fit_on), horizon)
-    test = rows.at(test_on)
+    registry = settle(home, connect(url))
+    question = ask(home, url, horizon_days or registry.settings.churn.horizon_days, last_cutoff)
+    materialise(home / "lake", question.cutoffs_us, question.now_us)
+    return learn(home, url, registry, question)
+
+
+def ask(home: Path, url: str, horizon_days: int, last_cutoff: date | None = None) -> Question:
+    """Whom `learn` would learn from; see `train`."""
+    client = connect(url)
+    now_us = open_house(client).now_us(real_now_us(client))
+    limit_us = None if last_cutoff is None else micros(datetime.combine(last_cutoff, clock(), UTC))
+    players = population(home / "lake", now_us, horizon_days, limit_us)
+    return Question(players=players, horizon_days=horizon_days, now_us=now_us)
+
+
+def learn(home: Path, url: str, registry: ChurnRegistry, question: Question, run: Run | None = None) -> Training:
+    """Fit, measure and register a model on features that are materialised, in a run of MLflow's or one of its own."""
+    began, horizon = time.monotonic(), question.horizon_days
+    fit_on, test_on = split(question.cutoffs_us, horizon)
+    rows = point_in_time(home, url, question.players)
+    learnt, test = rows.at(fit_on), rows.at(test_on)
+    trained = fit(learnt, horizon)
     evaluation = evaluate(test, trained.score(test))
     cutoffs = [moment(one).date().isoformat() for one in [*fit_on, *test_on]]
-    parameters = {"horizon_days": horizon, "cutoffs": " ".join(cutoffs), "train_rows": len(rows.at(fit_on))}
-    bundle = registry.log(trained, evaluation, test, parameters)
-    return _training(bundle, evaluation, rows.at(fit_on), cutoffs, time.monotonic() - began)
+    parameters = {"horizon_days": horizon, "cutoffs": " ".join(cutoffs), "train_rows": len(learnt)}
+    bundle = registry.log(trained, evaluation, test, parameters, run)
+    return _training(bundle, evaluation, learnt, cutoffs, time.monotonic() - began)
 
 
 def _training(
@@ -138,11 +154,24 @@ def _training(
     )
 
 
-def _now_us(client: redis.Redis) -> int:
-    return open_house(client).now_us(real_now_us(client))
-
-
 # --- Rows
+
+
+def churn_frame(home: Path, url: str, horizon_days: int = 30) -> pd.DataFrame:
+    """Everybody the churn model is asked about, with what was known then and what became of them.
+
+    Returns:
+        A row per player and monthly cut-off. `player`: key; `cutoff`: first of a month, UTC; `churned`: no approved
+        deposit in the `horizon_days` days from the cut-off; then the features that a model may see, by the schema's
+        names and units, as they were one microsecond before the cut-off. NaN is missing.
+
+    Raises:
+        TrainingRefused: There is too little to learn from.
+    """
+    question = ask(home, url, horizon_days)
+    frame = training_rows(home, url, question.players, question.now_us).frame()
+    frame.insert(0, "player", question.players["player"].to_numpy())
+    return frame
 
 
 def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None = None) -> pd.DataFrame:
@@ -176,11 +205,15 @@ def _read(connection: duckdb.DuckDBPyConnection, lake: Path) -> tuple[pd.DataFra
 
 
 def training_rows(home: Path, url: str, players: pd.DataFrame, now_us: int) -> Rows:
+    """The players of `population` with their features, which are computed first where they are not there yet."""
+    materialise(home / "lake", players["cutoff_us"].unique().tolist(), now_us)
+    return point_in_time(home, url, players)
+
+
+def point_in_time(home: Path, url: str, players: pd.DataFrame) -> Rows:
     """The players of `population` with their features one microsecond before each cut-off, through Feast."""
-    lake = home / "lake"
-    materialise(lake, players["cutoff_us"].unique().tolist(), now_us)
     store = open_store(home, url)
-    apply(store, lake)
+    apply(store, home / "lake")
     asked = players.assign(event_timestamp=pd.to_datetime(players["cutoff_us"] - 1, unit="us", utc=True))
     frame = training_frame(store, asked, "churn")
     cutoff_us = frame["cutoff_us"].to_numpy(np.int64)
@@ -199,119 +232,3 @@ def _encoded(frame: pd.DataFrame) -> NDArray[np.float64]:
     missing = [None] * len(frame)
     columns = [frame[one.name].tolist() if one.name in frame else missing for one in STORED]
     return np.array([encode(stored) for stored in zip(*columns, strict=True)])
-
-
-# --- What serves
-
-
-def promote(home: Path, url: str, version: str, by: str | None = None) -> Promotion:
-    """Let a version serve if it passes mlflow.yaml's gate, and return when every serving process reports it.
-
-    Args:
-        home: Directory of the house.
-        url: The store.
-        version: `croupier-churn/7` or `7`.
-        by: Who promotes, for the record; None is the user of this process.
-
-    Raises:
-        GateRefused: The version does not pass.
-        RegistryError: There is no such version, or it is not whole.
-        StoreError: A serving process did not load it; what served before goes on serving.
-    """
-    registry, client = ChurnRegistry(home), connect(url)
-    version, champion = registry.canonical(version), registry.champion()
-    bundle = registry.bundle(version)
-    evidence = _evidence(registry, version, bundle, champion)
-    _judge(version, evidence, registry.settings.gates.churn)
-    serving = serve(client, bundle)
-    if version != champion:
-        registry.record(version, "promote", by or _user(), moment(_now_us(client)), evidence)
-    return Promotion(model_version=version, replaced=champion, serving=serving, evidence=evidence)
-
-
-def rollback(home: Path, url: str, by: str | None = None) -> Promotion:
-    """Let the champion before this one serve again, and return when every serving process reports it.
-
-    Raises:
-        GateRefused: There is none.
-        RegistryError: It is not whole.
-        StoreError: A serving process did not load it; what served before goes on serving.
-    """
-    registry, client = ChurnRegistry(home), connect(url)
-    champion, previous = registry.champion(), registry.previous()
-    if previous is None:
-        raise GateRefused(f"there is no churn model before {champion or 'the first one'} to go back to")
-    serving = serve(client, registry.bundle(previous))
-    registry.record(previous, "rollback", by or _user(), moment(_now_us(client)), {})
-    return Promotion(model_version=previous, replaced=champion, serving=serving, evidence={})
-
-
-def _evidence(registry: ChurnRegistry, version: str, bundle: bytes, champion: str | None) -> dict[str, float]:
-    """What a version and the champion show on the version's test rows, scored as they are served."""
-    rows = registry.test_rows(version)
-    found = metrics(evaluate(rows, _scores(version, bundle, rows)))
-    if champion is None or champion == version:
-        return found
-    try:
-        served = evaluate(rows, _scores(champion, registry.bundle(champion), rows))
-    except (GateRefused, RegistryError):
-        return found  # what cannot be loaded any more cannot serve, and is no measure
-    return found | {"auc_champion": served.auc, "ece_champion": served.ece}
-
-
-def _scores(version: str, bundle: bytes, rows: Rows) -> NDArray[np.float64]:
-    try:
-        scorer = Scorer(ChurnBundle.loads(bundle))
-    except BundleError as error:
-        raise GateRefused(f"{version} cannot be served: {error}") from error
-    try:
-        return scorer.score_many(rows.matrix)
-    finally:
-        scorer.close()
-
-
-def _judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
-    auc, rows = evidence["auc"], f"{evidence['test_rows']:,.0f} test rows"
-    if auc < evidence["auc_recency"] + gate.auc_above_recency:
-        raise GateRefused(
-            f"{version} is not promoted: its AUC {auc:.4f} on {rows} is not {gate.auc_above_recency:g} above the "
-            f"{evidence['auc_recency']:.4f} of ranking by days since the last deposit"
-        )
-    if auc < evidence.get("auc_champion", 0.0) + gate.auc_above_champion:
-        raise GateRefused(
-            f"{version} is not promoted: its AUC {auc:.4f} on {rows} is not {gate.auc_above_champion:g} or more above "
-            f"the champion's {evidence['auc_champion']:.4f} on the same rows"
-        )
-    if evidence["ece_above_noise"] > gate.ece_above_noise:
-        raise GateRefused(
-            f"{version} is not promoted: its calibration error {evidence['ece']:.4f} on {rows} is "
-            f"{evidence['ece_above_noise']:.4f} above what so few show by chance, more than {gate.ece_above_noise:g}"
-        )
-
-
-def serve(client: redis.Redis, bundle: bytes) -> int:
-    """Publish a churn bundle and wait until every live serving process reports it; returns their number.
-
-    Raises:
-        StoreError: One did not in time; the pointer is back where it was.
-    """
-    pointer = pointer_key("churn")
-    before = cast("bytes | None", client.get(pointer))
-    digest = publish(client, "churn", bundle)
-    deadline = time.monotonic() + LIVE_WAIT_SECONDS
-    while others := [one for one in serving_hashes(client, "churn") if one != digest]:
-        if time.monotonic() > deadline:
-            _ = client.delete(pointer) if before is None else client.set(pointer, before)
-            raise StoreError(
-                f"{len(others)} serving processes did not load the model in {LIVE_WAIT_SECONDS:g} seconds; "
-                "what served before goes on serving, and their log says why"
-            )
-        time.sleep(_POLL_SECONDS)
-    return len(serving_hashes(client, "churn"))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        return "unknown"

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -35,6 +35,7 @@ from features.store import (
     store_url,
 )
 from pipelines import bulk, world
+from pipelines.child import Child
 from pipelines.ingest import serving_plan
 from pipelines.worker import wait_until_applied, wait_until_in_lake
 from service.decide import requested_id
@@ -78,39 +79,6 @@ class Wish:
     def address(self) -> str:
         """Address of the API."""
         return f"http://127.0.0.1:{self.port}"
-
-
-@dataclass
-class Child:
-    """A process of ours that is started again when it dies."""
-
-    name: str
-    command: list[str]
-    environment: Mapping[str, str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def start(self) -> None:
-        """Start it, its output appended to its log."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - the command is ours
-                self.command, env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def dead(self) -> bool:
-        """Whether it was started and has ended."""
-        return self.process is not None and self.process.poll() is not None
-
-    def stop(self) -> None:
-        """Ask it to end, wait, and insist after a while."""
-        if self.process is None or self.dead():
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 def up(wish: Wish, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The worker process: features from the log at once, the lake from it every few seconds."""
+"""The worker process: features from the log at once, the lake from it every few seconds, and what is scheduled."""
 
 from __future__ import annotations
 
@@ -15,30 +15,42 @@ import structlog
 from features.store import StoreError, connect, order, tag
 from pipelines.ingest import Consumer, serving_plan
 from pipelines.lake import LEASE, Lake, reach
+from pipelines.schedule import Scheduler
 
 RENEW_SECONDS: Final = 1.0
 BLOCK_MS: Final = 200
 FLUSH_SECONDS: Final = 5.0
 LAKE_LEASE_SECONDS: Final = 15
+LOOK_SECONDS: Final = 1.0
 _LOG: Final = structlog.get_logger()
 
 
 class Worker:
-    """Runs both halves until stopped; an error of the store ends it, and whoever started it starts it again."""
+    """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again."""
 
-    def __init__(self, url: str, lake: Path) -> None:
+    def __init__(self, url: str, lake: Path, scheduler: Scheduler | None = None) -> None:
         self._client, self._lake_client = connect(url), connect(url)
         plan = serving_plan(self._client)
         if plan is None:
             raise StoreError("feature definitions were not applied yet: run `croupier up` once")
         self.consumer = Consumer(self._client, plan)
         self._lake = lake
+        self._scheduler = scheduler
         self._owner = secrets.token_hex(8)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
     def run(self) -> None:
-        """Work until `stop`; then give the partitions back and flush a last time."""
+        """Work until `stop`; then give the partitions back, flush a last time and end what runs by schedule."""
+        looker = threading.Thread(target=self._look_often, daemon=True)
+        looker.start()
+        try:
+            self._work()
+        finally:
+            self._stopping.set()
+            looker.join()
+
+    def _work(self) -> None:
         flusher = threading.Thread(target=self._flush_often, daemon=True)
         flusher.start()
         try:
@@ -74,6 +86,18 @@ class Worker:
         except (redis.RedisError, OSError) as error:
             self._failure = error
             self._stopping.set()
+
+    def _look_often(self) -> None:
+        if self._scheduler is None:
+            return
+        try:
+            while not self._stopping.wait(LOOK_SECONDS):
+                self._scheduler.look()
+        except (redis.RedisError, OSError) as error:
+            self._failure = error
+            self._stopping.set()
+        finally:
+            self._scheduler.stop()
 
     def _lease(self) -> object:
         return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +14,18 @@ import redis
 from fastapi import FastAPI
 
 from features.definitions import apply, open_store
+from features.events import micros
 from features.plan import ReadPlan
 from features.store import House, Server, connect, create_house, load_library, publish, start_server
+from models.registry import ChurnRegistry
+from pipelines import up
+from pipelines.churn import churn_frame
 from pipelines.worker import Worker
 from service import api
 from service.app import Settings, lifespan
 
 Result = TypeVar("Result")
+SEEDED_PLAYERS = 400
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +78,27 @@ def where(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
     monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
     return Settings.here(server.url)
+
+
+@pytest.fixture(scope="session")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a house with a small world in its lake and an empty registry, whose own store runs."""
+    home = tmp_path_factory.mktemp("seeded")
+    running = start_server(home)
+    client = connect(running.url)
+    wish = up.Wish(home, players=SEEDED_PLAYERS, clock_us=micros(datetime(2020, 3, 15, tzinfo=UTC)))
+    house = up.prepare(client, wish, running.url)
+    worker = Worker(running.url, wish.lake)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    up.fill(client, house, wish)
+    worker.stop()
+    thread.join()
+    churn_frame(home, running.url)
+    ChurnRegistry(home)
+    yield home
+    client.close()
+    running.stop()
 
 
 Opened = Callable[[], AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -29,10 +29,11 @@ from models.churn import Rows, evaluate, fit
 from models.population import TrainingRefused
 from models.registry import ChurnRegistry, RegistryError, Settings
 from models.scorer import ChurnBundle, Scorer
-from pipelines import churn
-from pipelines.churn import GateRefused, population, promote, rollback, train, training_rows
+from pipelines import churn, promotion
+from pipelines.churn import population, train, training_rows
 from pipelines.lake import SCHEMAS
 from pipelines.materialise import materialise
+from pipelines.promotion import GateRefused, promote, rollback, settle
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1
@@ -264,16 +265,17 @@ def test_a_models_life(home: Path, server: Server, house: House, store: redis.Re
 
     done = rollback(home, server.url, by="eve")
     assert (done.model_version, done.replaced, serving(store)) == (weak, "croupier-churn/4", weak)
+    settle(home, store)
     assert (registry.champion(), registry.previous()) == (weak, None)
     records = registry.records()
-    assert [(one["action"], one["by"], one["from"], one["to"]) for one in records] == [
+    assert [(one.action, one.by, one.replaced, one.version) for one in records] == [
         ("rollback", "eve", "croupier-churn/4", weak),
         ("promote", "bob", weak, "croupier-churn/4"),
-        ("promote", "ann", "", weak),
+        ("promote", "ann", None, weak),
     ]
-    evidence = json.loads(records[1]["evidence"])
-    assert evidence["auc"] > evidence["auc_champion"]
-    assert records[0]["at"].startswith("2020-03-15")
+    assert records == promotion.journal(store)[::-1]
+    assert records[1].evidence["auc"] > records[1].evidence["auc_champion"]
+    assert records[0].at.startswith("2020-03-15")
 
 
 def log_variant(registry: ChurnRegistry, home: Path, few: int | None = None, **changes: float) -> str:
@@ -373,13 +375,14 @@ def test_a_serving_process_that_does_not_load_the_model_keeps_the_old_one_everyw
 ) -> None:
     assert house.sandbox
     version = train(home, server.url).model_version
-    monkeypatch.setattr(churn, "LIVE_WAIT_SECONDS", 0.2)
-    store.set(f"{LIVE}stuck", msgspec.json.encode({"churn": "another"}))
+    monkeypatch.setattr(promotion, "LIVE_WAIT_SECONDS", 0.2)
+    store.set(f"{LIVE}:stuck", msgspec.json.encode({"churn": "another"}))
+    store.sadd(LIVE, f"{LIVE}:stuck")
     with pytest.raises(StoreError, match=r"^1 serving processes did not load the model"):
         promote(home, server.url, version)
     assert store.get(pointer_key("churn")) is None
     assert ChurnRegistry(home).champion() is None
-    store.delete(f"{LIVE}stuck")
+    store.delete(f"{LIVE}:stuck")
     promote(home, server.url, version)
     assert serving(store) == version
 

@@ -16,7 +16,8 @@ import redis
 from features.events import micros
 from features.store import Server, create_house
 from models.registry import ChurnRegistry
-from pipelines.churn import Training, promote, train
+from pipelines.churn import Training, train
+from pipelines.promotion import promote
 
 LOG = Path(__file__).parents[2].parent / "shared" / "data" / "payments" / "online_sports_payments.csv.gz"
 NOW = micros(datetime(2020, 3, 2, 8, tzinfo=UTC))

@@ -1,0 +1,43 @@
+"""The notebooks run from top to bottom on a house like any other."""
+
+import runpy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from features.schema import MODEL_FEATURES
+from features.store import connect, serving
+from models.churn import Rows
+from models.promotions import champion
+from models.registry import ChurnRegistry
+from pipelines.promotion import journal
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1
+    "ignore:fetch_arrow_table:DeprecationWarning",  # ibis 12 on duckdb 2
+)
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "scientist.py"
+
+
+def test_the_scientists_notebook_ends_at_the_gate_with_a_model_of_its_own(
+    seeded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CROUPIER_HOME", str(seeded))
+    left = runpy.run_path(str(NOTEBOOK))
+    told, version = capsys.readouterr().out, left["version"]
+    registry = ChurnRegistry(seeded)
+    assert registry.canonical(version) == version
+    assert f"AUC {left['measured'].auc:.3f}" in told
+    with serving(seeded) as url:
+        serves = champion(journal(connect(url)))
+    promoted = f"{version} serves in place of" in told
+    assert promoted != (f"{version} is not promoted" in told)
+    assert promoted == (serves == version)
+
+    frame: pd.DataFrame = left["frame"]
+    assert list(frame.columns) == ["player", "cutoff", "churned", *MODEL_FEATURES]
+    again = Rows.of(frame)
+    pd.testing.assert_frame_equal(again.frame(), frame.drop(columns="player"))
+    assert len(left["learn"]) + len(left["test"]) <= len(again)
+    assert left["learn"].cutoff_us.max() < left["test"].cutoff_us.min()
