@@ -146,25 +146,38 @@ class Scorer:
         """
         if matrix.ndim != 2 or matrix.shape[1:] != _SHAPE:
             raise ValueError(_misfit(matrix))
-        raw = self._raw_scores(np.ascontiguousarray(matrix.take(self._columns, axis=1), dtype=np.float64))
+        raw = self._predict_rows(matrix, _RAW_SCORE, 1)[:, 0]
         # One exp for both paths: numpy's vectorised one may differ from it in the last bit.
         return np.array([_sigmoid(self._slope * one + self._intercept) for one in raw.tolist()], dtype=np.float64)
+
+    def contributions(self, vector: NDArray[np.float64]) -> dict[str, float]:
+        """What each feature adds to the log odds of churning (LightGBM's TreeSHAP); `""` names what all start from.
+
+        Args:
+            vector: See `score`. The contributions sum to the log odds of its score.
+        """
+        if vector.shape != _SHAPE:
+            raise ValueError(_misfit(vector))
+        found = self._slope * self._predict_rows(vector[np.newaxis], _CONTRIBUTIONS, len(self.bundle.features) + 1)[0]
+        return {**dict(zip(self.bundle.features, found.tolist(), strict=False)), "": float(found[-1]) + self._intercept}
 
     def close(self) -> None:
         """Give the model's memory back, now and not when collected; a second time does nothing."""
         self._predict = _closed
         self._release()
 
-    def _raw_scores(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        raw = np.empty(len(rows))
+    def _predict_rows(self, matrix: NDArray[np.float64], kind: int, width: int) -> NDArray[np.float64]:
+        """Numbers of LightGBM's for rows of VECTOR, shape (n, width)."""
+        rows = np.ascontiguousarray(matrix.take(self._columns, axis=1), dtype=np.float64)
+        found = np.empty((len(rows), width))
         if not self._release.alive:
             _closed()
         if len(rows):
             shape = (_FLOAT64, *rows.shape, 1)  # 1: row after row
-            out = (ctypes.byref(ctypes.c_int64()), _address(raw))
-            how = (*shape, _RAW_SCORE, 0, -1, _ONE_THREAD)
+            out = (ctypes.byref(ctypes.c_int64()), _address(found))
+            how = (*shape, kind, 0, -1, _ONE_THREAD)
             _call(_library().LGBM_BoosterPredictForMat(self._booster, _address(rows), *how, *out))
-        return raw
+        return found
 
 
 def library_build() -> str:
@@ -187,6 +200,7 @@ def _misfit(values: NDArray[np.float64]) -> str:
 
 _FLOAT64: Final = 1
 _RAW_SCORE: Final = 1
+_CONTRIBUTIONS: Final = 3
 _ONE_THREAD: Final = b"num_threads=1"
 
 

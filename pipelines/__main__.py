@@ -289,6 +289,8 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Drive a sandbox house with a seeded crowd. Example: croupier up --players 0 --rate 10000; croupier simulate."""
+    from rich.console import Console
+
     from models.actions import load_catalogue
     from pipelines import gauge
     from pipelines.simulate import Wish
@@ -302,9 +304,10 @@ def simulate(
     gauge.write(course, found, folder)
     if as_json:
         show(msgspec.to_builtins(found), as_json=True)
-    else:
-        console().print(gauge.table(found))
-        console().print(f"results and plots are in {folder}")
+        return
+    shown = Console()
+    shown.print(gauge.table(found))
+    shown.print(f"results and plots are in {folder}", highlight=False)
 
 
 @report.command("uplift")
@@ -317,6 +320,8 @@ def report_uplift(
     as_json: Json = False,
 ) -> None:
     """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14."""
+    from rich.console import Console
+
     from pipelines import page
     from pipelines.report import run
 
@@ -325,7 +330,7 @@ def report_uplift(
         files = {"files": [str(file) for file in found.files], "published": found.published}
         show(msgspec.to_builtins(found.report) | files, as_json=True)
         return
-    shown = console()
+    shown = Console()
     shown.print(page.terminal(found.report))
     said = found.report.verdict or "verdict withheld: " + "; ".join(found.report.health.reasons)
     shown.print(said, markup=False, highlight=False)

@@ -282,9 +282,8 @@ class Stage:
         net = crowd.net_value(member.person, self._catalogue, member.recent(now_us), self._day(now_us))
         eligible, place = answer["candidates"]["eligible"], self._place(answer["action"])
         variant = answer["experiment"]["variant"]
-        others = (np.nan, np.nan, np.nan)
-        if variant == "policy" and eligible > 1:
-            others = self._alternatives(net, await self._eligible(answer["decision_id"]))
+        mask = await self._eligible(answer["decision_id"]) if variant == "policy" and eligible > 1 else None
+        others = (np.nan, np.nan, np.nan) if mask is None else self._alternatives(net, mask)
         self.course.steps.append(
             Step(
                 self._day(now_us),
@@ -299,9 +298,13 @@ class Stage:
             )
         )
 
-    async def _eligible(self, decision_id: str) -> NDArray[np.bool_]:
+    async def _eligible(self, decision_id: str) -> NDArray[np.bool_] | None:
+        """What was eligible for a decision; None if the house does not tell."""
         async with self._session.get(f"/v1/decisions/{decision_id}") as got:
             told = await got.json()
+        if got.status != 200:
+            self.course.counts[f"not explained: {told.get('code')}"] += 1
+            return None
         mask = np.zeros(self._catalogue.size, dtype=np.bool_)
         mask[[one["place"] for one in told["eligible"]]] = True
         return mask

@@ -25,8 +25,9 @@ from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
-from service import api, reports
+from service import api
 from service.decide import Table
+from service.door import Desk
 from service.ledger import RedisLedger
 from service.rules import Layout, load_rulebook
 
@@ -92,7 +93,7 @@ def new_table(house: House, where: Settings) -> Table:
 class Watch:
     """Loads what the store's pointers name, swaps it in whole, and reports what serves."""
 
-    def __init__(self, store: Store, desk: api.Desk) -> None:
+    def __init__(self, store: Store, desk: Desk) -> None:
         self._store = store
         self._desk = desk
         self._serving: dict[str, str] = {}
@@ -173,7 +174,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         house = await store.house()
         table = new_table(house, where)
         await _keep(store, table)
-        desk = api.Desk(table, RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
+        desk = Desk(table, RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
         async with _watched(Watch(store, desk)):
             app.state.desk = desk
             yield
@@ -204,6 +205,5 @@ async def _watched(watch: Watch) -> AsyncIterator[None]:
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     app = api.build(lifespan)
-    reports.add(app)
     app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
     return app

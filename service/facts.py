@@ -139,6 +139,12 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     )
 
 
+def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
+    """Every register of the store's hash as what was asserted last, by field."""
+    split = {name.decode(): value.decode().split(" ", 2) for name, value in sorted(raw.items()) if name != b"v"}
+    return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
+
+
 def _register(value: bytes) -> tuple[int, str]:
     moment_us, _, text = value.decode().split(" ", 2)
     return int(moment_us), text

@@ -85,7 +85,7 @@ local function view(keys, args)
   }
 end
 
--- KEYS: facts, ledger, log, decision, seal.
+-- KEYS: facts, ledger, log, decision, seal, recent decisions.
 -- ARGV: real0, house0, rate, facts version, ledger version, seal, seconds the record is kept, decision id,
 --       record, ledger entry ('' for no contact), then ledger entries that no window holds any more.
 -- Returns reserved + stream id, replay + the record held, or moved.
@@ -98,6 +98,8 @@ local function reserve(keys, args)
   if seal and seal ~= args[6] then return {'moved'} end
   if not seal then redis.call('SET', keys[5], args[6]) end
   redis.call('SET', keys[4], args[9], 'EX', args[7])
+  redis.call('LPUSH', keys[6], args[8])
+  redis.call('LTRIM', keys[6], 0, 19)
   if args[10] ~= '' then
     for n = 11, #args do redis.call('HDEL', keys[2], args[n]) end
     redis.call('HSET', keys[2], args[8], args[10])

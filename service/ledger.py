@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from features.events import REMEMBERED
-from features.store import House, Store, bundle_key, partition_of, tag
+from features.store import BUNDLES, House, Store, bundle_key, partition_of, tag
 from service.caps import Reservation, load_reservation
 from service.facts import Assertion
 
@@ -85,6 +85,7 @@ class Keys:
         self.facts = f"facts:{player}"
         self.ledger = f"ledger:{player}"
         self.seal = f"seal:{player}"
+        self.recent = f"recent:{player}"
         self.log = f"log:{slot}"
         self.lease = f"lease:{slot}"
         self._slot = slot
@@ -170,7 +171,7 @@ class RedisLedger:
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held) or (`moved`, empty)."""
-        names = [keys.facts, keys.ledger, keys.log, keys.decision(booking.decision_id), keys.seal]
+        names = [keys.facts, keys.ledger, keys.log, keys.decision(booking.decision_id), keys.seal, keys.recent]
         held = booking.reservation.dumps() if booking.reservation else ""
         arguments = [
             *self._clock,
@@ -205,6 +206,19 @@ class RedisLedger:
     async def record(self, decision_id: str) -> bytes | None:
         """A decision's record while it is kept, else None."""
         return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", decision_key(decision_id)))
+
+    async def recent(self, keys: Keys) -> list[bytes]:
+        """Records of the player's last decisions that are still kept, the latest first."""
+        named = await self._store.command(WRITE_SECONDS, "LRANGE", keys.recent, 0, -1)
+        if not named:
+            return []
+        held = await self._store.command(WRITE_SECONDS, "MGET", *(keys.decision(name.decode()) for name in named))
+        return [one for one in held if one is not None]
+
+    async def version(self, name: str) -> bytes | None:
+        """A bundle by the name of its version, as records hold it."""
+        digest = await self._store.command(WRITE_SECONDS, "HGET", BUNDLES, name)
+        return None if digest is None else await self.bundle(digest.decode())
 
     async def bundle(self, digest: str) -> bytes | None:
         """A bundle by its hash: a catalogue or rule file that records name."""

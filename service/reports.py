@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import FastAPI, Path, Response
 
-from service.api import At, Desk, Problem, ProblemError, Route
+from service.door import At, Desk, Problem, ProblemError, Route, summary
 
 REPORTS: Final = "croupier:reports"
 """Key of the list of reports: name -> `Summary` as JSON."""
@@ -112,6 +112,6 @@ def add(app: FastAPI) -> None:
             response_class=Response,
             responses=problems | {200: {"content": content, "description": "The report"}},
             route_class_override=Route,
-            summary=(endpoint.__doc__ or "").split("\n")[0].rstrip("."),
+            summary=summary(endpoint),
             tags=["Report"],
         )

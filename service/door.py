@@ -1,0 +1,228 @@
+"""The HTTP door's frame: keys, bodies in, answers and problems out, for every route alike. Errors follow RFC 9457."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, get_type_hints
+
+import orjson
+import structlog
+from fastapi import Depends, FastAPI, Path, Request, Response
+from fastapi.routing import APIRoute
+from prometheus_client import Histogram
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from features.events import AnyEvent
+from features.store import StoreError
+from service.confirm import Revoked
+from service.decide import Contended, RequestReused, Table
+from service.know import Refused
+from service.ledger import RedisLedger
+
+BODY_BYTES: Final = 256 * 1024
+_LOG: Final = structlog.get_logger()
+SECONDS: Final = Histogram(
+    "croupier_request_seconds",
+    "Time to answer",
+    ["route"],
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5, 2.5),
+)
+
+
+@dataclass
+class Desk:
+    """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys."""
+
+    table: Table
+    ledger: RedisLedger
+    keys: frozenset[str]
+
+
+class Answer(BaseModel):
+    """What an answer holds at least; more may be added to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem; `code` is for machines, `pointer` names the place in the body."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    pointer: str | None = None
+
+
+class ProblemError(Exception):
+    """A problem to answer with."""
+
+    def __init__(self, status: int, code: str, detail: str, pointer: str | None = None, **more: object) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.body = {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
+        self.body |= ({"pointer": pointer} if pointer is not None else {}) | more
+
+
+_TITLES: Final = {
+    400: "Bad request",
+    401: "Unauthorised",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    422: "Not valid",
+    500: "Fault",
+    503: "Unavailable",
+}
+_STATUS: Final = {
+    "unknown_decision": 404,
+    "no_contact": 409,
+    "event_id_reused": 409,
+    "outcome_id_reused": 409,
+}
+
+
+def respond(body: object, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+def refuse(error: ProblemError) -> Response:
+    """Answer with a problem."""
+    headers = {"retry-after": "1"} if error.status == 503 else None
+    return Response(orjson.dumps(error.body), error.status, headers, "application/problem+json")
+
+
+def _parse(adapter: TypeAdapter[Any], body: bytes) -> Any:  # noqa: ANN401 - the adapter's type
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def invalid(error: ValidationError) -> ProblemError:
+    """A body that is not valid as a problem that names the first wrong place."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return ProblemError(400, "invalid_json", first["msg"])
+    # pydantic puts the event type into the path of a union; the body has no such level.
+    path = [part for part in first["loc"] if part not in _EVENT_TYPES]
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        return ProblemError(422, "unknown_type", first["msg"], f"{pointer}/type")
+    return ProblemError(422, "invalid_body", first["msg"], pointer)
+
+
+def _event_types() -> frozenset[str]:
+    schema = TypeAdapter(AnyEvent).json_schema()
+    return frozenset(schema["discriminator"]["mapping"])
+
+
+_EVENT_TYPES: Final = _event_types()
+
+
+async def translated(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work returns
+    """Errors of the house as problems."""
+    try:
+        return await work
+    except Refused as refusal:
+        status = _STATUS.get(refusal.code, 422)
+        raise ProblemError(status, refusal.code, str(refusal), refusal.pointer or None) from refusal
+    except Revoked as revoked:
+        raise ProblemError(409, revoked.code, str(revoked), rules=list(revoked.by)) from revoked
+    except RequestReused as reused:
+        detail = "this request_id was used before with another body"
+        raise ProblemError(409, "request_id_reused", detail, "/request_id") from reused
+    except Contended as contended:
+        raise ProblemError(503, "contended", "the player changed at every attempt; try again") from contended
+    except StoreError as error:
+        raise ProblemError(503, "store_unavailable", f"{error}; a retry under the same id is safe") from error
+
+
+class Route(APIRoute):
+    """A route that parses the body itself: FastAPI documents it, but its per-request machinery is not paid for."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler: keys, body, endpoint, problem."""
+        endpoint = self.endpoint
+        hints = get_type_hints(endpoint, include_extras=True)
+        adapter = TypeAdapter(hints["body"]) if "body" in hints else None
+        timer = SECONDS.labels(self.path)
+        named = [name for name in inspect.signature(endpoint).parameters if name not in {"desk", "body"}]
+
+        async def handle(request: Request) -> Response:
+            begun = time.perf_counter()
+            try:
+                desk = request.app.state.desk
+                _authorise(request, desk)
+                arguments = {name: request.path_params[name] for name in named}
+                if adapter is not None:
+                    arguments["body"] = _parse(adapter, await _body(request))
+                answered: Response = await translated(endpoint(desk=desk, **arguments))
+            except ProblemError as problem:
+                answered = refuse(problem)
+            except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
+                _LOG.exception("fault", route=self.path)
+                answered = refuse(ProblemError(500, "fault", "this is our mistake, and it was logged"))
+            timer.observe(time.perf_counter() - begun)
+            return answered
+
+        return handle
+
+
+def _authorise(request: Request, desk: Desk) -> None:
+    if not desk.keys:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or key not in desk.keys:
+        raise ProblemError(401, "unauthorised", "send one of the house's keys as `Authorization: Bearer KEY`")
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise ProblemError(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that a request reached."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+At = Annotated[Desk, Depends(desk_of)]
+DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$")]
+
+
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 422, 503)
+}
+
+
+def add_route(
+    app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: type[BaseModel], tag: str
+) -> None:
+    """Add a route that answers JSON of a model."""
+    app.router.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        response_model=model,
+        responses=_PROBLEMS,
+        route_class_override=Route,
+        summary=summary(endpoint),
+        tags=[tag],
+    )
+
+
+def summary(endpoint: Callable[..., Any]) -> str:
+    """The first line of an endpoint's docstring, as the page shows it."""
+    return (endpoint.__doc__ or "").split("\n")[0].rstrip(".")

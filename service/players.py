@@ -1,0 +1,111 @@
+"""A player at the HTTP door, as the house sees them now: facts, features with ages, harm, recent decisions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import numpy as np
+from fastapi import FastAPI, Path
+
+from features.events import ID_PATTERN
+from features.schema import MAX_AGE_SECONDS, VECTOR
+from models.actions import NO_CONTACT
+from service import answer, facts, harm, log
+from service.decide import Behaviour, Table, player_keys, read_behaviour
+from service.door import Answer, At, Desk, ProblemError, add_route, respond
+from service.experiment import variant
+from service.ledger import View
+from service.log import Record
+from service.why import named
+
+RECENT: Final = 20
+"""Decisions that are remembered per player, the latest first."""
+_NONE: Final = "000-" + "a" * 24
+PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
+
+
+class PlayerAnswer(Answer):
+    """A player as the house sees them now."""
+
+    player_id: str
+    facts: list[dict[str, Any]]
+    features: dict[str, Any]
+    harm: dict[str, Any]
+    stage: str
+    experiment: dict[str, str]
+    decisions: list[dict[str, Any]]
+
+
+async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a response
+    """What is known of a player: facts with their dates, features with their age, harm, recent decisions."""
+    table = desk.table
+    keys = player_keys(table, table.house.player_key(player_id))
+    view = await desk.ledger.view(keys, _NONE)
+    records = [log.loads(one) for one in await desk.ledger.recent(keys)]
+    if not view.facts and not view.features and not records:
+        raise ProblemError(404, "unknown_player", "nothing is known of this player")
+    return respond(_told(player_id, view, records, desk))
+
+
+def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict[str, Any]:
+    table = desk.table
+    now_us = table.house.now_us(view.real_us)
+    behaviour, known = read_behaviour(table.plan, view, now_us), facts.read(view.facts, "main")
+    assessed = harm.assess(behaviour.vector, known, now_us, table.book.markers, table.book.levels)
+    experiment = table.layout.catalogue.experiment
+    return {
+        "player_id": player_id,
+        "player": table.house.player_key(player_id),
+        "at": answer.when(now_us),
+        "sandbox": table.house.sandbox,
+        "facts": [
+            {"fact": one.field, "value": one.text, "since": answer.when(one.moment_us) if one.moment_us else "assumed"}
+            for one in facts.registers(view.facts)
+        ],
+        "features": _features(behaviour),
+        "churn": None if table.churn is None else table.churn.score(behaviour.vector),
+        "harm": {"level": assessed.level, "markers": assessed.markers},
+        "stage": harm.stage(behaviour.vector, known, now_us, table.book.stages),
+        "experiment": {"key": experiment.key, "variant": variant(experiment.key, player_id, experiment.variants)},
+        "reservations": [
+            {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
+            | {"send_at": answer.when(one.send_us), "valid_until": answer.when(one.valid_until_us)}
+            for name, one in sorted(view.reservations.items(), key=lambda held: -held[1].send_us)
+        ],
+        "decisions": [_decision(record, table) for record in records],
+    }
+
+
+def _features(behaviour: Behaviour) -> dict[str, Any]:
+    """Features brought forward to now; they are stale when the consumer lags more than `max_age_seconds`."""
+    values = {
+        reading.name: {"value": None if np.isnan(value) else value, "unit": reading.unit}
+        for reading, value in zip(VECTOR, behaviour.vector.tolist(), strict=True)
+    }
+    return {
+        "age_seconds": behaviour.age_seconds,
+        "max_age_seconds": max(MAX_AGE_SECONDS.values()),
+        "as_of": answer.when(behaviour.as_of_us),
+        "trouble": behaviour.trouble,
+        "values": values,
+    }
+
+
+def _decision(record: Record, table: Table) -> dict[str, Any]:
+    sent, catalogue = record.action, table.layout.catalogue
+    action = named(NO_CONTACT, catalogue)
+    if sent is not None:
+        action = {"offer": sent.offer, "channel": sent.channel, "timing_slot": sent.timing_slot}
+    return {
+        "decision_id": record.decision_id,
+        "at": answer.when(record.at_us),
+        **action,
+        "propensity": record.choice.propensity,
+        "policy_version": record.choice.policy_version,
+        "excluded_by": list(record.choice.excluded),
+    }
+
+
+def add(app: FastAPI) -> None:
+    """Add the route to an application."""
+    add_route(app, "/v1/players/{player_id}", get_player, "GET", PlayerAnswer, "Know")

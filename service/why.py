@@ -1,0 +1,115 @@
+"""Why this one: what spoke for the action that was chosen, what came next, what the churn score hung on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.aggregates import forward
+from models.actions import NO_CONTACT, Catalogue
+from models.context import context
+from models.scorer import Scorer
+from models.snapshot import Learnt, Scored
+from service import log
+from service.log import Record
+
+SHOWN: Final = 5
+"""Reasons that are told; the others are smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a record was made with, as far as it is still kept.
+
+    Attributes:
+        catalogue: The one that the record names.
+        policy: The snapshot that the record names, None for policies that were not learnt.
+        churn: The churn model that the record names, None while none served.
+    """
+
+    catalogue: Catalogue
+    policy: Learnt | None
+    churn: Scorer | None
+
+
+def why(record: Record, evidence: Evidence) -> dict[str, Any]:
+    """The reasons of a decision, numbers as the decision saw them; money in minor units."""
+    vector = forward(log.array(record.seen.features), record.at_us)
+    return {"action": _action(record, evidence, vector), "churn": _churn(record, evidence, vector)}
+
+
+def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any] | None:
+    """The chosen action beside the best other one; None where the catalogue of the record is not kept."""
+    choice, catalogue = record.choice, evidence.catalogue
+    if catalogue.hash != record.versions.catalogue:
+        return None
+    places = np.flatnonzero(log.places(choice.mask, catalogue.size))
+    scores, pmf = log.array(choice.scores), log.array(choice.pmf)
+    seen = context(vector, record.seen.churn_score)
+    scored = evidence.policy.score(seen) if evidence.policy else None
+    others = np.flatnonzero(places != choice.place)
+    best = int(others[np.argmax(scores[others])]) if len(others) else None
+
+    def told(at: int) -> dict[str, Any]:
+        place = int(places[at])
+        parts = {} if scored is None else {"parts": _parts(scored, place, catalogue)}
+        return {**named(place, catalogue), "score": float(scores[at]), "probability": float(pmf[at]), **parts}
+
+    chosen = int(np.searchsorted(places, choice.place))
+    return {
+        "policy": choice.policy_version,
+        "role": choice.role,
+        "chosen": told(chosen),
+        "next_best": None if best is None else told(best),
+        "explored": bool(scores[chosen] < scores.max()),
+        "leanings": [] if evidence.policy is None else _leanings(evidence.policy, seen, choice.place, catalogue),
+    }
+
+
+def _parts(scored: Scored, place: int, catalogue: Catalogue) -> dict[str, float]:
+    """What a score is made of: net = lever x (worth - worth left alone) - cost - (penalty - penalty left alone)."""
+    lever = 1.0 if place == NO_CONTACT else catalogue.action(place).offer.lever
+    return {
+        "conversion_probability": float(scored.conversion[place]),
+        "worth_minor": float(scored.worth[place]),
+        "worth_left_alone_minor": float(scored.worth[NO_CONTACT]),
+        "lever": lever,
+        "cost_minor": float(scored.cost[place]),
+        "penalty_minor": float(scored.penalty[place]),
+        "penalty_left_alone_minor": float(scored.penalty[NO_CONTACT]),
+        "net_minor": float(scored.net[place]),
+    }
+
+
+def _leanings(
+    policy: Learnt, seen: NDArray[np.float64], place: int, catalogue: Catalogue
+) -> list[dict[str, str | float]]:
+    """Readings of the player that speak most for or against the action, in log odds of a conversion."""
+    return _largest(policy.leanings(seen, place, catalogue), "reading")
+
+
+def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any]:
+    """The churn score with the features that moved it most, in log odds (LightGBM's own contributions)."""
+    told: dict[str, Any] = {"score": record.seen.churn_score, "model_version": record.versions.churn}
+    if evidence.churn is None:
+        return told | {"reasons": []}
+    contributions = evidence.churn.contributions(vector)
+    base = contributions.pop("")
+    return told | {"base_log_odds": base, "reasons": _largest(contributions, "feature")}
+
+
+def _largest(found: Mapping[str, float], kind: str) -> list[dict[str, str | float]]:
+    ranked = sorted(found, key=lambda name: -abs(found[name]))[:SHOWN]
+    return [{kind: name, "log_odds": found[name]} for name in ranked if found[name]]
+
+
+def named(place: int, catalogue: Catalogue) -> dict[str, str]:
+    """An action by its names."""
+    if place == NO_CONTACT:
+        return {"action": "NO_CONTACT"}
+    offer, channel, slot = catalogue.action(place)
+    return {"offer": offer.id, "channel": channel, "timing_slot": slot}

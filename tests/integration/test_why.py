@@ -1,0 +1,179 @@
+"""Why this one: the reasons of a decision are its numbers, and a player is shown as the house sees them."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import lightgbm
+import numpy as np
+import pytest
+import redis
+from conftest import Opened, run
+from flushes import CATALOGUE
+from people import adult_events, tell
+
+from features.schema import MODEL_FEATURES, VECTOR
+from features.store import publish
+from models.actions import NO_CONTACT
+from models.context import READINGS
+from models.learner import ALONE, Act, Learner, LearnerSettings
+from models.scorer import ChurnBundle, Scorer, library_build
+from models.snapshot import Cursor, Snapshot
+from pipelines.worker import Worker
+
+
+def snapshot(seed: int = 1) -> Snapshot:
+    """A policy that learnt something of every action."""
+    learner, random = Learner(LearnerSettings(batch=50, warm_up=60)), np.random.default_rng(seed)
+    for _ in range(400):
+        place = int(random.integers(CATALOGUE.size))
+        act = ALONE
+        if place != NO_CONTACT:
+            action = CATALOGUE.action(place)
+            act = Act(action.offer.id, action.channel, action.timing_slot)
+        context = random.normal(size=len(READINGS))
+        learner.zero(context, act)
+        if random.random() < 0.3:
+            learner.one(context, act, float(random.lognormal(7, 1)))
+    return learner.snapshot("test", 0, Cursor())
+
+
+def churn_bundle() -> ChurnBundle:
+    random = np.random.default_rng(2)
+    rows = random.normal(size=(400, len(MODEL_FEATURES)))
+    data = lightgbm.Dataset(rows, (rows[:, 0] + rows[:, 5] > 0).astype(float), free_raw_data=False)
+    model = lightgbm.train({"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1}, data, 10)
+    return ChurnBundle(
+        version="croupier-churn/1",
+        horizon_days=30,
+        features=MODEL_FEATURES,
+        model=model.model_to_string(),
+        slope=1.1,
+        intercept=-0.2,
+        build=library_build(),
+        metadata={},
+    )
+
+
+@pytest.fixture
+def serving(store: redis.Redis, worker: Worker) -> tuple[Snapshot, ChurnBundle]:
+    assert worker
+    learnt, churn = snapshot(), churn_bundle()
+    publish(store, "policy", learnt.dumps(), learnt.version)
+    publish(store, "churn", churn.dumps(), churn.version)
+    return learnt, churn
+
+
+async def decided(client: httpx.AsyncClient, variant: str) -> dict[str, Any]:
+    """A recorded decision of a player of a variant that had several actions to choose from."""
+    for number in range(60):
+        player = f"w{number}"
+        answer = (await client.post("/v1/decisions", json={"player_id": player, "dry_run": True})).json()
+        if answer["experiment"]["variant"] != variant:
+            continue
+        position = await tell(client, adult_events(player))
+        body = {"player_id": player, "explain": True, "after": position}
+        told: dict[str, Any] = (await client.post("/v1/decisions", json=body)).json()
+        return told
+    raise AssertionError(f"nobody of {variant}")
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_parts_of_a_learnt_score_add_up_to_the_score_that_was_logged(opened: Opened) -> None:
+    async def asked() -> None:
+        async with opened() as client:
+            told = await decided(client, "policy")
+            reasons = told["why"]["action"]
+            for one in (reasons["chosen"], reasons["next_best"]):
+                parts = one["parts"]
+                above = parts["lever"] * (parts["worth_minor"] - parts["worth_left_alone_minor"])
+                net = above - parts["cost_minor"] - parts["penalty_minor"] + parts["penalty_left_alone_minor"]
+                assert parts["net_minor"] == one["score"]
+                alone = one.get("action") == "NO_CONTACT"
+                assert one["score"] == (0.0 if alone else pytest.approx(net))
+            assert reasons["chosen"]["probability"] == told["propensity"]
+            assert len(reasons["leanings"]) == 5
+
+    run(asked())
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_next_best_has_the_highest_score_of_the_others(opened: Opened) -> None:
+    async def asked() -> None:
+        async with opened() as client:
+            told = await decided(client, "policy")
+            whole = (await client.get(f"/v1/decisions/{told['decision_id']}")).json()
+            assert whole["why"] == told["why"]
+            chosen = whole["draw"]["place"]
+            best = max((one for one in whole["eligible"] if one["place"] != chosen), key=lambda one: one["score"])
+            assert whole["why"]["action"]["next_best"]["score"] == best["score"]
+            explored = best["score"] > whole["why"]["action"]["chosen"]["score"]
+            assert whole["why"]["action"]["explored"] is explored
+
+    run(asked())
+
+
+def test_reasons_stay_those_of_the_models_that_decided(
+    opened: Opened, store: redis.Redis, serving: tuple[Snapshot, ChurnBundle]
+) -> None:
+    async def before() -> dict[str, Any]:
+        async with opened() as client:
+            return await decided(client, "policy")
+
+    async def after(name: str) -> dict[str, Any]:
+        async with opened() as client:
+            told: dict[str, Any] = (await client.get(f"/v1/decisions/{name}")).json()
+            assert (await client.get("/readyz")).json()["policy"] != serving[0].version
+            return told
+
+    first = run(before())
+    other = snapshot(seed=9)
+    publish(store, "policy", other.dumps(), other.version)
+    store.delete("croupier:serving:churn")
+    assert run(after(first["decision_id"]))["why"] == first["why"]
+
+
+def test_churn_reasons_sum_to_the_score() -> None:
+    bundle = churn_bundle()
+    scorer, random = Scorer(bundle), np.random.default_rng(3)
+    for _ in range(20):
+        vector = random.normal(size=len(VECTOR))
+        score = scorer.score(vector)
+        assert sum(scorer.contributions(vector).values()) == pytest.approx(np.log(score / (1 - score)), abs=1e-9)
+
+
+@pytest.mark.usefixtures("serving")
+def test_business_rules_have_no_parts_but_a_next_best(opened: Opened) -> None:
+    async def asked() -> None:
+        async with opened() as client:
+            reasons = (await decided(client, "business_rules"))["why"]["action"]
+            assert "parts" not in reasons["chosen"]
+            assert reasons["next_best"]["score"] >= 0
+            assert reasons["leanings"] == []
+
+    run(asked())
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Opened, tmp_path: Path) -> None:
+    assert tmp_path.exists()
+
+    async def asked() -> None:
+        async with opened() as client:
+            assert (await client.get("/v1/players/nobody")).json()["code"] == "unknown_player"
+            told = await decided(client, "policy")
+            player = told["player_id"]
+            ids = [told["decision_id"]]
+            for _ in range(25):
+                ids.insert(0, (await client.post("/v1/decisions", json={"player_id": player})).json()["decision_id"])
+            shown = (await client.get(f"/v1/players/{player}")).json()
+            facts = {one["fact"]: one["value"] for one in shown["facts"]}
+            assert facts["jurisdiction"] == "MT"
+            assert facts["consent:main:email"] == "granted"
+            assert shown["features"]["values"]["deposit_count"]["value"] == 2
+            assert 0 <= shown["features"]["age_seconds"] < shown["features"]["max_age_seconds"]
+            assert [one["decision_id"] for one in shown["decisions"]] == ids[:20]
+            assert shown["experiment"]["variant"] == "policy"
+            assert shown["harm"]["level"] == "none"
+
+    run(asked())
