@@ -352,6 +352,21 @@ def bench_decide(
     show(decide(rounds, requests, port, console()), as_json=as_json)
 
 
+@bench.command("learning")
+def bench_learning(
+    seeds: Annotated[int, typer.Option(min=2)] = 5,
+    decisions: Annotated[int, typer.Option(min=1_000, help="Of each run.")] = 16_000,
+    as_json: Json = False,
+) -> None:
+    """Lift with delayed rewards, and where all contact harms. Example: croupier bench learning --seeds 5."""
+    from models.actions import load_catalogue
+    from pipelines.arena import measure
+    from service.app import catalogue_path
+
+    found = measure(seeds, decisions, load_catalogue(catalogue_path()), console())
+    show(msgspec.to_builtins(found), as_json=as_json)
+
+
 def main() -> NoReturn:
     """Run a command; whatever the user can mend ends in one sentence and exit code 2."""
     try:

@@ -1,4 +1,4 @@
-"""A world of contexts in process, with known truth: what learning is worth, and what delay and harm do to it. Pure.
+"""A world of contexts in process, with known truth: what learning is worth, and what delay and harm do to it.
 
     seed --> truth over context x action --decisions--> policy --draw--> conversion, after a delay --> learner
 
@@ -8,12 +8,17 @@ No player lives here: every decision has a context of its own. `croupier simulat
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final, Literal, NamedTuple, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from scipy import stats
 
 from features.schema import CHANNELS
 from models.actions import NO_CONTACT, SLOTS, Catalogue
@@ -25,6 +30,7 @@ from models.snapshot import Cursor, Learnt
 Vector = NDArray[np.float64]
 Delay = Literal["none", "fnc", "wait"]
 """How a conversion that comes late is learnt: it comes at once; a 0 at once and a 1 on arrival; all at window's end."""
+DELAYS: Final[tuple[Delay, ...]] = ("none", "fnc", "wait")
 WINDOW: Final = 4_000
 MEAN_DELAY: Final = 800.0
 """Both in decisions."""
@@ -191,3 +197,60 @@ def _act(place: int, catalogue: Catalogue) -> Act:
         return ALONE
     offer, channel, slot = catalogue.action(place)
     return Act(offer.id, channel, slot)
+
+
+class Learning(msgspec.Struct, frozen=True, kw_only=True):
+    """What learning reached over seeds, as shares of what lies between chance and the best.
+
+    Attributes:
+        lift: By delay, the mean over seeds of all decisions.
+        last_quarter: The same of the last quarter.
+        share_of_no_delay: Of the lift without any delay, what each way to meet it keeps: mean, low, high of a 95 %
+            interval over seeds, paired.
+        alone_where_all_harms: Share of the last quarter that is left alone where every contact harms, by seed.
+    """
+
+    seeds: int
+    decisions: int
+    lift: dict[Delay, float]
+    last_quarter: dict[Delay, float]
+    share_of_no_delay: dict[Delay, tuple[float, float, float]]
+    alone_where_all_harms: list[float]
+    seconds: float
+
+
+def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) -> Learning:
+    """Run every way to meet delay, and a world where all contact harms, in the same worlds; shows how far it is."""
+    began, settings, last = time.monotonic(), LearnerSettings(), slice(3 * decisions // 4, None)
+    found: dict[Delay, list[Course]] = {delay: [] for delay in DELAYS}
+    harmed: list[float] = []
+    with Progress(console=console) as bar:
+        task = bar.add_task("decisions", total=seeds * decisions * (len(DELAYS) + 1))
+
+        def advance() -> None:
+            bar.advance(task)
+
+        for seed in range(1, seeds + 1):
+            for delay in DELAYS:
+                found[delay].append(run(Arena(seed, catalogue), decisions, delay, settings, advance))
+            course = run(Arena(seed, catalogue, harmful=True), decisions, "fnc", settings, advance)
+            harmed.append(float(course.alone[last].mean()))
+    lifts = {delay: [course.lift() for course in courses] for delay, courses in found.items()}
+    return Learning(
+        seeds=seeds,
+        decisions=decisions,
+        lift={delay: float(np.mean(lift)) for delay, lift in lifts.items()},
+        last_quarter={delay: float(np.mean([one.lift(last) for one in courses])) for delay, courses in found.items()},
+        share_of_no_delay={
+            delay: _interval([one / none for one, none in zip(lift, lifts["none"], strict=True)])
+            for delay, lift in lifts.items()
+        },
+        alone_where_all_harms=harmed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _interval(values: list[float]) -> tuple[float, float, float]:
+    mean = float(np.mean(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else float("nan")
+    return mean, mean - reach, mean + reach
