@@ -3,7 +3,7 @@
 Open it as a notebook (VS Code and PyCharm do as it is, Jupyter with jupytext), or run it with Python. It reads the
 lake only; CROUPIER_HOME says where that is, `var/` by default.
 """
-# ruff: noqa: INP001 - notebooks are no package
+
 
 # %% [markdown]
 # # Uplift of an experiment, by hand
@@ -23,7 +23,7 @@ from pipelines.comparisons import METRICS, compare_all
 from pipelines.exposures import DAY_US, Costs, exposures, opened
 from pipelines.report import compute
 from pipelines.uplift import comparisons, headlines
-from service.app import Settings
+from service.app import catalogue_path
 
 try:
     from IPython.display import display
@@ -33,7 +33,7 @@ except ModuleNotFoundError:
 home = Path(os.environ.get("CROUPIER_HOME", "var"))
 lake = home / "lake"
 window_days = int(os.environ.get("WINDOW_DAYS", "28"))
-catalogue = load_catalogue(Settings.here("").catalogue)
+catalogue = load_catalogue(catalogue_path())
 
 # %%
 # One row per player: the variant of the first decision, and what the player did in the window that begins there.
@@ -75,7 +75,7 @@ display(f"drawn to {drawing}")
 # many: note how many groups you tried.
 mature = players[(players["variants"] == 1) & (players["first_us"] + window_days * DAY_US <= found.latest_us)]
 group = mature[mature["before_net_revenue_minor"] != 0]
-counts = group["variant"].value_counts().to_dict()
+counts = {str(name): int(count) for name, count in group["variant"].value_counts().items()}
 pairs = comparisons(counts, headlines(counts))
 asked = [METRICS[report.primary], METRICS["deposits_minor"]]
 segment = pd.DataFrame(page.lines(compare_all(group, asked, pairs)))

@@ -1,4 +1,4 @@
-# ruff: noqa: D100, INP001, T201 - a notebook is no package, tells in cells what it is about, and prints
+# ruff: noqa: D100 - a notebook is no package, tells in cells what it is about, and prints
 # %% [markdown]
 # # A churn model of your own
 #

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 import numpy as np
 import pandas as pd
-import tea_tasting as tt  # type: ignore[import-untyped]
+import tea_tasting as tt
 from numpy.typing import NDArray
 
 CONFIDENCE: Final = 0.95
