@@ -297,12 +297,18 @@ BUNDLES: Final = "croupier:bundles"
 """Hash of version name -> digest: explanations of old decisions find the bundle that a record names."""
 
 
-def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None = None) -> str:
-    """Keep a bundle by its content hash, and by its version's name if it has one, and let it serve; its hash."""
+def keep(client: redis.Redis, bundle: bytes, version: str | None) -> str:
+    """Keep a bundle by its content hash, and by its version's name if it has one; returns the hash."""
     digest = hashlib.sha256(bundle).hexdigest()
     client.set(bundle_key(digest), bundle)
     if version is not None:
         client.hset(BUNDLES, version, digest)
+    return digest
+
+
+def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None = None) -> str:
+    """Keep a bundle and let it serve; returns its hash."""
+    digest = keep(client, bundle, version)
     client.set(pointer_key(kind), digest)
     return digest
 

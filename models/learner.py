@@ -22,7 +22,8 @@ from models.snapshot import LEFT_ALONE, WIDEST, Cursor, Snapshot
 from models.value import PenaltyModel, ValueModel
 
 Vector = NDArray[np.float64]
-_FORMAT: Final = 1
+FORMAT: Final = 2
+"""Changes with anything that changes what is learnt from the same lessons."""
 
 
 class LearnerError(ValueError):
@@ -85,7 +86,7 @@ class _Row(NamedTuple):
 class _State(msgspec.Struct, kw_only=True):
     """A learner between two rows."""
 
-    format: int = _FORMAT
+    format: int = FORMAT
     readings: tuple[str, ...]
     settings: LearnerSettings
     number: int
@@ -158,8 +159,7 @@ class Learner:
     def _learn(self, kind: str, context: Vector, act: Act, amount: float, before: float) -> None:
         x = np.append(1.0, np.clip((context - self._mean) / self._sd, -WIDEST, WIDEST))
         if kind == "settle":
-            self._value.correct(x, act.offer, before, amount)
-            self._value.settle(x, act.offer, amount)
+            self._value.settle(x, act.offer, before, amount)
             return
         if kind == "one":
             self._value.learn(x, act.offer, amount)
@@ -179,7 +179,8 @@ class Learner:
     def _close(self) -> None:
         self.number += 1
         self.closed = {"log_loss": self._loss / self._rows, "ones": self._ones / self._rows}
-        self._oracle.forget(self.settings.keep)
+        for model in (self._oracle, self._value, self._penalty):
+            model.forget(self.settings.keep)
         self._rows, self._ones, self._loss = 0, 0, 0.0
 
     def snapshot(self, lineage: str, at_us: int, cursor: Cursor) -> Snapshot:
@@ -190,7 +191,7 @@ class Learner:
             at_us: House time of the last entry learnt, unix microseconds.
             cursor: The last entry learnt.
         """
-        learnt = self._oracle.coefficients()
+        learnt, (value, shifts, smear) = self._oracle.coefficients(), self._value.fitted()
         size = 1 + len(READINGS)
         blocks = {
             name: np.pad(one, (0, size - len(one))).astype("<f8").tobytes() for name, one in learnt.blocks.items()
@@ -199,6 +200,7 @@ class Learner:
             lineage=lineage,
             oracle=self.settings.oracle,
             number=self.number,
+            rows=self.number * self.settings.batch,
             at_us=at_us,
             cursor=cursor,
             features=READINGS,
@@ -206,9 +208,9 @@ class Learner:
             sd=self._sd.astype("<f8").tobytes(),
             blocks=blocks,
             pairs=learnt.pairs,
-            value=self._value.weights().astype("<f8").tobytes(),
-            shifts=self._value.shifts(),
-            smear=self._value.smear,
+            value=value.astype("<f8").tobytes(),
+            shifts=shifts,
+            smear=smear,
             bounds=self._value.bounds,
             penalties=self._penalty.means(),
             kappa=self.settings.kappa,
@@ -245,7 +247,7 @@ class Learner:
             state = msgspec.msgpack.decode(data, type=_State)
         except msgspec.MsgspecError as error:
             raise LearnerError(f"not a learner's state: {error}") from error
-        if (state.format, state.readings, state.settings) != (_FORMAT, READINGS, settings):
+        if (state.format, state.readings, state.settings) != (FORMAT, READINGS, settings):
             raise LearnerError("the state was written under other settings or readings")
         learner = cls(settings)
         learner._restore(state)

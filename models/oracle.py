@@ -64,7 +64,7 @@ class Oracle(Protocol):
         ...
 
     def dumps(self) -> bytes:
-        """The whole state: equal states give equal bytes."""
+        """All that rows taught: equal states give equal bytes. Names seen as a river mapping are not part of it."""
         ...
 
     def loads(self, data: bytes) -> None:
@@ -141,8 +141,10 @@ class FactoredKalman(_Factored):
     The exact joint Kalman step of a logistic observation, projected on the diagonal of blocks (Puskorius & Feldkamp
     1994, decoupled EKF). For touched blocks B with mean w_B and covariance P_B, q_B = P_B x and Q = sum x.q_B:
 
-        m = sigmoid(z); h = max(m (1 - m), 1e-4); k = 1 / (1 + h Q)
-        w_B += min(k (y - m), 3) q_B;  P_B -= k h q_B q_B^T
+        z* = z + Q (y - sigmoid(z*)),  the mode of the posterior along the row;  m = sigmoid(z*)
+        w_B += (y - m) q_B;  P_B -= h / (1 + h Q) q_B q_B^T  with h = max(m (1 - m), 1e-4)
+
+    A step linearised at z instead of z* overshoots far where conversions are rare.
 
     Args:
         variance: Of a block's coefficients before anything was learnt; the bias has twice that.

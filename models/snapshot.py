@@ -47,7 +47,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Attributes:
         lineage: Names what was learnt how: snapshots of one lineage follow each other by number.
         oracle: Which one learnt it.
-        number: Batches closed before it; it rises with every snapshot of a learner.
+        number: Batches closed before it; it rises with every snapshot of a lineage.
+        rows: Rows learnt before it.
         at_us: House time of the last entry learnt, unix microseconds.
         cursor: The last entry learnt.
         features: Readings of `models.context`, in order.
@@ -67,6 +68,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     lineage: str
     oracle: str
     number: int
+    rows: int
     at_us: int
     cursor: Cursor
     features: tuple[str, ...]
@@ -243,7 +245,12 @@ def weigh(scores: Vector, kappa: float, least_scale: float) -> Probabilities:
 
     Inverse-gap weighting is Foster & Rakhlin 2020 (SquareCB, eq. 4) with the gap measured against the best score b, so
     that kappa needs no tuning per currency; every probability is at least 1 / (n (1 + kappa)).
+
+    Raises:
+        SnapshotError: A score is not finite.
     """
+    if not np.isfinite(scores).all():
+        raise SnapshotError("a score is not finite, so there is no probability to draw with")
     best = int(np.argmax(scores))
     gap = np.clip((scores[best] - scores) / max(abs(scores[best]), least_scale), 0.0, 1.0)
     p = 1.0 / (len(scores) * (1.0 + kappa * gap))

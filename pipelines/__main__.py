@@ -161,11 +161,11 @@ def worker() -> None:
 @app.command()
 def learn() -> None:
     """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
-    from pipelines.learner import LearnerProcess, Teller, open_school
+    from pipelines.learner import LearnerProcess, Teller
+    from pipelines.school import open_school
 
     _log_to_stderr()
-    school = open_school(home() / "lake")
-    running = LearnerProcess(store_url(home()), home(), school, Teller(home(), school), lambda _: None)
+    running = LearnerProcess(store_url(home()), home(), open_school(home() / "lake"), Teller(home()), lambda _: None)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: running.stop())
     running.run()
@@ -223,6 +223,29 @@ def rollback_churn(as_json: Json = False) -> None:
         result = go_back(home(), url)
         show(msgspec.to_builtins(result), as_json=as_json)
         _record(url, apart=result.serving > 0)
+
+
+@promote.command("policy")
+def promote_policy(as_json: Json = False) -> None:
+    """Let what is learnt serve again after a rollback. Example: croupier promote policy."""
+    from pipelines.policy import promote as let_go
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(let_go(url)), as_json=as_json)
+
+
+@rollback.command("policy")
+def rollback_policy(
+    version: Annotated[
+        str | None, typer.Argument(help="As decisions name it; by default the one that served a day ago.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let an earlier policy serve, and hold what is learnt meanwhile. Example: croupier rollback policy."""
+    from pipelines.policy import rollback as go_back
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(go_back(url, version)), as_json=as_json)
 
 
 def _log_to_stderr() -> None:

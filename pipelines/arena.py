@@ -2,7 +2,8 @@
 
     seed --> truth over context x action --decisions--> policy --draw--> conversion, after a delay --> learner
 
-No player lives here: every decision has a context of its own. `croupier simulate` has players, rules and HTTP.
+No player lives here: every decision has a context of its own, and the truth is of the form that the oracle fits, so
+that lifts are best cases. `croupier simulate` has players, rules and HTTP, and a truth of another form.
 """
 
 from __future__ import annotations
@@ -161,8 +162,9 @@ def run(
         truth = arena.truth(context)
         net = truth.net
         rows[number] = net[place], net[eligible].mean(), net[eligible].max(), place == NO_CONTACT
-        late = float(random.exponential(MEAN_DELAY)) if delay != "none" else 0.0
-        converted = bool(random.random() < truth.conversion[place]) and late <= WINDOW
+        late, lucky = float(random.exponential(MEAN_DELAY)), float(random.random())
+        converted = lucky < truth.conversion[place] and late <= WINDOW
+        late = 0.0 if delay == "none" else late
         act = _act(place, arena.catalogue)
         value = float(truth.value[place]) if converted else 0.0
         for after, lesson in _lessons(learner, context, act, value, late, delay):

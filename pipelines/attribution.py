@@ -22,7 +22,7 @@ from models.actions import load_yaml
 
 TERMS: Final = Path(__file__).with_name("reward.yaml")
 Penalty = Literal["unsubscribed", "complained", "limit_set", "harm_signalled", "time_out", "self_excluded"]
-HARMFUL: Final = frozenset({"limit_set", "support_contact", "time_out", "self_excluded"})
+HARMFUL: Final = frozenset({"consent_changed", "limit_set", "support_contact", "time_out", "self_excluded"})
 """Types of events of a player that may draw a penalty."""
 _ENDED: Final = frozenset({"failed", "cancelled"})
 
@@ -87,7 +87,6 @@ class Touch(msgspec.Struct, kw_only=True):
     begun_us: int = 0
     value_minor: float = 0.0
     penalties: set[str] = msgspec.field(default_factory=set)
-    events: set[str] = msgspec.field(default_factory=set)
 
 
 class Lesson(NamedTuple):
@@ -115,6 +114,7 @@ class Books(msgspec.Struct, kw_only=True):
         firsts: Value that `one` told, by decision.
         due: (moment, decision) at which a touch closes, a heap.
         by_player: Open decisions of a player.
+        events: Ids of the events that counted for a player since one was open.
         early: Outcomes that came before their decision: (known, type, occurred) by decision.
     """
 
@@ -122,6 +122,7 @@ class Books(msgspec.Struct, kw_only=True):
     firsts: dict[str, float] = msgspec.field(default_factory=dict)
     due: list[tuple[int, str]] = msgspec.field(default_factory=list)
     by_player: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    events: dict[str, set[str]] = msgspec.field(default_factory=dict)
     early: dict[str, list[tuple[int, str, int]]] = msgspec.field(default_factory=dict)
 
 
@@ -152,7 +153,7 @@ class Attribution:
                 yield from self._close(touch)
 
     def decided(self, drawn: Drawn, known_us: int) -> Iterator[Lesson]:
-        """A decision was logged; one that was told before teaches nothing."""
+        """A decision was logged; one that is open already teaches nothing."""
         books, name = self.books, drawn.decision_id
         if name in books.touches:
             return
@@ -166,7 +167,11 @@ class Attribution:
             yield from self.outcome(name, type_, occurred_us, known_us)
 
     def outcome(self, name: str, type_: str, occurred_us: int, known_us: int) -> Iterator[Lesson]:
-        """Something became of a contact: `confirmed` opens it, `failed` or `cancelled` ends it, others may cost."""
+        """Something became of a contact: `confirmed` opens it, others may cost.
+
+        One that failed before it was confirmed is over; after that it was meant to happen, and its window goes on
+        (intention to treat), or what players do by themselves would count for leaving alone only.
+        """
         touch = self.books.touches.get(name)
         if touch is None:
             self.books.early.setdefault(name, []).append((known_us, type_, occurred_us))
@@ -175,7 +180,7 @@ class Attribution:
             touch.begun_us = max(occurred_us, touch.drawn.send_us)
             heapq.heappush(self.books.due, (self._ends(touch), name))
             yield Lesson("zero", touch.drawn)
-        elif type_ in _ENDED:
+        elif type_ in _ENDED and not touch.begun_us:
             yield from self._close(touch)
         elif type_ in {"unsubscribed", "complained"}:
             yield from self._punish(touch, type_)
@@ -184,12 +189,15 @@ class Attribution:
         """The player did something: it counts for every open touch whose window holds it."""
         held = [self.books.touches[name] for name in self.books.by_player.get(player, ())]
         within = [one for one in held if one.begun_us and one.begun_us < occurred_us <= one.begun_us + self._window_us]
-        value, harm = self._terms.value_minor(event) if within else 0.0, _harm(event)
+        seen = self.books.events.setdefault(player, set()) if within else set()
+        if not within or event["event_id"] in seen:
+            return
+        seen.add(event["event_id"])
+        value, harm = self._terms.value_minor(event), _harm(event)
         for touch in within:
-            if value > 0 and event["event_id"] not in touch.events:
-                touch.events.add(event["event_id"])
+            if value > 0:
                 yield from self._earn(touch, value)
-            if harm is not None:
+            if harm is not None and _concerns(event, touch):
                 yield from self._punish(touch, harm)
 
     def _earn(self, touch: Touch, value_minor: float) -> Iterator[Lesson]:
@@ -214,6 +222,7 @@ class Attribution:
         others.remove(name)
         if not others:
             del books.by_player[touch.drawn.player]
+            books.events.pop(touch.drawn.player, None)
         first = books.firsts.pop(name, 0.0)
         if first:
             yield Lesson("value", touch.drawn, touch.value_minor, first)
@@ -226,8 +235,15 @@ def _harm(event: Mapping[str, Any]) -> str | None:
     type_ = event["type"]
     if type_ in {"time_out", "self_excluded"}:
         return str(type_)
+    if type_ == "consent_changed" and event.get("granted") is False:
+        return "unsubscribed"
     if type_ == "limit_set" and event.get("status") in {"set", "lowered"}:
         return "limit_set"
     if type_ == "support_contact" and "harm" in (event.get("tags") or ()):
         return "harm_signalled"
     return None
+
+
+def _concerns(event: Mapping[str, Any], touch: Touch) -> bool:
+    """Whether an event may speak against a contact: consent that is withdrawn does against contacts of its channel."""
+    return event["type"] != "consent_changed" or event.get("channel") == touch.drawn.channel

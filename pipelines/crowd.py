@@ -17,7 +17,7 @@ from features.schema import CHANNELS, TIMING_SLOTS
 from models.actions import NO_CONTACT, SLOTS, Catalogue
 
 Vector = NDArray[np.float64]
-WINDOW_DAYS: Final = 7.0
+WINDOW_DAYS: Final = 3.0
 MARGIN: Final = {"casino": 0.04, "sports": 0.06}
 """Worth of stakes, as the reward counts it."""
 UNSUBSCRIBED_MINOR: Final = 500.0

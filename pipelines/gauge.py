@@ -199,7 +199,7 @@ def plots(course: Course, found: Measured) -> dict[str, Figure]:
     return {
         "net_value": _over_time(course, "true net value over leaving alone\nminor units per decision", _net),
         "no_contact": _over_time(course, "share of decisions that leave the player alone", _alone),
-        "conversions": _over_time(course, "share of decisions followed by play within 7 days", _converted),
+        "conversions": _over_time(course, "share of decisions followed by play within the reward window", _converted),
         "policy": _policy(course),
         "exclusions": _exclusions(found),
     }

@@ -189,7 +189,7 @@ def new_entry(
         action=action,
         version=version,
         replaced=replaced,
-        by=by or _user(),
+        by=by or user(),
         at=moment(open_house(client).now_us(real_now_us(client))).isoformat(),
         evidence=dict(evidence),
         run=run,
@@ -202,7 +202,7 @@ def _change(client: redis.Redis, entry: Entry, bundle: bytes) -> int:
     Raises:
         StoreError: Another command changed what serves since `entry` was made, or a process did not load it.
     """
-    with _alone(client, "promoting"):
+    with alone(client, "promoting"):
         if champion(journal(client)) != entry.replaced:
             raise StoreError("another command has changed what serves meanwhile: look, and run this one again")
         serving = serve(client, bundle, entry.version)
@@ -211,29 +211,29 @@ def _change(client: redis.Redis, entry: Entry, bundle: bytes) -> int:
     return serving
 
 
-def serve(client: redis.Redis, bundle: bytes, version: str | None = None) -> int:
-    """Publish a churn bundle and wait until every live serving process reports it; returns their number.
+def serve(client: redis.Redis, bundle: bytes, version: str | None = None, kind: str = "churn") -> int:
+    """Publish a bundle and wait until every live serving process reports it; returns their number.
 
     Raises:
         StoreError: One did not in time; the pointer is back where it was.
     """
-    pointer = pointer_key("churn")
+    pointer = pointer_key(kind)
     before = cast("bytes | None", client.get(pointer))
-    digest = publish(client, "churn", bundle, version)
+    digest = publish(client, kind, bundle, version)
     deadline = time.monotonic() + LIVE_WAIT_SECONDS
-    while others := [one for one in serving_hashes(client, "churn") if one != digest]:
+    while others := [one for one in serving_hashes(client, kind) if one != digest]:
         if time.monotonic() > deadline:
             _ = client.delete(pointer) if before is None else client.set(pointer, before)
             raise StoreError(
-                f"{len(others)} serving processes did not load the model in {LIVE_WAIT_SECONDS:g} seconds; "
+                f"{len(others)} serving processes did not load the {kind} bundle in {LIVE_WAIT_SECONDS:g} seconds; "
                 "what served before goes on serving, and their log says why"
             )
         time.sleep(_POLL_SECONDS)
-    return len(serving_hashes(client, "churn"))
+    return len(serving_hashes(client, kind))
 
 
 @contextmanager
-def _alone(client: redis.Redis, what: str) -> Iterator[None]:
+def alone(client: redis.Redis, what: str) -> Iterator[None]:
     """One command of this store at a time; raises StoreError if another does not end."""
     try:
         with client.lock(f"croupier:{what}", timeout=_LOCK_SECONDS, blocking_timeout=_LOCK_SECONDS, sleep=0.05):
@@ -242,7 +242,8 @@ def _alone(client: redis.Redis, what: str) -> Iterator[None]:
         raise StoreError("another command that changes what serves does not end: try again in two minutes") from error
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run as a user without a name
@@ -257,7 +258,7 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
     from models.registry import ChurnRegistry  # noqa: PLC0415 - MLflow takes seconds to import, a rollback has two
 
     registry = ChurnRegistry(home)
-    with _alone(client, "recording"):
+    with alone(client, "recording"):
         if not client.exists(_JOURNAL) and (known := registry.records()):
             client.rpush(_JOURNAL, *(msgspec.json.encode(entry) for entry in reversed(known)))
             client.set(_RECORDED, len(known))
@@ -266,7 +267,7 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
 
 
 def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
-    with _alone(client, "recording"):
+    with alone(client, "recording"):
         done = int(cast("bytes | None", client.get(_RECORDED)) or 0)
         for entry in journal(client)[done:]:
             registry.record(entry)

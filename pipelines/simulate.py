@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Coroutine
@@ -175,7 +176,7 @@ class Stage:
         self._rules = BusinessRules(priorities(catalogue), catalogue.exploration_floor)
         self._due: list[tuple[int, int, Member, Coroutine[Any, Any, None]]] = []
         self._order = count()
-        self._names = count()
+        self._names = (f"{secrets.token_hex(3)}-{number}" for number in count())
         self._free = asyncio.Semaphore(AT_ONCE)
         self._asks_per_day = wish.decisions / wish.players / wish.days
         self.course = Course(wish, 0)
@@ -185,6 +186,9 @@ class Stage:
     async def gather(self, console: Console) -> None:
         """Make every player known, with some weeks of history."""
         people = crowd.people(self._wish.players, self._wish.seed, self._catalogue)
+        async with self._session.get(f"/v1/players/{people[0].id}") as got:
+            if got.status == 200:
+                raise SimulationRefused(f"seed {self._wish.seed} was played in this house already: take another one")
         self.course.members = [
             Member(at, person, np.random.default_rng([self._wish.seed, at, 1])) for at, person in enumerate(people)
         ]
@@ -320,10 +324,8 @@ class Stage:
         return self._catalogue.place(action["offer"]["id"], action["channel"], action["timing_slot"])
 
     async def _confirm(self, member: Member, _: int, answer: dict[str, Any]) -> None:
-        decision_id = answer["decision_id"]
-        async with self._session.post(f"/v1/decisions/{decision_id}/confirm") as got:
-            told = await got.json()
-        if got.status != 200:
+        status, told = await self._post(f"/v1/decisions/{answer['decision_id']}/confirm", {})
+        if status != 200:
             self.course.counts[f"not sent: {told.get('code')}"] += 1
             return
         self.course.counts["contacts"] += 1
@@ -357,17 +359,28 @@ class Stage:
         await self._send("/v1/events", body | {"occurred_at": at.isoformat()})
 
     async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Post, again while the house is away or the moment is a hair ahead of its clock; None if it stays away."""
+        """Post what must be taken; None if the house stays away."""
+        status, told = await self._post(path, body)
+        if status == 200:
+            return told
+        if status != 503 and not _ahead(told):
+            raise SimulationRefused(f"{path} answered {status}: {told.get('detail')}")
+        self.course.counts[f"not taken: {path}"] += 1
+        return None
+
+    async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Post, again while the house is away or the moment is a hair ahead of its clock."""
         for attempt in range(_RETRIES):
             async with self._session.post(path, json=body) as got:
                 told: dict[str, Any] = await got.json()
-            if got.status == 200:
-                return told
-            if got.status != 503 and not str(told.get("code")).endswith("_in_future"):
-                raise SimulationRefused(f"{path} answered {got.status}: {told.get('detail')}")
+            if got.status != 503 and not _ahead(told):
+                break
             await asyncio.sleep(0.01 * 2**attempt)
-        self.course.counts[f"not taken: {path}"] += 1
-        return None
+        return got.status, told
+
+
+def _ahead(told: dict[str, Any]) -> bool:
+    return str(told.get("code")).endswith("_in_future")
 
 
 def _progress(console: Console) -> Progress:

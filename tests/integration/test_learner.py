@@ -23,7 +23,8 @@ from models.learner import LearnerSettings
 from models.snapshot import Snapshot
 from pipelines import learner
 from pipelines.attribution import Terms
-from pipelines.learner import LearnerProcess, LearningLog, School, drawn, open_school
+from pipelines.learner import LEASE, LearnerProcess
+from pipelines.school import LearningLog, School, drawn, open_school
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
@@ -33,7 +34,8 @@ FLUSHES, DECISIONS = 6, 30
 
 
 def school(lake: Path, settings: LearnerSettings = SETTINGS) -> School:
-    return School(lake, settings, Terms.read(), 7)
+    # A window that ends within the log, so that values are settled too.
+    return School(lake, settings, Terms.read(), 0.5)
 
 
 def process(server: Server, home: Path, step: Callable[[str], None] = lambda _: None) -> LearnerProcess:
@@ -86,7 +88,7 @@ def test_killed_before_any_step_and_resumed_it_publishes_the_same_bytes(
     lake = tmp_path / "lake"
     grow(lake, FLUSHES, DECISIONS)
     counted = Executioner(0)
-    process(server, tmp_path / "counted", counted)
+    (tmp_path / "counted").mkdir()
     (tmp_path / "counted" / "lake").symlink_to(lake)
     process(server, tmp_path / "counted", counted).work()
     expected = serving(store)
@@ -96,8 +98,10 @@ def test_killed_before_any_step_and_resumed_it_publishes_the_same_bytes(
         home = tmp_path / f"killed-{at}"
         home.mkdir()
         (home / "lake").symlink_to(lake)
+        store.delete(LEASE)
         with pytest.raises(Killed):
             process(server, home, Executioner(at)).work()
+        store.delete(LEASE)  # it has run out
         process(server, home).work()
         assert serving(store) == expected, f"killed before step {at}, {counted.steps[at - 1]}"
 
@@ -217,7 +221,7 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     _until((tmp_path / "learner" / "checkpoint.msgpack").exists)
     first.kill()
     first.wait()
-    store.delete("lease:learner")
+    store.delete(LEASE)
     second = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         _until(lambda: store.exists(pointer_key("policy")) == 1 and serving(store) == wanted)

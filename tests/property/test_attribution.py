@@ -43,6 +43,9 @@ EVENTS: list[dict[str, Any]] = [
     {"type": "support_contact", "tags": ["harm"]},
     {"type": "support_contact"},
     {"type": "time_out"},
+    {"type": "consent_changed", "channel": "sms", "granted": False},
+    {"type": "consent_changed", "channel": "sms", "granted": True},
+    {"type": "consent_changed", "channel": "email", "granted": False},
 ]
 
 
@@ -126,7 +129,7 @@ def _earned(one: Drawn, begun: int, ends: int, entries: list[Entry]) -> tuple[fl
         if entry.kind == "outcome" and entry.fields["name"] == one.decision_id:
             type_ = entry.fields["type"]
             open_ = open_ or type_ == "confirmed"
-            closed = type_ in {"failed", "cancelled"}
+            closed = not open_ and type_ in {"failed", "cancelled"}
             if open_ and type_ in {"unsubscribed", "complained"}:
                 penalties.add(type_)
         if entry.kind == "event" and entry.fields["player"] == one.player and open_:
@@ -134,13 +137,14 @@ def _earned(one: Drawn, begun: int, ends: int, entries: list[Entry]) -> tuple[fl
             if begun < at <= ends and event["event_id"] not in seen:
                 worth = TERMS.value_minor(event)
                 value += worth
-                if worth:
-                    seen.add(event["event_id"])
-                penalties |= _harm(event)
+                seen.add(event["event_id"])
+                penalties |= _harm(event, one.channel)
     return value, frozenset(penalties)
 
 
-def _harm(event: dict[str, Any]) -> set[str]:
+def _harm(event: dict[str, Any], channel: str | None) -> set[str]:
+    if event["type"] == "consent_changed":
+        return {"unsubscribed"} if (event["channel"], event["granted"]) == (channel, False) else set()
     if event["type"] == "limit_set":
         return {"limit_set"} if event["status"] == "lowered" else set()
     if event["type"] == "support_contact":
