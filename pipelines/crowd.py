@@ -142,9 +142,10 @@ class Person(NamedTuple):
         """Days of play per day, on a day of the simulation."""
         return self.days_per_week / 7 * (1.0 if day < self.fades_day else 0.15)
 
-    def worth_minor(self, day: float) -> float:
+    @property
+    def worth_minor(self) -> float:
         """Expected worth of a day of play, minor units."""
-        return self.stake_minor * float(np.exp(0.5 * _SPREAD**2)) * MARGIN[self.product] * (day >= 0)
+        return self.stake_minor * float(np.exp(0.5 * _SPREAD**2)) * MARGIN[self.product]
 
 
 _SPREAD: Final = 0.4
@@ -213,7 +214,7 @@ def net_value(person: Person, catalogue: Catalogue, recent: int, day: float) -> 
     sent = np.reshape([float(catalogue.channels[name].cost_minor) for name in CHANNELS], (1, -1, 1))
     fixed = np.broadcast_to(harmed + sent + person.annoyed * UNSUBSCRIBED_MINOR, catalogue.shape).ravel()
     cost = np.broadcast_to(taken, catalogue.shape).ravel() * plays[1:] + fixed
-    net = brought * person.worth_minor(day)
+    net = brought * person.worth_minor
     net[1:] -= cost
     net[NO_CONTACT] = 0.0
     return net

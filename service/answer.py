@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.aggregates import forward
 from features.events import moment
-from features.schema import CHANNELS, STORED, VECTOR
+from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.actions import SLOTS, Catalogue
 from service import log
 from service.log import Record, Sent
@@ -175,6 +175,8 @@ def _named(place: int, catalogue: Catalogue) -> dict[str, str]:
 def _features(record: Record) -> dict[str, Any]:
     """Features as the decision saw them: brought forward to its moment, None where nothing ever happened."""
     stored = log.array(record.seen.features)
+    if record.versions.schema != schema_hash():
+        return {"age_seconds": record.seen.age_seconds, "as_of": when(record.seen.as_of_us), "values": None}
     values = dict(zip((reading.name for reading in VECTOR), forward(stored, record.at_us).tolist(), strict=True))
     return {
         "age_seconds": record.seen.age_seconds,

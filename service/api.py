@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
@@ -45,6 +46,7 @@ from service.why import Evidence, why
 AFTER_SECONDS: Final = 0.5
 _AFTER_STEP: Final = 0.005
 BATCH_MOST: Final = 500
+_LOG: Final = structlog.get_logger()
 
 DECISIONS: Final = Counter("croupier_decisions", "Decisions answered", ["variant", "action", "recorded"])
 EXCLUSIONS: Final = Counter("croupier_exclusions", "Decisions in which a rule or cap excluded something", ["rule"])
@@ -179,24 +181,42 @@ async def get_decision(decision_id: DecisionId, desk: At) -> Response:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     record = log.loads(held)
     personal = log.unseal(await desk.ledger.seal_of(Keys(record.player, b"")), record.sealed, decision_id)
-    evidence = await _evidence(record, desk)
-    told = answer.whole(record, (personal or {}).get("player_id"), evidence.catalogue)
-    return respond(told | {"personal": personal, "why": why(record, evidence)})
+    told = answer.whole(record, (personal or {}).get("player_id"), await _catalogue(record, desk))
+    return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})
 
 
-async def _evidence(record: Record, desk: Desk) -> Evidence:
-    """What a record was made with: what serves if it is that, else what is kept."""
-    catalogue, churn = await _catalogue(record, desk), desk.table.churn
+async def _evidence(record: Record, desk: Desk) -> Evidence | None:
+    """What a record was made with: what serves if it is that, else what is kept; None if that cannot be read."""
+    try:
+        catalogue = await _catalogue(record, desk)
+        policy, churn = await _policy(record, catalogue, desk), await _churn(record, desk)
+    except (StoreError, ValueError) as error:
+        _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
+        return None
+    return Evidence(catalogue, policy, churn)
+
+
+async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> Learnt | None:
+    """The snapshot that a record names; None for policies that were not learnt."""
+    name = record.choice.policy_version
     serving: dict[str, Policy] = {one.version: one for one in desk.table.policies.values()}
-    policy = serving.get(record.choice.policy_version)
-    if policy is None or catalogue is not desk.table.layout.catalogue:
-        kept = await desk.ledger.version(record.choice.policy_version)
-        policy = Learnt(Snapshot.loads(kept), catalogue) if kept else None
-    if record.versions.churn is not None and (churn is None or churn.bundle.version != record.versions.churn):
-        kept = await desk.ledger.version(record.versions.churn)
-        churn = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept)) if kept else None
-    learnt = policy if isinstance(policy, Learnt) else None
-    return Evidence(catalogue, learnt, churn if record.versions.churn is not None else None)
+    if name in serving and catalogue is desk.table.layout.catalogue:
+        found: Policy | None = serving[name]
+    else:
+        kept = await desk.ledger.version(name)
+        found = Learnt(Snapshot.loads(kept), catalogue) if kept else None
+    return found if isinstance(found, Learnt) else None
+
+
+async def _churn(record: Record, desk: Desk) -> Scorer | None:
+    """The churn model that a record names."""
+    name, serving = record.versions.churn, desk.table.churn
+    if name is None or (serving is not None and serving.bundle.version == name):
+        return None if name is None else serving
+    if name not in desk.kept and (kept := await desk.ledger.version(name)):
+        desk.kept.clear()  # one is enough: explanations of old decisions come in runs
+        desk.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
+    return desk.kept.get(name)
 
 
 async def _catalogue(record: Record, desk: Desk) -> Catalogue:

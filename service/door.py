@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, get_type_hints
 
 import orjson
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
 from features.store import StoreError
+from models.scorer import Scorer
 from service.confirm import Revoked
 from service.decide import Contended, RequestReused, Table
 from service.know import Refused
@@ -34,11 +35,15 @@ SECONDS: Final = Histogram(
 
 @dataclass
 class Desk:
-    """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys."""
+    """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys.
+
+    `kept` holds the churn model that was last needed to explain an old decision.
+    """
 
     table: Table
     ledger: RedisLedger
     keys: frozenset[str]
+    kept: dict[str, Scorer] = field(default_factory=dict)
 
 
 class Answer(BaseModel):

@@ -87,7 +87,7 @@ end
 
 -- KEYS: facts, ledger, log, decision, seal, recent decisions.
 -- ARGV: real0, house0, rate, facts version, ledger version, seal, seconds the record is kept, decision id,
---       record, ledger entry ('' for no contact), then ledger entries that no window holds any more.
+--       record, number of recent decisions to remember, ledger entry ('' for no contact), then ledger entries that no window holds any more.
 -- Returns reserved + stream id, replay + the record held, or moved.
 local function reserve(keys, args)
   local held = redis.call('GET', keys[4])
@@ -99,10 +99,11 @@ local function reserve(keys, args)
   if not seal then redis.call('SET', keys[5], args[6]) end
   redis.call('SET', keys[4], args[9], 'EX', args[7])
   redis.call('LPUSH', keys[6], args[8])
-  redis.call('LTRIM', keys[6], 0, 19)
-  if args[10] ~= '' then
-    for n = 11, #args do redis.call('HDEL', keys[2], args[n]) end
-    redis.call('HSET', keys[2], args[8], args[10])
+  redis.call('LTRIM', keys[6], 0, tonumber(args[10]) - 1)
+  redis.call('EXPIRE', keys[6], args[7])
+  if args[11] ~= '' then
+    for n = 12, #args do redis.call('HDEL', keys[2], args[n]) end
+    redis.call('HSET', keys[2], args[8], args[11])
     redis.call('HINCRBY', keys[2], 'v', 1)
   end
   return {'reserved', append(keys[3], 'decision', args[9], house_us(args[1], args[2], args[3]))}

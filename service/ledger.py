@@ -11,6 +11,8 @@ from features.store import BUNDLES, House, Store, bundle_key, partition_of, tag
 from service.caps import Reservation, load_reservation
 from service.facts import Assertion
 
+RECENT: Final = 20
+"""Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
 WRITE_SECONDS: Final = 2.0
 
@@ -181,6 +183,7 @@ class RedisLedger:
             kept_seconds(self._house),
             booking.decision_id,
             booking.record,
+            RECENT,
             held,
             *booking.outdated,
         ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 from fastapi import FastAPI, Path
 
-from features.events import ID_PATTERN
+from features.events import ID_PATTERN, is_id
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.actions import NO_CONTACT
 from service import answer, facts, harm, log
@@ -18,8 +18,6 @@ from service.ledger import View
 from service.log import Record
 from service.why import named
 
-RECENT: Final = 20
-"""Decisions that are remembered per player, the latest first."""
 _NONE: Final = "000-" + "a" * 24
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
 
@@ -39,6 +37,8 @@ class PlayerAnswer(Answer):
 async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a response
     """What is known of a player: facts with their dates, features with their age, harm, recent decisions."""
     table = desk.table
+    if not is_id(player_id):
+        raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
     keys = player_keys(table, table.house.player_key(player_id))
     view = await desk.ledger.view(keys, _NONE)
     records = [log.loads(one) for one in await desk.ledger.recent(keys)]
@@ -108,4 +108,4 @@ def _decision(record: Record, table: Table) -> dict[str, Any]:
 
 def add(app: FastAPI) -> None:
     """Add the route to an application."""
-    add_route(app, "/v1/players/{player_id}", get_player, "GET", PlayerAnswer, "Know")
+    add_route(app, "/v1/players/{player_id:path}", get_player, "GET", PlayerAnswer, "Know")

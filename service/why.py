@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.aggregates import forward
+from features.schema import schema_hash
 from models.actions import NO_CONTACT, Catalogue
 from models.context import context
 from models.scorer import Scorer
@@ -36,8 +37,14 @@ class Evidence:
     churn: Scorer | None
 
 
-def why(record: Record, evidence: Evidence) -> dict[str, Any]:
-    """The reasons of a decision, numbers as the decision saw them; money in minor units."""
+def why(record: Record, evidence: Evidence | None) -> dict[str, Any]:
+    """The reasons of a decision, numbers as the decision saw them; money in minor units.
+
+    What is not kept any more, or was made by another build, is told by `missing` and never guessed.
+    """
+    if evidence is None or record.versions.schema != schema_hash():
+        why_not = "its models could not be read" if evidence is None else "it was made with features of another build"
+        return {"action": None, "churn": None, "missing": why_not}
     vector = forward(log.array(record.seen.features), record.at_us)
     return {"action": _action(record, evidence, vector), "churn": _churn(record, evidence, vector)}
 

@@ -116,7 +116,9 @@ class Writer:
     def add(self, table: str, known_us: int, **columns: Any) -> None:
         self._count += 1
         row = dict.fromkeys(SCHEMAS[table].names) | columns
-        row |= {"known_at": known_us, "position": f"{columns['player'][1:5]}:{self._last + 1 + self._count}-0"}
+        # Three entries share each millisecond of the store's clock.
+        place = f"{self._last + 1 + self._count // 3}-{self._count % 3}"
+        row |= {"known_at": known_us, "position": f"{columns['player'][1:5]}:{place}"}
         self._rows[table].append(row)
 
     def decide(self, made: Record) -> None:

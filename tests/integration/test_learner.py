@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, run
 from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
+from features.events import micros
 from features.store import Server, bundle_key, pointer_key
 from models.learner import LearnerSettings
 from models.snapshot import Snapshot
@@ -25,6 +27,7 @@ from pipelines import learner
 from pipelines.attribution import Terms
 from pipelines.learner import LEASE, LearnerProcess
 from pipelines.school import LearningLog, School, drawn, open_school
+from service.log import loads
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
@@ -139,12 +142,63 @@ def test_a_flush_that_is_not_whole_is_not_learnt(tmp_path: Path) -> None:
     assert school(tmp_path).waiting() == whole[:1]
 
 
-def test_entries_of_a_player_keep_their_order_and_all_partitions_have_one(tmp_path: Path) -> None:
+def test_the_order_is_that_of_store_time_partition_and_place_so_decisions_precede_their_outcomes(
+    tmp_path: Path,
+) -> None:
     grow(tmp_path, 1, 200)
     log = LearningLog(tmp_path, frozenset({"bet"}))
     entries = log.entries(log.flushes("0-0")[0])
-    assert [one.known_us for one in entries] == sorted(one.known_us for one in entries)
-    assert {one.table for one in entries} == {"decisions", "outcomes", "events"}
+    told: list[str] = []
+    for entry in entries:
+        if entry.table == "decisions":
+            told.append(loads(entry.columns["record"]).decision_id)
+        elif entry.table == "outcomes":
+            assert entry.columns["decision_id"] in told
+    files = [pq.read_table(file, columns=["position", "known_at"]) for file in tmp_path.glob("*/*/*.parquet")]
+    rows = [(row["position"], micros(row["known_at"])) for file in files for row in file.to_pylist()]
+    keyed = [
+        ((int(place[5:].partition("-")[0]), int(place[1:4]), int(place.rpartition("-")[2])), at) for place, at in rows
+    ]
+    assert len({key[0] for key, _ in keyed}) < len(keyed), "no two entries of this lake share a millisecond"
+    assert [entry.known_us for entry in entries] == [at for _, at in sorted(keyed)]
+
+
+def test_every_entry_is_read_once_also_where_a_flush_goes_over_midnight(tmp_path: Path) -> None:
+    grow(tmp_path, FLUSHES, DECISIONS)
+    log = LearningLog(tmp_path, frozenset({"bet"}))
+    entries = [entry for flush in log.flushes("0-0") for entry in log.entries(flush)]
+    for table in ("decisions", "outcomes", "events"):
+        files = list((tmp_path / table).glob("*/*.parquet"))
+        assert len({file.stem for file in files}) < len(files), "no flush of this lake goes over midnight"
+        rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+        assert sum(entry.table == table for entry in entries) == rows
+
+
+def test_a_decision_that_cannot_be_read_is_left_out_and_the_rest_is_learnt(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    random = np.random.default_rng(1)
+    writer.add("decisions", BEGAN, player="{p001}a", decision_id="d0", record=b"\x00damaged")
+    writer.decide(record("d1", "{p001}a", BEGAN, 0, random))
+    writer.flush()
+    pupil = school(tmp_path)
+    pupil.learn(pupil.waiting()[0])
+    assert (pupil.unread, pupil.open) == (1, 1)
+
+
+@pytest.mark.usefixtures("house", "always_kept")
+def test_one_that_does_not_hold_the_lease_learns_and_keeps_nothing(
+    server: Server, store: redis.Redis, tmp_path: Path
+) -> None:
+    grow(tmp_path / "lake", 3, DECISIONS)
+    first, second = process(server, tmp_path), process(server, tmp_path)
+    first.work()
+    held = (tmp_path / "learner" / "checkpoint.msgpack").read_bytes()
+    grow(tmp_path / "lake", 6, DECISIONS)
+    second.work()
+    assert (tmp_path / "learner" / "checkpoint.msgpack").read_bytes() == held
+    store.delete(LEASE)
+    second.work()
+    assert serving(store) == newest(tmp_path / "lake")
 
 
 def test_other_terms_or_settings_begin_again_from_the_lake(tmp_path: Path) -> None:
@@ -216,6 +270,7 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     assert expected.newest is not None
     wanted = expected.newest.dumps()
     environment = {**os.environ, "CROUPIER_HOME": str(tmp_path), "CROUPIER_STORE": server.url}
+    environment["CROUPIER_MLFLOW"] = "http://127.0.0.1:1"  # nobody answers there: learning goes on
     command = [sys.executable, "-m", "pipelines", "learn"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     _until((tmp_path / "learner" / "checkpoint.msgpack").exists)

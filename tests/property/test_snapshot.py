@@ -36,7 +36,11 @@ def taught(rows: int = 300, seed: int = 1) -> Snapshot:
         )
         learner.zero(context, one)
         if random.random() < 0.2:
-            learner.one(context, one, float(random.lognormal(5, 1)))
+            value = float(random.lognormal(5, 1))
+            learner.one(context, one, value)
+            learner.settle(context, one, value * 2, value)
+        if random.random() < 0.1:
+            learner.penalise(one, 500.0)
     return learner.snapshot("test", 1_000, Cursor("0-1", 7))
 
 
@@ -73,6 +77,12 @@ def test_another_currency_changes_no_probability_once_the_best_is_above_the_leas
 def test_where_all_contacts_cost_more_than_they_bring_nearly_all_is_left_alone() -> None:
     p = weigh(np.append(0.0, np.full(59, -SCALE)), KAPPA, SCALE)
     assert p[0] > 0.99
+
+
+def test_the_snapshot_of_these_tests_has_every_part() -> None:
+    assert SNAPSHOT.smear > 1
+    assert 0 < SNAPSHOT.bounds[0] < SNAPSHOT.bounds[1] < 1e6
+    assert min(SNAPSHOT.penalties["|"], SNAPSHOT.penalties["NO_CONTACT"]) > 0
 
 
 def test_leaving_alone_scores_nought_exactly() -> None:

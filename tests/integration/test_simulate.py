@@ -1,0 +1,80 @@
+"""A crowd drives a whole sandbox house over HTTP, and everything it was answered is measured beside the truth."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from models.actions import load_catalogue
+from pipelines import gauge
+from pipelines.simulate import SimulationRefused, Wish, simulate
+
+PORT = 18_441
+ADDRESS = f"http://127.0.0.1:{PORT}"
+CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("house")
+    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
+    environment = {**os.environ, "CROUPIER_HOME": str(home), "CROUPIER_READ_SECONDS": "20"}
+    process = subprocess.Popen([*command, "--clock", "2026-06-01", "--rate", "20000"], env=environment)
+    deadline = time.monotonic() + 120
+    try:
+        while not _ready():
+            assert time.monotonic() < deadline, "the house did not become ready"
+            threading.Event().wait(0.1)
+        yield home
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _ready() -> bool:
+    try:
+        return httpx.get(f"{ADDRESS}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_crowd_asks_plays_and_answers_through_the_days(house: Path, tmp_path: Path) -> None:
+    assert house.exists()
+    course = simulate(Wish(ADDRESS, 1, 40, 2.0, 240), CATALOGUE, QUIET)
+    found = gauge.measure(course)
+    assert found.decisions == len(course.steps) > 120
+    assert sum(group.decisions for group in found.groups.values()) == found.decisions
+    assert found.groups["holdout"].contacted == 0
+    assert found.counts["contacts"] > 20
+    compared = found.compared
+    assert compared.uniform <= compared.best
+    assert compared.policy <= compared.best
+    gauge.write(course, found, tmp_path)
+    assert json.loads((tmp_path / "simulation.json").read_text())["seed"] == 1
+    drawn = {file.stem for file in tmp_path.glob("*.svg")}
+    assert drawn == {"net_value", "no_contact", "conversions", "policy", "exclusions"}
+    assert len((tmp_path / "decisions.csv").read_text().splitlines()) == found.decisions + 1
+    # The same players do not arrive twice.
+    with pytest.raises(SimulationRefused, match="seed 1"):
+        simulate(Wish(ADDRESS, 1, 40, 1.0, 100), CATALOGUE, QUIET)
+
+
+def test_without_a_house_there_is_one_sentence() -> None:
+    with pytest.raises(SimulationRefused, match="no house answers"):
+        simulate(Wish("http://127.0.0.1:1", 1, 10, 1.0, 100), CATALOGUE, QUIET)
+
+
+def test_a_paired_interval_is_that_of_students_t() -> None:
+    found = gauge.paired([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.mean == 3.0
+    assert found.high - found.mean == pytest.approx(1.9632, abs=1e-3)
