@@ -330,6 +330,8 @@ def simulate(
         return
     shown = Console()
     shown.print(gauge.table(found))
+    if (pooled := gauge.pool(folder.parent)) is not None:
+        shown.print(gauge.together(pooled))
     shown.print(f"results and plots are in {folder}", highlight=False)
 
 

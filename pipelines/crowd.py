@@ -143,9 +143,14 @@ class Person(NamedTuple):
         return self.days_per_week / 7 * (1.0 if day < self.fades_day else 0.15)
 
     @property
+    def deposit_minor(self) -> float:
+        """Expected deposit, and stakes, of a day of play, minor units."""
+        return self.stake_minor * float(np.exp(0.5 * _SPREAD**2))
+
+    @property
     def worth_minor(self) -> float:
         """Expected worth of a day of play, minor units."""
-        return self.stake_minor * float(np.exp(0.5 * _SPREAD**2)) * MARGIN[self.product]
+        return self.deposit_minor * MARGIN[self.product]
 
 
 _SPREAD: Final = 0.4
@@ -262,7 +267,8 @@ def play(person: Person, random: np.random.Generator, at: datetime) -> list[dict
         (4, {"type": "bet", "amount_minor": half, "product": person.product}),
         (20, {"type": "bet", "amount_minor": half, "product": person.product}),
     ]
-    if random.random() < 0.45:
+    if random.random() < 0.5:
+        # Over many days players lose the theoretical margin of what they stake.
         won = int(2 * stakes * (1 - MARGIN[person.product]) * random.uniform(0.6, 1.4))
         steps.append((25, {"type": "win", "amount_minor": won, "product": person.product}))
     return [fields | {"occurred_at": at + timedelta(minutes=minutes)} for minutes, fields in steps]

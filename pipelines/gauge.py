@@ -22,6 +22,7 @@ from pipelines.simulate import DAY_US, Course, Step
 VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout")
 _COLOURS: Final = {"policy": "#1f5fa8", "business_rules": "#d08a1d", "uniform": "#8a8f98", "holdout": "#3d8b5c"}
 _BINS: Final = 12
+TRUTH_DAYS: Final = 14
 
 Numbers = NDArray[np.float64]
 
@@ -36,6 +37,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         net: True net value over leaving alone.
         converted: Share of decisions followed by play within the window.
         worth: Worth of the player's own play within the window, before costs.
+        brought: True expected deposits per player that contacts brought in the player's first 14 days: what the uplift
+            report over that window is to find as the variant's difference from the holdout.
     """
 
     players: int
@@ -44,6 +47,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     net: float
     converted: float
     worth: float
+    brought: float
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +107,18 @@ def _group(course: Course, variant: str) -> Group:
         net=_mean(np.array([step.net for step in steps])),
         converted=_mean((worth > 0).astype(np.float64)),
         worth=_mean(worth),
+        brought=_brought(steps),
     )
+
+
+def _brought(steps: list[Step]) -> float:
+    first: dict[int, float] = {}
+    found: dict[int, float] = {}
+    for step in steps:
+        first.setdefault(step.player, step.day)
+        if step.day <= first[step.player] + TRUTH_DAYS:
+            found[step.player] = found.get(step.player, 0.0) + step.deposits
+    return _mean(np.array(list(found.values())))
 
 
 def _worth(course: Course, step: Step) -> float:
@@ -146,15 +161,36 @@ def paired(values: list[float]) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def pooled(found: list[Measured]) -> dict[str, Interval]:
-    """Differences over seeds, minor units per decision: the policy's net value less that of others."""
+class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+    """Several seeds together: differences taken within each, minor units per decision but for the lift."""
+
+    seeds: list[int]
+    decisions: int
+    policy_less_business_rules: Interval
+    policy_less_uniform: Interval
+    policy_less_leaving_alone: Interval
+    lift: Interval
+    lift_of_last_quarter_less_first: Interval
+
+
+def pool(folder: Path) -> Pooled | None:
+    """What the simulations of a folder say together; None for fewer than two."""
+    files = sorted(folder.glob("seed-*/simulation.json"))
+    found = [msgspec.json.decode(file.read_bytes(), type=Measured) for file in files]
+    if len(found) < 2:
+        return None
     rows = [one.compared for one in found]
-    return {
-        "policy - business rules": paired([row.policy - row.business_rules for row in rows]),
-        "policy - uniform": paired([row.policy - row.uniform for row in rows]),
-        "policy - leaving alone": paired([row.policy for row in rows]),
-        "lift, last quarter - first": paired([one.quarters[3].lift - one.quarters[0].lift for one in found]),
-    }
+    pooled = Pooled(
+        seeds=[one.seed for one in found],
+        decisions=sum(one.decisions for one in found),
+        policy_less_business_rules=paired([row.policy - row.business_rules for row in rows]),
+        policy_less_uniform=paired([row.policy - row.uniform for row in rows]),
+        policy_less_leaving_alone=paired([row.policy for row in rows]),
+        lift=paired([row.lift for row in rows]),
+        lift_of_last_quarter_less_first=paired([one.quarters[3].lift - one.quarters[0].lift for one in found]),
+    )
+    (folder / "pooled.json").write_bytes(msgspec.json.format(msgspec.json.encode(pooled)))
+    return pooled
 
 
 # --- Shown
@@ -179,6 +215,20 @@ def table(found: Measured) -> Table:
         f"{one.policy:+,.0f}, business rules {one.business_rules:+,.0f}, chance {one.uniform:+,.0f}, perfect knowledge "
         f"{one.best:+,.0f}; lift {one.lift:.0%}, by quarters {', '.join(f'{part.lift:.0%}' for part in found.quarters)}"
     )
+    return shown
+
+
+def together(pooled: Pooled) -> Table:
+    """Several seeds as a table."""
+    shown = Table(
+        "over seeds", "mean", "95 % interval", title=f"{len(pooled.seeds)} seeds, {pooled.decisions:,} decisions"
+    )
+    for name in ("policy_less_business_rules", "policy_less_uniform", "policy_less_leaving_alone"):
+        one: Interval = getattr(pooled, name)
+        shown.add_row(name.replace("_", " "), f"{one.mean:+,.0f}", f"{one.low:+,.0f} to {one.high:+,.0f}")
+    for name in ("lift", "lift_of_last_quarter_less_first"):
+        one = getattr(pooled, name)
+        shown.add_row(name.replace("_", " "), f"{one.mean:.1%}", f"{one.low:.1%} to {one.high:.1%}")
     return shown
 
 

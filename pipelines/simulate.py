@@ -77,6 +77,7 @@ class Step(NamedTuple):
         eligible: How many actions were.
         propensity: Of the action drawn.
         net: True net value of the action over leaving alone.
+        deposits: True expected deposits that it brings.
         uniform: Mean of that over the eligible actions; NaN where they were not asked for.
         business_rules: What business rules would have had; NaN likewise.
         best: The best eligible action's; NaN likewise.
@@ -90,6 +91,7 @@ class Step(NamedTuple):
     eligible: int
     propensity: float
     net: float
+    deposits: float
     uniform: float
     business_rules: float
     best: float
@@ -283,7 +285,8 @@ class Stage:
 
     async def _note(self, member: Member, answer: dict[str, Any], now_us: int) -> None:
         """Keep the decision beside the truth; of the policy's, what else could have been chosen too."""
-        net = crowd.net_value(member.person, self._catalogue, member.recent(now_us), self._day(now_us))
+        person, recent = member.person, member.recent(now_us)
+        net = crowd.net_value(person, self._catalogue, recent, self._day(now_us))
         eligible, place = answer["candidates"]["eligible"], self._place(answer["action"])
         variant = answer["experiment"]["variant"]
         mask = await self._eligible(answer["decision_id"]) if variant == "policy" and eligible > 1 else None
@@ -297,6 +300,7 @@ class Stage:
                 eligible,
                 answer["propensity"],
                 float(net[place]),
+                float(crowd.effect(person, self._catalogue, recent)[place]) * person.deposit_minor,
                 *others,
                 tuple(one["rule"] for one in answer["exclusions"]),
             )

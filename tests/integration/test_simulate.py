@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -78,3 +79,28 @@ def test_a_paired_interval_is_that_of_students_t() -> None:
     found = gauge.paired([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.mean == 3.0
     assert found.high - found.mean == pytest.approx(1.9632, abs=1e-3)
+
+
+def test_several_seeds_are_pooled_by_their_own_differences(tmp_path: Path) -> None:
+    assert gauge.pool(tmp_path) is None
+    one = gauge.Compared(decisions=100, policy=50, business_rules=10, uniform=0, best=100, lift=0.5)
+    for seed, extra in enumerate((0.0, 10.0, 20.0)):
+        better = gauge.Compared(decisions=100, policy=50 + extra, business_rules=10, uniform=0, best=100, lift=0.6)
+        found = gauge.Measured(
+            seed=seed,
+            decisions=1_000,
+            days=1,
+            groups={},
+            compared=better,
+            quarters=[one, one, one, better],
+            exclusions={},
+            counts={},
+            lag_hours_p99=0,
+        )
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "simulation.json").write_bytes(msgspec.json.encode(found))
+    pooled = gauge.pool(tmp_path)
+    assert pooled is not None
+    assert pooled.policy_less_business_rules.mean == pytest.approx(50)
+    assert pooled.lift_of_last_quarter_less_first.low == pytest.approx(0.1)
+    assert pooled.decisions == 3_000
