@@ -161,6 +161,15 @@ def paired(values: list[float]) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
+class _Seed(msgspec.Struct):
+    """What pooling needs of a simulation."""
+
+    seed: int
+    decisions: int
+    compared: Compared
+    quarters: list[Compared]
+
+
 class Pooled(msgspec.Struct, frozen=True, kw_only=True):
     """Several seeds together: differences taken within each, minor units per decision but for the lift."""
 
@@ -176,7 +185,7 @@ class Pooled(msgspec.Struct, frozen=True, kw_only=True):
 def pool(folder: Path) -> Pooled | None:
     """What the simulations of a folder say together; None for fewer than two."""
     files = sorted(folder.glob("seed-*/simulation.json"))
-    found = [msgspec.json.decode(file.read_bytes(), type=Measured) for file in files]
+    found = [msgspec.json.decode(file.read_bytes(), type=_Seed) for file in files]
     if len(found) < 2:
         return None
     rows = [one.compared for one in found]

@@ -23,7 +23,6 @@ LEAST_PLAYERS: Final = 100
 MOST_CROSSED: Final = 0.01
 MOST_LAG_SECONDS: Final = 86_400.0
 _CHUNK: Final = 2_048
-_RANK: Final = 1e-9
 
 Floats = NDArray[np.float64]
 
@@ -199,13 +198,12 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
     Returns:
         The check; no p-value where there are too few draws to tell.
     """
-    whole = {version: tally for version, tally in found.items() if tally.testable}
+    checks = [check for version, tally in found.items() if (check := _check(version, tally)) is not None]
     rest = Tally()
-    for version in found.keys() - whole.keys():
+    for version in sorted(found.keys() - {check.policy_version for check in checks}):
         rest.merge(found[version])
-    if rest.testable:
-        whole["pooled"] = rest
-    checks = [_check(version, tally) for version, tally in whole.items()]
+    if (pooled := _check("pooled", rest)) is not None:
+        checks.append(pooled)
     impossible = sum(tally.impossible for tally in found.values())
     p_value = min(1.0, len(checks) * min(check.p_value for check in checks)) if checks else None
     p_value = 0.0 if impossible else p_value
@@ -218,20 +216,27 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
     )
 
 
-def _check(version: str, tally: Tally) -> VersionCheck:
-    """(O - E)' V^+ (O - E) ~ chi-square of rank(V), V = sum(diag p - p p'): each draw is one of its own pmf.
+def _check(version: str, tally: Tally) -> VersionCheck | None:
+    """(O - E)' V^+ (O - E) ~ chi-square, V = sum(diag p - p p'): each draw is one of its own pmf.
 
-    Given the past, the draws are independent with these means and variances, whatever the policy learnt.
+    Given the past, the draws are independent with these means and variances, whatever the policy learnt. Only the
+    directions count in which V expects enough; None where there is none.
     """
+    if not tally.testable:
+        return None
     cells = tally.cells()
     expected = cells @ tally.expected
     gap = cells @ tally.observed - expected
     spread = np.diag(expected) - cells @ tally.products @ cells.T
     values, vectors = np.linalg.eigh(spread)
-    free = values > _RANK * max(1.0, tally.decisions)
+    # A cell that is nearly always, or hardly ever, drawn expects many or few and varies by less than a draw: its gap is
+    # no normal number, and one rare draw would look impossible.
+    free = values >= LEAST_EXPECTED
+    if not free.any():
+        return None
     along = vectors[:, free].T @ gap
     statistic, degrees = float((along**2 / values[free]).sum()), int(free.sum())
-    p_value = float(stats.chi2.sf(statistic, degrees)) if degrees else 1.0
+    p_value = float(stats.chi2.sf(statistic, degrees))
     return VersionCheck(
         policy_version=version,
         decisions=tally.decisions,

@@ -37,6 +37,7 @@ from features.store import (
 from pipelines import bulk, world
 from pipelines.child import Child
 from pipelines.ingest import serving_plan
+from pipelines.schedule import read_schedules
 from pipelines.worker import wait_until_applied, wait_until_in_lake
 from service.decide import requested_id
 from service.ledger import Keys
@@ -86,7 +87,9 @@ def up(wish: Wish, console: Console) -> None:
 
     Raises:
         StoreError: The store did not start, or holds another house than asked for.
+        ScheduleError: mlflow.yaml schedules what cannot be.
     """
+    read_schedules()
     wish.home.mkdir(parents=True, exist_ok=True)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from lakes import SHARES, drawn, record
 
+from models.snapshot import weigh
 from pipelines.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
 from service import log
 
@@ -84,6 +85,24 @@ def test_records_tell_the_same_as_the_draws_behind_them(masked: bool) -> None:  
     assert found.alarm is not masked
     assert found.decisions == 5_000
     assert [one.policy_version for one in found.versions] == ["v1"]
+
+
+def sure(chance: np.random.Generator, versions: int, decisions: int) -> dict[str, Tally]:
+    """Snapshots that are nearly sure of themselves: one action takes almost all, many share what is left."""
+    found = {}
+    for version in range(versions):
+        scores = chance.normal(0, 20, (decisions, 40))
+        pmf = np.array([weigh(row, 100.0, 5.0) for row in scores])
+        places = (pmf.cumsum(axis=1) < chance.random((decisions, 1))).sum(axis=1)
+        found[f"v{version}"] = Tally()
+        found[f"v{version}"].add(pmf, np.minimum(places, 39))
+    return found
+
+
+def test_rare_draws_of_a_sure_policy_are_no_alarm() -> None:
+    chance = np.random.default_rng(8)
+    alarms = sum(propensity_ratio(sure(chance, 10, 150)).alarm for _ in range(60))
+    assert alarms <= 1
 
 
 def test_small_policy_versions_are_tested_together_and_none_is_left_out() -> None:
