@@ -40,9 +40,14 @@ def champion(journal: Sequence[Entry]) -> str | None:
 
 
 def previous(journal: Sequence[Entry]) -> str | None:
-    """The version that a rollback brings back: what the champion replaced when it was promoted last.
+    """The version that a rollback brings back: what served before the champion, rollbacks undone.
 
-    Several rollbacks in a row therefore walk back through history.
+    Several rollbacks in a row therefore walk back through history, and end.
     """
-    replaced = {entry.version: entry.replaced for entry in journal if entry.action == "promote"}
-    return replaced.get(journal[-1].version) if journal else None
+    stack: list[str] = []
+    for entry in journal:
+        if entry.action == "rollback" and len(stack) > 1:
+            stack.pop()
+        elif not stack or stack[-1] != entry.version:
+            stack.append(entry.version)
+    return stack[-2] if len(stack) > 1 else None

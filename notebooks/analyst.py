@@ -20,8 +20,8 @@ import pandas as pd
 from models.actions import load_catalogue
 from pipelines import page, plots
 from pipelines.comparisons import METRICS, compare_all
-from pipelines.exposures import DAY_US, Costs, exposures, opened
-from pipelines.report import compute
+from pipelines.exposures import DAY_US, exposures, opened
+from pipelines.report import compute, costs
 from pipelines.uplift import comparisons, headlines
 from service.app import catalogue_path
 
@@ -39,7 +39,7 @@ catalogue = load_catalogue(catalogue_path())
 # One row per player: the variant of the first decision, and what the player did in the window that begins there.
 # `before_...` is the same money in the 28 days before; it makes the intervals narrower.
 with opened(lake) as connection:
-    found = exposures(connection, Costs.of(catalogue), window_days)
+    found = exposures(connection, costs(catalogue), window_days)
 players = found.players
 display(players.head())
 

@@ -45,6 +45,7 @@ _DONE: Final = """
             type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account' AS deposited,
             CASE type WHEN 'bet' THEN amount_minor WHEN 'win' THEN -amount_minor ELSE 0 END AS revenue_minor,
             type IN ('self_excluded', 'time_out')
+                OR type = 'limit_set' AND status IN ('set', 'lowered')
                 OR type = 'support_contact'
                 AND list_contains(json_extract_string(detail::VARCHAR, '$.tags[*]'), 'harm') AS harmed
         FROM events JOIN exposed USING (player)
@@ -79,15 +80,23 @@ _PLAYERS: Final = """
     WITH sent AS (
         SELECT player, count(*) AS contacts, sum(cost_minor) AS cost_minor
         FROM contacted LEFT JOIN costs ON kind = 'channel' AND name = channel GROUP BY player
+    ), played AS (
+        SELECT player, epoch_us(occurred_at) AS us FROM events JOIN exposed USING (player)
+        WHERE type = 'bet' OR type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account'
     ), taken AS (
         SELECT player, sum(cost_minor) AS cost_minor
-        FROM (SELECT player, offer, min(contact_us) AS contact_us FROM contacted GROUP BY player, offer)
-        JOIN done USING (player) JOIN costs ON kind = 'offer' AND name = offer
-        WHERE deposited_us >= contact_us GROUP BY player
+        FROM contacted JOIN costs ON kind = 'offer' AND name = offer
+        WHERE EXISTS (FROM played
+            WHERE played.player = contacted.player AND us > contact_us AND us <= contact_us + $taken_us)
+        GROUP BY player
+    ), opted_out AS (
+        SELECT player, type, occurred_at FROM outcomes WHERE type IN ('unsubscribed', 'complained')
+        UNION ALL
+        SELECT player, type, occurred_at FROM events
+        WHERE type = 'consent_changed' AND json_extract_string(detail::VARCHAR, '$.granted') = 'false'
     ), left_us AS (
-        SELECT DISTINCT player FROM outcomes JOIN exposed USING (player)
-        WHERE type IN ('unsubscribed', 'complained')
-            AND epoch_us(occurred_at) >= first_us AND epoch_us(occurred_at) < first_us + $window_us
+        SELECT DISTINCT player FROM opted_out JOIN exposed USING (player)
+        WHERE epoch_us(occurred_at) >= first_us AND epoch_us(occurred_at) < first_us + $window_us
     )
     SELECT exposed.*,
         (deposited_us IS NOT NULL)::BIGINT AS conversion,
@@ -127,17 +136,22 @@ class ReportRefused(Exception):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What a taken offer and a contact on a channel cost the house, minor units by id."""
+    """What a taken offer and a contact on a channel cost the house, minor units by id.
+
+    An offer counts as taken if the player bets or deposits within `taken_days` after the contact, as in the reward.
+    """
 
     offers: Mapping[str, int]
     channels: Mapping[str, int]
+    taken_days: float
 
     @classmethod
-    def of(cls, catalogue: Catalogue) -> Self:
+    def of(cls, catalogue: Catalogue, taken_days: float) -> Self:
         """The costs that a catalogue states."""
         return cls(
             {offer.id: offer.cost_minor for offer in catalogue.offers},
             {channel: terms.cost_minor for channel, terms in catalogue.channels.items()},
+            taken_days,
         )
 
     def frame(self) -> pd.DataFrame:
@@ -233,7 +247,7 @@ def exposures(
     return Exposures(
         experiment=chosen,
         others=sorted(set(keys) - {chosen}),
-        players=connection.execute(_PLAYERS, window).df(),
+        players=connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df(),
         window_days=window_days,
         has_bets=bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'")),
         unpriced=_number(connection, _UNPRICED),

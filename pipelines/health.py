@@ -39,7 +39,7 @@ class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
 class VersionCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Draws of one policy version, or of several pooled, against their summed propensities."""
 
-    policy_version: str
+    variant: str
     decisions: int
     cells: int
     statistic: float
@@ -161,17 +161,21 @@ class Tally:
 
 
 def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
-    """Draws by policy version, from the records of drawn decisions."""
+    """Draws by variant, from the records of drawn decisions.
+
+    A learning policy is many versions of few draws each, in which nothing could be seen; all draws of a variant have
+    one sum of pmfs, however often the policy changed.
+    """
     found: dict[str, Tally] = {}
     waiting: dict[str, list[tuple[Floats, int]]] = {}
     for data in records:
-        choice = log.loads(data).choice
-        rows = waiting.setdefault(choice.policy_version, [])
-        rows.append((_whole(choice), choice.place))
+        record = log.loads(data)
+        rows = waiting.setdefault(record.variant, [])
+        rows.append((_whole(record.choice), record.choice.place))
         if len(rows) >= _CHUNK:
-            _add(found, choice.policy_version, waiting.pop(choice.policy_version))
-    for version, rows in waiting.items():
-        _add(found, version, rows)
+            _add(found, record.variant, waiting.pop(record.variant))
+    for variant, rows in waiting.items():
+        _add(found, variant, rows)
     return dict(sorted(found.items()))
 
 
@@ -182,26 +186,26 @@ def _whole(choice: log.Choice) -> Floats:
     return pmf
 
 
-def _add(found: dict[str, Tally], version: str, rows: list[tuple[Floats, int]]) -> None:
+def _add(found: dict[str, Tally], variant: str, rows: list[tuple[Floats, int]]) -> None:
     pmfs = np.zeros((len(rows), max(len(pmf) for pmf, _ in rows)))
     for row, (pmf, _) in zip(pmfs, rows, strict=True):
         row[: len(pmf)] = pmf
-    found.setdefault(version, Tally()).add(pmfs, np.array([place for _, place in rows], dtype=np.int64))
+    found.setdefault(variant, Tally()).add(pmfs, np.array([place for _, place in rows], dtype=np.int64))
 
 
 def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
-    """Per policy version, counts against summed propensities; small versions are pooled.
+    """Per variant, counts against summed propensities; small variants are pooled.
 
     Args:
-        found: Draws by policy version.
+        found: Draws by variant.
 
     Returns:
         The check; no p-value where there are too few draws to tell.
     """
-    checks = [check for version, tally in found.items() if (check := _check(version, tally)) is not None]
+    checks = [check for variant, tally in found.items() if (check := _check(variant, tally)) is not None]
     rest = Tally()
-    for version in sorted(found.keys() - {check.policy_version for check in checks}):
-        rest.merge(found[version])
+    for variant in sorted(found.keys() - {check.variant for check in checks}):
+        rest.merge(found[variant])
     if (pooled := _check("pooled", rest)) is not None:
         checks.append(pooled)
     impossible = sum(tally.impossible for tally in found.values())
@@ -216,7 +220,7 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
     )
 
 
-def _check(version: str, tally: Tally) -> VersionCheck | None:
+def _check(variant: str, tally: Tally) -> VersionCheck | None:
     """(O - E)' V^+ (O - E) ~ chi-square, V = sum(diag p - p p'): each draw is one of its own pmf.
 
     Given the past, the draws are independent with these means and variances, whatever the policy learnt. Only the
@@ -238,7 +242,7 @@ def _check(version: str, tally: Tally) -> VersionCheck | None:
     statistic, degrees = float((along**2 / values[free]).sum()), int(free.sum())
     p_value = float(stats.chi2.sf(statistic, degrees))
     return VersionCheck(
-        policy_version=version,
+        variant=variant,
         decisions=tally.decisions,
         cells=len(cells),
         statistic=statistic,

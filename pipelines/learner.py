@@ -28,6 +28,8 @@ LEASE_SECONDS: Final = 15
 POLL_SECONDS: Final = 0.5
 CHECKPOINT_SECONDS: Final = 20.0
 JOURNAL_SECONDS: Final = 300.0
+OFFER_SECONDS: Final = 5.0
+"""A snapshot that may not follow now is offered again, in case what served was lost or held back."""
 _LOG: Final = structlog.get_logger()
 
 Step = Callable[[str], None]
@@ -57,6 +59,7 @@ class LearnerProcess:
         self._stopping = threading.Event()
         self._leading = False
         self._kept = 0.0
+        self._offered, self._offer_again = "", 0.0
 
     def run(self) -> None:
         """Learn until `stop`."""
@@ -113,11 +116,14 @@ class LearnerProcess:
 
     def _publish(self) -> None:
         newest = self._school.newest
+        if newest is None or (newest.version == self._offered and time.monotonic() < self._offer_again):
+            return
+        self._offered, self._offer_again = newest.version, time.monotonic() + OFFER_SECONDS
         try:
-            if newest is None or not policy.let_follow(self._client, newest):
+            if not policy.let_follow(self._client, newest):
                 return
         except SnapshotError as error:
-            _LOG.error("learner", trouble=f"{newest.version if newest else ''} is not published: {error}")
+            _LOG.error("learner", trouble=f"{newest.version} is not published: {error}")
             return
         self._step("tell")
         self._tell(self._school)

@@ -189,7 +189,7 @@ def terminal(report: Uplift) -> Table:
     table = Table(
         box=SIMPLE,
         pad_edge=False,
-        title=f"Uplift of {report.experiment}, {report.window_days} days per player: {state}",
+        title=f"Uplift of {escape(report.experiment)}, {report.window_days} days per player: {state}",
     )
     table.add_column("variant vs control", no_wrap=True, min_width=25)
     for name, width in (("difference", 10), ("95 % interval", 17), ("p", 7), ("adjusted", 8)):

@@ -104,6 +104,10 @@ def rollback(url: str, version: str | None = None, by: str | None = None) -> Pol
     before = serving(client)
     if target is None or bundle is None or (before is not None and before.version == target):
         raise GateRefused(f"there is no policy {target or ''} before the one that serves to go back to")
+    try:
+        Snapshot.loads(bundle)
+    except SnapshotError as error:
+        raise GateRefused(f"{target} is no policy that can serve: {error}") from error
     return _switch(client, "rollback", target, bundle, by)
 
 
@@ -130,12 +134,12 @@ def promote(url: str, by: str | None = None) -> PolicyChange:
 def _switch(client: redis.Redis, action: str, version: str, bundle: bytes, by: str | None) -> PolicyChange:
     with alone(client, "policy"):
         before = serving(client)
+        if action == "rollback":
+            client.set(_HELD, version)  # first: if this ends half way, nothing newer may take the place
         reported = serve(client, bundle, version, "policy")
         done = PolicyChange(**_change(client, action, version, before, by or user()), serving=reported)
         _note(client, done)
-        if action == "rollback":
-            client.set(_HELD, version)
-        else:
+        if action == "promote":
             client.delete(_HELD, _WAITING)
     return done
 

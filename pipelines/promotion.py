@@ -22,7 +22,7 @@ import redis
 from redis.exceptions import LockError
 
 from features.moments import moment
-from features.store import StoreError, connect, open_house, pointer_key, publish, published, real_now_us, serving_hashes
+from features.store import StoreError, connect, keep, open_house, pointer_key, published, real_now_us, serving_hashes
 from models.promotions import Entry, champion, previous
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def promote(home: Path, url: str, version: str, by: str | None = None) -> Promot
     client = connect(url)
     registry = settle(home, client)
     version, replaced = registry.canonical(version), registry.champion()
-    evidence = examine(registry, version, replaced)
+    evidence = examine(registry, version, replaced, published(client, replaced) if replaced else None)
     judge(version, evidence, registry.settings.gates.churn)
     return install(registry, client, new_entry(client, "promote", version, replaced, evidence, by))
 
@@ -77,7 +77,14 @@ def promote(home: Path, url: str, version: str, by: str | None = None) -> Promot
 def install(registry: ChurnRegistry, client: redis.Redis, entry: Entry) -> Promotion:
     """Let what has passed its gate serve, and record it."""
     serving = _change(client, entry, registry.bundle(entry.version))
-    _record_all(registry, client)
+    try:
+        _record_all(registry, client)
+    except Exception as error:  # noqa: BLE001 - it serves: MLflow is told by the next command, whatever kept it now
+        import structlog  # noqa: PLC0415 - a rollback spares it
+
+        structlog.get_logger().warning(
+            "promotion", trouble=f"{entry.version} serves, but MLflow was not told yet: {error}"
+        )
     return _done(entry, serving)
 
 
@@ -112,25 +119,34 @@ def _done(entry: Entry, serving: int) -> Promotion:
 # --- The gate
 
 
-def examine(registry: ChurnRegistry, version: str, against: str | None) -> dict[str, float]:
+def examine(
+    registry: ChurnRegistry, version: str, against: str | None, served: bytes | None = None
+) -> dict[str, float]:
     """What a version and the champion show on the version's test rows, scored as they are served.
+
+    Args:
+        registry: Where both are.
+        version: The candidate.
+        against: The champion, None without one.
+        served: Its bundle as the store holds it; None asks the registry for it.
 
     Raises:
         GateRefused: The version cannot be served.
         RegistryError: It is not whole.
     """
     from models.churn import evaluate  # noqa: PLC0415 - see settle
-    from models.registry import RegistryError, metrics  # noqa: PLC0415
+    from models.registry import metrics  # noqa: PLC0415
 
     rows = registry.test_rows(version)
     found = metrics(evaluate(rows, _scores(version, registry.bundle(version), rows)))
     if against is None or against == version:
         return found
+    bundle = served or registry.bundle(against)
     try:
-        served = evaluate(rows, _scores(against, registry.bundle(against), rows))
-    except (GateRefused, RegistryError):
+        champion_shows = evaluate(rows, _scores(against, bundle, rows))
+    except GateRefused:
         return found  # what cannot be loaded any more cannot serve, and is no measure
-    return found | {"auc_champion": served.auc, "ece_champion": served.ece}
+    return found | {"auc_champion": champion_shows.auc, "ece_champion": champion_shows.ece}
 
 
 def _scores(version: str, bundle: bytes, rows: Rows) -> NDArray[np.float64]:
@@ -205,31 +221,54 @@ def _change(client: redis.Redis, entry: Entry, bundle: bytes) -> int:
     with alone(client, "promoting"):
         if champion(journal(client)) != entry.replaced:
             raise StoreError("another command has changed what serves meanwhile: look, and run this one again")
-        serving = serve(client, bundle, entry.version)
-        if entry.version != entry.replaced:
-            client.rpush(_JOURNAL, msgspec.json.encode(entry))
-    return serving
+        note = None if entry.version == entry.replaced else (_JOURNAL, msgspec.json.encode(entry))
+        return serve(client, bundle, entry.version, note=note)
 
 
-def serve(client: redis.Redis, bundle: bytes, version: str | None = None, kind: str = "churn") -> int:
-    """Publish a bundle and wait until every live serving process reports it; returns their number.
+def serve(
+    client: redis.Redis,
+    bundle: bytes,
+    version: str | None = None,
+    kind: str = "churn",
+    note: tuple[str, bytes] | None = None,
+) -> int:
+    """Let a bundle serve and wait until every live serving process reports it; returns their number.
+
+    Args:
+        client: The store.
+        bundle: What is to serve.
+        version: Its name.
+        kind: Its kind.
+        note: A journal and the entry that is written into it in the same step, so that what serves is always told.
 
     Raises:
-        StoreError: One did not in time; the pointer is back where it was.
+        StoreError: One did not in time; pointer and journal are back where they were.
     """
     pointer = pointer_key(kind)
     before = cast("bytes | None", client.get(pointer))
-    digest = publish(client, kind, bundle, version)
+    digest = keep(client, bundle, version)
+    _point(client, pointer, digest.encode(), note)
     deadline = time.monotonic() + LIVE_WAIT_SECONDS
     while others := [one for one in serving_hashes(client, kind) if one != digest]:
         if time.monotonic() > deadline:
-            _ = client.delete(pointer) if before is None else client.set(pointer, before)
+            _point(client, pointer, before, note, back=True)
             raise StoreError(
-                f"{len(others)} serving processes did not load the {kind} bundle in {LIVE_WAIT_SECONDS:g} seconds; "
+                f"{len(others)} serving processes did not load the {kind} model in {LIVE_WAIT_SECONDS:g} seconds; "
                 "what served before goes on serving, and their log says why"
             )
         time.sleep(_POLL_SECONDS)
     return len(serving_hashes(client, kind))
+
+
+def _point(
+    client: redis.Redis, pointer: str, digest: bytes | None, note: tuple[str, bytes] | None, *, back: bool = False
+) -> None:
+    """Move a pointer and write the journal, or take both back, in one step."""
+    pipe = client.pipeline(transaction=True)
+    _ = pipe.delete(pointer) if digest is None else pipe.set(pointer, digest)
+    if note is not None:
+        _ = pipe.lrem(note[0], -1, note[1].decode()) if back else pipe.rpush(*note)
+    pipe.execute()
 
 
 @contextmanager
@@ -269,6 +308,6 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
 def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
     with alone(client, "recording"):
         done = int(cast("bytes | None", client.get(_RECORDED)) or 0)
-        for entry in journal(client)[done:]:
+        for count, entry in enumerate(journal(client)[done:], done + 1):
             registry.record(entry)
-            client.incr(_RECORDED)
+            client.set(_RECORDED, count)

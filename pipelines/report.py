@@ -20,7 +20,7 @@ from pipelines.exposures import Costs, Exposures, ReportRefused, exposures, open
 from pipelines.health import tallies
 from pipelines.lake import reach
 from pipelines.uplift import Uplift, uplift
-from service.app import Settings
+from service.app import catalogue_path
 from service.reports import REPORTS, Summary, report_key
 
 SETTINGS: Final = Path(__file__).parents[1] / "mlflow.yaml"
@@ -33,8 +33,15 @@ class ReportSettings(msgspec.Struct, frozen=True):
     window_days: int
 
 
+class RewardSettings(msgspec.Struct, frozen=True):
+    """For how long a contact is felt."""
+
+    window_days: float
+
+
 class _File(msgspec.Struct, frozen=True):
     report: ReportSettings
+    reward: RewardSettings
 
 
 class Written(NamedTuple):
@@ -61,7 +68,16 @@ class House(NamedTuple):
 
 def window_days() -> int:
     """Days after the first decision that the report counts, as mlflow.yaml says."""
-    return msgspec.yaml.decode(SETTINGS.read_bytes(), type=_File).report.window_days
+    return _settings().report.window_days
+
+
+def costs(catalogue: Catalogue) -> Costs:
+    """What contacts cost by a catalogue, taken up within mlflow.yaml's reward window."""
+    return Costs.of(catalogue, _settings().reward.window_days)
+
+
+def _settings() -> _File:
+    return msgspec.yaml.decode(SETTINGS.read_bytes(), type=_File)
 
 
 def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> Written:
@@ -97,9 +113,9 @@ def compute(lake: Path, house: House | None = None, days: int | None = None, exp
     """
     if not lake.is_dir():
         raise ReportRefused(f"there is no lake at {lake}")
-    catalogue = load_catalogue(Settings.here("").catalogue)
+    catalogue = load_catalogue(catalogue_path())
     with opened(lake) as connection:
-        found = exposures(connection, Costs.of(catalogue), days or window_days(), experiment)
+        found = exposures(connection, costs(catalogue), days or window_days(), experiment)
         draws = tallies(records(connection, found.experiment))
     return uplift(
         found,

@@ -19,7 +19,7 @@ import msgspec
 from rich.console import Console
 
 from features.events import moment
-from features.store import StoreError, connect
+from features.store import StoreError, connect, published
 from models.population import TrainingRefused
 from models.registry import ChurnRegistry, RegistryError, Run
 from pipelines.churn import Question, Training, ask, learn
@@ -110,7 +110,8 @@ class Retrain:
         gate = self._registry.settings.gates.churn
         with self._step(parent, result, "gate") as step:
             step.tell({"model_version": version, "champion": champion, **msgspec.to_builtins(gate)})
-            evidence = examine(self._registry, version, champion)
+            served = published(connect(self._url), champion) if champion else None
+            evidence = examine(self._registry, version, champion, served)
             step.tell(metrics=evidence)
             result.auc, result.auc_champion = evidence["auc"], evidence.get("auc_champion")
             judge(version, evidence, gate)

@@ -61,7 +61,7 @@ class LearningLog:
     def __init__(self, lake: Path, types: frozenset[str]) -> None:
         self._lake = lake
         self._types = pa.array(sorted(types), pa.string())
-        self._since = ""
+        self._days: list[str] = []
         self._nothing: tuple[int, int] | None = None
 
     def flushes(self, after: str) -> list[str]:
@@ -78,15 +78,14 @@ class LearningLog:
         """What a flush holds, in order."""
         files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
         found = [entry for table, file in files for entry in self._read(table, file)]
-        days = sorted({file.parent.name for _, file in files})
-        # Days only grow, but for a clock that is set back: one day is looked at again.
-        self._since = max([self._since, *days[-2:-1]]) if days else self._since
+        # Days only grow, but for a clock that is set back: one day more is looked at.
+        self._days = sorted({*self._days, *(file.parent.name for _, file in files)})[-2:]
         return [entry for _, entry in sorted(found, key=lambda one: one[0])]
 
     def _files(self, table: str, name: str) -> Iterator[Path]:
         """Files of a table, from the last day on that was read: days only ever grow."""
         for day in sorted((self._lake / table).glob("day=*")):
-            if day.name >= self._since:
+            if len(self._days) < 2 or day.name >= self._days[0]:
                 yield from day.glob(f"{name}.parquet")
 
     def _read(self, table: str, file: Path) -> Iterator[tuple[tuple[int, int, int], Logged]]:

@@ -194,6 +194,11 @@ def comparisons(mature: Mapping[str, int], heads: Sequence[Pair]) -> list[Pair]:
     return tellable + [pair for pair in others if pair not in heads and set(pair) <= enough]
 
 
+_ONE_LOOK: Final = (
+    "This holds for one look at a time that was planned; whoever looks again and again finds differences that are none."
+)
+
+
 def verdict(rows: Sequence[MetricRow], heads: Sequence[Pair], window_days: int) -> str:
     """The primary metric in a sentence per headline, then what became of the guardrails; a line each."""
     primary = {(row.variant, row.control): row for row in rows if row.role == "primary"}
@@ -204,7 +209,12 @@ def verdict(rows: Sequence[MetricRow], heads: Sequence[Pair], window_days: int) 
         f"{_words(row.control)} ({amount(row.absolute.estimate, row.unit)})."
         for row in worse
     ]
-    return "\n".join([*told, *(guards or ["No guardrail is significantly worse."])])
+    unseen = sorted(
+        {METRICS[row.metric].title for row in rows if row.role == "guardrail" and row.absolute.p_value is None}
+    )
+    guards = guards or ["No guardrail is significantly worse."]
+    guards += [f"Not seen in any player, so not tested: {', '.join(unseen)}."] if unseen else []
+    return "\n".join([*told, *guards, _ONE_LOOK])
 
 
 def _sentence(row: MetricRow, window_days: int) -> str:
@@ -217,7 +227,7 @@ def _sentence(row: MetricRow, window_days: int) -> str:
     against = f"{_words(row.variant)} against {_words(row.control)}"
     size = f"{amount(one.estimate, row.unit)} per player in {window_days} days ({numbers})"
     if row.p_adjusted >= LEVEL:
-        return f"{about}: no difference in {title} is shown, {against}: {size}."
+        return f"{about}: no difference in {title} is shown after adjustment, {against}: {size}."
     return f"{about}: {title} is {'higher' if one.estimate > 0 else 'lower'}, {against}: {size}."
 
 

@@ -83,7 +83,7 @@ class Worker:
                 self._flush()
             self._flush()
             self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
-        except (redis.RedisError, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
             self._failure = error
             self._stopping.set()
 
@@ -93,7 +93,7 @@ class Worker:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
                 self._scheduler.look()
-        except (redis.RedisError, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
             self._failure = error
             self._stopping.set()
         finally:

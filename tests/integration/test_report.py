@@ -192,5 +192,5 @@ def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are
     assert told.report.lag_seconds is not None
     assert told.report.verdict is None
     with exposures.opened(lake) as connection:
-        found = exposures.exposures(connection, exposures.Costs.of(CATALOGUE), 1)
+        found = exposures.exposures(connection, exposures.Costs.of(CATALOGUE, 3), 1)
     assert found.players["contacts"].sum() > 0

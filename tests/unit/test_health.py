@@ -84,7 +84,7 @@ def test_records_tell_the_same_as_the_draws_behind_them(masked: bool) -> None:  
     found = propensity_ratio(tallies(logs(np.random.default_rng(4), 5_000, masked=masked)))
     assert found.alarm is not masked
     assert found.decisions == 5_000
-    assert [one.policy_version for one in found.versions] == ["v1"]
+    assert [one.variant for one in found.versions] == ["policy"]
 
 
 def sure(chance: np.random.Generator, versions: int, decisions: int) -> dict[str, Tally]:
@@ -105,11 +105,20 @@ def test_rare_draws_of_a_sure_policy_are_no_alarm() -> None:
     assert alarms <= 1
 
 
-def test_small_policy_versions_are_tested_together_and_none_is_left_out() -> None:
+def test_a_dishonest_log_is_caught_also_where_the_policy_changes_every_hundred_draws() -> None:
+    chance = np.random.default_rng(9)
+    caught = 0
+    for _ in range(10):
+        versions = [logs(chance, 100, masked=False, version=f"kalman-{number}") for number in range(50)]
+        caught += propensity_ratio(tallies(data for version in versions for data in version)).alarm
+    assert caught >= 8
+
+
+def test_small_variants_are_tested_together_and_none_is_left_out() -> None:
     chance = np.random.default_rng(5)
     small = {f"v{number}": tally(chance, 6, masked=True) for number in range(40)}
     found = propensity_ratio({"large": tally(chance, 2_000, masked=True)} | small)
-    assert [one.policy_version for one in found.versions] == ["large", "pooled"]
+    assert [one.variant for one in found.versions] == ["large", "pooled"]
     assert sum(one.decisions for one in found.versions) == found.decisions == 2_240
 
 

@@ -27,8 +27,9 @@ def test_before_the_first_promotion_nothing_serves_and_nothing_comes_back() -> N
     assert previous([]) is None
 
 
-@given(st.lists(st.integers(1, 99).map(str), min_size=1, max_size=12, unique=True))
-def test_rollbacks_walk_back_through_all_promotions_and_then_end(versions: list[str]) -> None:
+@given(st.lists(st.integers(1, 4).map(str), min_size=1, max_size=12))
+def test_rollbacks_walk_back_through_all_promotions_and_then_end(names: list[str]) -> None:
+    versions = [one for one, before in zip(names, [None, *names], strict=False) if one != before]
     journal, walked = promoted(versions), [versions[-1]]
     while (back := previous(journal)) is not None:
         journal.append(entry("rollback", back, champion(journal)))

@@ -41,7 +41,7 @@ def report(
 
 def read(lake: Path, window_days: int = 28) -> Exposures:
     with opened(lake) as connection:
-        return exposures(connection, Costs.of(CATALOGUE), window_days)
+        return exposures(connection, Costs.of(CATALOGUE, 40), window_days)
 
 
 def row_of(players: pd.DataFrame, player: str) -> dict[str, int]:
