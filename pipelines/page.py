@@ -83,7 +83,7 @@ def checks(report: Uplift) -> list[Check]:
         Check("Sample ratio", f"{_p_of(ratio.p_value)}: {groups} expected", f"p < {ALARM}"),
         Check(
             "Propensity ratio",
-            f"{_p_of(draws.p_value)}: {draws.decisions:,} draws, {len(draws.versions)} policy versions tested",
+            f"{_p_of(draws.p_value)}: {draws.decisions:,} draws, {len(draws.versions)} variants tested",
             f"p < {ALARM}",
         ),
         Check(
