@@ -30,6 +30,7 @@ from models.learner import FORMAT, Act, Learner, LearnerError, LearnerSettings
 from models.snapshot import LEFT_ALONE, Cursor, Snapshot, SnapshotError
 from pipelines.attribution import HARMFUL, Attribution, Books, Drawn, Lesson, Terms
 from pipelines.lake import reach
+from pipelines.schedule import SETTINGS
 from service import log
 from service.log import Record
 
@@ -266,13 +267,11 @@ def open_school(lake: Path) -> School:
     """A school as mlflow.yaml and reward.yaml say.
 
     Raises:
-        RegistryError: mlflow.yaml cannot be used.
+        LearnerError: mlflow.yaml cannot be used.
         CatalogueError: reward.yaml cannot be used.
     """
-    from models.registry import SETTINGS, RegistryError  # noqa: PLC0415 - MLflow takes seconds to import
-
     try:
         found = msgspec.yaml.decode(SETTINGS.read_bytes(), type=_Settings)
     except (OSError, msgspec.MsgspecError) as error:
-        raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
+        raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
     return School(lake, found.learner, Terms.read(), found.reward.window_days)

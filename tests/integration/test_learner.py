@@ -21,11 +21,13 @@ from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
 from features.store import Server, bundle_key, pointer_key
-from models.learner import LearnerSettings
+from models.learner import LearnerError, LearnerSettings
 from models.snapshot import Snapshot
 from pipelines import learner
+from pipelines import school as school_module
 from pipelines.attribution import Terms
 from pipelines.learner import LEASE, LearnerProcess
+from pipelines.schedule import SETTINGS as SETTINGS_FILE
 from pipelines.school import LearningLog, School, drawn, open_school
 from service.log import loads
 
@@ -214,6 +216,19 @@ def test_other_terms_or_settings_begin_again_from_the_lake(tmp_path: Path) -> No
     again = school(tmp_path / "lake")
     assert again.resume(held)
     assert not again.waiting()
+
+
+@pytest.mark.parametrize("wrong", ["oracle: crystal_ball", "batch: 0", "bathc: 250"])
+def test_settings_that_mean_nothing_end_in_one_sentence(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "batch" if wrong.startswith("bat") else "oracle"
+    lines = [f"  {wrong}" if line.startswith(f"  {name}:") else line for line in SETTINGS_FILE.read_text().splitlines()]
+    written = tmp_path / "mlflow.yaml"
+    written.write_text("\n".join(lines))
+    monkeypatch.setattr(school_module, "SETTINGS", written)
+    with pytest.raises(LearnerError, match=r"mlflow.yaml cannot be used: "):
+        open_school(tmp_path)
 
 
 def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
