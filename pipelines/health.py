@@ -84,7 +84,8 @@ def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | No
         expected: Expected players by variant, same total; None where the shares are not known.
 
     Returns:
-        The check; a player in a variant of share 0 is an alarm by itself (p = 0).
+        The check; a player in a variant of share 0 is an alarm by itself (p = 0). Variants that expect fewer than five
+        are taken together, and no p-value is given where that leaves one cell.
     """
     counts = dict(sorted(observed.items()))
     if expected is None:
@@ -93,9 +94,15 @@ def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | No
     p_value: float | None = None
     if any(count and name not in planned for name, count in counts.items()):
         p_value = 0.0
-    elif len(planned) > 1:
-        found = [counts.get(name, 0) for name in planned]
-        p_value = float(stats.chisquare(found, list(planned.values())).pvalue)
+    else:
+        cells = [(counts.get(name, 0), share) for name, share in planned.items() if share >= LEAST_EXPECTED]
+        small = [(counts.get(name, 0), share) for name, share in planned.items() if share < LEAST_EXPECTED]
+        if small and (rest := sum(share for _, share in small)) >= LEAST_EXPECTED:
+            cells.append((sum(count for count, _ in small), rest))
+        elif small and cells:
+            cells[0] = (cells[0][0] + sum(count for count, _ in small), cells[0][1] + rest)
+        if len(cells) > 1:
+            p_value = float(stats.chisquare(*map(list, zip(*cells, strict=True))).pvalue)
     alarm = p_value is not None and p_value < ALARM
     return SampleRatio(p_value=p_value, alarm=alarm, observed=counts, expected=planned)
 

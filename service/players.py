@@ -58,10 +58,7 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
         "player": table.house.player_key(player_id),
         "at": answer.when(now_us),
         "sandbox": table.house.sandbox,
-        "facts": [
-            {"fact": one.field, "value": one.text, "since": answer.when(one.moment_us) if one.moment_us else "assumed"}
-            for one in facts.registers(view.facts)
-        ],
+        "facts": [_fact(one) for one in facts.registers(view.facts)],
         "features": _features(behaviour),
         "churn": None if table.churn is None else table.churn.score(behaviour.vector),
         "harm": {"level": assessed.level, "markers": assessed.markers},
@@ -74,6 +71,18 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
         ],
         "decisions": [_decision(record, table) for record in records],
     }
+
+
+def _fact(one: facts.Assertion) -> dict[str, str | None]:
+    """A fact with the moment since which it holds; None for those that bear no such moment, as a birth date."""
+    kind = one.field.partition(":")[0]
+    if one.moment_us == 0:
+        return {"fact": one.field, "value": one.text, "since": "assumed"}
+    if kind == "opened":
+        return {"fact": one.field, "value": "account opened", "since": answer.when(int(one.text))}
+    if kind == "time_out":
+        return {"fact": one.field, "value": f"until {answer.when(one.moment_us)}", "since": None}
+    return {"fact": one.field, "value": one.text, "since": None if kind == "birth_date" else answer.when(one.moment_us)}
 
 
 def _features(behaviour: Behaviour) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.aggregates import forward
-from features.schema import schema_hash
+from features.schema import VECTOR, schema_hash
 from models.actions import NO_CONTACT, Catalogue
 from models.context import context
 from models.scorer import Scorer
@@ -94,7 +94,7 @@ def _parts(scored: Scored, place: int, catalogue: Catalogue) -> dict[str, float]
 
 def _leanings(
     policy: Learnt, seen: NDArray[np.float64], place: int, catalogue: Catalogue
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, str | float | None]]:
     """Readings of the player that speak most for or against the action, in log odds of a conversion."""
     return _largest(policy.leanings(seen, place, catalogue), "reading")
 
@@ -106,10 +106,15 @@ def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> d
         return told | {"reasons": []}
     contributions = evidence.churn.contributions(vector)
     base = contributions.pop("")
-    return told | {"base_log_odds": base, "reasons": _largest(contributions, "feature")}
+    values = dict(zip((reading.name for reading in VECTOR), vector.tolist(), strict=True))
+    reasons = _largest(contributions, "feature")
+    for one in reasons:
+        value = values[str(one["feature"])]
+        one["value"] = None if value != value else value  # noqa: PLR0124 - NaN: it never happened
+    return told | {"base_log_odds": base, "reasons": reasons}
 
 
-def _largest(found: Mapping[str, float], kind: str) -> list[dict[str, str | float]]:
+def _largest(found: Mapping[str, float], kind: str) -> list[dict[str, str | float | None]]:
     ranked = sorted(found, key=lambda name: -abs(found[name]))[:SHOWN]
     return [{kind: name, "log_odds": found[name]} for name in ranked if found[name]]
 

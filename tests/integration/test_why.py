@@ -170,6 +170,9 @@ def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Op
             facts = {one["fact"]: one["value"] for one in shown["facts"]}
             assert facts["jurisdiction"] == "MT"
             assert facts["consent:main:email"] == "granted"
+            since = {one["fact"]: one["since"] for one in shown["facts"]}
+            assert since["birth_date"] is None
+            assert since["opened"] == since["jurisdiction"]
             assert shown["features"]["values"]["deposit_count"]["value"] == 2
             assert 0 <= shown["features"]["age_seconds"] < shown["features"]["max_age_seconds"]
             assert [one["decision_id"] for one in shown["decisions"]] == ids[:20]

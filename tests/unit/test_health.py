@@ -51,6 +51,14 @@ def test_the_sample_ratio_alarm_is_rare_when_the_split_is_as_planned() -> None:
     assert abs(below - 0.05) < 0.015
 
 
+def test_one_player_and_a_variant_that_expects_hardly_any_are_no_alarm() -> None:
+    planned = {name: float(share) for name, share in SHARES.items()}
+    assert sample_ratio({"policy": 1}, planned).p_value is None
+    small = sample_ratio({"a": 50, "b": 48, "c": 2}, {"a": 49.9, "b": 49.9, "c": 0.2})
+    assert small.p_value is not None
+    assert small.p_value > 0.5
+
+
 def test_the_sample_ratio_alarm_sounds_when_a_tenth_of_a_variant_is_lost() -> None:
     chance = np.random.default_rng(2)
     caught = 0
