@@ -13,6 +13,7 @@ action of leaving the player alone, whose only factor is its offer.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -128,11 +129,13 @@ class _Factored(base.Classifier):
                 vector[self._names[name]] = value
         return vector, [x.get(factor) for factor in FACTORS]
 
+    @abstractmethod
     def logit(self, x: Vector, levels: Levels) -> float:
-        raise NotImplementedError
+        """See `Oracle`."""
 
+    @abstractmethod
     def learn(self, x: Vector, levels: Levels, converted: bool) -> None:  # noqa: FBT001 - the label
-        raise NotImplementedError
+        """See `Oracle`."""
 
 
 class FactoredKalman(_Factored):

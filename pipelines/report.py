@@ -19,11 +19,11 @@ from pipelines import page
 from pipelines.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.health import tallies
 from pipelines.lake import reach
+from pipelines.schedule import SETTINGS
 from pipelines.uplift import Uplift, uplift
 from service.app import catalogue_path
 from service.reports import REPORTS, Summary, report_key
 
-SETTINGS: Final = Path(__file__).parents[1] / "mlflow.yaml"
 NAME: Final = "uplift"
 
 
