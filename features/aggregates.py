@@ -7,9 +7,10 @@ stored values into the vector that models and rules read at a moment. The batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from features.schema import (
     DAY,
     DAYS_WINDOW,
+    DERIVED,
     MICROS,
     NIGHT_ENDS,
     PRODUCTS,
     STORED,
     TIMING_SLOTS,
+    WEEKS_BACK,
     Dtype,
     Kind,
 )
@@ -34,6 +37,57 @@ _POSITION: Final = {feature.name: index for index, feature in enumerate(STORED)}
 _DECAYED: Final = [index for index, feature in enumerate(STORED) if feature.kind is Kind.DECAYED]
 _HALF_LIVES: Final = np.array([STORED[index].half_life * MICROS for index in _DECAYED], dtype=np.float64)
 _AS_OF: Final = [index for index, feature in enumerate(STORED) if feature.kind is Kind.AS_OF]
+_DAYS: Final = np.array([index for index, feature in enumerate(STORED) if feature.kind is Kind.DAYS])
+
+
+def _same(day: NDArray[np.int64]) -> NDArray[np.int64]:
+    return day
+
+
+def _week(day: NDArray[np.int64]) -> NDArray[np.int64]:
+    return (day + 3) // 7  # 1970-01-01 was a Thursday
+
+
+def _month(day: NDArray[np.int64]) -> NDArray[np.int64]:
+    return day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+
+
+_NUMBERS: Final[Mapping[Kind, Callable[[NDArray[np.int64]], NDArray[np.int64]]]] = {
+    Kind.DAYS: _same,
+    Kind.WEEK: _week,
+    Kind.MONTH: _month,
+}
+"""Kind -> the running number of the UTC day, week or month that a day lies in; days are counted from 1970-01-01."""
+_CALENDAR: Final = (Kind.WEEK, Kind.MONTH)
+
+
+class _Block(NamedTuple):
+    """The buckets of one calendar sum: side by side in STORED, the current week or month first."""
+
+    number: Callable[[int], int]
+    value: str | None
+    first: int
+    size: int
+
+    def age(self, moment_us: int, as_of: int) -> int:
+        """How many weeks or months before that of as_of a moment lies."""
+        return self.number(as_of // DAY_MICROS) - self.number(moment_us // DAY_MICROS)
+
+
+def _blocks() -> dict[int, _Block]:
+    """The calendar sums by the position of their current bucket."""
+    numbers = {kind: _of_one_day(_NUMBERS[kind]) for kind in _CALENDAR}
+    sums = groupby(enumerate(STORED), lambda one: (one[1].kind, one[1].value, one[1].when))
+    found = [(kind, value, [index for index, _ in held]) for (kind, value, _), held in sums if kind in _CALENDAR]
+    return {held[0]: _Block(numbers[kind], value, held[0], len(held)) for kind, value, held in found}
+
+
+def _of_one_day(number: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Callable[[int], int]:
+    """The same number by plain integers, remembered: rows fall on few days."""
+    return lru_cache(maxsize=10_000)(lambda day: int(number(np.array(day))))
+
+
+_BLOCKS: Final = _blocks()
 
 
 class Activity(NamedTuple):
@@ -83,10 +137,11 @@ def _parts_of_minute(hour: int, minute: int) -> tuple[str, bool]:
 
 
 class _Route(NamedTuple):
-    """Stored values that one kind of row moves: positions in the decayed vector, and the rest."""
+    """Stored values that one kind of row moves: positions with half-lives (and powers), and the rest."""
 
     counts: tuple[tuple[int, int], ...]
-    sums: tuple[tuple[int, int], ...]
+    sums: tuple[tuple[int, int, int], ...]
+    blocks: tuple[_Block, ...]
     others: tuple[int, ...]
 
 
@@ -95,23 +150,25 @@ def _route(
     type_: str,
     status: str | None,
     target: str | None,
+    product: str | None,
     channel: str | None,
     slot: str | None,
     night: bool | None,  # noqa: FBT001 - a cache by position
 ) -> _Route:
     """Which stored values a row with these filter columns moves."""
-    row = Activity(type_, 0, None, status, target, None, channel, slot, night)
+    row = Activity(type_, 0, None, status, target, product, channel, slot, night)
     hit = [
         index
         for index, feature in enumerate(STORED)
         if feature.kind is not Kind.AS_OF
         and all(getattr(row, column) in allowed for column, allowed in feature.when.items())
     ]
-    decayed = [index for index in hit if STORED[index].kind is Kind.DECAYED]
+    decayed = [(index, STORED[index]) for index in hit if STORED[index].kind is Kind.DECAYED]
     return _Route(
-        tuple((index, STORED[index].half_life * MICROS) for index in decayed if STORED[index].value is None),
-        tuple((index, STORED[index].half_life * MICROS) for index in decayed if STORED[index].value is not None),
-        tuple(index for index in hit if STORED[index].kind is not Kind.DECAYED),
+        tuple((index, one.half_life * MICROS) for index, one in decayed if one.value is None),
+        tuple((index, one.half_life * MICROS, one.power) for index, one in decayed if one.value is not None),
+        tuple(_BLOCKS[index] for index in hit if index in _BLOCKS),
+        tuple(index for index in hit if STORED[index].kind is not Kind.DECAYED and STORED[index].kind not in _CALENDAR),
     )
 
 
@@ -128,8 +185,8 @@ def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
         rows: Activity in any order; each must be new (duplicates are dropped before).
 
     Returns:
-        The new stored values, true for the latest `occurred_us` ever seen. Counts, firsts and lasts do not
-        depend on the order of arrival; decayed sums agree within 1e-9.
+        The new stored values, true for the latest `occurred_us` ever seen. Counts, firsts, lasts and calendar sums
+        do not depend on the order of arrival; decayed sums agree within 1e-9.
     """
     rows = list(rows)
     values = list(stored)
@@ -138,17 +195,19 @@ def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
     before = values[_AS_OF[0]]
     as_of = max(row.occurred_us for row in rows)
     as_of = as_of if before is None else max(as_of, before)
-    _shift_days(values, before, as_of)
+    _shift(values, before, as_of)
     for index, value in zip(_DECAYED, _decay(values, before, as_of).tolist(), strict=True):
         values[index] = value
     for row in rows:
-        route = _route(row.type, row.status, row.target, row.channel, row.timing_slot, row.night)
+        route = _route(row.type, row.status, row.target, row.product, row.channel, row.timing_slot, row.night)
         ago, amount = row.occurred_us - as_of, row.amount_minor
         for index, half_life in route.counts:
             values[index] += 2.0 ** (ago / half_life)
         if amount:
-            for index, half_life in route.sums:
-                values[index] += amount * 2.0 ** (ago / half_life)
+            for index, half_life, power in route.sums:
+                values[index] += amount**power * 2.0 ** (ago / half_life)
+        for block in route.blocks:
+            _add(values, block, row, as_of)
         if route.others:
             _fold(values, route.others, row, as_of)
     for index in _AS_OF:
@@ -161,17 +220,32 @@ def _decay(values: list[Any], before: int | None, as_of: int) -> NDArray[np.floa
     return sums if before is None else sums * np.exp2((before - as_of) / _HALF_LIVES)
 
 
-def _shift_days(values: list[Any], before: int | None, as_of: int) -> None:
-    if before is None:
+def _shift(values: list[Any], before: int | None, as_of: int) -> None:
+    """Move windows of days and buckets of weeks and months on to a later moment."""
+    if before is None or before // DAY_MICROS == as_of // DAY_MICROS:
         return
     gap = min(as_of // DAY_MICROS - before // DAY_MICROS, DAYS_WINDOW)
-    for index, feature in enumerate(STORED):
-        if feature.kind is Kind.DAYS and values[index] is not None:
+    for index in _DAYS.tolist():
+        if values[index] is not None:
             values[index] = (values[index] << gap) & _WINDOW_BITS
+    for block in _BLOCKS.values():
+        held = values[block.first : block.first + block.size]
+        if held[0] is not None:
+            fresh = [0] * min(block.age(before, as_of), block.size)
+            values[block.first : block.first + block.size] = [*fresh, *held][: block.size]
+
+
+def _add(values: list[Any], block: _Block, row: Activity, as_of: int) -> None:
+    """Add one row to its week or month; one before the last bucket only tells that there was a row."""
+    if values[block.first] is None:
+        values[block.first : block.first + block.size] = [0] * block.size
+    age = block.age(row.occurred_us, as_of)
+    if age < block.size:
+        values[block.first + age] += 1 if block.value is None else row.amount_minor or 0
 
 
 def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: int) -> None:
-    """Fold one row into the values that are not decayed sums."""
+    """Fold one row into the values that are no sums."""
     moment = row.occurred_us
     earliest: int | None = moment
     for index in positions:
@@ -210,12 +284,19 @@ def encode(stored: Sequence[Any]) -> NDArray[np.float64]:
 
 _KINDS: Final = np.array([feature.kind for feature in STORED])
 _SOURCE: Final = np.flatnonzero(_KINDS != Kind.AS_OF)
-_DAYS: Final = np.flatnonzero(_KINDS == Kind.DAYS)
-_ZEROED: Final = np.isin(_KINDS, [Kind.DECAYED, Kind.COUNT, Kind.DAYS])
+_BUCKETS: Final = np.flatnonzero(np.isin(_KINDS, _CALENDAR))
+_NTH: Final = np.array([STORED[index].nth for index in _BUCKETS])
+_ZEROED: Final = np.isin(_KINDS, [Kind.DECAYED, Kind.COUNT, Kind.DAYS, *_CALENDAR])
 _MOMENTS: Final = np.isin(_KINDS, [Kind.FIRST, Kind.LAST])
 _FADING: Final = np.array([feature.half_life * MICROS or np.inf for feature in STORED])
 """Half-life of each stored value in microseconds; what is no decayed sum never fades."""
-_AS_OF_OF: Final = np.array([next(at for at in _AS_OF if STORED[at].view == feature.view) for feature in STORED])
+_CLOCKS: Final = np.array(_AS_OF)
+_CLOCK_VIEWS: Final = [STORED[at].view for at in _AS_OF]
+_CLOCK_OF: Final = np.array([_CLOCK_VIEWS.index(feature.view) for feature in STORED])
+"""Which of the moments at _CLOCKS each stored value is true for."""
+_GAPS: Final = [(kind, view) for kind in _NUMBERS for view in _CLOCK_VIEWS]
+_GAP_OF_DAYS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _DAYS])
+_GAP_OF_BUCKETS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _BUCKETS])
 
 
 def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -230,38 +311,70 @@ def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> N
         history are 0, days since something that never happened NaN.
     """
     now = np.asarray(now_us, dtype=np.float64)[..., np.newaxis]
-    as_of = stored[..., _AS_OF_OF]
-    values = stored * np.exp2(-np.maximum(now - as_of, 0.0) / _FADING)
+    as_of = stored[..., _CLOCKS]
+    values = stored * np.exp2(-np.maximum(now - as_of[..., _CLOCK_OF], 0.0) / _FADING)
     values[np.isnan(values) & _ZEROED] = 0.0
-    values[..., _DAYS] = _days_left(values[..., _DAYS], as_of[..., _DAYS], now)
+    gaps = _gaps(as_of, now)
+    values[..., _DAYS] = _days_left(values[..., _DAYS], gaps[..., _GAP_OF_DAYS])
+    values[..., _BUCKETS] = _moved_on(values, gaps[..., _GAP_OF_BUCKETS])
     values = np.where(_MOMENTS, np.maximum(now - values, 0.0) / DAY_MICROS, values)
     return np.concatenate([values[..., _SOURCE], _derive(values)], axis=-1)
 
 
-def _days_left(bits: NDArray[np.float64], as_of: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.int64]:
+def _gaps(as_of: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many UTC days, weeks and months began after as_of and up to now, shape (..., len(_GAPS))."""
+    # Where as_of is missing nothing is stored that could move; with now in its place there is no gap.
+    later = np.fmax(now, as_of)
+    day = np.concatenate([later, np.fmin(as_of, later)], axis=-1).astype(np.int64) // DAY_MICROS
+    numbers = [number(day) for number in _NUMBERS.values()]
+    return np.concatenate([one[..., : len(_CLOCKS)] - one[..., len(_CLOCKS) :] for one in numbers], axis=-1)
+
+
+def _days_left(bits: NDArray[np.float64], gap: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many days of a window's bits still lie in the window that ends now."""
-    gap = np.clip(now // DAY_MICROS - as_of // DAY_MICROS, 0, DAYS_WINDOW)
-    shift = np.nan_to_num(gap, nan=0.0).astype(np.int64)
+    shift = np.minimum(gap, DAYS_WINDOW)
     return np.asarray(np.bitwise_count((bits.astype(np.int64) << shift) & _WINDOW_BITS), dtype=np.int64)
+
+
+def _moved_on(values: NDArray[np.float64], gap: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The buckets of weeks and months as counted from now: each is what an earlier one was, or new and 0."""
+    held = gap <= _NTH
+    return np.take_along_axis(values, _BUCKETS - gap * held, axis=-1) * held
+
+
+_DIFFERENCES: Final = {
+    "net_loss_7d": ("bet_sum_7d", "win_sum_7d"),
+    "net_loss_30d": ("bet_sum_30d", "win_sum_30d"),
+    **{f"net_loss_week_{nth}": (f"bet_week_{nth}", f"win_week_{nth}") for nth in range(WEEKS_BACK)},
+    "net_deposit_month_0": ("deposit_month_0", "withdrawal_month_0"),
+}
+_SHARES: Final = {
+    "deposit_trend": ("deposit_count_7d", "deposit_count_30d"),
+    "play_trend": ("bet_count_7d", "bet_count_30d"),
+    "night_share": ("night_bet_sum_30d", "bet_sum_30d"),
+}
+_STAKES: Final = [_POSITION[name] for name in ("bet_count_30d", "bet_sum_30d", "bet_square_30d")]
+_ONES, _OTHERS = np.array([[_POSITION[one], _POSITION[other]] for one, other in _DIFFERENCES.values()]).T
+_PARTS: Final = np.array([_POSITION[part] for part, _ in _SHARES.values()])
+_WHOLES: Final = np.array([*(_POSITION[whole] for _, whole in _SHARES.values()), _POSITION["bet_sum_30d"]])
+_COMPUTED: Final = [*_DIFFERENCES, *_SHARES, "stake_variability"]
+_DERIVED: Final = np.array([_COMPUTED.index(reading.name) for reading in DERIVED])
 
 
 def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The DERIVED readings, in their order, from values already at now."""
+    differences = values[..., _ONES] - values[..., _OTHERS]
+    parts = np.concatenate([values[..., _PARTS], _spread(values)[..., np.newaxis]], axis=-1)
+    shares = _share(parts, values[..., _WHOLES])
+    return np.concatenate([differences, shares], axis=-1)[..., _DERIVED]
 
-    def at(name: str) -> NDArray[np.float64]:
-        return values[..., _POSITION[name]]
 
-    return np.stack(
-        [
-            at("bet_sum_7d") - at("win_sum_7d"),
-            at("bet_sum_30d") - at("win_sum_30d"),
-            _share(at("deposit_count_7d"), at("deposit_count_30d")),
-            _share(at("bet_count_7d"), at("bet_count_30d")),
-            _share(at("night_bet_sum_30d"), at("bet_sum_30d")),
-        ],
-        axis=-1,
-    )
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of stakes times their number: over their sum it is how much they vary."""
+    count, total, squares = (values[..., at] for at in _STAKES)
+    # Of equal stakes, or where squares were not kept from the start, rounding and gaps can end below 0.
+    return np.sqrt(np.maximum(count * squares - total * total, 0.0))
 
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 0.0)
+    return part / np.where(whole > 0, whole, np.inf)

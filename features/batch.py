@@ -59,7 +59,7 @@ def batch(activity: Table, as_of_us: Sequence[int]) -> Table:
     known = rows.inner_join(cuts, rows.moment <= cuts.as_of)
     weighted = known.mutate(
         **{_weight(half_life): _decay(known.as_of - known.moment, half_life) for half_life in _HALF_LIVES},
-        age=known.as_of // DAY_MICROS - known.moment // DAY_MICROS,
+        **{f"age_{kind}": known[f"cut_{kind}"] - known[f"row_{kind}"] for kind in _NUMBERS},
     )
     by_player = weighted.group_by(ENTITY, "event_timestamp", "as_of")
     values = by_player.aggregate(**{f.name: _aggregate(f, weighted) for f in STORED if f.kind is not Kind.AS_OF})
@@ -68,11 +68,12 @@ def batch(activity: Table, as_of_us: Sequence[int]) -> Table:
 
 
 def _marked(activity: Table) -> Table:
-    """Activity with its moment as a number, a flag per filter of the schema, and the rank of what is a first."""
+    """Activity with numbers for its moment, day, week and month, a flag per filter, and the rank of what is a first."""
     moment = activity.occurred_at.delta(ibis.literal(_EPOCH), unit="microsecond")
+    numbers = {f"row_{kind}": number(moment // DAY_MICROS) for kind, number in _NUMBERS.items()}
     flags = {name: _holds(activity, dict(key)) for key, name in _FILTERS.items()}
     values = sorted({feature.value for feature in STORED if feature.value})
-    rows = activity.select(ENTITY, *values, moment=moment, **flags)
+    rows = activity.select(ENTITY, *values, moment=moment, **numbers, **flags)
     ranked = dict.fromkeys(_hit(feature) for feature in STORED if feature.kind is Kind.FIRST)
     window = {hit: ibis.window(group_by=[ENTITY, hit], order_by="moment") for hit in ranked}
     return rows.mutate(**{f"rank_{hit}": ibis.row_number().over(over) for hit, over in window.items()})
@@ -80,7 +81,26 @@ def _marked(activity: Table) -> Table:
 
 def _cuts(as_of_us: Iterable[int]) -> Table:
     moments = pa.array(sorted(set(as_of_us)), pa.int64())
-    return ibis.memtable(pa.table({"as_of": moments, "event_timestamp": moments.cast(pa.timestamp("us", "UTC"))}))
+    cuts = ibis.memtable(pa.table({"as_of": moments, "event_timestamp": moments.cast(pa.timestamp("us", "UTC"))}))
+    return cuts.mutate(**{f"cut_{kind}": number(cuts.as_of // DAY_MICROS) for kind, number in _NUMBERS.items()})
+
+
+def _same(day: ir.IntegerValue) -> ir.IntegerValue:
+    return day
+
+
+def _week(day: ir.IntegerValue) -> ir.IntegerValue:
+    return (day + 3) // 7  # 1970-01-01 was a Thursday
+
+
+def _month(day: ir.IntegerValue) -> ir.IntegerValue:
+    # A date has no zone: the year of an aware moment would be that of the session's zone.
+    date = ibis.date(1970, 1, 1) + day.as_interval("D")
+    return date.year() * 12 + date.month()
+
+
+_NUMBERS: Final = {Kind.DAYS: _same, Kind.WEEK: _week, Kind.MONTH: _month}
+"""Kind -> the running number of the UTC day, week or month of a row or a cut-off."""
 
 
 def _holds(activity: Table, when: Mapping[str, tuple[object, ...]]) -> ir.BooleanValue:
@@ -111,7 +131,10 @@ def _aggregate(feature: Feature, rows: Table) -> ir.Scalar:
     hit = rows[_hit(feature)]
     if feature.kind is Kind.DECAYED:
         weight = rows[_weight(feature.half_life)]
-        return (weight * rows[feature.value] if feature.value else weight).sum(where=hit).fill_null(0.0)
+        return (weight * _worth(feature, rows) if feature.value else weight).sum(where=hit).fill_null(0.0)
+    if feature.kind in (Kind.WEEK, Kind.MONTH):
+        amount = rows[feature.value].fill_null(0) if feature.value else ibis.literal(1, "int64")
+        return (rows[f"age_{feature.kind}"] == feature.nth).ifelse(amount, 0).sum(where=hit)
     if feature.kind is Kind.COUNT:
         return hit.sum().nullif(0)
     if feature.kind is Kind.FIRST:
@@ -119,8 +142,14 @@ def _aggregate(feature: Feature, rows: Table) -> ir.Scalar:
     if feature.kind is Kind.LAST:
         return rows.moment.max(where=hit)
     if feature.kind is Kind.DAYS:
-        return (rows.age < DAYS_WINDOW).ifelse(ibis.literal(1, "int64") << rows.age, 0).bit_or(where=hit)
+        return (rows.age_days < DAYS_WINDOW).ifelse(ibis.literal(1, "int64") << rows.age_days, 0).bit_or(where=hit)
     return _latest(rows[feature.value], rows.moment, hit)
+
+
+def _worth(feature: Feature, rows: Table) -> ir.NumericColumn:
+    amount = rows[feature.value]
+    # The square of an amount in minor units need not fit into 64 bits.
+    return amount if feature.power == 1 else amount.cast("float64") ** feature.power
 
 
 def _latest(text: ir.StringColumn, moment: ir.IntegerColumn, hit: ir.BooleanColumn) -> ir.StringScalar:

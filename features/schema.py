@@ -49,7 +49,7 @@ class Kind(StrEnum):
     """How activity rows become one stored value. Every kind merges in any order of arrival."""
 
     DECAYED = "decayed"
-    """Sum of value x 2^-((as_of - occurred_at) / half_life)."""
+    """Sum of value^power x 2^-((as_of - occurred_at) / half_life)."""
     COUNT = "count"
     """Number of rows."""
     FIRST = "first"
@@ -58,6 +58,10 @@ class Kind(StrEnum):
     """occurred_at of the latest row, unix microseconds."""
     DAYS = "days"
     """Bit i is set if a row fell on the UTC day that lies i days before the day of as_of."""
+    WEEK = "week"
+    """Sum (or count) over one UTC calendar week, Monday to Sunday; `nth` = how many weeks before the week of as_of."""
+    MONTH = "month"
+    """Sum (or count) over one UTC calendar month; `nth` = how many months before the month of as_of."""
     LATEST = "latest"
     """Text of the latest row, null if it has none; of two at the same moment the greater text."""
     AS_OF = "as_of"
@@ -82,10 +86,12 @@ class Feature:
         use: `model` features form the churn model's vector, `mask` features are for rules only.
         kind: How rows become the value.
         when: Column of the activity row -> the values that count; all must hold.
-        value: Column that is summed (`decayed`) or kept (`latest`); none counts rows.
+        value: Column that is summed (`decayed`, `week`, `month`) or kept (`latest`); none counts rows.
         half_life: Seconds, for `decayed`.
-        nth: Which of the earliest rows, for `first`.
+        nth: Which of the earliest rows, for `first`, counted from 1. For `week` and `month` how many of them before
+            that of as_of, from 0; those of one sum stand side by side in STORED, in this order.
         beside: For `latest`, the `last` feature of the same rows; it must stand later in STORED.
+        power: Of the values that are summed, for `decayed`; 2 sums squares.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Feature:
     half_life: int = 0
     nth: int = 1
     beside: str | None = None
+    power: int = 1
 
     @property
     def view(self) -> str:
@@ -114,6 +121,8 @@ CHURN_DEFAULT: Final = 0.3
 
 ENTITY: Final = "player"
 DAYS_WINDOW: Final = 30
+WEEKS_BACK: Final = 4
+"""Calendar weeks that are kept, the current one among them."""
 
 _APPROVED = {"type": ("deposit",), "status": ("approved",), "target": ("account",)}
 _DECLINED = {"type": ("deposit",), "status": ("declined",)}
@@ -122,6 +131,7 @@ _BET = {"type": ("bet",)}
 _WIN = {"type": ("win",)}
 _PAID = {"type": ("withdrawal_paid",)}
 _CANCELLED = {"type": ("withdrawal_cancelled",)}
+_BONUS = {"type": ("bonus_granted",)}
 _SESSION = {"type": ("session_started",)}
 _LOGIN = {"type": ("login",)}
 _SUPPORT = {"type": ("support_contact",)}
@@ -143,6 +153,14 @@ def _decayed(stem: str, when: When, spans: str, value: str | None = None, use: U
 
 def _moment(name: str, kind: Kind, when: When, use: Use = Use.MODEL, nth: int = 1) -> Feature:
     return Feature(name, Dtype.INT64, "unix microseconds", use, kind, when, nth=nth)
+
+
+def _calendar(stem: str, when: When, kind: Kind, back: int) -> list[Feature]:
+    """Amounts of the current week or month and of those before it, `back` in all: what regulators count by."""
+    return [
+        Feature(f"{stem}_{kind}_{nth}", Dtype.INT64, "minor units", Use.MASK, kind, when, "amount_minor", nth=nth)
+        for nth in range(back)
+    ]
 
 
 STORED: Final[tuple[Feature, ...]] = (
@@ -186,6 +204,27 @@ STORED: Final[tuple[Feature, ...]] = (
     *_decayed("limit_raised", _RAISED, "30d", use=Use.MASK),
     *_decayed("support_count", _SUPPORT, "30d", use=Use.MASK),
     *_decayed("night_bet_sum", {**_BET, "night": (True,)}, "30d", "amount_minor", Use.MASK),
+    *_calendar("bet", _BET, Kind.WEEK, WEEKS_BACK),
+    *_calendar("win", _WIN, Kind.WEEK, WEEKS_BACK),
+    *_calendar("deposit", _APPROVED, Kind.MONTH, 1),
+    *_calendar("withdrawal", _PAID, Kind.MONTH, 1),
+    *(
+        one
+        for product in PRODUCTS
+        for one in _decayed(f"bet_{product}", {**_BET, "product": (product,)}, "30d", use=Use.MASK)
+    ),
+    Feature(
+        "bet_square_30d",
+        Dtype.FLOAT64,
+        "minor units squared",
+        Use.MASK,
+        Kind.DECAYED,
+        _BET,
+        "amount_minor",
+        30 * DAY,
+        power=2,
+    ),
+    Feature("bonus_count", Dtype.INT64, "events", Use.MASK, Kind.COUNT, _BONUS),
 )
 
 
@@ -212,6 +251,9 @@ DERIVED: Final = (
     Reading("deposit_trend", "share of the 30-day count that is of the last 7 days", Use.MODEL),
     Reading("play_trend", "share of the 30-day count that is of the last 7 days", Use.MODEL),
     Reading("night_share", "share of stakes", Use.MASK),
+    *(Reading(f"net_loss_week_{nth}", "minor units", Use.MASK) for nth in range(WEEKS_BACK)),
+    Reading("net_deposit_month_0", "minor units", Use.MASK),
+    Reading("stake_variability", "standard deviation over mean", Use.MASK),
 )
 """What `forward` computes from several stored values at once."""
 

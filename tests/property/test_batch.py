@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, update
 from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.definitions import apply, open_store, training_frame
+from features.moments import micros
 from features.schema import CHANNELS, DERIVED, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
 from features.store import Server
 
@@ -28,10 +29,14 @@ START = 18_300 * DAY_MICROS
 CUTS = [START + days * DAY_MICROS + extra for days, extra in ((0, 0), (1, 0), (3, 7_000_001), (45, -1), (400, 0))]
 CREATED = datetime(2021, 6, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Days around the cut-offs and the edges of windows, and a long past; moments tie often, and stand next to midnight.
+# Days around the cut-offs and the edges of windows, weeks and months, and a long past; moments tie often, and stand
+# next to midnight.
 MOMENTS = st.builds(
     lambda day, part: START + day * DAY_MICROS + part,
-    st.sampled_from([-30, -29, 0, 1, 370, 400]) | st.integers(-40, 60) | st.integers(-2_500, -1_000),
+    st.sampled_from([-30, -29, 0, 1, 370, 400])
+    | st.sampled_from([-5, 2, 21, 22, 23])
+    | st.integers(-40, 60)
+    | st.integers(-2_500, -1_000),
     st.sampled_from([0, 1, DAY_MICROS - 1]) | st.integers(0, 3).map(lambda hour: hour * 3_600 * MICROS),
 )
 PLAYERS = ["{p001}a", "{p002}b", "{p002}c"]
@@ -137,6 +142,34 @@ def test_at_the_latest_row_batch_and_stream_store_the_same(connection: Any) -> N
         assert [type(value) for value in batched] == [type(value) for value in streamed]
 
     law()
+
+
+TURNS = [
+    *(datetime(2020, 2, day, tzinfo=UTC) for day in (1, 3, 10, 17, 24, 29)),
+    *(datetime(2020, 3, day, tzinfo=UTC) for day in (1, 2, 9)),
+    *(datetime(2020, 12, 31, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC), datetime(2021, 1, 4, tzinfo=UTC)),
+    *(datetime(2021, 2, 28, tzinfo=UTC), datetime(2021, 3, 1, tzinfo=UTC), datetime(2021, 3, 29, tzinfo=UTC)),
+    *(datetime(2100, 2, 28, tzinfo=UTC), datetime(2100, 3, 1, tzinfo=UTC)),
+]
+"""Where weeks and months turn or seem to, leap years among them, some of them several weeks apart."""
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_weeks_and_months_turn_at_midnight_of_utc_whatever_the_zone_of_the_session(zone: str) -> None:
+    edges = [micros(turn) + part for turn in TURNS for part in (-1, 0)]
+    kinds = [Activity("deposit", 0, 0, "approved", "account"), *(Activity(kind, 0) for kind in ("bet", "win"))]
+    kinds.append(Activity("withdrawal_paid", 0))
+    rows = [
+        kind._replace(occurred_us=edge, amount_minor=1 << number) for number, edge in enumerate(edges) for kind in kinds
+    ]
+    connection = ibis.duckdb.connect()
+    connection.raw_sql(f"SET TimeZone = '{zone}'")
+    batched = by_batch(connection, [(PLAYERS[0], row) for row in rows], edges)
+    connection.disconnect()
+    buckets = [index for index, feature in enumerate(STORED) if feature.kind in (Kind.WEEK, Kind.MONTH)]
+    for cut in edges:
+        streamed = by_stream([row for row in rows if row.occurred_us <= cut], random.Random(cut))
+        assert [batched[PLAYERS[0], cut][index] for index in buckets] == [streamed[index] for index in buckets], cut
 
 
 def test_what_happens_after_a_cut_off_changes_nothing(connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count, permutations
 from pathlib import Path
@@ -22,9 +23,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.aggregates import Activity, empty, update
 from features.definitions import apply, compile_plan, open_store
 from features.plan import DTYPES, PlanError, ReadPlan, Row
-from features.schema import STORED, Dtype
+from features.schema import STORED, Dtype, Kind
 from features.store import Server
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -209,6 +211,20 @@ def test_the_stored_features_pass_through_feast_by_name(store: FeatureStore, pla
     theirs, _ = read_by_feast(store, [f"{feature.view}:{feature.name}" for feature in STORED], player)
     assert ours[: len(STORED)] == values == [theirs[feature.name] for feature in STORED]
     assert as_of == {"behaviour": 1_583_107_200_123_456, "harm": 1_583_107_200_123_456, "every": None}
+
+
+def test_what_a_house_did_not_store_yet_reads_as_missing(plan: ReadPlan, client: Any) -> None:
+    """A feature that the schema gained has no field in the hash of a player from before."""
+    added = {feature.name for feature in STORED if feature.kind in (Kind.WEEK, Kind.MONTH)}
+    before = replace(plan, features=tuple(one for one in plan.features if one.name not in added))
+    player, values = next(PLAYERS), update(empty(), [Activity("bet", 1_700_000_000_000_000, 500, product="casino")])
+    held = dict(zip((feature.name for feature in STORED), values, strict=True))
+    written = before.encode([held.get(feature.name) for feature in before.features], values[0])
+    client.hset(plan.key(player), items=written)
+    read, _ = plan.decode(client.hmget(plan.key(player), plan.fields))
+    found = dict(zip(held, read, strict=False))
+    assert held["bet_week_0"] == 500
+    assert found == held | dict.fromkeys(added)
 
 
 def test_a_player_never_seen_is_missing_everywhere(store: FeatureStore, plan: ReadPlan, client: Any) -> None:

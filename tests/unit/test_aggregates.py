@@ -2,7 +2,7 @@
 
 import math
 import random
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,19 @@ from pydantic import ValidationError
 from features import aggregates
 from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, update
 from features.events import EVENT, micros
-from features.schema import CHANNELS, DAYS_WINDOW, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
+from features.moments import moment as aware
+from features.schema import (
+    CHANNELS,
+    DAYS_WINDOW,
+    MICROS,
+    PRODUCTS,
+    STORED,
+    TIMING_SLOTS,
+    VECTOR,
+    WEEKS_BACK,
+    Feature,
+    Kind,
+)
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 START = 20_400 * DAY_MICROS
@@ -25,7 +37,8 @@ READ = {reading.name: index for index, reading in enumerate(VECTOR)}
 DECAYED = [feature for feature in STORED if feature.kind is Kind.DECAYED]
 MOMENTS = [feature for feature in STORED if feature.kind in (Kind.FIRST, Kind.LAST)]
 DAYS = [feature for feature in STORED if feature.kind is Kind.DAYS]
-# Ties, the edges of UTC days, and gaps longer than the window of days.
+BUCKETS = [feature for feature in STORED if feature.kind in (Kind.WEEK, Kind.MONTH)]
+# Ties, the edges of UTC days, weeks and months, and gaps longer than the window of days.
 WHEN = st.builds(
     lambda day, part: START + day * DAY_MICROS + part,
     st.integers(-45, 45),
@@ -34,7 +47,8 @@ WHEN = st.builds(
 ROW = st.builds(
     Activity,
     type=st.sampled_from(["bet", "deposit", "deposit", "win", "login", "session_started", "sent", "opened", "clicked"])
-    | st.sampled_from(["withdrawal_paid", "withdrawal_cancelled", "support_contact", "limit_set", "time_out"]),
+    | st.sampled_from(["withdrawal_paid", "withdrawal_cancelled", "support_contact", "limit_set", "time_out"])
+    | st.just("bonus_granted"),
     occurred_us=WHEN,
     amount_minor=st.none() | st.integers(0, 10**9),
     status=st.sampled_from([None, "approved", "approved", "approved", "declined", "raised"]),
@@ -61,6 +75,26 @@ def folded(rows: list[Activity], draw: random.Random) -> list[Any]:
     return stored
 
 
+def opens(kind: Kind, moment_us: int, before: int) -> date:
+    """First day of the calendar week or month that lies so many before that of a moment."""
+    day = aware(moment_us).date()
+    if kind is Kind.WEEK:
+        return day - timedelta(days=day.weekday(), weeks=before)
+    for _ in range(before):
+        day = day.replace(day=1) - timedelta(days=1)
+    return day.replace(day=1)
+
+
+def in_bucket(feature: Feature, rows: list[Activity], as_of: int) -> int:
+    """What the rows that count bring to a calendar week or month, by the calendar of the standard library."""
+    wanted = opens(feature.kind, as_of, feature.nth)
+    return sum(
+        row.amount_minor or 0
+        for row in rows
+        if counts(feature, row) and opens(feature.kind, row.occurred_us, 0) == wanted
+    )
+
+
 def by_definition(feature: Any, rows: list[Activity], as_of: int) -> Any:
     """A stored value straight from the words of `Kind`."""
     hit = [row for row in rows if counts(feature, row)]
@@ -69,7 +103,7 @@ def by_definition(feature: Any, rows: list[Activity], as_of: int) -> Any:
         case Kind.AS_OF:
             return as_of
         case Kind.DECAYED:
-            worth = [(row, 1 if feature.value is None else row.amount_minor or 0) for row in hit]
+            worth = [(row, 1 if feature.value is None else (row.amount_minor or 0) ** feature.power) for row in hit]
             half_life = feature.half_life * MICROS
             return math.fsum(value * 2 ** ((row.occurred_us - as_of) / half_life) for row, value in worth)
         case Kind.COUNT:
@@ -81,6 +115,8 @@ def by_definition(feature: Any, rows: list[Activity], as_of: int) -> Any:
         case Kind.DAYS:
             ages = {as_of // DAY_MICROS - moment // DAY_MICROS for moment in moments}
             return sum(1 << age for age in ages if age < DAYS_WINDOW) if moments else None
+        case Kind.WEEK | Kind.MONTH:
+            return in_bucket(feature, rows, as_of) if moments else None
         case Kind.LATEST:
             return max((row.occurred_us, str(row.product)) for row in hit)[1] if hit else None
 
@@ -159,7 +195,11 @@ def test_an_event_that_changes_nothing_but_as_of_changes_no_reading(rows: list[A
     now = stored[0] + later
     moved = update(stored, [Activity("session_ended", now)])
     assert moved[0] == now
-    np.testing.assert_allclose(forward(encode(moved), now), forward(encode(stored), now), rtol=1e-9, atol=1e-280)
+    some, others = forward(encode(moved), now), forward(encode(stored), now)
+    varies = READ["stake_variability"]  # the root of a difference that is 0 for equal stakes: half the digits are left
+    assert some[varies] == pytest.approx(others[varies], abs=1e-6)
+    some[varies] = others[varies]
+    np.testing.assert_allclose(some, others, rtol=1e-9, atol=1e-280)
 
 
 @SETTINGS
@@ -204,6 +244,98 @@ def test_a_row_thirty_days_before_the_latest_is_not_kept_and_one_a_microsecond_l
 
 
 @SETTINGS
+@given(ROWS.filter(bool), st.sampled_from([0, 1, 7, 28, 31]) | st.integers(0, 70), st.sampled_from([0, -1, 1, HOUR]))
+def test_weeks_and_months_are_read_as_those_of_now(rows: list[Activity], days: int, part: int) -> None:
+    stored = update(empty(), rows)
+    now = (stored[0] // DAY_MICROS + days) * DAY_MICROS + part
+    vector = forward(encode(stored), now)
+    for feature in BUCKETS:
+        assert vector[READ[feature.name]] == in_bucket(feature, rows, max(now, stored[0])), feature.name
+
+
+def at(*parts: int) -> int:
+    return micros(datetime(*parts, tzinfo=UTC))  # type: ignore[misc, arg-type]
+
+
+LAST = (23, 59, 59, 999_999)
+
+
+@pytest.mark.parametrize(
+    ("moment", "now", "weeks", "months"),
+    [
+        (at(2026, 3, 8, *LAST), at(2026, 3, 8, *LAST), 0, 0),
+        (at(2026, 3, 8, *LAST), at(2026, 3, 9), 1, 0),
+        (at(2026, 3, 9), at(2026, 3, 15, *LAST), 0, 0),
+        (at(2026, 3, 9), at(2026, 3, 30), 3, 0),
+        (at(2026, 3, 9), at(2026, 4, 6), 4, 1),
+        (at(2026, 3, 31, *LAST), at(2026, 4, 1), 0, 1),
+        (at(2026, 4, 1), at(2026, 4, 30, *LAST), 4, 0),
+        (at(2026, 2, 28, *LAST), at(2026, 3, 1), 0, 1),
+        (at(2028, 2, 28, *LAST), at(2028, 2, 29), 0, 0),
+        (at(2028, 2, 29, *LAST), at(2028, 3, 1), 0, 1),
+        (at(2100, 2, 28, *LAST), at(2100, 3, 1), 1, 1),
+        (at(2026, 12, 31, *LAST), at(2027, 1, 1), 0, 1),
+        (at(2026, 1, 31), at(2027, 1, 31), 52, 12),
+        (at(1970, 1, 1), at(1970, 1, 4, *LAST), 0, 0),
+        (at(1970, 1, 4, *LAST), at(1970, 1, 5), 1, 0),
+    ],
+)
+def test_weeks_turn_with_monday_and_months_with_their_first_day(moment: int, now: int, weeks: int, months: int) -> None:
+    rows = [Activity("bet", moment, 700), Activity("deposit", moment, 500, "approved", "account")]
+    later = [*rows, Activity("session_ended", now)]
+    for stored in (update(empty(), rows), update(empty(), later), update(update(empty(), later[2:]), rows)):
+        vector = forward(encode(stored), now)
+        bets = [vector[READ[f"bet_week_{nth}"]] for nth in range(4)]
+        assert bets == [700 if nth == weeks else 0 for nth in range(4)]
+        assert vector[READ["deposit_month_0"]] == (0 if months else 500)
+
+
+def test_late_rows_go_into_their_own_week_and_older_ones_than_are_kept_are_dropped() -> None:
+    monday = at(2026, 3, 30)
+    rows = [Activity("bet", monday - 7 * week * DAY_MICROS, 10**week) for week in range(6)]
+    rows.append(Activity("bet", monday - 1, 5))
+    for order in (rows, rows[::-1], rows[3:] + rows[:3]):
+        stored = empty()
+        for row in order:
+            stored = update(stored, [row])
+        assert [stored[AT[f"bet_week_{nth}"]] for nth in range(4)] == [1, 15, 100, 1000]
+    assert update(update(empty(), rows[:1]), [Activity("win", monday - 1000 * DAY_MICROS, 7)])[AT["win_week_0"]] == 0
+
+
+def test_what_was_not_kept_from_the_start_begins_with_the_next_row() -> None:
+    stored = update(empty(), [Activity("bet", START, 700, product="casino")])
+    for feature in (*BUCKETS, STORED[AT["bet_square_30d"]], STORED[AT["bet_casino_30d"]], STORED[AT["bonus_count"]]):
+        stored[AT[feature.name]] = None
+    vector = forward(encode(stored), START)
+    assert [vector[READ[name]] for name in ("bet_week_0", "bet_casino_30d", "stake_variability")] == [0, 0, 0]
+    later = START + 14 * DAY_MICROS
+    stored = update(stored, [Activity("bet", later, 300, product="casino")])
+    assert [stored[AT[f"bet_week_{nth}"]] for nth in range(4)] == [300, 0, 0, 0]
+    assert stored[AT["win_week_0"]] is None
+    vector = forward(encode(stored), later)
+    assert [vector[READ[name]] for name in ("net_loss_week_0", "bet_casino_30d")] == [300, 1]
+    assert np.isfinite(vector[READ["stake_variability"]])
+
+
+def test_bets_are_counted_by_product() -> None:
+    stored = update(empty(), [Activity("bet", START, 1, product=one) for one in ("casino", "sports", "casino", None)])
+    assert [stored[AT[f"bet_{product}_30d"]] for product in PRODUCTS] == [2, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("stakes", [[100], [100, 100, 100], [0, 200], [1, 10**12], [5, 10, 20, 400], [0], []])
+def test_stakes_vary_by_their_standard_deviation_over_their_mean_however_long_ago(stakes: list[int]) -> None:
+    stored = encode(update(empty(), [Activity("bet", START, stake) for stake in stakes]))
+    wanted = np.std(stakes) / np.mean(stakes) if any(stakes) else 0.0
+    for later in (0, 10 * DAY_MICROS, 2_000 * DAY_MICROS):
+        assert forward(stored, START + later)[READ["stake_variability"]] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_bonuses_are_counted() -> None:
+    rows = [Activity("bonus_granted", START + day * DAY_MICROS, 100) for day in (0, 3, 2)]
+    assert update(empty(), rows)[AT["bonus_count"]] == 3
+
+
+@SETTINGS
 @given(st.lists(ROWS, min_size=1, max_size=6), st.data())
 def test_many_at_once_are_read_as_one_by_one(players: list[list[Activity]], data: st.DataObject) -> None:
     stored = np.stack([encode(update(empty(), rows)) for rows in players])
@@ -227,6 +359,12 @@ def test_reading_leaves_what_is_stored_alone_and_derives_what_it_says(rows: list
     np.testing.assert_array_equal(stored, before)
     assert vector["net_loss_7d"] == vector["bet_sum_7d"] - vector["win_sum_7d"]
     assert vector["net_loss_30d"] == vector["bet_sum_30d"] - vector["win_sum_30d"]
+    for nth in range(WEEKS_BACK):
+        assert vector[f"net_loss_week_{nth}"] == vector[f"bet_week_{nth}"] - vector[f"win_week_{nth}"]
+    assert vector["net_deposit_month_0"] == vector["deposit_month_0"] - vector["withdrawal_month_0"]
+    if total := vector["bet_sum_30d"]:
+        spread = max(0.0, vector["bet_count_30d"] * vector["bet_square_30d"] - total**2) ** 0.5
+        assert vector["stake_variability"] == pytest.approx(spread / total, abs=1e-6)
     shares = {
         "deposit_trend": ("deposit_count_7d", "deposit_count_30d"),
         "play_trend": ("bet_count_7d", "bet_count_30d"),
