@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test install lint format types lock bench clean
+.PHONY: up test install lint format types lock bench mutate clean
 
 up: install
 	$(BIN)/croupier up
@@ -38,6 +38,12 @@ format: install
 
 bench: install
 	$(BIN)/croupier bench decide
+	$(BIN)/croupier bench rules
+
+# Changes the rules' code in every way a library can think of, and sees that a test notices; an hour or so.
+mutate: install
+	CROUPIER_BOOKS=15 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 # Resolves the lock anew; its header holds the command and no index address.
 lock: install
@@ -46,4 +52,4 @@ lock: install
 		--no-emit-index-url --quiet --output-file requirements.lock
 
 clean:
-	rm -rf .venv var .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -53,6 +53,10 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,64}$")]
 Product = Literal["casino", "sports", "poker", "bingo", "lottery"]
 Channel = Literal["email", "sms", "push", "in_app", "call"]
 Scope = Literal["brand", "all"]
+ConsentBasis = Literal["express", "soft_opt_in", "implied", "enquiry"]
+Origin = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
+RegisterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+HarmLevel = Literal["none", "low", "moderate", "strong"]
 
 
 class _Event(BaseModel):
@@ -67,10 +71,14 @@ class _Event(BaseModel):
 
 
 class Registered(_Event):
-    """A player opened an account, or what is known of the person changed; `reopened` undoes a closure."""
+    """A player opened an account, or what is known of the person changed; `reopened` undoes a closure.
+
+    `jurisdiction` is where the player lives, `licence` the one under which the account is held where it is another.
+    """
 
     type: Literal["registered"]
     jurisdiction: Jurisdiction | None = None
+    licence: Jurisdiction | None = None
     time_zone: TimeZone | None = None
     birth_date: date | None = None
     reopened: bool = False
@@ -84,15 +92,17 @@ class KycVerified(_Event):
 
 
 class Login(_Event):
-    """The player logged in."""
+    """The player logged in; `location` is where they were."""
 
     type: Literal["login"]
+    location: Jurisdiction | None = None
 
 
 class SessionStarted(_Event):
-    """A playing session began."""
+    """A playing session began; `location` is where the player was."""
 
     type: Literal["session_started"]
+    location: Jurisdiction | None = None
 
 
 class SessionEnded(_Event):
@@ -152,18 +162,29 @@ class WithdrawalCancelled(_Event):
 
 
 class SupportContact(_Event):
-    """The player contacted support; the tag `harm` marks any mention of harm, debt or loss of control."""
+    """The player contacted support.
+
+    The tag `harm` marks any mention of harm, debt or loss of control; `complaint` opens a complaint, `resolved` ends
+    it.
+    """
 
     type: Literal["support_contact"]
     tags: tuple[Word, ...] = Field(default=(), max_length=16, strict=False)
 
 
 class ConsentChanged(_Event):
-    """Consent to be contacted on a channel was given or withdrawn."""
+    """Consent to be contacted on a channel was given or withdrawn.
+
+    `product` narrows it to one product; `basis` says what it rests on if it was not given in so many words, `origin`
+    where it was given (a site, a form).
+    """
 
     type: Literal["consent_changed"]
     channel: Channel
     granted: bool
+    product: Product | None = None
+    basis: ConsentBasis | None = None
+    origin: Origin | None = None
 
 
 class LimitSet(_Event):
@@ -202,6 +223,58 @@ class AccountClosed(_Event):
     type: Literal["account_closed"]
 
 
+class ClosureRequested(_Event):
+    """The player asked for the account to be closed."""
+
+    type: Literal["closure_requested"]
+
+
+class RegisterChecked(_Event):
+    """A register of excluded people (ROFUS, Spelpaus, GAMSTOP ...) was asked about the player at `occurred_at`."""
+
+    type: Literal["register_checked"]
+    register_name: RegisterName
+    listed: bool
+
+
+class ObjectionChanged(_Event):
+    """The player objected to direct marketing and profiling for it (GDPR Art. 21(2)), or took that back."""
+
+    type: Literal["objection_changed"]
+    objects: bool
+
+
+class HarmScored(_Event):
+    """Another system judged the player's level of harm."""
+
+    type: Literal["harm_scored"]
+    source: Origin
+    level: HarmLevel
+
+
+class HarmReviewed(_Event):
+    """A person reviewed the signs of harm: from now on this level holds, until signs show again."""
+
+    type: Literal["harm_reviewed"]
+    level: HarmLevel
+
+
+class VipChanged(_Event):
+    """The player became or ceased to be a VIP; `checked` tells that affordability, funds and harm were checked."""
+
+    type: Literal["vip_changed"]
+    vip: bool
+    checked: bool = False
+
+
+class BonusGranted(_Event):
+    """A bonus was credited, whoever offered it."""
+
+    type: Literal["bonus_granted"]
+    amount_minor: Minor
+    product: Product | None = None
+
+
 Event = (
     Registered
     | KycVerified
@@ -220,12 +293,31 @@ Event = (
     | TimeOut
     | SelfExcluded
     | ExclusionEnded
+    | ClosureRequested
     | AccountClosed
+    | RegisterChecked
+    | ObjectionChanged
+    | HarmScored
+    | HarmReviewed
+    | VipChanged
+    | BonusGranted
 )
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
 
-RESTRICTING: Final = frozenset({"self_excluded", "time_out", "account_closed", "consent_changed", "limit_set"})
+RESTRICTING: Final = frozenset(
+    {
+        "self_excluded",
+        "time_out",
+        "closure_requested",
+        "account_closed",
+        "consent_changed",
+        "limit_set",
+        "register_checked",
+        "objection_changed",
+        "harm_scored",
+    }
+)
 """Types that are never refused for their age: what restricts contact must always get in."""
 
 PERSONAL: Final = frozenset({"birth_date"})

@@ -10,14 +10,14 @@ import hashlib
 from datetime import date, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
+from models.files import load_yaml
 
 NO_CONTACT: Final = 0
 """Place of the action that leaves the player alone; always eligible."""
@@ -30,20 +30,67 @@ PROMOTIONAL: Final = frozenset({"marketing", "bonus"})
 """Purposes that rules may silence and that a policy draws from."""
 Variant = Literal["holdout", "business_rules", "policy", "uniform"]
 Stage = Literal["new", "never_deposited", "first_deposit", "active", "lapsing", "lapsed"]
-Model = TypeVar("Model", bound=BaseModel)
+OfferKind = Literal["message", "deposit_bonus", "free_bet", "free_spins", "cashback", "gift", "vip"]
+Mechanic = Literal[
+    "welcome",
+    "reload",
+    "win_back",
+    "cashback",
+    "refer_a_friend",
+    "for_consent",
+    "cancel_withdrawal",
+    "urgency",
+    "in_play",
+    "recover_losses",
+]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-class CatalogueError(Exception):
-    """A catalogue or rule file is not valid; the text names the place."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Terms(_Part):
+    """What a player must do for a bonus. What is left out is unknown, and a rule that asks for it denies.
+
+    Attributes:
+        wagering: How many times the base must be staked.
+        wagering_base: What is staked so many times.
+        validity_days: Days to meet the terms.
+        deposit_share: Deposit or stake asked for, as a share of the bonus' value; 0 for none.
+        prior_bet: Whether the bonus follows a bet that was placed, rather than coming before one.
+        full_weight: Whether every game counts in full.
+        spin_stake_minor: Stake of a free spin; `spin_stake_local` in a currency that a law speaks of.
+        qualifying_products, reward_products: Where the player must play, and where the bonus can be used.
+        free_choice: Whether the player may use it wherever they like.
+    """
+
+    wagering: float | None = Field(default=None, ge=0)
+    wagering_base: Literal["bonus", "deposit", "deposit_and_bonus", "winnings"] | None = None
+    validity_days: float | None = Field(default=None, gt=0)
+    deposit_share: float | None = Field(default=None, ge=0)
+    prior_bet: bool | None = None
+    full_weight: bool | None = None
+    spin_stake_minor: int | None = Field(default=None, ge=0)
+    spin_stake_local: dict[Currency, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    qualifying_products: tuple[Product, ...] | None = None
+    reward_products: tuple[Product, ...] | None = None
+    free_choice: bool = False
+
+
 class Offer(_Part):
-    """What is given. Money in minor units of the house currency."""
+    """What is given. Money in minor units of the house currency.
+
+    Attributes:
+        kind: What it is by its nature; a bonus is never a mere message.
+        mechanics: How it works on the player; None for unknown.
+        local: What it is worth in a currency that a law speaks of, minor units, as the player is told.
+        audience: Whether everybody gets the same terms.
+        tags: What its template says and shows; None for unknown.
+        approved_on: When its template was approved.
+        approval: Under which number a person approved it.
+    """
 
     id: Name
     name: str
@@ -57,6 +104,22 @@ class Offer(_Part):
     stages: tuple[Stage, ...]
     priority: int = Field(ge=0)
     lever: float = Field(gt=0)
+    kind: OfferKind = "message"
+    mechanics: tuple[Mechanic, ...] | None = None
+    terms: Terms = Terms()
+    local: dict[Currency, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    audience: Literal["shared", "individual"] | None = None
+    tags: tuple[Name, ...] | None = None
+    approved_on: date | None = None
+    approval: str | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.purpose == "bonus" and self.kind == "message":
+            raise ValueError(f"{self.id}: a bonus must say its kind")
+        if self.purpose != "bonus" and (self.kind != "message" or self.value_minor):
+            raise ValueError(f"{self.id}: what is worth something is of purpose bonus, whatever it is called")
+        return self
 
     @property
     def promotional(self) -> bool:
@@ -99,9 +162,10 @@ class Experiment(_Part):
 
 
 class Catalogue(_Part):
-    """Offers, channels, caps and the experiment, as one dated file says."""
+    """Offers, channels, caps and the experiment, as one dated file says; `currency` is the house's."""
 
     version: Literal[1]
+    currency: Currency = "EUR"
     channels: dict[Channel, ChannelTerms]
     offers: tuple[Offer, ...] = Field(min_length=1, max_length=200)
     caps: tuple[Cap, ...]
@@ -169,18 +233,6 @@ def content_hash(model: BaseModel) -> str:
 def load_catalogue(path: Path) -> Catalogue:
     """Read a catalogue file; raises CatalogueError naming file and field."""
     return load_yaml(path, Catalogue)
-
-
-def load_yaml(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file as a model; raises CatalogueError with file, field and reason."""
-    try:
-        return model.model_validate(yaml.safe_load(path.read_text("utf8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CatalogueError(f"{path.name}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CatalogueError(f"{path.name}: {where}: {first['msg']}") from error
 
 
 class Window(NamedTuple):

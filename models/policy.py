@@ -26,6 +26,11 @@ class Policy(Protocol):
         """Names kind and parameters; the same version gives the same pmf for the same scores and mask."""
         ...
 
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """Names of the readings of `models.context` by which it chooses; empty if it looks at nobody."""
+        ...
+
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """One score per candidate of the catalogue for a context of `models.context`, shape (size,)."""
         ...
@@ -47,6 +52,11 @@ class Uniform(NamedTuple):
     def version(self) -> str:
         """The name: there are no parameters."""
         return "uniform"
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """None: everybody is treated alike."""
+        return ()
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """Zeros: nothing is preferred."""
@@ -71,6 +81,11 @@ class BusinessRules(NamedTuple):
         digest = hashlib.sha256(self.priorities.tobytes() + str(self.floor).encode()).hexdigest()[:12]
         return f"business_rules-{digest}"
 
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """None: everybody is treated alike."""
+        return ()
+
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """The offer's priority on each of its actions; `NO_CONTACT` has 0."""
         del context
@@ -91,6 +106,11 @@ class Priority(NamedTuple):
     def version(self) -> str:
         """The name: the catalogue's hash names the priorities."""
         return "priority"
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """None: everybody is treated alike."""
+        return ()
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
         """The offer's priority on each of its actions; `NO_CONTACT` has -1, so that it is the last resort."""

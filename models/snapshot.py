@@ -158,6 +158,7 @@ class Learnt:
         snapshot.check()
         self.snapshot = snapshot
         self.version = snapshot.version
+        self.readings = snapshot.features
         self._chosen = np.array([READINGS.index(name) for name in snapshot.features], dtype=np.intp)
         self._mean, self._sd = _vector(snapshot.mean), _vector(snapshot.sd)
         self._levels = [LEFT_ALONE, *(offer.id for offer in catalogue.offers)]

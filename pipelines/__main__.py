@@ -41,6 +41,7 @@ train = _group("train", "Train a model.")
 promote = _group("promote", "Let a model serve, if it passes its gate.")
 rollback = _group("rollback", "Undo a promotion.")
 report = _group("report", "Report what an experiment brought.")
+rules = _group("rules", "Read, check, explain and compare the rules of the house.")
 bench = _group("bench", "Measure against peers, in turns.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -56,6 +57,7 @@ _REFUSALS = {
     "LearnerError",
     "ReportRefused",
     "ScheduleError",
+    "RulesRefused",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -75,6 +77,13 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def paper() -> Console:
+    """Where tables are printed: standard output, wide where no window bounds it."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -209,9 +218,11 @@ def promote_churn(
 ) -> None:
     """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
     from pipelines.promotion import promote as let_serve
+    from pipelines.rulebooks import barred
 
     with serving(home()) as url:
-        show(msgspec.to_builtins(let_serve(home(), url, version)), as_json=as_json)
+        done = msgspec.to_builtins(let_serve(home(), url, version))
+        show(done | {"business_rules_in": barred(connect(url))}, as_json=as_json)
 
 
 @rollback.command("churn")
@@ -229,9 +240,11 @@ def rollback_churn(as_json: Json = False) -> None:
 def promote_policy(as_json: Json = False) -> None:
     """Let what is learnt serve again after a rollback. Example: croupier promote policy."""
     from pipelines.policy import promote as let_go
+    from pipelines.rulebooks import barred
 
     with serving(home()) as url:
-        show(msgspec.to_builtins(let_go(url)), as_json=as_json)
+        done = msgspec.to_builtins(let_go(url))
+        show(done | {"business_rules_in": barred(connect(url))}, as_json=as_json)
 
 
 @rollback.command("policy")
@@ -246,6 +259,101 @@ def rollback_policy(
 
     with serving(home()) as url:
         show(msgspec.to_builtins(go_back(url, version)), as_json=as_json)
+
+
+@promote.command("rules")
+def promote_rules(
+    folder: Annotated[str, typer.Argument(help="Folder of a rulebook, or the hash of one that served.")],
+    weaker: Annotated[bool, typer.Option("--weaker", help="It may lack rules that are applied now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a rulebook serve that loads, is sound and loses no rule. Example: croupier promote rules rulebook/."""
+    from pipelines.rulebooks import promote as let_serve
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(let_serve(url, folder, weaker=weaker)), as_json=as_json)
+
+
+@rollback.command("rules")
+def rollback_rules(as_json: Json = False) -> None:
+    """Let the rulebook before this one serve again. Example: croupier rollback rules."""
+    from pipelines.rulebooks import rollback as go_back
+
+    with serving(home()) as url:
+        show(msgspec.to_builtins(go_back(url)), as_json=as_json)
+
+
+Folder = Annotated[Path | None, typer.Argument(help="Folder of a rulebook; by default CROUPIER_RULES or our own.")]
+
+
+@rules.command("lint")
+def rules_lint(folder: Folder = None, as_json: Json = False) -> None:
+    """Check a rulebook; exit code 2 if it does not load, 1 if it warns. Example: croupier rules lint rulebook/."""
+    from pipelines.officer import checked
+    from pipelines.ruletables import findings
+
+    found = checked(folder, datetime.now(UTC).date())
+    show(found, as_json=True) if as_json else paper().print(findings(found))
+    if any(one["grade"] == "warning" for one in found["findings"]):
+        sys.exit(1)
+
+
+@rules.command("list")
+def rules_list(
+    jurisdiction: Annotated[str, typer.Option(help="Country, or country and region, such as GB or US-FL.")],
+    on: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day; by default today.")] = None,
+    folder: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """List the rules that bind in a place on a day. Example: croupier rules list --jurisdiction GB --on 2026-01-19."""
+    from pipelines.officer import in_place
+    from pipelines.ruletables import rules_of
+
+    found = in_place(folder, jurisdiction, (on or datetime.now(UTC)).date())
+    show(found, as_json=True) if as_json else paper().print(rules_of(found))
+
+
+@rules.command("explain")
+def rules_explain(
+    player: Annotated[str, typer.Argument(help="Your id of the player.")],
+    brand: Annotated[str, typer.Option(help="Brand the contact would be for.")] = "main",
+    as_json: Json = False,
+) -> None:
+    """Tell what may be sent to a player now, what not, and why. Example: croupier rules explain player-1."""
+    from pipelines.officer import explain
+    from pipelines.rulebooks import table
+    from pipelines.ruletables import explained
+
+    with serving(home()) as url:
+        client = connect(url)
+        found = explain(client, table(client), player, brand)
+    show(found, as_json=True) if as_json else paper().print(explained(found))
+
+
+@rules.command("diff")
+def rules_diff(
+    old: Annotated[str, typer.Argument(help="Folder of a rulebook, or a hash that decisions name.")],
+    new: Annotated[str, typer.Argument(help="Another one.")],
+    since: Annotated[str, typer.Option(help="7d, 12h, or a day such as 2026-11-01.")] = "7d",
+    lake: Annotated[Path | None, typer.Option(help="By default the house's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what another rulebook would have denied or allowed. Example: croupier rules diff OLD NEW --since 7d."""
+    from pipelines.hindsight import differ
+    from pipelines.ruletables import differences
+
+    with serving(home()) as url:
+        found = differ(url, lake or home() / "lake", old, new, since, console())
+    show(found, as_json=True) if as_json else paper().print(differences(found))
+
+
+@rules.command("page")
+def rules_page(folder: Folder = None) -> None:
+    """Print the documentation of a rulebook as Markdown. Example: croupier rules page > docs/rules.md."""
+    from pipelines.rulepage import page
+    from service.packs import load_rulebook, rulebook_path
+
+    sys.stdout.write(page(load_rulebook(folder or rulebook_path())))
 
 
 def _log_to_stderr() -> None:
@@ -375,6 +483,14 @@ def bench_decide(
     from pipelines.bench import decide
 
     show(decide(rounds, requests, port, console()), as_json=as_json)
+
+
+@bench.command("rules")
+def bench_rules(rounds: Annotated[int, typer.Option(min=1)] = 15, as_json: Json = False) -> None:
+    """A mask with all reasons beside CEL and zen-engine. Example: croupier bench rules --rounds 15."""
+    from pipelines.rulebench import rules as measure
+
+    show(measure(rounds, console()), as_json=as_json)
 
 
 @bench.command("learning")

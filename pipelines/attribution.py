@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.actions import load_yaml
+from models.files import load_yaml
 
 TERMS: Final = Path(__file__).with_name("reward.yaml")
 Penalty = Literal["unsubscribed", "complained", "limit_set", "harm_signalled", "time_out", "self_excluded"]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.actions import NO_CONTACT, SLOTS, Catalogue
+from pipelines.world import consents
 
 Vector = NDArray[np.float64]
 WINDOW_DAYS: Final = 3.0
@@ -232,8 +233,7 @@ def arrival(person: Person, random: np.random.Generator, at: datetime) -> list[d
     first = {"jurisdiction": person.place, "time_zone": ZONES[person.place], "birth_date": born.isoformat()}
     events: list[dict[str, Any]] = [{"type": "registered", **first}, {"type": "kyc_verified"}]
     for channel, share in {"email": 0.95, "sms": 0.85, "push": 0.9, "in_app": 0.97, "call": 0.6}.items():
-        granted = bool(random.random() < share)
-        events.append({"type": "consent_changed", "channel": channel, "granted": granted})
+        events += consents(person.place, channel, granted=bool(random.random() < share))
     return [one | {"occurred_at": joined + timedelta(minutes=at)} for at, one in enumerate(events)]
 
 

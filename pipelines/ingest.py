@@ -2,6 +2,7 @@
 
     log of a partition --read after the cursor--> rows per player --update--> stored values, with the id of the
     last entry in them, in one fenced call --> cursor and watermark move
+                                                                  `--> signs of harm become facts
 
 A crash between the calls repeats entries that the stored values already hold; their ids are not above the
 player's last applied one, so they are skipped.
@@ -11,20 +12,30 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
+import numpy as np
 import redis
 
-from features.aggregates import Activity, local_parts, update
+from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, order, partition_of, pointer_key, real_now_us, tag
+from service import facts, harm, inputs, packs
+from service.harm import HarmSettings
+from service.ledger import Keys
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
 """Entries that are taken at once, over all partitions held; well within a lease."""
 _APPLIED: Final = b"_applied"
+_RECENT_DAYS: Final = 32
+"""Days whose signs may still hold."""
+_TELLING: Final = frozenset({"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set"})
+"""Activity that can be a sign of harm."""
 
 
 class Owned(NamedTuple):
@@ -76,13 +87,15 @@ class Consumer:
     """Holds partitions and keeps their features current.
 
     Attributes:
+        settings: What counts as a sign of harm.
         owned: Partitions held now.
         applied: Entries turned into features since the start.
     """
 
-    def __init__(self, client: redis.Redis, plan: ReadPlan) -> None:
+    def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings) -> None:
         self._client = client
         self._plan = plan
+        self.settings = settings
         self._owner = secrets.token_hex(8)
         self.owned: dict[int, Owned] = {}
         self._current_us: dict[int, int] = {}
@@ -145,24 +158,34 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for player in players:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
-        for player, held in zip(players, pipe.execute(), strict=True):
-            self._write(pipe, player, held, rows[player])
-        written = [partition_of(player) for player in players if rows[player]]
-        return {partition for partition, reply in zip(written, pipe.execute(), strict=True) if reply == 0}
+            pipe.hgetall(Keys(player, b"").facts)
+        held = pipe.execute()
+        written: list[int | None] = []
+        for player, features, known in zip(players, held[::2], held[1::2], strict=True):
+            written += self._write(pipe, player, features, known, rows[player])
+        replies = zip(written, pipe.execute(), strict=True)
+        return {partition for partition, reply in replies if partition is not None and reply == 0}
 
     def _write(
         self,
         pipe: Any,  # noqa: ANN401 - redis-py's pipelines are untyped
         player: str,
         held: Mapping[bytes, bytes],
+        known: Mapping[bytes, bytes],
         rows: list[tuple[str, Activity]],
-    ) -> None:
+    ) -> list[int | None]:
+        """Put the calls for one player into a pipeline; the partition of each that is fenced, None for others."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
         rows[:] = [row for row in rows if order(row[0]) > applied]
         if not rows:
-            return
+            return []
         stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
         values = update(stored, [row for _, row in rows])
+        # Before the features: told twice a sign changes nothing, and a crash between the two must not lose it.
+        told = self._signs(stored, known, rows)
+        if told:
+            flat = [part for one in told for part in one]
+            pipe.fcall("croupier_assert", 1, Keys(player, b"").facts, *flat)
         pairs = self._plan.encode(values, values[0])
         partition = partition_of(player)
         pipe.fcall(
@@ -174,6 +197,32 @@ class Consumer:
             rows[-1][0],
             *pairs,
         )
+        return [None, partition] if told else [partition]
+
+    def _signs(
+        self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
+    ) -> list[facts.Assertion]:
+        """Signs of harm in new activity, day by day, each true at the moment of its day's last row."""
+        days = _days([row for _, row in rows])
+        if not any(row.type in _TELLING for day in days for row in day):
+            return []
+        states = [stored]
+        for day in days:
+            states.append(update(states[-1], day))
+        moments = [state[0] for state in states[1:]]
+        after = forward(np.stack([encode(state) for state in states[1:]]), np.array(moments))
+        told = facts.read(known, "main")
+        where = packs.places(inputs.named(told) or ())
+        found: list[facts.Assertion] = []
+        for state, now, at_us in zip(states[:-1], after, moments, strict=True):
+            person = harm.Person(inputs.age_of(told, at_us), where)
+            if not harm.alarming(now, told, at_us, person, self.settings):
+                continue
+            signs = harm.signs(forward(encode(state), at_us), now, told, at_us, person, self.settings)
+            noted = {one.field[5:]: facts.Told(one.text, at_us) for one in signs if one.field.startswith("harm:")}
+            told = replace(told, harm={**told.harm, **noted})
+            found += signs
+        return found
 
     def _advance(self, cursors: Mapping[int, str]) -> None:
         pipe = self._client.pipeline(transaction=False)
@@ -185,6 +234,17 @@ class Consumer:
                 self._forget(partition)
             else:
                 self.owned[partition] = self.owned[partition]._replace(cursor=cursor)
+
+
+def _days(rows: list[Activity]) -> list[list[Activity]]:
+    """Rows by the day on which they occurred, in order; what is too old to be a sign still comes as one day.
+
+    So that signs do not hang on how many rows arrive together.
+    """
+    ordered = sorted(rows, key=lambda row: row.occurred_us)
+    recent = ordered[-1].occurred_us // DAY_MICROS - _RECENT_DAYS
+    grouped = groupby(ordered, key=lambda row: max(row.occurred_us // DAY_MICROS, recent))
+    return [list(day) for _, day in grouped]
 
 
 def _lease(partition: int) -> str:

@@ -105,11 +105,11 @@ def _last(flush: str) -> int:
 
 def drawn(record: Record) -> Drawn | None:
     """A logged decision as learning sees it; None if nothing was chosen by chance, or by another build's features."""
-    choice, sent = record.choice, record.action
-    if choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
+    choice, sent, churn = record.choice, record.action, record.seen.churn_score
+    if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
         return None
     vector = forward(log.array(record.seen.features), record.at_us)
-    seen = context(vector, record.seen.churn_score).astype("<f4").tobytes()
+    seen = context(vector, churn).astype("<f4").tobytes()
     name, player, at_us = record.decision_id, record.player, record.at_us
     if sent is None:
         return Drawn(name, player, at_us, at_us, at_us, True, LEFT_ALONE, None, None, seen)

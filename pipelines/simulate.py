@@ -32,12 +32,16 @@ from models.actions import NO_CONTACT, Catalogue
 from models.policy import BusinessRules, priorities
 from pipelines import crowd
 from pipelines.crowd import Person
+from pipelines.world import checks
+from service.packs import load_rulebook, rulebook_path
 
 DAY_US: Final = DAY * MICROS
 AT_ONCE: Final = 8
 """Requests under way at most."""
 _RETRIES: Final = 8
 _RECENT_US: Final = 3 * DAY_US
+_CHECKED_US: Final = DAY_US // 4
+"""Registers of excluded people are asked again after this, before a decision and before a contact."""
 
 
 class SimulationRefused(Exception):
@@ -108,6 +112,7 @@ class Member:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     contacts: list[int] = field(default_factory=list)
     plays: list[tuple[int, float]] = field(default_factory=list)
+    checked_us: int = 0
 
     def recent(self, at_us: int) -> int:
         """Contacts of the last three days."""
@@ -175,6 +180,7 @@ class Stage:
         self._wish = wish
         self._catalogue = catalogue
         self._clock = clock
+        self._book = load_rulebook(rulebook_path())
         self._rules = BusinessRules(priorities(catalogue), catalogue.exploration_floor)
         self._due: list[tuple[int, int, Member, Coroutine[Any, Any, None]]] = []
         self._order = count()
@@ -269,8 +275,17 @@ class Stage:
         if by_themselves:
             self._plan_play(member, due_us)
 
+    async def _check(self, member: Member) -> None:
+        """Ask the registers of excluded people about a player and tell the house."""
+        now_us = self._clock.now_us()
+        if now_us - member.checked_us > _CHECKED_US:
+            member.checked_us = now_us
+            for fields in checks(member.person.place, moment(now_us), self._book):
+                await self._tell(member, fields)
+
     async def _ask(self, member: Member, due_us: int) -> None:
         self._later(member, due_us + self._wait(member, self._asks_per_day), self._ask)
+        await self._check(member)
         body = {"player_id": member.person.id, "request_id": f"ask-{next(self._names)}", "explain": True}
         answer = await self._send("/v1/decisions", body)
         if answer is None or not answer["recorded"]:
@@ -328,6 +343,7 @@ class Stage:
         return self._catalogue.place(action["offer"]["id"], action["channel"], action["timing_slot"])
 
     async def _confirm(self, member: Member, _: int, answer: dict[str, Any]) -> None:
+        await self._check(member)
         status, told = await self._post(f"/v1/decisions/{answer['decision_id']}/confirm", {})
         if status != 200:
             self.course.counts[f"not sent: {told.get('code')}"] += 1

@@ -12,10 +12,12 @@ from typing import Final, cast
 import redis
 import structlog
 
-from features.store import StoreError, connect, order, tag
+from features.store import StoreError, bundle_key, connect, order, pointer_key, tag
+from models.files import CatalogueError
 from pipelines.ingest import Consumer, serving_plan
 from pipelines.lake import LEASE, Lake, reach
 from pipelines.schedule import Scheduler
+from service.packs import Rulebook, load_rulebook, rulebook_path
 
 RENEW_SECONDS: Final = 1.0
 BLOCK_MS: Final = 200
@@ -33,7 +35,8 @@ class Worker:
         plan = serving_plan(self._client)
         if plan is None:
             raise StoreError("feature definitions were not applied yet: run `croupier up` once")
-        self.consumer = Consumer(self._client, plan)
+        self._rules = b""
+        self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm)
         self._lake = lake
         self._scheduler = scheduler
         self._owner = secrets.token_hex(8)
@@ -71,11 +74,26 @@ class Worker:
         while not self._stopping.is_set():
             if time.monotonic() - renewed >= RENEW_SECONDS:
                 self.consumer.renew()
+                self._follow_rules()
                 renewed = time.monotonic()
             if not self.consumer.owned:
                 self._stopping.wait(RENEW_SECONDS)
                 continue
             self.consumer.step(BLOCK_MS)
+
+    def _follow_rules(self) -> None:
+        """Take up what counts as a sign of harm when another rulebook was promoted."""
+        pointer = cast("bytes", self._client.get(pointer_key("rules")) or b"")
+        if pointer == self._rules:
+            return
+        self._rules = pointer
+        held = cast("bytes | None", self._client.get(bundle_key(pointer.decode()))) if pointer else None
+        try:
+            book = load_rulebook(rulebook_path()) if held is None else Rulebook.model_validate_json(held)
+        except (ValueError, CatalogueError) as error:
+            _LOG.error("rulebook", trouble=str(error), kept="the signs of harm of the one before")
+            return
+        self.consumer.settings = book.harm
 
     def _flush_often(self) -> None:
         try:

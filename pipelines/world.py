@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from features.events import EVENT, Event, moment
+from service.packs import Rulebook, load_rulebook, rulebook_path
 
 DAYS: Final = 240
 """History behind the house's clock; enough for rolling monthly cut-offs."""
@@ -36,10 +37,11 @@ def events(players: int, now_us: int, seed: int) -> Iterator[Event]:
         seed: The same seed and moment give the same events.
     """
     now = moment(now_us).replace(microsecond=0)
+    book = load_rulebook(rulebook_path())
     for number in range(1, players + 1):
         random = np.random.default_rng([seed, number])
         player = _player(random, number, now)
-        for count, fields in enumerate(_life(random, player, now)):
+        for count, fields in enumerate(_life(random, player, now, book)):
             yield EVENT.validate_python({"event_id": f"w-{number}-{count}", "player_id": player.id, **fields})
 
 
@@ -57,17 +59,18 @@ def _player(random: np.random.Generator, number: int, now: datetime) -> _Player:
     )
 
 
-def _life(random: np.random.Generator, player: _Player, now: datetime) -> Iterator[dict[str, Any]]:
-    """Fields of one player's events, in order of time."""
-    yield from _arrival(random, player)
+def _life(random: np.random.Generator, player: _Player, now: datetime, book: Rulebook) -> Iterator[dict[str, Any]]:
+    """Fields of one player's events, in order of time; registers are asked when the history ends."""
+    place = list(ZONES)[int(random.choice(len(ZONES), p=[0.4, 0.3, 0.2, 0.1]))]
+    yield from _arrival(random, player, place)
     day = player.joined + timedelta(hours=1)
     while day < min(player.stops, now - timedelta(hours=1)):
         yield from _day_of_play(random, player, day, now)
         day += timedelta(days=float(max(0.3, random.exponential(7 / player.days_per_week))))
+    yield from checks(place, now, book)
 
 
-def _arrival(random: np.random.Generator, player: _Player) -> Iterator[dict[str, Any]]:
-    place = list(ZONES)[int(random.choice(len(ZONES), p=[0.4, 0.3, 0.2, 0.1]))]
+def _arrival(random: np.random.Generator, player: _Player, place: str) -> Iterator[dict[str, Any]]:
     born = date(1955, 1, 1) + timedelta(days=int(random.integers(0, 45 * 365)))
     yield {
         "type": "registered",
@@ -78,13 +81,23 @@ def _arrival(random: np.random.Generator, player: _Player) -> Iterator[dict[str,
     }
     yield {"type": "kyc_verified", "occurred_at": player.joined + timedelta(minutes=10), "birth_date": born}
     for channel, share in {"email": 0.9, "sms": 0.6, "push": 0.7, "in_app": 0.95, "call": 0.2}.items():
-        granted = bool(random.random() < share)
-        yield {
-            "type": "consent_changed",
-            "occurred_at": player.joined + timedelta(minutes=11),
-            "channel": channel,
-            "granted": granted,
-        }
+        for fields in consents(place, channel, granted=bool(random.random() < share)):
+            yield {"occurred_at": player.joined + timedelta(minutes=11), **fields}
+
+
+def consents(place: str, channel: str, *, granted: bool) -> Iterator[dict[str, Any]]:
+    """Events of consent to a channel as the law of a place wants it: in Great Britain for each product."""
+    origin = "ontario_site" if place == "CA-ON" else "site"
+    told = {"type": "consent_changed", "channel": channel, "granted": granted, "basis": "express", "origin": origin}
+    yield told
+    if place == "GB":
+        yield from (told | {"product": product} for product in ("casino", "sports"))
+
+
+def checks(place: str, at: datetime, book: Rulebook) -> Iterator[dict[str, Any]]:
+    """Events of registers of excluded people that were asked about a player of a place, none of which names them."""
+    for name in book.asked([place]):
+        yield {"type": "register_checked", "occurred_at": at, "register_name": name, "listed": False}
 
 
 def _day_of_play(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +14,8 @@ from features.events import moment
 from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.actions import SLOTS, Catalogue
 from service import log
-from service.log import Record, Sent
-from service.rules import reason
+from service.log import PutOff, Record, Sent
+from service.mask import Reason, reason
 
 NO_CONTACT: Final = "NO_CONTACT"
 
@@ -25,7 +25,13 @@ def when(unix_us: int | None) -> str | None:
     return None if unix_us is None else moment(unix_us).isoformat().replace("+00:00", "Z")
 
 
-def decision(record: Record, player_id: str | None, catalogue: Catalogue, *, recorded: bool) -> dict[str, Any]:
+Reasons = Mapping[str, Reason]
+"""Reasons of the rulebook that a record names, by id."""
+
+
+def decision(
+    record: Record, player_id: str | None, catalogue: Catalogue, reasons: Reasons, *, recorded: bool
+) -> dict[str, Any]:
     """The answer to a decision request; with every reason and number if it asked to explain."""
     answer: dict[str, Any] = {
         "decision_id": record.decision_id if recorded else None,
@@ -33,7 +39,7 @@ def decision(record: Record, player_id: str | None, catalogue: Catalogue, *, rec
         "action": _action(record.action),
         "propensity": record.choice.propensity,
         "lease": None if record.action is None else {"valid_until": when(record.action.valid_until_us)},
-        "churn": {"score": record.seen.churn_score, "model_version": record.versions.churn},
+        "churn": _churn(record),
         "harm_level": record.seen.harm_level,
         "experiment": {"key": record.experiment, "variant": record.variant},
         "policy_version": record.choice.policy_version,
@@ -45,9 +51,9 @@ def decision(record: Record, player_id: str | None, catalogue: Catalogue, *, rec
     if record.sandbox:
         answer["assumed"] = list(record.seen.assumed)
     if record.explain:
-        return answer | _explanation(record, catalogue)
+        return answer | _explanation(record, catalogue, reasons)
     if record.action is None:
-        answer["exclusions"] = [_reason(rule) for rule in record.choice.excluded]
+        answer["exclusions"] = [_reason(rule, reasons) for rule in record.choice.excluded]
     return answer
 
 
@@ -70,12 +76,12 @@ def unserved(player_id: str, rule: str, why: str) -> dict[str, Any]:
     }
 
 
-def whole(record: Record, player_id: str | None, catalogue: Catalogue) -> dict[str, Any]:
+def whole(record: Record, player_id: str | None, catalogue: Catalogue, reasons: Reasons) -> dict[str, Any]:
     """A record with its reasons, as `GET /v1/decisions/{id}` tells it."""
     choice = record.choice
     return (
-        decision(record, player_id, catalogue, recorded=True)
-        | _explanation(record, catalogue)
+        decision(record, player_id, catalogue, reasons, recorded=True)
+        | _explanation(record, catalogue, reasons)
         | {
             "player": record.player,
             "brand": record.brand,
@@ -96,6 +102,13 @@ def whole(record: Record, player_id: str | None, catalogue: Catalogue) -> dict[s
     )
 
 
+def _churn(record: Record) -> dict[str, Any] | None:
+    """The churn score; none of a player who objected to profiling."""
+    if record.seen.churn_score is None:
+        return None
+    return {"score": record.seen.churn_score, "model_version": record.versions.churn}
+
+
 def _action(sent: Sent | None) -> dict[str, Any] | str:
     if sent is None:
         return NO_CONTACT
@@ -109,35 +122,43 @@ def _action(sent: Sent | None) -> dict[str, Any] | str:
     }
 
 
-def _reason(rule: str) -> dict[str, str]:
-    known = reason(rule)
+def _reason(rule: str, reasons: Reasons) -> dict[str, str]:
+    known = reason(rule, reasons)
     return {"rule": rule, "reason": known.reason, "source": known.source}
 
 
-def _explanation(record: Record, catalogue: Catalogue) -> dict[str, Any]:
+def _explanation(record: Record, catalogue: Catalogue, reasons: Reasons) -> dict[str, Any]:
     return {
         "exclusions": [
-            _exclusion(rule, blocked, record, catalogue) for rule, blocked in record.choice.excluded.items()
+            _reason(rule, reasons) | _extent(blocked, record, catalogue)
+            for rule, blocked in record.choice.excluded.items()
         ],
+        "deferrals": [_deferral(one, record, catalogue) for one in record.choice.deferrals],
         "candidates": {"all": catalogue.size, "eligible": len(log.array(record.choice.pmf))},
         "score": _chosen_score(record, catalogue),
         "stage": record.seen.stage,
         "markers": record.seen.markers,
+        "harm_sources": record.seen.harm_sources,
         "features": _features(record),
     }
 
 
-def _exclusion(rule: str, blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
-    """A rule with what it blocked; the lists name what it blocked on every combination with the rest."""
-    told: dict[str, Any] = dict(_reason(rule))
+def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
+    """What a rule reached: how many actions, and every offer, channel and slot among them."""
     if record.versions.catalogue != catalogue.hash:
-        return told
+        return {}
     cube: NDArray[np.bool_] = log.places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
-    told["actions"] = int(cube.sum())
-    told["offers"] = _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2)))
-    told["channels"] = _hit(CHANNELS, cube.any(axis=(0, 2)))
-    told["timing_slots"] = _hit(SLOTS, cube.any(axis=(0, 1)))
-    return told
+    return {
+        "actions": int(cube.sum()),
+        "offers": _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2))),
+        "channels": _hit(CHANNELS, cube.any(axis=(0, 2))),
+        "timing_slots": _hit(SLOTS, cube.any(axis=(0, 1))),
+    }
+
+
+def _deferral(one: PutOff, record: Record, catalogue: Catalogue) -> dict[str, Any]:
+    """What a rule put off, and to when."""
+    return {"rule": one.rule, "allowed_from": when(one.allowed_from_us)} | _extent(one.candidates, record, catalogue)
 
 
 def _hit(names: Sequence[str], hit: Any) -> list[str]:  # noqa: ANN401 - numpy types a reduction loosely

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
 
@@ -40,7 +40,9 @@ from service.door import (
 from service.know import know
 from service.ledger import Keys
 from service.log import Record
+from service.mask import Reason, reasons
 from service.outcomes import Outcome, take
+from service.packs import Rulebook
 from service.why import Evidence, why
 
 AFTER_SECONDS: Final = 0.5
@@ -122,7 +124,8 @@ async def _decided(body: DecisionRequest, desk: Desk) -> dict[str, Any]:
     except Contended:
         return _unserved(body, "contended", "the player changed at every attempt, so nothing is sent")
     _count(done)
-    told = answer.decision(done.record, body.player_id, desk.table.layout.catalogue, recorded=done.recorded)
+    table = desk.table
+    told = answer.decision(done.record, body.player_id, table.layout.catalogue, table.reasons, recorded=done.recorded)
     if body.explain:
         told["why"] = why(done.record, await _evidence(done.record, desk))
     return told
@@ -181,7 +184,8 @@ async def get_decision(decision_id: DecisionId, desk: At) -> Response:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     record = log.loads(held)
     personal = log.unseal(await desk.ledger.seal_of(Keys(record.player, b"")), record.sealed, decision_id)
-    told = answer.whole(record, (personal or {}).get("player_id"), await _catalogue(record, desk))
+    player_id, texts = (personal or {}).get("player_id"), await _reasons(record, desk)
+    told = answer.whole(record, player_id, await _catalogue(record, desk), texts)
     return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})
 
 
@@ -225,7 +229,22 @@ async def _catalogue(record: Record, desk: Desk) -> Catalogue:
     if record.versions.catalogue == current.hash:
         return current
     kept = await desk.ledger.bundle(record.versions.catalogue)
-    return current if kept is None else Catalogue.model_validate_json(kept)
+    try:
+        return current if kept is None else Catalogue.model_validate_json(kept)
+    except ValueError:  # of a build that asked less of a catalogue
+        return current
+
+
+async def _reasons(record: Record, desk: Desk) -> Mapping[str, Reason]:
+    """The reasons of the rulebook that a record was made under, which may have been replaced since."""
+    if record.versions.rules == desk.table.book.hash:
+        return desk.table.reasons
+    name = record.versions.rules
+    kept = await desk.ledger.bundle(name) or await desk.ledger.version(name)
+    try:
+        return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
+    except ValueError:  # of a build whose rules were told otherwise
+        return {}
 
 
 async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
@@ -273,6 +292,8 @@ async def get_ready(request: Request) -> Response:
             "ready": True,
             "churn_model": None if table.churn is None else table.churn.bundle.version,
             "policy": table.policies["policy"].version,
+            "rulebook": table.book.hash,
+            "barred": table.barred(now_us),
             "clock": {"now": answer.when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
         }
     )

@@ -28,8 +28,10 @@ from models.snapshot import Learnt, Snapshot
 from service import api
 from service.decide import Table
 from service.door import Desk
+from service.law import Law
+from service.layout import Layout
 from service.ledger import RedisLedger
-from service.rules import Layout, load_rulebook
+from service.packs import Rulebook, load_rulebook, rulebook_path
 
 POLL_SECONDS = 0.2
 """A promotion or rollback waits for every process to look; two small reads a look."""
@@ -38,7 +40,7 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
-KINDS = ("plan", "churn", "policy")
+KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
 
@@ -61,11 +63,10 @@ class Settings:
     @classmethod
     def here(cls, store: str) -> Self:
         """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS and _READ_SECONDS."""
-        own = Path(str(resources.files("service")))
         return cls(
             store=store,
             catalogue=catalogue_path(),
-            rules=Path(os.environ.get("CROUPIER_RULES", own / "rules.yaml")),
+            rules=rulebook_path(),
             keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
             read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
         )
@@ -78,8 +79,7 @@ def new_table(house: House, where: Settings) -> Table:
     return Table(
         house=house,
         plan=None,
-        layout=Layout(catalogue),
-        book=load_rulebook(where.rules),
+        law=Law(load_rulebook(where.rules), Layout(catalogue)),
         policies={
             "policy": Uniform(catalogue.size),
             "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
@@ -96,9 +96,12 @@ class Watch:
     def __init__(self, store: Store, desk: Desk) -> None:
         self._store = store
         self._desk = desk
+        self._law = desk.table.law
         self._serving: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._name = f"{LIVE}:{secrets.token_hex(6)}"
         self._reported: tuple[float, dict[str, str]] = (0.0, {})
+        self._begins = True
 
     async def run(self) -> None:
         """Look several times a second until cancelled; a store that is away is asked again."""
@@ -114,8 +117,9 @@ class Watch:
         for kind in KINDS:
             found = await self._store.command(2.0, "GET", pointer_key(kind))
             digest = found.decode() if found else ""
-            if digest != self._serving.get(kind, ""):
+            if digest not in {self._serving.get(kind, ""), self._refused.get(kind)}:
                 await self._load(kind, digest)
+        self._begins = False
         at, told = self._reported
         if told == self._serving and time.monotonic() - at < REPORT_SECONDS:
             return
@@ -137,17 +141,26 @@ class Watch:
         try:
             # Reading a model takes tens of milliseconds, in which others must be answered.
             self._swap(await asyncio.to_thread(self._read, kind, bundle))
-        except ValueError as error:
-            _LOG.error("bundle", kind=kind, digest=digest, trouble=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a bundle holds, the old one goes on and others are looked for
+            self._refused[kind] = digest  # what cannot be read once cannot be read again
+            _LOG.error("bundle", kind=kind, digest=digest, trouble=f"{type(error).__name__}: {error}")
+            if kind == "rules" and self._begins:
+                # Nothing of it ever served here: the files' rules may allow what it forbids.
+                self._swap({"lawful": False})
             return
         self._serving[kind] = digest
-        _LOG.info("serving", kind=kind, digest=digest[:12])
+        self._refused.pop(kind, None)
+        table = self._desk.table
+        barred = table.barred(table.house.now_us(time.time_ns() // 1_000)) if table.plan else {}
+        _LOG.info("serving", kind=kind, digest=digest[:12], **({"business_rules_in": sorted(barred)} if barred else {}))
 
     def _swap(self, change: Mapping[str, Any]) -> None:
         self._desk.table = replace(self._desk.table, **change)
 
     def _read(self, kind: str, bundle: bytes | None) -> dict[str, Any]:
         """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
+        if kind == "rules":
+            return {"law": self._law if bundle is None else _law(bundle, self._desk.table.layout), "lawful": True}
         if kind == "plan":
             return {"plan": None if bundle is None else _own_plan(bundle)}
         if kind == "churn":
@@ -156,6 +169,11 @@ class Watch:
         catalogue = table.layout.catalogue
         chosen = Uniform(catalogue.size) if bundle is None else Learnt(Snapshot.loads(bundle), catalogue)
         return {"policies": {**table.policies, "policy": chosen}}
+
+
+def _law(bundle: bytes, layout: Layout) -> Law:
+    """A rulebook as it was promoted, compiled for the catalogue."""
+    return Law(Rulebook.model_validate_json(bundle), layout)
 
 
 def _own_plan(bundle: bytes) -> ReadPlan:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Literal, NamedTuple, cast
 
-import numpy as np
-
-from models.actions import PROMOTIONAL, Cap, Catalogue, Window
-from service.rules import Exclusion, Layout
+from models.actions import PROMOTIONAL, Cap, Catalogue
+from service.layout import Candidates, Layout
 
 State = Literal["reserved", "confirmed", "released"]
 
@@ -59,17 +59,26 @@ def fits(taken: Sequence[int], send_us: int, contacts: int, window_us: int) -> b
     return all(near[last] - near[last - contacts] >= window_us for last in range(contacts, len(near)))
 
 
-def evaluate(layout: Layout, held: Iterable[Reservation], windows: Sequence[Window], now_us: int) -> list[Exclusion]:
-    """The caps that have no room, each with the candidates it blocks, shape (offers, channels, slots)."""
+def evaluate(
+    layout: Layout, held: Iterable[Reservation], moments: Iterable[tuple[int, Candidates]], now_us: int
+) -> dict[str, Candidates]:
+    """The caps that have no room, each with the candidates that it denies.
+
+    Args:
+        layout: The catalogue.
+        held: Reservations of the player.
+        moments: When contacts would be sent.
+        now_us: House time.
+    """
     counted = [one for one in held if one.counts(now_us)]
-    found = []
+    found = {}
     for cap in layout.catalogue.caps:
         taken = sorted(one.send_us for one in counted if _counts_for(cap, one))
         if len(taken) < cap.contacts:
             continue
-        full = np.array([not fits(taken, window.send_us, cap.contacts, cap.window_us) for window in windows])
-        if (blocked := layout.scopes[cap.id] & full).any():
-            found.append(Exclusion(f"cap:{cap.id}", blocked))
+        full = [bits for at, bits in moments if not fits(taken, at, cap.contacts, cap.window_us)]
+        if blocked := layout.scopes[cap.id] & reduce(or_, full, 0):
+            found[f"cap:{cap.id}"] = blocked
     return found
 
 
@@ -79,7 +88,23 @@ def _counts_for(cap: Cap, reservation: Reservation) -> bool:
     return cap.channel in (None, reservation.channel) and cap.offer in (None, reservation.offer)
 
 
-def outdated(catalogue: Catalogue, held: Mapping[str, Reservation], now_us: int) -> list[str]:
-    """Decisions whose reservation lies in no window that can still matter, and which can no longer be confirmed."""
+def outdated(
+    catalogue: Catalogue, held: Mapping[str, Reservation], now_us: int, longest_us: int, *, ever: bool
+) -> list[str]:
+    """Decisions whose reservation lies in no window that can still matter, and which can no longer be confirmed.
+
+    Args:
+        catalogue: Whose caps look back.
+        held: Reservations by decision.
+        now_us: House time.
+        longest_us: The longest window that rules look back over.
+        ever: Whether a rule counts bonuses of the player for ever.
+    """
     longest = max((cap.window_us for cap in catalogue.caps), default=0)
-    return [name for name, one in held.items() if max(one.send_us + longest, one.valid_until_us) < now_us]
+    reach = max(longest, longest_us)
+    return [
+        name
+        for name, one in held.items()
+        if max(one.send_us + reach, one.valid_until_us) < now_us
+        and not (ever and one.purpose == "bonus" and one.state == "confirmed")
+    ]

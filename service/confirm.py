@@ -11,13 +11,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from models.actions import PROMOTIONAL, Window
-from service import caps, facts, log, rules
+from service import caps, facts, log, mask
 from service.decide import ATTEMPTS, Contended, DecisionRequest, Table, player_keys, read_behaviour, situate
 from service.know import Refused
+from service.layout import Candidates
 from service.ledger import RedisLedger, View
 from service.log import Record, Sent
 
 SEND_WITHIN_SECONDS: Final = 60
+_SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
 _STATES: Final = {
     "expired": ("expired", "the lease has run out"),
     "unknown": ("expired", "the lease has run out"),
@@ -62,11 +64,11 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
         view = await ledger.view(keys, decision_id)
         send_us = max(sent.send_us, table.house.now_us(view.real_us))
         if forbidden := forbidding(record, sent, table, view, send_us):
-            raise Revoked("revoked", rules.reason(forbidden[0]).reason, forbidden)
+            raise Revoked("revoked", mask.reason(forbidden[0], table.reasons).reason, forbidden)
         status, at = await ledger.confirm(keys, decision_id, view, send_us, _exposure(record, sent))
         if status == "confirmed":
             begins = max(at, sent.send_us)
-            return Confirmed(at, begins, begins + SEND_WITHIN_SECONDS * 1_000_000)
+            return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
             raise Revoked(*_STATES[status])
     raise Contended
@@ -77,28 +79,33 @@ def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: in
     if sent.purpose not in PROMOTIONAL:
         return ()
     now_us = table.house.now_us(view.real_us)
+    place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
+    if not place:
+        return ("not_requested",)
     known = facts.read(view.facts, record.brand)
     request = DecisionRequest(player_id="-", brand=record.brand)
-    situation = situate(request, table, known, read_behaviour(table.plan, view, now_us), now_us, record.variant)
-    place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
-    if place is None:
-        return (rules.REQUEST.id,)
-    situation = situation.at(Window(send_us, sent.valid_until_us))
-    exclusions = rules.evaluate(situation) + _overflows(record, sent, table, view, situation)
-    return tuple(one.rule for one in exclusions if one.blocked[place])
+    others = [one for name, one in view.reservations.items() if name != record.decision_id]
+    behaviour = read_behaviour(table.plan, view, now_us)
+    situation = situate(request, table, known, behaviour, others, now_us, record.variant)
+    # Whoever has leave may use all of it, so its end is asked about too.
+    last_us = min(send_us + _SEND_WITHIN_US, max(send_us, sent.valid_until_us - 1))
+    blocked = _overflows(record, sent, table, view, send_us, now_us)
+    for at_us in (last_us, send_us):
+        blocked |= mask.evaluate(situation.at(Window(at_us, sent.valid_until_us))).blocked
+    return tuple(name for name, bits in blocked.items() if bits & place)
 
 
 def _overflows(
-    record: Record, sent: Sent, table: Table, view: View, situation: rules.Situation
-) -> list[rules.Exclusion]:
+    record: Record, sent: Sent, table: Table, view: View, send_us: int, now_us: int
+) -> dict[str, Candidates]:
     """Caps without room for a contact that is sent later than it was reserved for, beside all others."""
-    if situation.windows[0].send_us == sent.send_us:
-        return []
+    if send_us == sent.send_us:
+        return {}
     mine = view.reservations.get(record.decision_id)
     if mine is None or mine.state != "reserved":
-        return []
+        return {}
     others = [one for name, one in view.reservations.items() if name != record.decision_id]
-    return caps.evaluate(table.layout, others, situation.windows, situation.now_us)
+    return caps.evaluate(table.layout, others, [(send_us, table.layout.everything)], now_us)
 
 
 def _exposure(record: Record, sent: Sent) -> bytes:

@@ -11,10 +11,13 @@ import base64
 import hashlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import or_
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
+import msgspec
 import numpy as np
 import tzdata
 from numpy.typing import NDArray
@@ -26,15 +29,20 @@ from features.events import Brand, Channel, Id, Word
 from features.plan import PlanError, ReadPlan
 from features.store import House, StoreError
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
-from models.context import context
+from models.context import CHURN, context
 from models.policy import Policy, draw, uniform_number
 from models.scorer import Scorer
-from service import caps, facts, harm, log, rules
+from service import caps, facts, harm, inputs, log, mask, packs
 from service.caps import Reservation
 from service.experiment import bucket, variant
 from service.facts import Facts
+from service.inputs import Contact
+from service.law import Law, Verdict
+from service.layout import Candidates, Layout
 from service.ledger import Booking, Keys, RedisLedger, View
-from service.log import Choice, Record, Seen, Sent, Versions
+from service.log import Choice, PutOff, Record, Seen, Sent, Versions
+from service.mask import Asked, Situation
+from service.packs import Rulebook
 
 ATTEMPTS: Final = 3
 _NOBODY: Final = encode(empty())
@@ -79,25 +87,50 @@ class DecisionRequest(BaseModel):
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """All that a decision needs besides the player: one immutable set, swapped whole.
 
     Attributes:
         house: Clock, secret and partitions.
         plan: How features are read; None until definitions were applied.
-        layout: The catalogue.
-        book: The rule file.
+        law: The rulebook, compiled for the catalogue.
         policies: Policy of each variant; `priority` serves purposes that no policy draws.
         churn: The churn model, None while none is promoted.
+        lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
     """
 
     house: House
     plan: ReadPlan | None
-    layout: rules.Layout
-    book: rules.Rulebook
+    law: Law
     policies: Mapping[str, Policy]
     churn: Scorer | None
+    lawful: bool = True
+
+    @cached_property
+    def reasons(self) -> Mapping[str, mask.Reason]:
+        """Every reason that the rulebook can give, by id."""
+        return mask.reasons(self.book)
+
+    @property
+    def layout(self) -> Layout:
+        """The catalogue as sets of candidates."""
+        return self.law.layout
+
+    @property
+    def book(self) -> Rulebook:
+        """The rulebook."""
+        return self.law.book
+
+    def barred(self, now_us: int) -> dict[str, list[str]]:
+        """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
+        found = self.book.barred(self.seen_by(self.policies["policy"]), now_us)
+        return {place: list(readings) for place, readings in found.items()}
+
+    def seen_by(self, policy: Policy) -> tuple[str, ...]:
+        """All that a policy chooses by: its readings, and what the churn score among them rests on."""
+        churn = self.churn.bundle.features if self.churn and CHURN in policy.readings else ()
+        return (*policy.readings, *churn)
 
 
 class Behaviour(NamedTuple):
@@ -111,11 +144,12 @@ class Behaviour(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A composed decision, not yet committed."""
+    """A composed decision, not yet committed; `outdated` names reservations that no window can hold any more."""
 
     record: Record
     seal: bytes
     reservation: Reservation | None
+    outdated: Sequence[str]
 
 
 class Answered(NamedTuple):
@@ -172,7 +206,7 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
         decision = compose(request, table, view, player, name, attempt)
         if request.dry_run:
             return Answered(decision.record, recorded=False)
-        status, held = await ledger.reserve(keys, _booking(decision, table, view))
+        status, held = await ledger.reserve(keys, _booking(decision))
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
@@ -192,7 +226,7 @@ def player_keys(table: Table, player: str) -> Keys:
     return Keys(player, table.plan.key(player) if table.plan else b"features:" + player.encode())
 
 
-def _booking(decision: Decision, table: Table, view: View) -> Booking:
+def _booking(decision: Decision) -> Booking:
     record = decision.record
     return Booking(
         decision_id=record.decision_id,
@@ -201,7 +235,7 @@ def _booking(decision: Decision, table: Table, view: View) -> Booking:
         ledger_version=record.seen.ledger_version,
         seal=decision.seal,
         reservation=decision.reservation,
-        outdated=caps.outdated(table.layout.catalogue, view.reservations, record.at_us),
+        outdated=decision.outdated,
     )
 
 
@@ -217,16 +251,18 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     now_us = table.house.now_us(view.real_us)
     known = facts.read(view.facts, request.brand)
     behaviour = read_behaviour(table.plan, view, now_us)
-    churn = table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT
     experiment = table.layout.catalogue.experiment
     group = variant(experiment.key, request.player_id, experiment.variants)
-    situation = situate(request, table, known, behaviour, now_us, group)
-    exclusions = rules.evaluate(situation)
-    exclusions += caps.evaluate(table.layout, view.reservations.values(), situation.windows, now_us)
+    situation = situate(request, table, known, behaviour, view.reservations.values(), now_us, group)
+    verdict = mask.evaluate(situation)
+    excluded = verdict.blocked | caps.evaluate(table.layout, view.reservations.values(), verdict.moments, now_us)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(table.house.digest(domain, name, str(attempt)))
-    choice = choose(*choose_policy(request, table, group), context(behaviour.vector, churn), exclusions, u)
-    sent = _sent(table, choice.place, situation.windows)
+    churn = _churn(table, behaviour, situation)
+    seen = context(behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
+    choice = choose(*choose_policy(request, table, group, situation), seen, excluded, u, table.layout)
+    choice = msgspec.structs.replace(choice, deferrals=_put_off(verdict, table.layout))
+    sent = _sent(table, choice.place, situation.windows, verdict.moments)
     seal = view.seal or log.new_seal()
     record = Record(
         decision_id=name,
@@ -245,22 +281,46 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
         activated=request.activate and sent is not None,
         choice=choice,
         seen=_seen(table, view, behaviour, churn, situation),
-        versions=_versions(table),
+        versions=_versions(table, situation),
         sandbox=table.house.sandbox,
-        sealed=log.seal(seal, _personal(request, view), name),
+        sealed=log.seal(seal, _personal(request, view, situation), name),
     )
-    return Decision(record, seal, _reservation(record))
+    ever, longest_us = table.law.ever(situation.inputs.places), table.law.longest_us
+    outdated = caps.outdated(table.layout.catalogue, view.reservations, now_us, longest_us, ever=ever)
+    return Decision(record, seal, _reservation(record), outdated)
+
+
+def _churn(table: Table, behaviour: Behaviour, situation: Situation) -> float | None:
+    """The churn score; none of a player who objected to profiling (GDPR Art. 21(3))."""
+    if situation.inputs.objects is not False and situation.known:
+        return None
+    return table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT
+
+
+def _put_off(verdict: Verdict, layout: Layout) -> tuple[PutOff, ...]:
+    return tuple(
+        PutOff(
+            rule=one.rule,
+            timing_slot=one.timing_slot,
+            allowed_from_us=one.allowed_from_us,
+            candidates=layout.dumps(one.candidates),
+        )
+        for one in verdict.deferrals
+    )
 
 
 def choose(
-    role: str, policy: Policy, seen: NDArray[np.float64], exclusions: Sequence[rules.Exclusion], u: float
+    role: str,
+    policy: Policy,
+    seen: NDArray[np.float64],
+    excluded: Mapping[str, Candidates],
+    u: float,
+    layout: Layout,
 ) -> Choice:
     """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
     scores = policy.scores(seen)
-    eligible = np.ones(len(scores), dtype=np.bool_)
-    excluded = {one.rule: np.append(False, one.blocked.ravel()) for one in exclusions}
-    for blocked in excluded.values():
-        eligible &= ~blocked
+    chosen = layout.bit(NO_CONTACT) | layout.everything & ~reduce(or_, excluded.values(), 0)
+    eligible = layout.array(chosen)
     pmf = policy.pmf(scores, eligible)
     drawn = draw(pmf, u)
     return Choice(
@@ -269,14 +329,14 @@ def choose(
         place=drawn.place,
         propensity=drawn.propensity,
         u=u,
-        mask=log.bits(eligible),
-        excluded={rule: log.bits(blocked) for rule, blocked in excluded.items()},
+        mask=layout.dumps(chosen),
+        excluded={rule: layout.dumps(blocked) for rule, blocked in excluded.items()},
         scores=log.numbers(scores[eligible]),
         pmf=log.numbers(pmf[eligible]),
     )
 
 
-def _seen(table: Table, view: View, behaviour: Behaviour, churn: float, situation: rules.Situation) -> Seen:
+def _seen(table: Table, view: View, behaviour: Behaviour, churn: float | None, situation: Situation) -> Seen:
     degraded = () if behaviour.trouble is None else (behaviour.trouble,)
     return Seen(
         features=log.numbers(behaviour.stored),
@@ -287,13 +347,14 @@ def _seen(table: Table, view: View, behaviour: Behaviour, churn: float, situatio
         markers=situation.harm.markers,
         stage=situation.stage,
         degraded=degraded if table.churn else (*degraded, "churn_model_missing"),
-        assumed=situation.facts.assumed,
-        facts_version=situation.facts.version,
+        assumed=situation.assumed,
+        facts_version=view.facts_version,
         ledger_version=view.ledger_version,
+        harm_sources=situation.harm.sources,
     )
 
 
-def _versions(table: Table) -> Versions:
+def _versions(table: Table, situation: Situation) -> Versions:
     return Versions(
         catalogue=table.layout.catalogue.hash,
         rules=table.book.hash,
@@ -301,27 +362,46 @@ def _versions(table: Table) -> Versions:
         churn=table.churn.bundle.version if table.churn else None,
         time_zones=tzdata.IANA_VERSION,
         build=f"numpy-{np.__version__} {platform.machine()}",
+        packs=table.law.packs(situation.inputs.places),
     )
 
 
 def situate(
-    request: DecisionRequest, table: Table, known: Facts, behaviour: Behaviour, now_us: int, group: str
-) -> rules.Situation:
+    request: DecisionRequest,
+    table: Table,
+    known: Facts,
+    behaviour: Behaviour,
+    held: Iterable[Reservation],
+    now_us: int,
+    group: str,
+) -> Situation:
     """What rules look at, for a request at a moment."""
-    return rules.Situation(
-        layout=table.layout,
-        book=table.book,
-        facts=known,
-        now_us=now_us,
+    book = table.book
+    person = harm.Person(inputs.age_of(known, now_us), packs.places(inputs.named(known) or ()))
+    assessed = harm.assess(behaviour.vector, known, now_us, person, book.harm)
+    contacts = tuple(
+        Contact(one.send_us, one.offer, one.channel)
+        for one in held
+        if one.counts(now_us) and one.purpose in PROMOTIONAL
+    )
+    vector = None if behaviour.trouble else behaviour.vector
+    return Situation(
+        law=table.law,
+        inputs=inputs.read(known, vector, assessed, contacts, now_us, book.ages_us, book.settings),
+        known=known.known,
         windows=windows_of(known, now_us),
-        harm=harm.assess(behaviour.vector, known, now_us, table.book.markers, table.book.levels),
-        stage=harm.stage(behaviour.vector, known, now_us, table.book.stages),
+        harm=assessed,
+        stage=harm.stage(behaviour.vector, known, now_us, book.settings.stages),
         features=behaviour.trouble,
         variant=group,
-        purposes=request.purposes,
-        channels=None if request.channels is None else frozenset(request.channels),
-        offers=None if request.offers is None else frozenset(request.offers),
-        at_once=request.activate,
+        asked=Asked(
+            request.purposes,
+            None if request.channels is None else frozenset(request.channels),
+            None if request.offers is None else frozenset(request.offers),
+            request.activate,
+        ),
+        assumed=known.assumed,
+        lawful=table.lawful,
     )
 
 
@@ -345,20 +425,28 @@ def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:
     return Behaviour(stored, forward(stored, now_us), None if np.isnan(as_of) else int(as_of), age, trouble)
 
 
-def choose_policy(request: DecisionRequest, table: Table, chosen: str) -> tuple[str, Policy]:
-    """Role and policy of a decision: promotional actions are drawn, others are chosen by priority."""
+def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation: Situation) -> tuple[str, Policy]:
+    """Role and policy of a decision: promotional actions are drawn, others are chosen by priority.
+
+    Who objected to profiling is not scored; where a law forbids what a policy chooses by, business rules serve.
+    """
     if not request.purposes <= PROMOTIONAL:
         return "priority", table.policies["priority"]
-    if chosen == "holdout":
-        return "holdout", table.policies["policy"]
-    return "drawn", table.policies[chosen]
+    if situation.known and situation.inputs.objects is not False:
+        return "objected", table.policies["priority"]
+    policy = table.policies["policy" if chosen == "holdout" else chosen]
+    if table.law.bars(table.seen_by(policy), situation.inputs):
+        policy = table.policies["business_rules"]
+    return ("holdout" if chosen == "holdout" else "drawn"), policy
 
 
-def _sent(table: Table, place: int, windows: Sequence[Window]) -> Sent | None:
+def _sent(
+    table: Table, place: int, windows: Sequence[Window], moments: Iterable[tuple[int, Candidates]]
+) -> Sent | None:
     if place == NO_CONTACT:
         return None
     offer, channel, slot = table.layout.catalogue.action(place)
-    window = windows[SLOTS.index(slot)]
+    bit = table.layout.bit(place)
     return Sent(
         offer=offer.id,
         name=offer.name,
@@ -367,8 +455,8 @@ def _sent(table: Table, place: int, windows: Sequence[Window]) -> Sent | None:
         purpose=offer.purpose,
         channel=channel,
         timing_slot=slot,
-        send_us=window.send_us,
-        valid_until_us=window.ends_us,
+        send_us=next(at for at, bits in moments if bits & bit),
+        valid_until_us=windows[SLOTS.index(slot)].ends_us,
     )
 
 
@@ -388,10 +476,13 @@ def _reservation(record: Record) -> Reservation | None:
     )
 
 
-def _personal(request: DecisionRequest, view: View) -> dict[str, Any]:
+def _personal(request: DecisionRequest, view: View, situation: Situation) -> dict[str, Any]:
     return {
         "player_id": request.player_id,
         "request_id": request.request_id,
         "context": request.context.model_dump(exclude_none=True) if request.context else {},
         "facts": {name.decode(): value.decode() for name, value in view.facts.items()},
+        "inputs": situation.inputs.audit(situation.law.needs(situation.inputs.places)),
+        "contacts": [list(one) for one in situation.inputs.contacts],
+        "asked": {"channels": request.channels, "offers": request.offers, "activate": request.activate},
     }

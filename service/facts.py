@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import Final, NamedTuple
 
 from features import events
 from features.events import Event, micros
-from features.schema import CHANNELS
 
-HARM_HOLDS: Final = timedelta(days=30) // timedelta(microseconds=1)
-"""A strong harm signal stands until review or 30 quiet days (compliance reference, section 3)."""
 _LATEST_US: Final = 2**53
-_CLOSED: Final = {"open": False, "closed": True}
+_RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
 
 
 class Assertion(NamedTuple):
@@ -31,12 +28,44 @@ class Assertion(NamedTuple):
     text: str
 
 
+class Consent(NamedTuple):
+    """Consent to a channel, since when, on what it rests (express unless told otherwise), and where it was given."""
+
+    granted: bool
+    since_us: int
+    basis: str | None = None
+    origin: str | None = None
+
+
+class Told(NamedTuple):
+    """What was told last of something, and when."""
+
+    text: str
+    at_us: int
+
+
+_NEVER: Final = Told("", -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a player for one brand; None means unknown, and unknown denies.
+    """What is known of a player for one brand; None means that it was never told.
 
-    Moments are unix microseconds. `excluded_us` is when the standing exclusion began, `returned_us` when
-    the last one ended; consent maps a channel to (granted, since when).
+    Moments are unix microseconds.
+
+    Attributes:
+        excluded_us: When the standing exclusion began.
+        returned_us: When the last one ended.
+        account: `open`, `closing` (closure was asked for) or `closed`.
+        reopened_us: When a closed account was last opened again.
+        jurisdiction: Where the player lives; `licence` the one of the account where it is another, `location` where
+            the player was last seen.
+        consent: By channel and product; product "*" for consent that names none.
+        registers: What registers of excluded people said (`listed` or `clear`), by register.
+        harm: What was said of the level of harm: by `signal` (support), `review`, each level that our own markers
+            showed (`own:strong`), and each external source, its latest word (`by:source`) and when it last said each
+            level (`by:source:strong`).
+        told_us: Moments of all that was told, by the name of its register.
     """
 
     version: str = "0"
@@ -45,46 +74,144 @@ class Facts:
     returned_us: int | None = None
     time_out_until_us: int | None = None
     opened_us: int | None = None
-    closed: bool | None = None
+    account: str | None = None
+    reopened_us: int | None = None
     kyc_verified: bool | None = None
     birth_date: date | None = None
     jurisdiction: str | None = None
+    licence: str | None = None
+    location: str | None = None
     time_zone: str | None = None
-    consent: Mapping[str, tuple[bool, int]] = field(default_factory=dict)
-    harm_signal_us: int | None = None
+    consent: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
+    registers: Mapping[str, Told] = field(default_factory=dict)
+    objection: Told | None = None
+    harm: Mapping[str, Told] = field(default_factory=dict)
+    support_us: int | None = None
+    complaint: Told | None = None
+    complained_us: int | None = None
+    big_loss_us: int | None = None
+    withdrawal: Told | None = None
+    session: Told | None = None
+    limit_raised_us: int | None = None
+    vip: Told | None = None
+    vip_checked_us: int | None = None
+    told_us: Mapping[str, int] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
 
 
 def assertions(event: Event) -> list[Assertion]:
     """What an event makes true; empty for events that are behaviour only."""
     at = micros(event.occurred_at)
+    if (found := _gates(event, at)) is None:
+        found = _circumstances(event, at)
+    return found
+
+
+def _gates(event: Event, at: int) -> list[Assertion] | None:
+    """Facts about the person, the account, consent and exclusion; None for other events."""
     match event:
-        case events.Registered():
-            reopened = [Assertion("account", at, 0, "open")] if event.reopened else []
-            # Of all registrations the first one opened the account: the earlier moment is the greater number.
-            return [Assertion("opened", _LATEST_US - at, 0, str(at)), *reopened, *_person(event, at)]
-        case events.KycVerified():
-            return [Assertion("kyc", at, 0, "verified"), *_person(event, at)]
+        case events.Registered() | events.KycVerified():
+            return _identified(event, at)
         case events.ConsentChanged():
-            return [consent(event.brand, event.channel, at, granted=event.granted)]
+            return _consent_changed(event, at)
         case events.SelfExcluded():
             return [Assertion(f"exclusion:{_scope(event)}", at, 1, "on")]
         case events.ExclusionEnded():
             return [Assertion(f"exclusion:{_scope(event)}", at, 0, "ended")]
+        case events.RegisterChecked():
+            return _checked(event, at)
         case events.TimeOut():
             # Of all time-outs the one that ends last holds, whenever it was taken.
             return [Assertion(f"time_out:{event.brand}", micros(event.until), 0, "until")]
+        case events.ClosureRequested():
+            return [Assertion("account", at, 1, "closing")]
         case events.AccountClosed():
-            return [Assertion("account", at, 1, "closed")]
-        case events.SupportContact() if "harm" in event.tags:
-            return [Assertion("harm", at, 0, "strong")]
+            return [Assertion("account", at, 2, "closed")]
+        case events.ObjectionChanged():
+            return [Assertion("objection", at, int(event.objects), "objects" if event.objects else "none")]
+        case _:
+            return None
+
+
+def _circumstances(event: Event, at: int) -> list[Assertion]:
+    """Facts about what goes on with the player right now."""
+    match event:
+        case events.SupportContact():
+            return _support(event, at)
+        case events.HarmScored():
+            latest = Assertion(f"harm:by:{event.source}", at, _RANKS[event.level], event.level)
+            # A lower word later does not undo a graver one: only a review or quiet days do.
+            return [latest, latest._replace(field=f"harm:by:{event.source}:{event.level}")]
+        case events.HarmReviewed():
+            return [Assertion("harm:review", at, _RANKS[event.level], event.level)]
+        case events.WithdrawalRequested():
+            return [Assertion("withdrawal", at, 1, "pending")]
+        case events.WithdrawalPaid() | events.WithdrawalCancelled():
+            return [Assertion("withdrawal", at, 0, "settled")]
+        case events.Login() | events.SessionStarted():
+            return _seen(event, at)
+        case events.SessionEnded():
+            return [Assertion("session", at, 0, "off")]
+        case events.LimitSet() if event.change in {"raised", "removed"}:
+            return [Assertion("limit_raised", at, 0, event.change)]
+        case events.VipChanged():
+            checked = [Assertion("vip_checked", at, 0, "")] if event.checked else []
+            return [Assertion("vip", at, int(event.vip), "vip" if event.vip else "none"), *checked]
         case _:
             return []
+
+
+def _checked(event: events.RegisterChecked, at: int) -> list[Assertion]:
+    """What a register said; that it named the player once is kept, for consent from before does not survive that."""
+    name, listed = event.register_name, event.listed
+    found = [Assertion(f"register:{name}", at, int(listed), "listed" if listed else "clear")]
+    return [*found, Assertion(f"listed:{name}", at, 0, "")] if listed else found
+
+
+def _support(event: events.SupportContact, at: int) -> list[Assertion]:
+    found = [Assertion("support", at, 0, "")]
+    if "harm" in event.tags:
+        found.append(Assertion("harm:signal", at, 0, "strong"))
+    if "complaint" in event.tags:
+        found += [Assertion("complaint", at, 1, "open"), Assertion("complained", at, 0, "")]
+    elif "resolved" in event.tags:
+        found.append(Assertion("complaint", at, 0, "resolved"))
+    return found
+
+
+def _seen(event: events.Login | events.SessionStarted, at: int) -> list[Assertion]:
+    playing = [Assertion("session", at, 1, "on")] if isinstance(event, events.SessionStarted) else []
+    return playing if event.location is None else [*playing, Assertion("location", at, 0, event.location)]
+
+
+def _identified(event: events.Registered | events.KycVerified, at: int) -> list[Assertion]:
+    if isinstance(event, events.KycVerified):
+        return [Assertion("kyc", at, 0, "verified"), *_person(event, at)]
+    reopened = [Assertion("account", at, 0, "open"), Assertion("reopened", at, 0, "")] if event.reopened else []
+    # Of all registrations the first one opened the account: the earlier moment is the greater number.
+    return [Assertion("opened", _LATEST_US - at, 0, str(at)), *reopened, *_person(event, at)]
 
 
 def consent(brand: str, channel: str, at: int, *, granted: bool) -> Assertion:
     """Consent given or withdrawn on a channel; of both at one moment the withdrawal holds."""
     return Assertion(f"consent:{brand}:{channel}", at, 0 if granted else 1, "granted" if granted else "withdrawn")
+
+
+def unsubscribed(brand: str, channel: str, at: int) -> list[Assertion]:
+    """A withdrawal that names no product; it is kept beside what follows it, for it ended consent to each product."""
+    return [consent(brand, channel, at, granted=False), Assertion(f"unsubscribed:{brand}:{channel}", at, 0, "")]
+
+
+def _consent_changed(event: events.ConsentChanged, at: int) -> list[Assertion]:
+    """Consent with what it rests on, narrowed to a product if it names one."""
+    plain = consent(event.brand, event.channel, at, granted=event.granted)
+    name = plain.field if event.product is None else f"{plain.field}:{event.product}"
+    told = {"basis": event.basis, "origin": event.origin}
+    rest = "".join(f" {key}={value}" for key, value in told.items() if value is not None)
+    found = [plain._replace(field=name, text=plain.text + rest)]
+    if event.product is None and not event.granted:
+        found += unsubscribed(event.brand, event.channel, at)[1:]
+    return found
 
 
 def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
@@ -99,7 +226,7 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
         verified = isinstance(event, events.KycVerified)
         yield Assertion("verified_birth_date", at, days, text) if verified else Assertion("birth_date", days, 0, text)
     if isinstance(event, events.Registered):
-        for name in ("jurisdiction", "time_zone"):
+        for name in ("jurisdiction", "licence", "time_zone"):
             if (value := getattr(event, name)) is not None:
                 yield Assertion(name, at, 0, value)
 
@@ -111,7 +238,10 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     held = {name.decode(): _register(value) for name, value in raw.items() if name != b"v"}
 
     def text(name: str) -> str | None:
-        return held[name][1] if name in held else None
+        return held[name].text if name in held else None
+
+    def at(name: str) -> int | None:
+        return held[name].at_us if name in held else None
 
     excluded_us, returned_us = _exclusion(held, brand)
     # A date that is merely stated never replaces a verified one.
@@ -122,21 +252,59 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         known=True,
         excluded_us=excluded_us,
         returned_us=returned_us,
-        time_out_until_us=held.get(f"time_out:{brand}", (None, ""))[0],
+        time_out_until_us=at(f"time_out:{brand}"),
         opened_us=None if opened is None else int(opened),
-        closed=_CLOSED.get(text("account") or ("open" if opened else "")),
+        account=text("account") or ("open" if opened else None),
+        reopened_us=at("reopened"),
         kyc_verified=text("kyc") == "verified" or None,
         birth_date=date.fromisoformat(born) if born else None,
         jurisdiction=text("jurisdiction"),
+        licence=text("licence"),
+        location=text("location"),
         time_zone=text("time_zone"),
-        consent={
-            channel: (held[name][1] == "granted", held[name][0])
-            for channel in CHANNELS
-            if (name := f"consent:{brand}:{channel}") in held
-        },
-        harm_signal_us=held["harm"][0] if "harm" in held else None,
-        assumed=tuple(sorted(name for name, (moment_us, _) in held.items() if moment_us == 0)),
+        consent=_consents(held, brand),
+        registers=_under(held, "register:"),
+        objection=held.get("objection"),
+        harm=_harm(held),
+        support_us=at("support"),
+        complaint=held.get("complaint"),
+        complained_us=at("complained"),
+        big_loss_us=at("big_loss"),
+        withdrawal=held.get("withdrawal"),
+        session=held.get("session"),
+        limit_raised_us=at("limit_raised"),
+        vip=held.get("vip"),
+        vip_checked_us=at("vip_checked"),
+        told_us={name: told.at_us for name, told in held.items()},
+        assumed=tuple(sorted(name for name, told in held.items() if told.at_us == 0)),
     )
+
+
+def _harm(held: Mapping[str, Told]) -> dict[str, Told]:
+    """What was said of the level of harm; a mention told before there were several sources stands as `harm`."""
+    found = _under(held, "harm:")
+    if "harm" in held and held["harm"].at_us > found.get("signal", _NEVER).at_us:
+        found["signal"] = held["harm"]
+    return found
+
+
+def _under(held: Mapping[str, Told], prefix: str) -> dict[str, Told]:
+    return {name.removeprefix(prefix): told for name, told in held.items() if name.startswith(prefix)}
+
+
+def _consents(held: Mapping[str, Told], brand: str) -> dict[tuple[str, str], Consent]:
+    """Consent by channel and product. A withdrawal that names no product ends what was given before for each."""
+    found = {}
+    for name, told in _under(held, f"consent:{brand}:").items():
+        channel, _, product = name.partition(":")
+        state, *rest = told.text.split(" ")
+        more = dict(one.split("=", 1) for one in rest)
+        one = Consent(state == "granted", told.at_us, more.get("basis", "express"), more.get("origin"))
+        ended = held.get(f"unsubscribed:{brand}:{channel}")
+        if product and ended is not None and ended.at_us >= one.since_us:
+            one = one._replace(granted=False, since_us=ended.at_us)
+        found[channel, product or "*"] = one
+    return found
 
 
 def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
@@ -145,14 +313,19 @@ def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
     return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
 
 
-def _register(value: bytes) -> tuple[int, str]:
+def _register(value: bytes) -> Told:
     moment_us, _, text = value.decode().split(" ", 2)
-    return int(moment_us), text
+    return Told(text, int(moment_us))
 
 
-def _exclusion(held: Mapping[str, tuple[int, str]], brand: str) -> tuple[int | None, int | None]:
-    """When the standing exclusion of a brand or of the whole house began, and when the last one ended."""
+def _exclusion(held: Mapping[str, Told], brand: str) -> tuple[int | None, int | None]:
+    """When the standing exclusion of a brand or of the whole house began, and when the last one ended.
+
+    An exclusion by a register that names the player no more ended, as far as is known, when it last named them.
+    """
     found = [held[name] for name in ("exclusion:*", f"exclusion:{brand}") if name in held]
-    on = [moment_us for moment_us, state in found if state == "on"]
-    ended = [moment_us for moment_us, state in found if state == "ended"]
+    on = [told.at_us for told in found if told.text == "on"]
+    ended = [told.at_us for told in found if told.text == "ended"]
+    registers = _under(held, "listed:")
+    ended += [told.at_us for name, told in registers.items() if held[f"register:{name}"].text == "clear"]
     return (max(on) if on else None), (max(ended) if ended else None)

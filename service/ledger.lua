@@ -130,6 +130,18 @@ local function confirm(keys, args)
   return {'confirmed', number(now)}
 end
 
+-- KEYS: facts. ARGV: per fact field, moment, rank, text. Facts that the worker derives: merged like any other, so
+-- that telling them twice or late changes nothing. Returns how many changed.
+local function assert_facts(keys, args)
+  local changed = 0
+  for at = 1, #args, 4 do
+    local field, moment, rank, text = unpack(args, at, at + 3)
+    changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
+  end
+  if changed > 0 then redis.call('HINCRBY', keys[1], 'v', 1) end
+  return changed
+end
+
 -- KEYS: seal. ARGV: a fresh key. Returns the player's key, created if there was none.
 local function seal(keys, args)
   redis.call('SET', keys[1], args[1], 'NX')
@@ -141,3 +153,4 @@ redis.register_function{function_name = 'croupier_view', callback = view, flags 
 redis.register_function('croupier_reserve', reserve)
 redis.register_function('croupier_confirm', confirm)
 redis.register_function('croupier_seal', seal)
+redis.register_function('croupier_assert', assert_facts)

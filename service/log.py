@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from service.harm import HarmLevel
+from features.events import HarmLevel
 
 VERSION: Final = 1
 _NONCE: Final = 12
@@ -35,6 +35,15 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     valid_until_us: int
 
 
+class PutOff(msgspec.Struct, frozen=True, kw_only=True):
+    """Contacts of a timing slot that a rule put off; unix microseconds, `candidates` a bit set over the places."""
+
+    rule: str
+    timing_slot: str
+    allowed_from_us: int
+    candidates: bytes
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """How the action came about: mask, scores, pmf and draw reproduce it bit for bit.
 
@@ -46,6 +55,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         u: The uniform number of the draw.
         excluded: Rule or cap id -> bit set of the candidates that it blocked.
         mask: Bit set of the eligible candidates.
+        deferrals: What hours put off, and to when.
     """
 
     role: str
@@ -57,15 +67,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     excluded: dict[str, bytes]
     scores: bytes
     pmf: bytes
+    deferrals: tuple[PutOff, ...] = ()
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`."""
+    """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`.
+
+    `churn_score` is None where none may be made; `harm_sources` are the levels that each source spoke for.
+    """
 
     features: bytes
     as_of_us: int | None
     age_seconds: float | None
-    churn_score: float
+    churn_score: float | None
     harm_level: HarmLevel
     markers: dict[str, float]
     stage: str
@@ -73,10 +87,14 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     assumed: tuple[str, ...]
     facts_version: str
     ledger_version: str
+    harm_sources: dict[str, str] = {}
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
-    """Content hashes of all that took part; scores reproduce bit for bit on the same `build` only."""
+    """Content hashes of all that took part; scores reproduce bit for bit on the same `build` only.
+
+    `packs` are the packs of rules that bound the player, with version and the day they were last checked.
+    """
 
     catalogue: str
     rules: str
@@ -84,6 +102,7 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     churn: str | None
     time_zones: str
     build: str
+    packs: tuple[str, ...] = ()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

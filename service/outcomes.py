@@ -12,7 +12,7 @@ from features.events import REMEMBERED, SKEW, Id, Moment, micros
 from features.schema import CHANNELS
 from features.store import position
 from service import log
-from service.facts import Assertion, consent
+from service.facts import Assertion, unsubscribed
 from service.know import Known, Refused
 from service.ledger import Entry, Keys, RedisLedger
 from service.log import Record, Sent
@@ -54,9 +54,10 @@ def entry(outcome: Outcome, record: Record, sent: Sent) -> Entry:
 
 
 def _withdrawals(outcome: Outcome, brand: str, channel: str, at: int) -> list[Assertion]:
-    """Unsubscribing ends one channel, a complaint ends them all."""
+    """Unsubscribing ends one channel, a complaint ends them all and is remembered."""
     ended = {"unsubscribed": (channel,), "complained": CHANNELS}.get(outcome.type, ())
-    return [consent(brand, one, at, granted=False) for one in ended]
+    complained = [Assertion("complained", at, 0, "")] if outcome.type == "complained" else []
+    return [*complained, *(told for one in ended for told in unsubscribed(brand, one, at))]
 
 
 async def take(outcome: Outcome, ledger: RedisLedger) -> Known:

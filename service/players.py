@@ -11,11 +11,12 @@ from features.events import ID_PATTERN, is_id
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.actions import NO_CONTACT
 from service import answer, facts, harm, log
-from service.decide import Behaviour, Table, player_keys, read_behaviour
+from service.decide import Behaviour, DecisionRequest, Table, player_keys, read_behaviour, situate
 from service.door import Answer, At, Desk, ProblemError, add_route, respond
 from service.experiment import variant
 from service.ledger import View
 from service.log import Record
+from service.mask import Situation
 from service.why import named
 
 _NONE: Final = "000-" + "a" * 24
@@ -51,8 +52,11 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
     table = desk.table
     now_us = table.house.now_us(view.real_us)
     behaviour, known = read_behaviour(table.plan, view, now_us), facts.read(view.facts, "main")
-    assessed = harm.assess(behaviour.vector, known, now_us, table.book.markers, table.book.levels)
     experiment = table.layout.catalogue.experiment
+    group = variant(experiment.key, player_id, experiment.variants)
+    request = DecisionRequest(player_id=player_id)
+    situation = situate(request, table, known, behaviour, view.reservations.values(), now_us, group)
+    objected = situation.inputs.objects is not False and known.known
     return {
         "player_id": player_id,
         "player": table.house.player_key(player_id),
@@ -60,10 +64,12 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
         "sandbox": table.house.sandbox,
         "facts": [_fact(one) for one in facts.registers(view.facts)],
         "features": _features(behaviour),
-        "churn": None if table.churn is None else table.churn.score(behaviour.vector),
-        "harm": {"level": assessed.level, "markers": assessed.markers},
-        "stage": harm.stage(behaviour.vector, known, now_us, table.book.stages),
-        "experiment": {"key": experiment.key, "variant": variant(experiment.key, player_id, experiment.variants)},
+        "churn": None if table.churn is None or objected else table.churn.score(behaviour.vector),
+        "harm": _harm(situation, table),
+        "stage": situation.stage,
+        "rules": list(table.law.packs(situation.inputs.places)),
+        "inputs": situation.inputs.audit(table.law.needs(situation.inputs.places)),
+        "experiment": {"key": experiment.key, "variant": group},
         "reservations": [
             {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
             | {"send_at": answer.when(one.send_us), "valid_until": answer.when(one.valid_until_us)}
@@ -71,6 +77,12 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
         ],
         "decisions": [_decision(record, table) for record in records],
     }
+
+
+def _harm(situation: Situation, table: Table) -> dict[str, Any]:
+    found = situation.harm
+    speaking = harm.told(found, situation.inputs.places, table.book.harm)
+    return {"level": found.level, "sources": found.sources, "markers": found.markers, "speaking": speaking}
 
 
 def _fact(one: facts.Assertion) -> dict[str, str | None]:

@@ -1,336 +1,588 @@
-"""The rules of the house: which candidates must not be sent now, each with all its reasons. Pure.
+"""The twenty-five types of rules, numbered and named as in the compliance reference, section 2. Pure data.
 
-Every rule answers with the candidates it blocks, as booleans that broadcast over offer x channel x slot.
-Deny overrides: a candidate is allowed if no rule blocks it. An unknown input denies.
+Rules of law stand in `packs/`, the house's own in `packs/house.yaml`; how a type is applied is told in `rule.py`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, time
-from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
-from zoneinfo import ZoneInfo
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from features.events import Channel, Jurisdiction, moment
+from features.events import ConsentBasis, Jurisdiction, Origin, RegisterName
 from features.schema import CHANNELS
-from models.actions import PROMOTIONAL, SLOTS, Cap, Catalogue, Purpose, Stage, Window, content_hash, load_yaml
-from service.facts import Facts
-from service.harm import Harm, Marker, MarkerName, StageDays
-
-Blocked = NDArray[np.bool_]
+from models.actions import Currency, Mechanic, Name, Offer
+from service.rule import DAY_US, HOUR_US, LEVELS, Compiling, Group, Hour, Money, RuleBase, Weekday
 
 
-def _hour(text: object) -> time:
-    # YAML reads an unquoted 21:00 as the number 1260, and a zone of its own would not be the player's.
-    if not isinstance(text, str) or re.fullmatch(r"\d\d:\d\d", text) is None:
-        raise ValueError('an hour is written in quotes as "21:00"')
-    return time.fromisoformat(text)
+class JurisdictionScope(RuleBase):
+    """1. Only where the house is licensed: residence, licence and present location each."""
+
+    type: Literal["jurisdiction_scope"]
+    licensed: tuple[Jurisdiction, ...] = Field(min_length=1)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("residence",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        return f"i.named is None or not i.named <= {to.keep(frozenset(self.licensed))}"
 
 
-Hour = Annotated[time, BeforeValidator(_hour)]
-HARM_ORDER: Final = ("low", "moderate", "strong")
+class AccountState(RuleBase):
+    """2. The account is open, verified, old enough, and not reopened a moment ago."""
+
+    type: Literal["account_state"]
+    verified: bool = False
+    least_days: float = Field(default=0, ge=0)
+    least_days_reopened: float = Field(default=0, ge=0)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        asked = {"kyc": self.verified, "opened": self.least_days, "reopened": self.least_days_reopened}
+        return ("account", *(name for name, wanted in asked.items() if wanted))
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        parts = ["i.account != 'open'"]
+        if self.verified:
+            parts.append("i.kyc is not True")
+        if self.least_days:
+            parts.append(f"i.opened_us is None or i.now_us - i.opened_us < {int(self.least_days * DAY_US)}")
+        if self.least_days_reopened:
+            days = int(self.least_days_reopened * DAY_US)
+            parts.append(f"i.reopened_us is None or i.now_us - i.reopened_us < {days}")
+        return " or ".join(parts)
 
 
-class QuietHours(BaseModel):
-    """Local hours in which a channel rests; may cross midnight."""
+class ExclusionRegister(RuleBase):
+    """3. Not on a register of excluded people; `own` is what players told the house itself."""
+
+    type: Literal["exclusion_register"]
+    registers: tuple[RegisterName, ...] = Field(min_length=1)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.registers
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        return " or ".join(f"i.listed.get({name!r}) is not False" for name in self.registers)
+
+
+class RegisterFreshness(RuleBase):
+    """4. A register must have been asked recently, counted to the moment of sending or of the decision."""
+
+    type: Literal["register_freshness"]
+    register_name: RegisterName
+    hours: float = Field(gt=0)
+    at: Literal["send", "decide"] = "send"
+
+    @property
+    def at_send(self) -> bool:
+        return self.at == "send"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.register_name,)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        moment = "t" if self.at == "send" else "i.now_us"
+        return f"{moment} - i.checked.get({self.register_name!r}, i.never) > {int(self.hours * HOUR_US)}"
+
+
+class TimeoutActive(RuleBase):
+    """5. No break of the player's own is running."""
+
+    type: Literal["timeout_active"]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("time_out",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        return "i.time_out_until_us is None or i.time_out_until_us > i.now_us"
+
+
+class PostExclusionLock(RuleBase):
+    """6. After an exclusion: some days of silence, and consent given anew."""
+
+    type: Literal["post_exclusion_lock"]
+    grain: ClassVar[tuple[str, ...]] = ("channel", "product")
+    days: float = Field(default=0, ge=0)
+    new_consent: bool = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("returned", "consent") if self.new_consent else ("returned",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        parts = ["i.returned_us is None"]
+        if self.days:
+            parts.append(f"i.now_us - i.returned_us < {int(self.days * DAY_US)}")
+        if self.new_consent:
+            consent = f"i.consent({group.channel!r}, {group.product!r})"
+            parts.append(f"(i.returned_us > 0 and ((c := {consent}) is None or c.since_us <= i.returned_us))")
+        return " or ".join(parts)
+
+
+class AgeBand(RuleBase):
+    """7. Not under an age, in completed years; an age that is not verified is too young."""
+
+    type: Literal["age_band"]
+    under: int = Field(ge=18, le=120)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("age",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        return f"i.age is None or i.age < {self.under}"
+
+
+class HarmGate(RuleBase):
+    """8. Not at a level of harm or above it."""
+
+    type: Literal["harm_gate"]
+    at_least: Literal["low", "moderate", "strong"]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("harm",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        return f"i.harm is None or i.harm >= {LEVELS.index(self.at_least)}"
+
+
+class AmountByAge(BaseModel):
+    """An amount in minor units for players under an age; the last one is for all others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    under: int | None = None
+    amount_minor: int = Field(gt=0)
+
+
+class LossOrDepositThreshold(RuleBase):
+    """9. Net losses of weeks in a row, or net deposits of the month, below an amount."""
+
+    type: Literal["loss_or_deposit_threshold"]
+    metric: Literal["net_loss_week", "net_deposit_month"]
+    weeks: int = Field(default=1, ge=1, le=4)
+    amounts: tuple[AmountByAge, ...] = Field(min_length=1)
+    currency: Currency
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        ages = [one.under for one in self.amounts[:-1]]
+        if self.amounts[-1].under is not None or None in ages or ages != sorted(ages, key=int):  # type: ignore[arg-type]
+            raise ValueError(f"{self.id}: amounts stand by rising age, the last one without")
+        return self
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.metric, "age") if len(self.amounts) > 1 else (self.metric,)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        amounts = [to.money.house(one.amount_minor, self.currency) for one in self.amounts]
+        if None in amounts:
+            return "True"
+        limit = repr(amounts[-1])
+        for one, amount in reversed(list(zip(self.amounts[:-1], amounts[:-1], strict=True))):
+            limit = f"({amount!r} if i.age < {one.under} else {limit})"
+        unknown = "i.age is None or " if len(self.amounts) > 1 else ""
+        if self.metric == "net_deposit_month":
+            return f"{unknown}i.net_deposit_month is None or i.net_deposit_month >= {limit}"
+        return f"{unknown}i.net_loss_weeks is None or lost(i.net_loss_weeks, {self.weeks}, {limit})"
+
+
+class ConsentRequired(RuleBase):
+    """10. Standing consent for the channel: for the product too, on some bases, from some place, since some day."""
+
+    type: Literal["consent_required"]
+    grain: ClassVar[tuple[str, ...]] = ("channel", "product")
+    per_product: bool = False
+    bases: tuple[ConsentBasis, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    since: date | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("consent",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        asked = f"{group.channel!r}, {group.product!r}" + (", narrow=True" if self.per_product else "")
+        parts = [f"(c := i.consent({asked})) is None or not c.granted"]
+        if self.bases:
+            parts.append(f"c.basis not in {self.bases!r}")
+        if self.origins:
+            parts.append(f"c.origin not in {self.origins!r}")
+        if self.since:
+            parts.append(f"c.since_us < {to.midnight_us(self.since)}")
+        return " or ".join(parts)
+
+
+class Suppression(RuleBase):
+    """11. Not on a list of those who want nothing: an objection to direct marketing, or an opt-out of a channel."""
+
+    type: Literal["suppression"]
+    grain: ClassVar[tuple[str, ...]] = ("channel", "product")
+    by: Literal["objection", "opt_out"]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("objection",) if self.by == "objection" else ("consent",)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        if self.by == "objection":
+            return "i.objects is not False"
+        return f"(c := i.consent({group.channel!r}, {group.product!r})) is None or not c.granted"
+
+
+class ConsentLapse(RuleBase):
+    """12. Consent lapses some calendar months after the last login or deposit, or after it was given."""
+
+    type: Literal["consent_lapse"]
+    grain: ClassVar[tuple[str, ...]] = ("channel", "product")
+    since: Literal["login", "deposit", "consent"]
+    months: int = Field(ge=1)
+    bases: tuple[ConsentBasis, ...] = ()
+
+    @property
+    def at_send(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("consent",) if self.since == "consent" else ("consent", f"last_{self.since}")
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        begun = "c.since_us" if self.since == "consent" else f"i.last_{self.since}_us"
+        lapsed = f"{begun} is None or t >= months_after({begun}, {self.months})"
+        if self.bases:
+            lapsed = f"c.basis is None or (c.basis in {self.bases!r} and ({lapsed}))"
+        return f"(c := i.consent({group.channel!r}, {group.product!r})) is None or {lapsed}"
+
+
+class ChannelBan(RuleBase):
+    """13. Not by these channels."""
+
+    type: Literal["channel_ban"]
+
+
+class BonusBan(RuleBase):
+    """14. No bonus, or none that comes before a bet."""
+
+    type: Literal["bonus_ban"]
+    unless_prior_bet: bool = False
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        return not (self.unless_prior_bet and offer.terms.prior_bet)
+
+
+class MechanicBan(RuleBase):
+    """15. Not in these ways: cashback, urgency, win-back, referral, inviting to cancel a withdrawal."""
+
+    type: Literal["mechanic_ban"]
+    mechanics: tuple[Mechanic, ...] = Field(min_length=1)
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        return offer.mechanics is None or bool(set(self.mechanics) & set(offer.mechanics))
+
+
+class SingleProduct(RuleBase):
+    """16. What must be played and what is given belong to one product, unless the player may choose freely."""
+
+    type: Literal["single_product"]
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        terms = offer.terms
+        if terms.free_choice:
+            return False
+        if terms.qualifying_products is None or terms.reward_products is None:
+            return True
+        return len({*terms.qualifying_products, *terms.reward_products}) > 1
+
+
+class TermLimit(RuleBase):
+    """17. Bounds on the terms of a bonus."""
+
+    type: Literal["term_limit"]
+    most_wagering: float | None = Field(default=None, gt=0)
+    wagering_bases: tuple[Literal["bonus", "deposit", "deposit_and_bonus", "winnings"], ...] = ()
+    least_validity_days: float | None = Field(default=None, gt=0)
+    deposit_shares: tuple[float, ...] = ()
+    full_weight: bool = False
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        terms = offer.terms
+        return (
+            (self.most_wagering is not None and (terms.wagering is None or terms.wagering > self.most_wagering))
+            or (bool(self.wagering_bases and terms.wagering != 0) and terms.wagering_base not in self.wagering_bases)
+            or (
+                self.least_validity_days is not None
+                and (terms.validity_days is None or terms.validity_days < self.least_validity_days)
+            )
+            or (bool(self.deposit_shares) and terms.deposit_share not in self.deposit_shares)
+            or (self.full_weight and terms.full_weight is not True)
+        )
+
+
+class Counted(NamedTuple):
+    """Contacts that a rule counts: of these offers and channels, in a window (None: ever), each worth so much.
+
+    A contact of an offer that the catalogue has no more counts too, for nobody knows what it was.
+    """
+
+    pairs: frozenset[tuple[str, str]]
+    known: frozenset[str]
+    window_us: int | None
+    worth: dict[str, float | None]
+
+    def holds(self, offer: str, channel: str) -> bool:
+        """Whether a contact counts."""
+        return (offer, channel) in self.pairs or offer not in self.known
+
+
+def _counted(rule: RuleBase, offers: Sequence[Offer], window_us: int | None, worth: dict[str, float | None]) -> Counted:
+    pairs = frozenset((one.id, channel) for one in offers for channel in CHANNELS if rule.covers(one, channel))
+    return Counted(pairs, frozenset(one.id for one in offers), window_us, worth)
+
+
+class ValueCap(RuleBase):
+    """18. An offer is worth at most an amount: by itself, or with all of its kind in a window; for some ages only."""
+
+    type: Literal["value_cap"]
+    grain: ClassVar[tuple[str, ...]] = ("offer",)
+    measure: Literal["value", "spin_stake"] = "value"
+    amount_minor: int = Field(ge=0)
+    currency: Currency
+    from_age: int = Field(default=0, ge=0)
+    under: int | None = None
+    hours: float | None = Field(default=None, gt=0)
+
+    def worth(self, offer: Offer, money: Money) -> float | None:
+        """What the rule measures of an offer, in its own currency; None where it is not known."""
+        if self.measure == "value":
+            return money.worth(offer, self.currency)
+        if self.currency in offer.terms.spin_stake_local:
+            return offer.terms.spin_stake_local[self.currency]
+        stake = offer.terms.spin_stake_minor
+        whole = money.house(1.0, self.currency)
+        return None if stake is None or whole is None else stake / whole
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        worth = self.worth(offer, money)
+        return worth is None or self.hours is not None or worth > self.amount_minor
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("age",) if self._aged else ()
+
+    @property
+    def at_send(self) -> bool:
+        return self.hours is not None
+
+    @property
+    def _aged(self) -> bool:
+        return bool(self.from_age) or self.under is not None
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        parts = []
+        if self._aged:
+            upper = "" if self.under is None else f" < {self.under}"
+            parts.append(f"(i.age is None or {self.from_age} <= i.age{upper})")
+        if self.hours is not None:
+            worth = {offer.id: self.worth(offer, to.money) for offer in to.offers}
+            counted = to.keep(_counted(self, to.offers, int(self.hours * HOUR_US), worth))
+            parts.append(f"i.spent({counted}, {group.offer!r}, t) > {self.amount_minor}")
+        return " and ".join(parts) or "True"
+
+
+class CountCap(RuleBase):
+    """19. At most so many contacts of what it covers in a window, or ever; confirmed and reserved ones count.
+
+    Ever counts bonuses that the house was told of too; one that was both sent and told counts twice: the strict side.
+    """
+
+    type: Literal["count_cap"]
+    most: int = Field(ge=0)
+    hours: float | None = Field(default=None, gt=0)
+
+    @property
+    def at_send(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("bonuses",) if self.hours is None else ()
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        window = None if self.hours is None else int(self.hours * HOUR_US)
+        return f"not i.room({to.keep(_counted(self, to.offers, window, {}))}, {self.most}, t)"
+
+
+class MinGapAfter(RuleBase):
+    """20. Silence for some hours after an event."""
+
+    type: Literal["min_gap_after"]
+    event: Literal["support_contact", "complaint", "big_loss"]
+    hours: float = Field(gt=0)
+
+    @property
+    def at_send(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.event,)
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        last = f"i.{self.event}_us"
+        return f"{last} is None or t - {last} < {int(self.hours * HOUR_US)}"
+
+
+class StateBlock(RuleBase):
+    """21. Not in a state: a withdrawal waits, a session runs, a complaint is open, a limit was raised, has played."""
+
+    type: Literal["state_block"]
+    states: tuple[Literal["withdrawal_pending", "in_session", "complaint_open", "limit_raised", "has_played"], ...] = (
+        Field(min_length=1)
+    )
+    days: float = Field(default=30, gt=0)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.states
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        raised = f"i.limit_raised_us is None or i.now_us - i.limit_raised_us < {int(self.days * DAY_US)}"
+        return " or ".join(raised if state == "limit_raised" else f"i.{state} is not False" for state in self.states)
+
+
+class Span(BaseModel):
+    """Hours of some days; "24:00" is the end of the day."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    days: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     start: Hour = Field(alias="from")
     end: Hour = Field(alias="to")
 
-    def covers(self, clock: time) -> bool:
-        """Whether a local time of day lies in the quiet hours, the start included, the end not."""
-        if self.start < self.end:
-            return self.start <= clock < self.end
-        return clock >= self.start or clock < self.end
-
-
-class Rulebook(BaseModel):
-    """A dated rule file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    version: Literal[1]
-    valid_from: date
-    licensed: tuple[Jurisdiction, ...]
-    minimum_age: dict[Jurisdiction | Literal["default"], Annotated[int, Field(ge=18)]]
-    quiet_hours: dict[Channel, QuietHours]
-    harm: dict[Literal["low", "moderate", "strong"], tuple[Literal["marketing", "bonus"], ...]]
-    markers: dict[MarkerName, Marker]
-    levels: dict[Literal["low", "moderate", "strong"], int]
-    stages: StageDays
-
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        """Nothing may be left out, and more harm never stops less."""
-        _complete("minimum_age", self.minimum_age, ["default"])
-        _complete("harm", self.harm, HARM_ORDER)
-        _complete("markers", self.markers, get_args(MarkerName))
-        _complete("levels", self.levels, HARM_ORDER)
-        for lesser, greater in pairwise(HARM_ORDER):
-            if not set(self.harm[lesser]) <= set(self.harm[greater]):  # type: ignore[index]
-                raise ValueError(f"harm: {greater} must stop all that {lesser} stops")
-            if self.levels[lesser] > self.levels[greater]:  # type: ignore[index]
-                raise ValueError(f"levels: {greater} must not be reached before {lesser}")
+    def _forward(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError("a span ends later on the day it begins; what crosses midnight is two spans")
         return self
 
-    @cached_property
-    def hash(self) -> str:
-        """Content hash; decisions log it."""
-        return content_hash(self)
 
+class TimeWindow(RuleBase):
+    """22. Only in these hours of the player's local time; outside it waits for the next of them.
 
-def _complete(section: str, given: Mapping[Any, object], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in given]
-    if missing:
-        raise ValueError(f"{section}: {missing[0]} is missing")
-
-
-def load_rulebook(path: Path) -> Rulebook:
-    """Read a rule file; raises CatalogueError naming file and field."""
-    return load_yaml(path, Rulebook)
-
-
-class Layout:
-    """A catalogue as arrays over offer x channel x slot, made once per catalogue."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        offers = catalogue.offers
-        self.catalogue = catalogue
-        self.purposes = np.array([offer.purpose for offer in offers])
-        self.promotional = np.isin(self.purposes, list(PROMOTIONAL))[:, None, None]
-        self.offer_ids = np.array([offer.id for offer in offers])
-        self.by_jurisdiction = {
-            place: self._offers(place, "jurisdictions") for offer in offers for place in offer.jurisdictions
-        }
-        self.scopes = {cap.id: self._scope(cap) for cap in catalogue.caps}
-        self.by_stage = {stage: self._offers(stage, "stages") for offer in offers for stage in offer.stages}
-
-    def _scope(self, cap: Cap) -> Blocked:
-        """The promotional candidates that a cap counts."""
-        offers = np.array([cap.offer in (None, offer.id) and offer.promotional for offer in self.catalogue.offers])
-        channels = np.array([cap.channel in (None, channel) for channel in CHANNELS])
-        return np.broadcast_to(offers[:, None, None] & channels[:, None], self.catalogue.shape)
-
-    def find(self, offer: str, channel: str, timing_slot: str) -> tuple[int, int, int] | None:
-        """Where an action stands, None if the catalogue no longer has its offer."""
-        found = np.flatnonzero(self.offer_ids == offer)
-        return (int(found[0]), CHANNELS.index(channel), SLOTS.index(timing_slot)) if len(found) else None
-
-    def _offers(self, value: str, listed: str) -> Blocked:
-        return np.array([value in getattr(offer, listed) for offer in self.catalogue.offers])[:, None, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """All that rules look at, as it was read.
-
-    Attributes:
-        layout: The catalogue.
-        book: The rule file.
-        facts: Facts of the player for the brand.
-        now_us: House time, unix microseconds.
-        windows: Sending window of each timing slot, in the player's zone (UTC where it is unknown).
-        harm: See `service.harm`.
-        stage: Lifecycle stage.
-        features: Why features cannot be relied on (`features_unavailable`, `features_stale`), or None.
-        variant: Variant of the experiment.
-        purposes: Purposes asked for.
-        channels: Channels asked for, None for all.
-        offers: Offers asked for, None for all.
-        at_once: Whether the contact is shown right now, so that only the running timing slot will do.
+    A holiday takes the place of its weekday, and so does the day before one (`eve`) where a span names it. Holidays are
+    dates of the rule; a year without any counts as one whole holiday.
     """
 
-    layout: Layout
-    book: Rulebook
-    facts: Facts
-    now_us: int
-    windows: Sequence[Window]
-    harm: Harm
-    stage: Stage
-    features: str | None
-    variant: str
-    purposes: frozenset[Purpose]
-    channels: frozenset[str] | None = None
-    offers: frozenset[str] | None = None
-    at_once: bool = False
+    type: Literal["time_window"]
+    allow: tuple[Span, ...] = Field(min_length=1)
+    holidays: tuple[date, ...] = ()
 
-    def at(self, window: Window) -> Situation:
-        """The same situation for a contact whose sending window is already decided."""
-        return replace(self, windows=(window,) * len(self.windows))
+    @model_validator(mode="after")
+    def _knows_holidays(self) -> Self:
+        if not self.holidays and any({"holiday", "eve"} & set(span.days) for span in self.allow):
+            raise ValueError(f"{self.id}: hours of holidays need the holidays")
+        return self
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("time_zone",)
 
 
-class Rule(NamedTuple):
-    """A rule's id, its reason in words, where it comes from, and what it blocks."""
+class SelectionBasis(RuleBase):
+    """23. What players may be selected by: no forbidden readings of the model, no terms for single players.
 
-    id: str
-    reason: str
-    source: str
-    blocks: Callable[[Situation], Blocked | bool]
+    `forbidden` are names of readings (or a pattern with a final `*`) that no policy which serves the player may see;
+    `no_inactivity` bars offers that are for some of active, lapsing and lapsed players only.
+    """
 
+    type: Literal["selection_basis"]
+    forbidden: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+\*?$")], ...] = ()
+    shared_only: bool = False
+    no_inactivity: bool = False
 
-class Exclusion(NamedTuple):
-    """A rule and the candidates that it blocked, shape (offers, channels, slots)."""
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        idle = {"active", "lapsing", "lapsed"} & set(offer.stages)
+        return (self.shared_only and offer.audience != "shared") or (self.no_inactivity and len(idle) in {1, 2})
 
-    rule: str
-    blocked: Blocked
-
-
-def age_on(born: date, today: date) -> int:
-    """Completed years of age; one born on 29 February comes of age on 1 March."""
-    return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
-
-
-def _under_age(situation: Situation) -> bool:
-    facts, ages = situation.facts, situation.book.minimum_age
-    if not facts.kyc_verified or facts.birth_date is None:
-        return True
-    zone = ZoneInfo(facts.time_zone) if facts.time_zone else ZoneInfo("UTC")
-    today = moment(situation.now_us).astimezone(zone).date()
-    place = facts.jurisdiction or ""
-    # A region (US-NJ) may have its own age, else its country's holds.
-    return age_on(facts.birth_date, today) < ages.get(place, ages.get(place.partition("-")[0], ages["default"]))
+    def forbids(self, reading: str) -> bool:
+        """Whether a policy that sees a reading may not serve."""
+        return any(reading.startswith(one[:-1]) if one.endswith("*") else reading == one for one in self.forbidden)
 
 
-def _but(served: Blocked | None) -> Blocked | bool:
-    """All but what is served."""
-    return True if served is None else ~served
+class ContentRequired(RuleBase):
+    """24. What a template must and must not say, and whether it must have been approved."""
+
+    type: Literal["content_required"]
+    must: tuple[Name, ...] = ()
+    must_not: tuple[Name, ...] = ()
+    approved: bool = False
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        tags = offer.tags
+        if tags is None or (self.approved and offer.approved_on is None):
+            return True
+        return not set(self.must) <= set(tags) or bool(set(self.must_not) & set(tags))
 
 
-def _elsewhere(situation: Situation) -> Blocked | bool:
-    place = situation.facts.jurisdiction
-    if place is None or place not in situation.book.licensed:
-        return True
-    return _but(situation.layout.by_jurisdiction.get(place))
+class ApprovalRequired(RuleBase):
+    """25. A person must have approved: the offer, or checks of the player if a VIP."""
+
+    type: Literal["approval_required"]
+    vip_only: bool = False
+    checks_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def at_send(self) -> bool:
+        return self.checks_days is not None
+
+    def violates(self, offer: Offer, channel: str, money: Money) -> bool:
+        return self.checks_days is not None or offer.approval is None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*(("vip",) if self.vip_only else ()), *(("vip_checked",) if self.checks_days else ()))
+
+    def denies(self, group: Group, to: Compiling) -> str:
+        parts = ["i.vip is not False"] if self.vip_only else []
+        if self.checks_days is not None:
+            days = int(self.checks_days * DAY_US)
+            parts.append(f"(i.vip_checked_us is None or t - i.vip_checked_us > {days})")
+        return " and ".join(parts) or "True"
 
 
-def _no_consent(situation: Situation) -> Blocked:
-    since = situation.facts.returned_us
-
-    def given(channel: str) -> bool:
-        granted, at = situation.facts.consent.get(channel, (False, 0))
-        # Consent from before an exclusion does not survive it.
-        return granted and (since is None or at > since)
-
-    return np.array([not given(channel) for channel in CHANNELS])[:, None]
-
-
-def _too_harmed(situation: Situation) -> Blocked | bool:
-    if situation.harm.level == "none":
-        return False
-    stopped = list(situation.book.harm.get(situation.harm.level, ()))
-    return np.isin(situation.layout.purposes, stopped)[:, None, None]
-
-
-def _quiet(situation: Situation) -> Blocked | bool:
-    zone = situation.facts.time_zone
-    if zone is None:
-        return True
-    clocks = [moment(window.send_us).astimezone(ZoneInfo(zone)).time() for window in situation.windows]
-    hours = situation.book.quiet_hours
-    return np.array([[channel in hours and hours[channel].covers(clock) for clock in clocks] for channel in CHANNELS])
-
-
-def _wrong_stage(situation: Situation) -> Blocked | bool:
-    return _but(situation.layout.by_stage.get(situation.stage))
-
-
-RULES: Final = (
-    Rule("unknown_player", "nothing is known of this player", "DESIGN: unknown denies", lambda s: not s.facts.known),
-    Rule(
-        "self_excluded",
-        "the player has excluded themselves",
-        "UKGC SR 3.5.3; MGA; GDPR Art. 21",
-        lambda s: s.facts.excluded_us is not None,
-    ),
-    Rule(
-        "time_out",
-        "the player is taking a break",
-        "UKGC RTS 13; AGCO 2.13",
-        lambda s: s.facts.time_out_until_us is not None and s.facts.time_out_until_us > s.now_us,
-    ),
-    Rule(
-        "account_state",
-        "the account is closed, or its state is unknown",
-        "house policy",
-        lambda s: s.facts.closed is not False,
-    ),
-    Rule(
-        "age",
-        "the player is too young, or age or identity is not verified",
-        "205 CMR 248.06; KSA bonus rules",
-        _under_age,
-    ),
-    Rule("jurisdiction", "the offer is not for where the player lives", "licence conditions", _elsewhere),
-    Rule("consent", "no standing consent for the channel", "ePrivacy Art. 13; GDPR Art. 21", _no_consent),
-    Rule("harm", "signs of harm stop this purpose", "UKGC SR 3.4.3(10)", _too_harmed),
-    Rule(
-        "quiet_hours",
-        "the channel rests at the sending hour, or the player's hour is unknown",
-        "47 CFR 64.1200(c)(1)",
-        _quiet,
-    ),
-    Rule("lifecycle_stage", "the offer is for another stage of a player's life", "catalogue", _wrong_stage),
-    Rule(
-        "features_unavailable",
-        "behaviour could not be read",
-        "DESIGN section 4",
-        lambda s: s.features == "features_unavailable",
-    ),
-    Rule(
-        "features_stale",
-        "behaviour is older than it may be",
-        "DESIGN section 4",
-        lambda s: s.features == "features_stale",
-    ),
-    Rule(
-        "holdout",
-        "the player belongs to the group that gets no marketing",
-        "experiment",
-        lambda s: s.variant == "holdout",
-    ),
+Rule = (
+    JurisdictionScope
+    | AccountState
+    | ExclusionRegister
+    | RegisterFreshness
+    | TimeoutActive
+    | PostExclusionLock
+    | AgeBand
+    | HarmGate
+    | LossOrDepositThreshold
+    | ConsentRequired
+    | Suppression
+    | ConsentLapse
+    | ChannelBan
+    | BonusBan
+    | MechanicBan
+    | SingleProduct
+    | TermLimit
+    | ValueCap
+    | CountCap
+    | MinGapAfter
+    | StateBlock
+    | TimeWindow
+    | SelectionBasis
+    | ContentRequired
+    | ApprovalRequired
 )
-"""Rules that silence promotional actions; service, safer-gambling and regulatory messages pass them."""
-
-
-def _not_requested(situation: Situation) -> Blocked:
-    layout = situation.layout
-    offers = ~np.isin(layout.purposes, list(situation.purposes))
-    if situation.offers is not None:
-        offers = offers | ~np.isin(layout.offer_ids, list(situation.offers))
-    wanted = CHANNELS if situation.channels is None else situation.channels
-    channels = np.array([channel not in wanted for channel in CHANNELS])
-    later = np.array([situation.at_once and window.send_us > situation.now_us for window in situation.windows])
-    return np.asarray(offers[:, None, None] | channels[:, None] | later)
-
-
-REQUEST: Final = Rule(
-    "not_requested", "the caller asked for other purposes, channels or offers", "request", _not_requested
-)
-
-
-def evaluate(situation: Situation) -> list[Exclusion]:
-    """All exclusions of a situation, each with every candidate that its rule blocks."""
-    shape = situation.layout.catalogue.shape
-    promotional = np.broadcast_to(situation.layout.promotional, shape)
-    found = [Exclusion(rule.id, promotional & rule.blocks(situation)) for rule in RULES]
-    found.append(Exclusion(REQUEST.id, np.broadcast_to(_not_requested(situation), shape)))
-    return [exclusion for exclusion in found if exclusion.blocked.any()]
-
-
-REASONS: Final = {rule.id: rule for rule in (*RULES, REQUEST)}
-
-
-def reason(rule: str) -> Rule:
-    """The rule of an id; a cap counts as one that the catalogue makes."""
-    if rule.startswith("cap:"):
-        return Rule(rule, "the cap has no room", "catalogue", lambda _: True)
-    return REASONS[rule]
+AnyRule = Annotated[Rule, Field(discriminator="type")]

@@ -56,7 +56,7 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
         return None
     places = np.flatnonzero(log.places(choice.mask, catalogue.size))
     scores, pmf = log.array(choice.scores), log.array(choice.pmf)
-    seen = context(vector, record.seen.churn_score)
+    seen = context(vector, record.seen.churn_score or 0.0)
     scored = evidence.policy.score(seen) if evidence.policy else None
     others = np.flatnonzero(places != choice.place)
     best = int(others[np.argmax(scores[others])]) if len(others) else None
@@ -99,8 +99,10 @@ def _leanings(
     return _largest(policy.leanings(seen, place, catalogue), "reading")
 
 
-def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any]:
+def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any] | None:
     """The churn score with the features that moved it most, in log odds (LightGBM's own contributions)."""
+    if record.seen.churn_score is None:
+        return None
     told: dict[str, Any] = {"score": record.seen.churn_score, "model_version": record.versions.churn}
     if evidence.churn is None:
         return told | {"reasons": []}

@@ -3,21 +3,25 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
+import pytest
 from conftest import Opened, app_of, run
 from people import adult_events, tell
 from scipy import stats
 
+from features.schema import PRODUCTS
 from features.store import House, real_now_us
 from models.actions import Catalogue
 from pipelines.worker import Worker
 from service import log
 from service.decide import DecisionRequest, decide
 from service.experiment import variant
+from service.law import Law
+from service.layout import Layout
 from service.ledger import decision_key
-from service.rules import Layout
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:
@@ -248,6 +252,26 @@ def test_unsubscribing_ends_the_channel_in_the_same_call(opened: Opened, worker:
     run(story())
 
 
+def test_unsubscribing_ends_consent_to_each_product_too(opened: Opened, worker: Worker) -> None:
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            agreed = {"channel": "email", "granted": True}
+            products = [told(player, n, "consent_changed", product=one, **agreed) for n, one in enumerate(PRODUCTS)]
+            position = await tell(client, [*adult_events(player), *products])
+            first = await contact(client, player, after=position, channels=["email"])
+            outcome = {"outcome_id": "o1", "decision_id": first["decision_id"], "type": "unsubscribed"}
+            outcome["occurred_at"] = datetime.now(UTC).isoformat()
+            assert (await client.post("/v1/outcomes", json=outcome)).status_code == 200
+            found = await asked(client, player, channels=["email"], dry_run=True, explain=True)
+            assert found["candidates"]["eligible"] == 1
+            assert "consent" in rules_of(found)
+
+    assert worker.consumer is not None
+    run(story())
+
+
 def test_the_holdout_is_left_alone_with_probability_one(opened: Opened, worker: Worker) -> None:
     player = player_of("holdout")
 
@@ -309,7 +333,8 @@ def test_a_record_is_explained_by_the_catalogue_it_was_made_from(opened: Opened,
             before = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             desk = app_of(client).state.desk
             fewer = desk.table.layout.catalogue.model_copy(update={"offers": desk.table.layout.catalogue.offers[1:]})
-            desk.table = replace(desk.table, layout=Layout(Catalogue.model_validate(fewer.model_dump() | {"caps": []})))
+            other = Layout(Catalogue.model_validate(fewer.model_dump() | {"caps": []}))
+            desk.table = replace(desk.table, law=Law(desk.table.book, other))
             after = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             assert after == before
 
@@ -350,6 +375,146 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
             kept = store.hget(ledger, found["decision_id"]).decode().split(" ")
             assert int(kept[0]) >= min(now_us, int(kept[1]))
             assert kept[2] == "confirmed"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def told(player: str, number: int, kind: str, **fields: Any) -> dict[str, Any]:
+    """An event of right now."""
+    now = datetime.now(UTC).isoformat()
+    return {"type": kind, "event_id": f"{kind}-{number}", "player_id": player, "occurred_at": now, **fields}
+
+
+def rules_of(answer: dict[str, Any]) -> set[str]:
+    return {one["rule"] for one in answer["exclusions"]}
+
+
+SILENCED: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "support_contact"}, "after_support"),
+    ({"kind": "support_contact", "tags": ["complaint"]}, "complaint_open"),
+    ({"kind": "support_contact", "tags": ["complaint"]}, "after_complaint"),
+    ({"kind": "support_contact", "tags": ["harm"]}, "harm"),
+    ({"kind": "bet", "amount_minor": 60_000, "product": "casino"}, "after_big_loss"),
+    ({"kind": "closure_requested"}, "account_state"),
+    ({"kind": "objection_changed", "objects": True}, "H1"),
+    ({"kind": "login", "location": "FR"}, "jurisdiction"),
+    ({"kind": "harm_scored", "source": "mindway", "level": "strong"}, "harm"),
+]
+
+
+@pytest.mark.parametrize(("event", "rule"), SILENCED)
+def test_what_goes_on_with_a_player_silences_what_is_promotional_and_never_help(
+    opened: Opened, worker: Worker, event: dict[str, Any], rule: str
+) -> None:
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player))
+            before = await asked(client, player, after=position, dry_run=True, explain=True)
+            assert before["candidates"]["eligible"] > 20
+            assert rule not in rules_of(before)
+            position = await tell(client, [told(player, 0, **event)])
+            found = await asked(client, player, after=position, explain=True)
+            assert (found["action"], found["candidates"]["eligible"]) == ("NO_CONTACT", 1)
+            assert rule in rules_of(found)
+            helped = await asked(client, player, purpose="rg_intervention")
+            assert helped["action"]["offer"]["id"] == "play_check_in"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_while_a_withdrawal_waits_there_is_no_bonus_and_afterwards_there_is(opened: Opened, worker: Worker) -> None:
+    player = player_of("policy")
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(player))
+            number = 0
+            for kind, waits in (("withdrawal_requested", True), ("withdrawal_paid", False)):
+                position = await tell(client, [told(player, number, kind, amount_minor=100)])
+                bonus = await asked(client, player, after=position, purpose="bonus", dry_run=True, explain=True)
+                assert (bonus["candidates"]["eligible"] == 1) == waits
+                assert ("withdrawal_pending" in rules_of(bonus)) == waits
+                news = await asked(client, player, purpose="marketing", dry_run=True, explain=True)
+                assert news["candidates"]["eligible"] > 1
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def in_the_afternoon() -> tuple[str, datetime]:
+    """A zone in which it is between three and four in the afternoon now, and its next morning at nine."""
+    now = datetime.now(UTC)
+    hours = (15 - now.hour + 12) % 24 - 12
+    zone = f"Etc/GMT{-hours:+d}" if hours else "UTC"
+    today = now.astimezone(ZoneInfo(zone))
+    assert today.hour == 15
+    return zone, today.replace(hour=9, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def test_hours_put_a_contact_off_inside_its_slot_and_block_it_where_the_slot_ends_before(
+    opened: Opened, worker: Worker
+) -> None:
+    """Calls rest from 20:00 to 09:00: of the morning (08:00-12:00) an hour is lost, of the night everything."""
+    player = player_of("policy")
+    zone, nine = in_the_afternoon()
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player, time_zone=zone))
+            first = await asked(client, player, after=position, channels=["call"], dry_run=True, explain=True)
+            (put_off,) = [one for one in first["deferrals"] if one["timing_slots"] == ["morning"]]
+            assert (put_off["rule"], put_off["channels"]) == ("quiet_call", ["call"])
+            assert datetime.fromisoformat(put_off["allowed_from"]) == nine
+            (blocked,) = [one for one in first["exclusions"] if one["rule"] == "quiet_call"]
+            assert blocked["timing_slots"] == ["night"]
+            for number in range(50):
+                found = await contact(client, player, channels=["call"])
+                sent = found["action"]
+                assert sent["timing_slot"] != "night"
+                if sent["timing_slot"] == "morning":
+                    break
+                failed = {"outcome_id": f"o{number}", "decision_id": found["decision_id"], "type": "failed"}
+                await client.post("/v1/outcomes", json=failed | {"occurred_at": datetime.now(UTC).isoformat()})
+            assert sent["timing_slot"] == "morning"
+            assert datetime.fromisoformat(sent["send_at"]) == nine
+            assert datetime.fromisoformat(found["lease"]["valid_until"]) == nine + timedelta(hours=3)
+            confirmed = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
+            assert confirmed.status_code == 200, confirmed.text
+            assert datetime.fromisoformat(confirmed.json()["send_at"]) == nine
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_player_of_great_britain_needs_a_clear_register_and_consent_by_product(
+    opened: Opened, worker: Worker
+) -> None:
+    player = player_of("policy")
+    asks: dict[str, Any] = {"channels": ["email"], "purpose": "marketing", "dry_run": True, "explain": True}
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(player, jurisdiction="GB", time_zone="Europe/London"))
+            found = await asked(client, player, after=position, **asks)
+            assert {"unknown_gamstop", "GB1-remote", "GB5"} <= rules_of(found)
+            assert found["candidates"]["eligible"] == 1
+            clear = told(player, 0, "register_checked", register_name="gamstop", listed=False)
+            await tell(client, [clear])
+            assert "GB1-remote" not in rules_of(await asked(client, player, **asks))
+            agreed = {"channel": "email", "granted": True, "basis": "express"}
+            products = ("casino", "sports", "poker", "bingo")
+            await tell(
+                client, [told(player, n, "consent_changed", product=p, **agreed) for n, p in enumerate(products)]
+            )
+            assert (await asked(client, player, **asks))["candidates"]["eligible"] > 1
+            await tell(client, [told(player, 1, "register_checked", register_name="gamstop", listed=True)])
+            listed = await asked(client, player, **asks)
+            assert "GB1-remote" in rules_of(listed)
+            assert listed["candidates"]["eligible"] == 1
 
     assert worker.consumer is not None
     run(story())

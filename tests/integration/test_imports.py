@@ -347,7 +347,7 @@ def test_what_is_assumed_are_facts_of_every_player_once(home: Path, sandbox: Hou
     load(home, write(home / "b.csv", [*cells, *rows(50, seed=2)]))
     for player in players_of(cells):
         known = facts.read(store.hgetall(f"facts:{sandbox.player_key(player)}"), "main")  # type: ignore[arg-type]
-        assert (known.jurisdiction, known.time_zone, known.kyc_verified, known.closed) == ("MT", "UTC", True, False)
+        assert (known.jurisdiction, known.time_zone, known.kyc_verified, known.account) == ("MT", "UTC", True, "open")
         assert len(known.consent) == 5
         assert {"account", "kyc", "birth_date", "jurisdiction", "time_zone"} <= set(known.assumed)
     assert ask(home, "count(*), count(DISTINCT player)", "type = 'facts_assumed'") == [(23, 23)]

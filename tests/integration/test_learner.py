@@ -166,7 +166,7 @@ def test_the_order_is_that_of_store_time_partition_and_place_so_decisions_preced
 
 
 def test_every_entry_is_read_once_also_where_a_flush_goes_over_midnight(tmp_path: Path) -> None:
-    grow(tmp_path, FLUSHES, DECISIONS)
+    grow(tmp_path, 3 * FLUSHES, DECISIONS)
     log = LearningLog(tmp_path, frozenset({"bet"}))
     entries = [entry for flush in log.flushes("0-0") for entry in log.entries(flush)]
     for table in ("decisions", "outcomes", "events"):

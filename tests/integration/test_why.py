@@ -1,5 +1,6 @@
 """Why this one: the reasons of a decision are its numbers, and a player is shown as the house sees them."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -178,5 +179,51 @@ def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Op
             assert [one["decision_id"] for one in shown["decisions"]] == ids[:20]
             assert shown["experiment"]["variant"] == "policy"
             assert shown["harm"]["level"] == "none"
+
+    run(asked())
+
+
+@pytest.mark.usefixtures("serving")
+def test_where_a_law_forbids_what_the_policy_chooses_by_business_rules_serve(
+    opened: Opened, serving: tuple[Snapshot, ChurnBundle]
+) -> None:
+    """Denmark forbids to choose by inactivity: there the policy, which sees it, is not asked."""
+
+    async def asked() -> None:
+        async with opened() as client:
+            player = (await decided(client, "policy"))["player_id"]
+            for number, place in enumerate(("MT", "DK")):
+                other = {"type": "login", "event_id": f"l{number}", "player_id": player, "location": place}
+                position = await tell(client, [other | {"occurred_at": datetime.now(UTC).isoformat()}])
+                body = {"player_id": player, "explain": True, "after": position, "dry_run": True}
+                told = (await client.post("/v1/decisions", json=body)).json()
+                assert told["experiment"]["variant"] == "policy"
+                learnt = told["policy_version"] == serving[0].version
+                assert learnt == (place == "MT")
+                assert told["policy_version"].startswith("business_rules") != learnt
+
+    run(asked())
+
+
+@pytest.mark.usefixtures("serving")
+def test_who_objected_is_not_scored_and_no_policy_is_asked(opened: Opened) -> None:
+    async def asked() -> None:
+        async with opened() as client:
+            before = await decided(client, "policy")
+            assert 0 < before["churn"]["score"] < 1
+            player = before["player_id"]
+            objected = {"type": "objection_changed", "event_id": "o1", "player_id": player, "objects": True}
+            position = await tell(client, [objected | {"occurred_at": datetime.now(UTC).isoformat()}])
+            body = {"player_id": player, "explain": True, "after": position}
+            told = (await client.post("/v1/decisions", json=body)).json()
+            assert (told["action"], told["churn"]) == ("NO_CONTACT", None)
+            whole = (await client.get(f"/v1/decisions/{told['decision_id']}")).json()
+            assert (whole["role"], whole["churn"]) == ("objected", None)
+            assert "H1" in [one["rule"] for one in whole["exclusions"]]
+            assert (await client.get(f"/v1/players/{player}")).json()["churn"] is None
+            again = objected | {"event_id": "o2", "objects": False}
+            position = await tell(client, [again | {"occurred_at": datetime.now(UTC).isoformat()}])
+            told = (await client.post("/v1/decisions", json=body | {"after": position})).json()
+            assert 0 < told["churn"]["score"] < 1
 
     run(asked())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.actions import CatalogueError
+from models.files import CatalogueError
 from pipelines.attribution import Attribution, Books, Drawn, Lesson, Terms
 
 TERMS = Terms.read()

@@ -1,16 +1,18 @@
 """Caps against brute force: no window of a cap's length ever holds more contacts than it allows."""
 
+import random
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from features.schema import CHANNELS
 from models.actions import PROMOTIONAL, SLOTS, Cap, Catalogue, Offer, Window, load_catalogue
 from service.caps import Reservation, evaluate, fits, load_reservation, outdated
-from service.rules import Layout
+from service.layout import Candidates, Layout
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 HOUSE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
@@ -76,8 +78,8 @@ def test_fewer_contacts_a_larger_cap_or_a_shorter_window_never_take_room(
 
 
 def offer(name: str, purpose: str) -> Offer:
-    shown = HOUSE.offers[0].model_dump()
-    return Offer.model_validate(shown | {"id": name, "purpose": purpose})
+    worthless = {} if purpose == "bonus" else {"kind": "message", "value_minor": 0}
+    return Offer.model_validate(HOUSE.offers[0].model_dump() | {"id": name, "purpose": purpose} | worthless)
 
 
 OFFERS = tuple(offer(f"for_{purpose}", purpose) for purpose in PURPOSES)
@@ -114,8 +116,16 @@ def catalogue(caps: tuple[Cap, ...]) -> Catalogue:
     return HOUSE.model_copy(update={"offers": OFFERS, "caps": caps})
 
 
-def blocked(house: Catalogue, held: list[Reservation], windows: tuple[Window, ...]) -> dict[str, np.ndarray]:
-    return {one.rule: one.blocked for one in evaluate(Layout(house), held, windows, NOW)}
+def moments(layout: Layout, windows: tuple[Window, ...]) -> list[tuple[int, Candidates]]:
+    """When contacts would be sent: those of a slot as its window begins."""
+    return [(window.send_us, bits) for window, bits in zip(windows, layout.slots, strict=True)]
+
+
+def blocked(house: Catalogue, held: list[Reservation], windows: tuple[Window, ...]) -> dict[str, NDArray[np.bool_]]:
+    """What each cap denies, by offer, channel and timing slot."""
+    layout = Layout(house)
+    found = evaluate(layout, held, moments(layout, windows), NOW)
+    return {name: layout.array(one)[1:].reshape(house.shape) for name, one in found.items()}
 
 
 @SETTINGS
@@ -142,6 +152,26 @@ def test_a_cap_blocks_exactly_the_promotional_actions_that_would_overflow_it(
                 wanted[place] = not has_room(counted, window.send_us // HOUR, cap.contacts, int(cap.hours))
         np.testing.assert_array_equal(found.get(f"cap:{cap.id}", np.zeros(house.shape, dtype=np.bool_)), wanted)
         assert (f"cap:{cap.id}" in found) == wanted.any()
+
+
+@SETTINGS
+@given(CAPS, HELD, st.lists(st.integers(0, 30), min_size=6, max_size=6), st.randoms(use_true_random=False))
+def test_contacts_of_one_slot_may_be_sent_at_several_moments_and_each_is_counted_at_its_own(
+    caps: tuple[Cap, ...], held: list[Reservation], hours: list[int], chance: random.Random
+) -> None:
+    """Hours put some contacts of a slot off and others not; a cap looks at the moment of each."""
+    house = catalogue(caps)
+    layout = Layout(house)
+    at = {place: chance.choice(hours) for place in range(1, house.size)}
+    spread = [
+        (NOW + hour * HOUR, sum(layout.bit(place) for place, one in at.items() if one == hour)) for hour in set(hours)
+    ]
+    found = evaluate(layout, held, spread, NOW)
+    alone = {hour: evaluate(layout, held, [(NOW + hour * HOUR, layout.everything)], NOW) for hour in set(hours)}
+    for cap in caps:
+        name = f"cap:{cap.id}"
+        for place, hour in at.items():
+            assert bool(found.get(name, 0) & layout.bit(place)) == bool(alone[hour].get(name, 0) & layout.bit(place))
 
 
 def reservation(state: Literal["reserved", "confirmed", "released"], valid: int, purpose: str = "bonus") -> Reservation:
@@ -182,7 +212,7 @@ def test_what_is_outdated_matters_to_no_contact_from_now_on(
 ) -> None:
     house = catalogue(caps)
     named = {f"d{n}": one for n, one in enumerate(held)}
-    gone = outdated(house, named, NOW)
+    gone = outdated(house, named, NOW, 0, ever=False)
     kept = [one for name, one in named.items() if name not in gone]
     before, after = blocked(house, held, windows), blocked(house, kept, windows)
     assert before.keys() == after.keys()
@@ -192,17 +222,34 @@ def test_what_is_outdated_matters_to_no_contact_from_now_on(
 
 def test_what_can_no_longer_matter_is_outdated_to_the_microsecond() -> None:
     house = catalogue((Cap(id="short", contacts=1, hours=1), Cap(id="long", contacts=9, hours=24)))
-    held = reservation("confirmed", NOW)
-    assert outdated(house, {"d": held}, NOW + 24 * HOUR) == []
-    assert outdated(house, {"d": held}, NOW + 24 * HOUR + 1) == ["d"]
-    assert outdated(catalogue(()), {"d": held}, NOW + 1) == ["d"]
+    held = {"d": reservation("confirmed", NOW)}
+    assert outdated(house, held, NOW + 24 * HOUR, 0, ever=False) == []
+    assert outdated(house, held, NOW + 24 * HOUR + 1, 0, ever=False) == ["d"]
+    assert outdated(catalogue(()), held, NOW + 1, 0, ever=False) == ["d"]
+
+
+def test_what_a_rule_still_looks_back_at_is_not_outdated() -> None:
+    """Rules count contacts too, and may look back further than any cap of the catalogue."""
+    house = catalogue((Cap(id="short", contacts=1, hours=1),))
+    held = {"d": reservation("confirmed", NOW)}
+    assert outdated(house, held, NOW + 48 * HOUR, 48 * HOUR, ever=False) == []
+    assert outdated(house, held, NOW + 48 * HOUR + 1, 48 * HOUR, ever=False) == ["d"]
+
+
+def test_what_counts_for_ever_is_kept_for_ever_once_it_is_confirmed() -> None:
+    house, late = catalogue((Cap(id="short", contacts=1, hours=1),)), NOW + 10**6 * HOUR
+    held = {state: reservation(state, NOW) for state in ("confirmed", "reserved", "released")}
+    assert outdated(house, held, late, 0, ever=True) == ["reserved", "released"]
+    assert outdated(house, held, late, 0, ever=False) == list(held)
+    message = {"message": held["confirmed"]._replace(purpose="marketing")}
+    assert outdated(house, message, late, 0, ever=True) == ["message"]
 
 
 def test_a_lease_that_may_still_be_confirmed_is_never_outdated() -> None:
     """A lease may outlast the longest window: dropping it would answer `expired` before its time."""
     house = catalogue((Cap(id="hour", contacts=1, hours=1),))
     lease = reservation("reserved", NOW + 11 * HOUR)
-    assert outdated(house, {"d": lease}, NOW + 2 * HOUR) == []
+    assert outdated(house, {"d": lease}, NOW + 2 * HOUR, 0, ever=False) == []
 
 
 @SETTINGS

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.events import EVENT, Event, moment
-from features.schema import CHANNELS
+from features.schema import CHANNELS, PRODUCTS
 from features.store import House, Server, Store, real_now_us
 from pipelines import bulk
 from service import facts
-from service.facts import Facts, assertions
+from service.facts import Consent, Facts, assertions
 from service.know import Refused, know
 from service.ledger import Keys, RedisLedger
 
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 NAMES = (f"player-{n}" for n in itertools.count())
 BRANDS = ("main", "other")
 Told = list[dict[str, Any]]
@@ -91,8 +91,11 @@ def door(store: redis.Redis, house: House, base: int) -> Door:
 # Moments tie often.
 SECOND = st.integers(1, 6)
 BRAND = st.sampled_from(BRANDS)
+PLACE = st.sampled_from([None, "MT", "IE"])
+LEVELS = ("none", "low", "moderate", "strong")
+LEVEL = st.sampled_from(LEVELS)
 BORN = st.none() | st.sampled_from(["1980-05-17", "1999-12-31", "2009-02-28"])
-STORY = st.one_of(
+KINDS = (
     st.builds(said, st.just("self_excluded"), SECOND, brand=BRAND, scope=st.sampled_from(["brand", "all"])),
     st.builds(said, st.just("exclusion_ended"), SECOND, brand=BRAND, scope=st.sampled_from(["brand", "all"])),
     st.builds(
@@ -102,6 +105,9 @@ STORY = st.one_of(
         brand=BRAND,
         channel=st.sampled_from(["sms", "email"]),
         granted=st.booleans(),
+        product=st.sampled_from([None, None, "casino", "sports"]),
+        basis=st.sampled_from([None, "express", "soft_opt_in"]),
+        origin=st.sampled_from([None, "form-1", "shop.site"]),
     ),
     st.builds(said, st.just("time_out"), SECOND, brand=BRAND, until=st.integers(1, 30)),
     st.builds(
@@ -111,13 +117,46 @@ STORY = st.one_of(
         brand=BRAND,
         birth_date=BORN,
         jurisdiction=st.sampled_from([None, "MT", "CA-ON", "NL"]),
+        licence=st.sampled_from([None, "MT", "GB"]),
         time_zone=st.sampled_from([None, "Europe/Malta", "America/Toronto"]),
+        reopened=st.booleans(),
     ),
     st.builds(said, st.just("kyc_verified"), SECOND, birth_date=BORN),
-    st.builds(said, st.just("account_closed"), SECOND),
-    st.builds(said, st.just("support_contact"), SECOND, tags=st.sampled_from([["harm"], ["billing", "harm"], ["vip"]])),
-    st.builds(said, st.just("login"), SECOND),
-    st.builds(said, st.just("limit_set"), SECOND, limit=st.just("loss"), change=st.just("lowered")),
+    st.builds(said, st.sampled_from(["account_closed", "closure_requested"]), SECOND),
+    st.builds(
+        said,
+        st.just("support_contact"),
+        SECOND,
+        tags=st.lists(st.sampled_from(["harm", "billing", "vip", "complaint", "resolved"]), max_size=3, unique=True),
+    ),
+    st.builds(said, st.just("login"), SECOND, location=PLACE),
+    st.builds(said, st.just("session_started"), SECOND, location=PLACE),
+    st.builds(said, st.just("session_ended"), SECOND),
+    st.builds(
+        said,
+        st.sampled_from(["withdrawal_requested", "withdrawal_paid", "withdrawal_cancelled"]),
+        SECOND,
+        amount_minor=st.just(5_000),
+    ),
+    st.builds(
+        said,
+        st.just("limit_set"),
+        SECOND,
+        limit=st.just("loss"),
+        change=st.sampled_from(["set", "lowered", "raised", "removed"]),
+    ),
+    st.builds(
+        said,
+        st.just("register_checked"),
+        SECOND,
+        register_name=st.sampled_from(["gamstop", "rofus"]),
+        listed=st.booleans(),
+    ),
+    st.builds(said, st.just("objection_changed"), SECOND, objects=st.booleans()),
+    st.builds(said, st.just("harm_scored"), SECOND, source=st.sampled_from(["mindway", "own.model"]), level=LEVEL),
+    st.builds(said, st.just("harm_reviewed"), SECOND, level=LEVEL),
+    st.builds(said, st.just("vip_changed"), SECOND, vip=st.booleans(), checked=st.booleans()),
+    st.builds(said, st.just("bonus_granted"), SECOND, amount_minor=st.just(500)),
 )
 
 
@@ -126,7 +165,10 @@ def dated(story: dict[str, Any]) -> dict[str, Any]:
     return story | {name: date.fromisoformat(story[name]) for name in ("birth_date",) if story.get(name)}
 
 
-STORIES = st.lists(STORY.map(dated), min_size=1, max_size=12)
+# Few kinds at once, and so many events of each: registers are put to the test by what is told of them again.
+STORIES = st.sets(st.integers(0, len(KINDS) - 1), min_size=1, max_size=4).flatmap(
+    lambda chosen: st.lists(st.one_of(*(KINDS[one] for one in sorted(chosen))).map(dated), min_size=1, max_size=16)
+)
 
 
 def modelled(events: Iterable[Event]) -> dict[str, tuple[int, int, str]]:
@@ -214,25 +256,124 @@ def test_facts_say_what_the_events_of_a_brand_and_of_the_house_say(door: Door, b
         assert seconds(found.excluded_us, door) == max(on, default=None)
         assert seconds(found.returned_us, door) == max(ended, default=None)
 
-        for channel in CHANNELS:
-            one = latest(of(stories, "consent_changed", brand=brand, channel=channel), lambda s: not s["granted"])
-            held = found.consent.get(channel)
-            assert (held and (held[0], seconds(held[1], door))) == (one and (one["granted"], one["second"]))
-
         ends = [one["until"] for one in of(stories, "time_out", brand=brand)]
         assert seconds(found.time_out_until_us, door) == max(ends, default=None)
-
-        # A registration that does not say `reopened` never undoes a closure.
-        registered, closed = of(stories, "registered"), of(stories, "account_closed")
-        assert found.closed == (True if closed else False if registered else None)
-        assert seconds(found.opened_us, door) == min((one["second"] for one in registered), default=None)
-        assert found.kyc_verified == (True if of(stories, "kyc_verified") else None)
-        harm = [one["second"] for one in of(stories, "support_contact") if "harm" in one["tags"]]
-        assert seconds(found.harm_signal_us, door) == max(harm, default=None)
         assert found.known == any(assertions(event) for event in typed(stories, player, door.base))
         assert found.assumed == ()
+        _consents_follow(stories, found, door, brand)
+        _person_follows(stories, found, door)
+        _circumstances_follow(stories, found, door)
+        _harm_follows(stories, found, door)
 
     law(check)
+
+
+def _consents_follow(stories: Told, found: Facts, door: Door, brand: str) -> None:
+    """Consent by channel and product, with what it rests on; one that names no product stands for itself too."""
+    wanted = set()
+    for channel in CHANNELS:
+        ended = last(of(stories, "consent_changed", brand=brand, channel=channel, product=None, granted=False))
+        for product in (None, *PRODUCTS):
+            mine = of(stories, "consent_changed", brand=brand, channel=channel, product=product)
+            one = latest(mine, _withdrawn)
+            if one is None:
+                continue
+            held = found.consent[channel, product or "*"]
+            if product and ended is not None and ended >= one["second"]:
+                assert (held.granted, seconds(held.since_us, door)) == (False, ended)
+            else:
+                assert (held.granted, seconds(held.since_us, door)) == (one["granted"], one["second"])
+            # Of two alike at one moment either may be what it rests on, but never a mixture of both.
+            alike = of(mine, "consent_changed", second=one["second"], granted=one["granted"])
+            assert (held.basis, held.origin) in [(other["basis"] or "express", other["origin"]) for other in alike]
+            wanted.add((channel, product or "*"))
+    assert found.consent.keys() == wanted
+
+
+def _withdrawn(story: dict[str, Any]) -> bool:
+    return not story["granted"]
+
+
+def _person_follows(stories: Told, found: Facts, door: Door) -> None:
+    # A registration that does not say `reopened` never undoes a closure.
+    registered, reopened = of(stories, "registered"), of(stories, "registered", reopened=True)
+    changes = [*reopened, *of(stories, "closure_requested", "account_closed")]
+    strict = ("registered", "closure_requested", "account_closed")
+    one = max(changes, key=lambda story: (story["second"], strict.index(story["type"])), default=None)
+    states = dict(zip(strict, ("open", "closing", "closed"), strict=True))
+    assert found.account == (states[one["type"]] if one else "open" if registered else None)
+    assert seconds(found.opened_us, door) == min((one["second"] for one in registered), default=None)
+    assert seconds(found.reopened_us, door) == last(reopened)
+    assert found.kyc_verified == (True if of(stories, "kyc_verified") else None)
+    for name in ("jurisdiction", "licence", "time_zone"):
+        assert getattr(found, name) == last_word(registered, name)
+    assert found.location == last_word(of(stories, "login", "session_started"), "location")
+
+
+def last(stories: Told) -> int | None:
+    return max((one["second"] for one in stories), default=None)
+
+
+def last_word(stories: Told, name: str) -> str | None:
+    """What was said last of something, by those who said anything; of two at one moment the greater word."""
+    words = [(one["second"], one[name]) for one in stories if one[name] is not None]
+    return max(words)[1] if words else None
+
+
+def _circumstances_follow(stories: Told, found: Facts, door: Door) -> None:
+    def told(one: dict[str, Any] | None, text: Callable[[dict[str, Any]], str]) -> tuple[str, int] | None:
+        return None if one is None else (text(one), one["second"])
+
+    def held(one: Any) -> tuple[str, int] | None:
+        return None if one is None else (one.text, (one.at_us - door.base) // 1_000_000)
+
+    for name in ("gamstop", "rofus"):
+        one = latest(of(stories, "register_checked", register_name=name), lambda s: s["listed"])
+        assert held(found.registers.get(name)) == told(one, lambda s: "listed" if s["listed"] else "clear")
+    assert found.registers.keys() == {one["register_name"] for one in of(stories, "register_checked")}
+
+    one = latest(of(stories, "objection_changed"), lambda s: s["objects"])
+    assert held(found.objection) == told(one, lambda s: "objects" if s["objects"] else "none")
+
+    money = of(stories, "withdrawal_requested", "withdrawal_paid", "withdrawal_cancelled")
+    one = latest(money, lambda s: s["type"] == "withdrawal_requested")
+    assert held(found.withdrawal) == told(one, lambda s: "pending" if s["type"].endswith("requested") else "settled")
+
+    one = latest(of(stories, "session_started", "session_ended"), lambda s: s["type"] == "session_started")
+    assert held(found.session) == told(one, lambda s: "on" if s["type"] == "session_started" else "off")
+
+    one = latest(of(stories, "vip_changed"), lambda s: s["vip"])
+    assert held(found.vip) == told(one, lambda s: "vip" if s["vip"] else "none")
+    assert seconds(found.vip_checked_us, door) == last(of(stories, "vip_changed", checked=True))
+
+    support = of(stories, "support_contact")
+    complaints = [one for one in support if "complaint" in one["tags"]]
+    one = latest([s for s in support if {"complaint", "resolved"} & {*s["tags"]}], lambda s: "complaint" in s["tags"])
+    assert held(found.complaint) == told(one, lambda s: "open" if "complaint" in s["tags"] else "resolved")
+    assert seconds(found.complained_us, door) == last(complaints)
+    assert seconds(found.support_us, door) == last(support)
+
+    raised = [one for one in of(stories, "limit_set") if one["change"] in {"raised", "removed"}]
+    assert seconds(found.limit_raised_us, door) == last(raised)
+
+
+def _harm_follows(stories: Told, found: Facts, door: Door) -> None:
+    """What each source said last of harm, and when it last said each level; a mention to support is strong."""
+    said_by: dict[str, Told] = {
+        "signal": [one | {"level": "strong"} for one in of(stories, "support_contact") if "harm" in one["tags"]],
+        "review": of(stories, "harm_reviewed"),
+        **{f"by:{name}": of(stories, "harm_scored", source=name) for name in ("mindway", "own.model")},
+        **{
+            f"by:{name}:{level}": of(stories, "harm_scored", source=name, level=level)
+            for name, level in itertools.product(("mindway", "own.model"), LEVELS)
+        },
+    }
+    wanted = {}
+    for name, said in said_by.items():
+        if said:
+            one = max(said, key=lambda s: (s["second"], LEVELS.index(s["level"])))
+            wanted[name] = (one["level"], door.base + one["second"] * 1_000_000)
+    assert found.harm == wanted
 
 
 def seconds(unix_us: int | None, door: Door) -> int | None:
@@ -249,16 +390,68 @@ def test_at_one_moment_exclusion_beats_its_end(door: Door) -> None:
 
 def test_at_one_moment_withdrawal_beats_consent(door: Door) -> None:
     told = [said("consent_changed", 5, channel="sms", granted=granted) for granted in (True, False)]
-    assert door.after(*told).consent == {"sms": (False, door.base + 5_000_000)}
+    assert door.after(*told).consent == {("sms", "*"): Consent(False, door.base + 5_000_000, "express")}
 
 
-def test_at_one_moment_closed_beats_open(door: Door) -> None:
-    assert door.after(said("account_closed", 5), said("registered", 5, reopened=True)).closed is True
+def test_at_one_moment_closed_beats_a_wish_to_close_and_both_beat_open(door: Door) -> None:
+    closed, asked, opened = (
+        said("account_closed", 5),
+        said("closure_requested", 5),
+        said("registered", 5, reopened=True),
+    )
+    assert door.after(closed, asked, opened).account == "closed"
+    assert door.after(asked, opened).account == "closing"
 
 
 def test_a_closed_account_is_opened_again_only_by_a_registration_that_says_so(door: Door) -> None:
-    assert door.after(said("account_closed", 5), said("registered", 6)).closed is True
-    assert door.after(said("account_closed", 5), said("registered", 6, reopened=True)).closed is False
+    for kind, state in (("account_closed", "closed"), ("closure_requested", "closing")):
+        plain = door.after(said(kind, 5), said("registered", 6))
+        assert (plain.account, plain.reopened_us) == (state, None)
+        again = door.after(said(kind, 5), said("registered", 6, reopened=True))
+        assert (again.account, again.reopened_us) == ("open", door.base + 6_000_000)
+
+
+def test_who_asked_for_closure_stays_closing_whatever_else_happens(door: Door) -> None:
+    others = [said("login", 9), said("session_started", 9), said("kyc_verified", 9), said("registered", 9)]
+    assert door.after(said("closure_requested", 5), *others).account == "closing"
+    assert door.after(said("closure_requested", 5), said("account_closed", 6)).account == "closed"
+
+
+# Of each register: the event that restricts, the one that frees, and the words that are then held.
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
+    "objection": ({"type": "objection_changed", "objects": True}, {"objects": False}, ("objects", "none")),
+    "withdrawal": (
+        {"type": "withdrawal_requested", "amount_minor": 1},
+        {"type": "withdrawal_paid"},
+        ("pending", "settled"),
+    ),
+    "session": ({"type": "session_started"}, {"type": "session_ended"}, ("on", "off")),
+    "vip": ({"type": "vip_changed", "vip": True}, {"vip": False}, ("vip", "none")),
+    "complaint": ({"type": "support_contact", "tags": ["complaint"]}, {"tags": ["resolved"]}, ("open", "resolved")),
+    "registers": (
+        {"type": "register_checked", "register_name": "gamstop", "listed": True},
+        {"listed": False},
+        ("listed", "clear"),
+    ),
+    "harm": ({"type": "harm_reviewed", "level": "strong"}, {"level": "none"}, ("strong", "none")),
+}
+
+
+def held_in(found: Facts, name: str) -> Any:
+    """What a register holds; of several under one name the only one."""
+    held = getattr(found, name)
+    return next(iter(held.values())) if isinstance(held, dict) else held
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_of_a_register_the_later_word_holds_and_at_one_moment_the_stricter(door: Door, name: str) -> None:
+    strict, freeing, (on, off) = PAIRS[name]
+    free = strict | freeing
+    for first, second, text in ((5, 6, off), (6, 5, on), (5, 5, on)):
+        found = door.after(strict | {"second": first}, free | {"second": second})
+        assert held_in(found, name) == (text, door.base + max(first, second) * 1_000_000)
+    assert held_in(door.after(free | {"second": 5}), name) == (off, door.base + 5_000_000)
+    assert not getattr(facts.read({}, "main"), name)
 
 
 @pytest.mark.parametrize("kind", ["registered", "kyc_verified"])
@@ -274,6 +467,68 @@ def test_the_later_says_what_holds_and_never_the_one_that_came_last(door: Door) 
         said("registered", 7),
     )
     assert (found.jurisdiction, found.time_zone, found.birth_date) == ("GB", "Europe/London", date(2009, 1, 1))
+
+
+def test_the_place_of_a_player_is_the_last_that_a_login_or_session_told(door: Door) -> None:
+    found = door.after(
+        said("registered", 4, jurisdiction="MT", licence="GB"),
+        said("login", 5, location="IE"),
+        said("session_started", 6, location="US-NJ"),
+        said("login", 7),
+    )
+    assert (found.jurisdiction, found.licence, found.location) == ("MT", "GB", "US-NJ")
+
+
+def test_registers_and_sources_of_harm_are_kept_apart(door: Door) -> None:
+    found = door.after(
+        said("register_checked", 5, register_name="gamstop", listed=True),
+        said("register_checked", 6, register_name="rofus", listed=False),
+        said("harm_scored", 5, source="mindway", level="strong"),
+        said("harm_scored", 6, source="other", level="none"),
+        said("harm_reviewed", 7, level="low"),
+    )
+    assert {name: one.text for name, one in found.registers.items()} == {"gamstop": "listed", "rofus": "clear"}
+    assert {name: one.text for name, one in found.harm.items()} == {
+        "by:mindway": "strong",
+        "by:mindway:strong": "strong",
+        "by:other": "none",
+        "by:other:none": "none",
+        "review": "low",
+    }
+
+
+def test_a_lower_score_of_a_source_stands_beside_the_graver_one_before(door: Door) -> None:
+    """It does not undo it: only a review or quiet days do."""
+    told = [said("harm_scored", n, source="mindway", level=level) for n, level in ((5, "strong"), (6, "low"))]
+    found = door.after(*told).harm
+    assert found["by:mindway"] == ("low", door.base + 6_000_000)
+    assert found["by:mindway:strong"] == ("strong", door.base + 5_000_000)
+
+
+def test_a_resolved_complaint_is_closed_and_its_moment_stays(door: Door) -> None:
+    told = [said("support_contact", 5, tags=["complaint"]), said("support_contact", 6, tags=["resolved"])]
+    found = door.after(*told)
+    assert found.complaint == ("resolved", door.base + 6_000_000)
+    assert found.complained_us == door.base + 5_000_000
+    both = door.after(said("support_contact", 5, tags=["resolved", "complaint"]))
+    assert both.complaint == ("open", door.base + 5_000_000)
+
+
+def test_checks_of_a_vip_are_those_that_were_told_and_stay_when_the_vip_goes(door: Door) -> None:
+    found = door.after(said("vip_changed", 5, vip=True, checked=True), said("vip_changed", 6, vip=False))
+    assert found.vip == ("none", door.base + 6_000_000)
+    assert found.vip_checked_us == door.base + 5_000_000
+    assert door.after(said("vip_changed", 5, vip=True)).vip_checked_us is None
+
+
+def test_a_limit_that_is_raised_or_removed_is_noted_and_one_that_is_set_or_lowered_is_not(door: Door) -> None:
+    def after(*changes: str) -> int | None:
+        return door.after(
+            said("registered", 1), *(said("limit_set", 3 + n, limit="loss", change=c) for n, c in enumerate(changes))
+        ).limit_raised_us
+
+    assert after("raised", "lowered") == after("removed", "set") == door.base + 3_000_000
+    assert after("set", "lowered") is None
 
 
 # Exclusion, consent, breaks ---------------------------------------------------------------------------------------
@@ -309,14 +564,77 @@ def test_of_two_exclusions_the_later_one_counts_and_of_two_returns_the_later_ret
 
 
 def test_consent_counts_from_after_the_return_only(door: Door) -> None:
-    """Facts keep both moments; the rule `consent` compares them."""
+    """Facts keep both moments; the rule `consent_after_return` compares them."""
     told = [said("consent_changed", 3, channel="sms", granted=True), said("self_excluded", 5)]
     told += [said("exclusion_ended", 8), said("consent_changed", 9, channel="email", granted=True)]
     found = door.after(*told)
     assert found.excluded_us is None
     assert found.returned_us == door.base + 8_000_000
-    alive = {channel for channel, (granted, at) in found.consent.items() if granted and at > found.returned_us}
-    assert alive == {"email"}
+    alive = {key for key, one in found.consent.items() if one.granted and one.since_us > found.returned_us}
+    assert alive == {("email", "*")}
+
+
+def consent(second: int, *, granted: bool = True, **more: Any) -> dict[str, Any]:
+    return said("consent_changed", second, channel="sms", granted=granted, **more)
+
+
+def test_consent_is_kept_by_product_with_what_it_rests_on(door: Door) -> None:
+    found = door.after(
+        consent(3, basis="implied"),
+        consent(4, product="casino", basis="express", origin="form-1"),
+        consent(5, product="sports", origin="shop.site"),
+    )
+    at = door.base
+    assert found.consent == {
+        ("sms", "*"): Consent(True, at + 3_000_000, "implied", None),
+        ("sms", "casino"): Consent(True, at + 4_000_000, "express", "form-1"),
+        ("sms", "sports"): Consent(True, at + 5_000_000, "express", "shop.site"),
+    }
+
+
+def test_consent_is_express_unless_it_is_told_to_rest_on_something_else(door: Door) -> None:
+    assert door.after(consent(3)).consent["sms", "*"].basis == "express"
+    for basis in ("express", "soft_opt_in", "implied", "enquiry"):
+        assert door.after(consent(3, basis=basis)).consent["sms", "*"].basis == basis
+
+
+def test_a_later_consent_rests_on_what_it_names_itself(door: Door) -> None:
+    """What was told once does not carry over: consent given anew replaces the one before, with basis and origin."""
+    found = door.after(consent(3, basis="soft_opt_in", origin="form-1"), consent(4))
+    assert found.consent["sms", "*"] == Consent(True, door.base + 4_000_000, "express", None)
+    weaker = door.after(consent(3, basis="express", origin="form-1"), consent(4, basis="implied"))
+    assert weaker.consent["sms", "*"] == Consent(True, door.base + 4_000_000, "implied", None)
+
+
+def test_a_withdrawal_that_names_no_product_ends_what_was_given_before_for_each(door: Door) -> None:
+    given = [consent(3, product="casino", basis="express"), consent(6, product="sports", basis="express")]
+    found = door.after(*given, consent(5, granted=False))
+    assert {key: one.granted for key, one in found.consent.items()} == {
+        ("sms", "*"): False,
+        ("sms", "casino"): False,
+        ("sms", "sports"): True,
+    }
+    assert door.after(*given, consent(6, granted=False)).consent["sms", "sports"].granted is False
+
+
+def test_what_a_withdrawal_ended_stays_ended_when_consent_without_a_product_is_given_anew(door: Door) -> None:
+    """Else the consent of the past would stand again that was withdrawn for good."""
+    told = [consent(3, product="casino"), consent(4, granted=False), consent(5)]
+    found = door.after(*told)
+    assert found.consent["sms", "*"].granted
+    assert found.consent["sms", "casino"] == Consent(False, door.base + 4_000_000, "express")
+    assert door.after(*told, consent(6, product="casino")).consent["sms", "casino"].granted
+
+
+def test_a_withdrawal_for_a_product_ends_no_other_and_a_consent_without_one_does_not_undo_it(door: Door) -> None:
+    found = door.after(
+        consent(3, product="casino"), consent(3, product="sports"), consent(4, product="casino", granted=False)
+    )
+    assert found.consent["sms", "sports"].granted
+    assert not found.consent["sms", "casino"].granted
+    later = door.after(consent(4, product="casino", granted=False), consent(5))
+    assert later.consent["sms", "*"].granted
+    assert not later.consent["sms", "casino"].granted
 
 
 def test_of_all_breaks_the_one_that_ends_last_holds(door: Door) -> None:
@@ -340,16 +658,24 @@ def test_facts_of_another_brand_are_not_facts_of_this_one(door: Door) -> None:
         said("time_out", 5, until=20, brand="other"),
         said("consent_changed", 5, channel="sms", granted=True, brand="other"),
         said("account_closed", 5, brand="other"),
+        said("objection_changed", 5, objects=True, brand="other"),
+        said("register_checked", 5, register_name="rofus", listed=True, brand="other"),
+        said("withdrawal_requested", 5, amount_minor=1, brand="other"),
+        said("harm_scored", 5, source="mindway", level="strong", brand="other"),
     ]
     door.tell([typed(told, player, door.base)])
     here, there = door.facts(player), door.facts(player, "other")
     assert (here.excluded_us, here.time_out_until_us, here.consent) == (None, None, {})
     assert there.excluded_us is not None
     assert there.time_out_until_us is not None
-    assert there.consent["sms"][0]
+    assert there.consent["sms", "*"].granted
     # What concerns the person or the account concerns every brand.
-    assert here.closed
-    assert there.closed
+    for found in (here, there):
+        assert found.account == "closed"
+        assert found.objection is not None
+        assert found.registers["rofus"].text == "listed"
+        assert found.withdrawal is not None
+        assert found.harm["by:mindway"].text == "strong"
 
 
 def test_an_exclusion_from_the_house_holds_for_every_brand(door: Door) -> None:
@@ -443,7 +769,19 @@ def test_the_version_moves_with_the_facts_and_only_with_them(door: Door) -> None
 
 
 def test_a_player_of_whom_only_behaviour_is_known_is_unknown(door: Door) -> None:
-    assert door.after(said("login", 5), said("support_contact", 5, tags=["vip"])) == Facts()
+    behaviour = [
+        said("login", 5),
+        said("bet", 5, amount_minor=100, product="casino"),
+        said("limit_set", 5, limit="loss", change="lowered"),
+        said("bonus_granted", 5, amount_minor=100),
+    ]
+    assert door.after(*behaviour) == Facts()
+
+
+def test_a_contact_with_support_tells_its_moment_and_nothing_of_the_person(door: Door) -> None:
+    found = door.after(said("support_contact", 5, tags=["vip"]))
+    at_us = door.base + 5_000_000
+    assert unversioned(found) == unversioned(Facts(known=True, support_us=at_us, told_us={"support": at_us}))
 
 
 def test_what_is_assumed_yields_to_whatever_is_known(door: Door) -> None:
@@ -462,9 +800,10 @@ def test_what_is_assumed_yields_to_whatever_is_known(door: Door) -> None:
         if not first:
             assume(player)
         found = door.facts(player)
-        assert found.closed
+        assert found.account == "closed"
         assert found.kyc_verified
-        assert {channel: granted for channel, (granted, _) in found.consent.items()} == {"sms": False, "email": True}
+        granted = {key: one.granted for key, one in found.consent.items()}
+        assert granted == {("sms", "*"): False, ("email", "*"): True}
         assert found.assumed == ("consent:main:email", "kyc")
 
 

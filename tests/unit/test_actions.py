@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from features.events import micros, moment
 from features.schema import CHANNELS, TIMING_SLOTS
@@ -19,12 +20,12 @@ from models.actions import (
     SLOTS,
     Cap,
     Catalogue,
-    CatalogueError,
+    Offer,
     Window,
     load_catalogue,
-    load_yaml,
     send_window,
 )
+from models.files import CatalogueError, load_yaml
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 FILE = Path(__file__).parents[2] / "service" / "catalogue.yaml"
@@ -194,6 +195,14 @@ def without(*path: Any) -> dict[str, Any]:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "bonus without a kind": (without("offers", 0, "kind"), ("offers.0", "a bonus must say its kind")),
+    "a gift in a message": (changed("offers", 6, "value_minor", to=1), ("offers.6", "is of purpose bonus")),
+    "bonus by another name": (changed("offers", 0, "purpose", to="marketing"), ("offers.0", "is of purpose bonus")),
+    "unknown kind": (changed("offers", 0, "kind", to="present"), ("offers.0.kind",)),
+    "unknown mechanic": (changed("offers", 0, "mechanics", to=["welcome", "magic"]), ("offers.0.mechanics.1",)),
+    "unknown term": (changed("offers", 0, "terms", "colour", to="red"), ("offers.0.terms.colour",)),
+    "negative wagering": (changed("offers", 0, "terms", "wagering", to=-1), ("offers.0.terms.wagering",)),
+    "unknown currency": (changed("offers", 0, "local", to={"pounds": 1}), ("offers.0.local.pounds",)),
     "duplicate offer": (changed("offers", 1, "id", to="welcome_bonus"), ("two offers share an id",)),
     "unknown channel": (changed("channels", "fax", to={"cost_minor": 1}), ("channels.fax",)),
     "missing channel": (without("channels", "sms"), ("channels must be exactly",)),
@@ -227,13 +236,48 @@ FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_catalogue_is_refused_with_file_and_field(fault: str, tmp_path: Path) -> None:
+def test_a_faulty_catalogue_is_refused_with_file_line_and_field(fault: str, tmp_path: Path) -> None:
     said, words = FAULTS[fault]
-    with pytest.raises(CatalogueError) as refusal:
+    with pytest.raises(CatalogueError, match=r"^house\.yaml:\d+: ") as refusal:
         loaded(said, tmp_path)
-    assert str(refusal.value).startswith("house.yaml: ")
     for word in words:
         assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "stands"),
+    [
+        (changed("offers", 2, "cost_minor", to=-77), "cost_minor: -77"),
+        (changed("caps", 2, "channel", to="fax"), "channel: fax"),
+        (changed("offers", 4, "stages", to=["active", "old"]), "- old"),
+        (changed("channels", "sms", "cost_minor", to=-5), "cost_minor: -5"),
+    ],
+)
+def test_the_line_that_is_told_is_the_one_to_mend(said: dict[str, Any], stands: str, tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError) as refusal:
+        loaded(said, tmp_path)
+    line = int(str(refusal.value).split(":")[1])
+    assert (tmp_path / "house.yaml").read_text("utf8").splitlines()[line - 1].strip() == stands
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    """Of two lines one would silently not hold."""
+    file = tmp_path / "house.yaml"
+    file.write_text("version: 1\ncurrency: EUR\ncurrency: USD\n", "utf8")
+    with pytest.raises(CatalogueError, match=r"(?s)house\.yaml: currency stands twice.*line 3"):
+        load_catalogue(file)
+
+
+def test_what_an_offer_leaves_out_is_unknown_and_a_bonus_is_never_a_mere_message(catalogue: Catalogue) -> None:
+    said = catalogue.offers[0].model_dump()
+    extra = ("kind", "mechanics", "terms", "local", "audience", "tags", "approved_on", "approval")
+    with pytest.raises(ValidationError, match="a bonus must say its kind"):
+        Offer.model_validate({name: value for name, value in said.items() if name not in extra})
+    plain = {name: value for name, value in said.items() if name not in extra}
+    bare = Offer.model_validate(plain | {"purpose": "marketing", "value_minor": 0})
+    assert (bare.kind, bare.mechanics, bare.audience, bare.tags) == ("message", None, None, None)
+    assert (bare.terms.wagering, bare.terms.validity_days, bare.terms.prior_bet) == (None, None, None)
+    assert not bare.terms.free_choice
 
 
 def test_a_cap_of_endless_hours_is_refused(tmp_path: Path) -> None:
@@ -252,7 +296,7 @@ def test_two_caps_may_not_share_an_id(tmp_path: Path) -> None:
 def test_a_file_that_holds_something_else_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "house.yaml"
     file.write_text(text, "utf8")
-    with pytest.raises(CatalogueError, match=r"house\.yaml: "):
+    with pytest.raises(CatalogueError, match=r"house\.yaml:1: "):
         load_catalogue(file)
 
 

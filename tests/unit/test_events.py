@@ -48,24 +48,37 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "time_out": {"until": "2026-12-01T00:00:00+01:00"},
     "self_excluded": {},
     "exclusion_ended": {},
+    "closure_requested": {},
     "account_closed": {},
+    "register_checked": {"register_name": "gamstop", "listed": False},
+    "objection_changed": {"objects": True},
+    "harm_scored": {"source": "mindway", "level": "low"},
+    "harm_reviewed": {"level": "none"},
+    "vip_changed": {"vip": True},
+    "bonus_granted": MONEY,
 }
 OPTIONAL: dict[str, dict[str, Any]] = {
     "registered": {
         "jurisdiction": "CA-ON",
+        "licence": "MT",
         "time_zone": "America/Toronto",
         "birth_date": "1981-07-13",
         "reopened": True,
     },
     "kyc_verified": {"birth_date": "1981-07-13"},
+    "login": {"location": "US-NJ"},
+    "session_started": {"location": "IE"},
     "deposit": {"target": "wallet"},
     "withdrawal_requested": {"method": "bank transfer"},
     "withdrawal_paid": {"method": "bank transfer"},
     "withdrawal_cancelled": {"method": "bank transfer"},
     "support_contact": {"tags": ["harm", "payment"]},
+    "consent_changed": {"product": "sports", "basis": "soft_opt_in", "origin": "shop.form-2_b"},
     "limit_set": {"amount_minor": 10_000},
     "self_excluded": {"scope": "brand"},
     "exclusion_ended": {"scope": "brand"},
+    "vip_changed": {"checked": True},
+    "bonus_granted": {"product": "casino"},
 }
 TYPES = sorted(MINIMAL)
 
@@ -186,6 +199,19 @@ WRONG: list[tuple[str, str, object]] = [
     *(("limit_set", "limit", bad) for bad in ("money", None)),
     *(("limit_set", "change", bad) for bad in ("doubled", None)),
     ("limit_set", "amount_minor", -5),
+    *(("registered", "licence", bad) for bad in ("mt", "MLT", "MT-", 1)),
+    *((kind, "location", bad) for kind in ("login", "session_started") for bad in ("mt", "MLT", "US-NEWJ", "", 1)),
+    *(("consent_changed", "product", bad) for bad in ("slots", "", 7)),
+    *(("consent_changed", "basis", bad) for bad in ("opt_in", "", True)),
+    *(("consent_changed", "origin", bad) for bad in ("", "A Form", "a b", "x" * 65, "caf\u00e9", 7)),
+    *(("register_checked", "register_name", bad) for bad in ("", "GAMSTOP", "1st", "a-b", "x" * 33, None)),
+    *(("register_checked", "listed", bad) for bad in ("false", 0, None)),
+    *(("objection_changed", "objects", bad) for bad in ("true", 1, None)),
+    *(("harm_scored", "source", bad) for bad in ("", "Mindway AI", "x" * 65, None)),
+    *((f"harm_{what}", "level", bad) for what in ("scored", "reviewed") for bad in ("high", "", 3, None)),
+    *(("vip_changed", name, bad) for name in ("vip", "checked") for bad in ("yes", 1, None)),
+    *(("bonus_granted", "amount_minor", bad) for bad in (-1, 1.5, None)),
+    ("bonus_granted", "product", "slots"),
     *((kind, "scope", bad) for kind in ("self_excluded", "exclusion_ended") for bad in ("house", "main", None)),
     *(("login", "brand", bad) for bad in ("", "Main", "a b", "x" * 33, "a:b", None)),
 ]
@@ -201,6 +227,25 @@ def test_every_channel_and_product_of_the_schema_is_known_to_events() -> None:
         read(body("consent_changed", channel=channel))
     for product in PRODUCTS:
         read(body("bet", product=product))
+        read(body("consent_changed", product=product))
+        read(body("bonus_granted", product=product))
+
+
+def test_every_level_and_basis_is_taken() -> None:
+    for level in ("none", "low", "moderate", "strong"):
+        read(body("harm_scored", level=level))
+        read(body("harm_reviewed", level=level))
+    for basis in ("express", "soft_opt_in", "implied", "enquiry"):
+        read(body("consent_changed", basis=basis))
+
+
+def test_what_is_not_said_is_not_assumed() -> None:
+    """A VIP is not checked, a closed account not opened again, a consent rests on nothing unless that is told."""
+    plain: Any = {kind: read(body(kind)) for kind in ("vip_changed", "registered", "consent_changed", "login")}
+    assert plain["vip_changed"].checked is False
+    assert (plain["registered"].reopened, plain["registered"].licence) == (False, None)
+    assert (plain["consent_changed"].product, plain["consent_changed"].basis) == (None, None)
+    assert plain["login"].location is None
 
 
 def test_events_are_immutable() -> None:
@@ -260,7 +305,8 @@ def test_after_thirty_five_days_only_what_restricts_contact_gets_in(kind: str) -
 
 
 def test_what_restricts_contact_is_exactly_this() -> None:
-    assert {"self_excluded", "time_out", "account_closed", "consent_changed", "limit_set"} == RESTRICTING
+    restricts = {"self_excluded", "time_out", "closure_requested", "account_closed", "consent_changed", "limit_set"}
+    assert restricts | {"register_checked", "objection_changed", "harm_scored"} == RESTRICTING
 
 
 COLUMNS = {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product"}

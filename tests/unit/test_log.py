@@ -4,6 +4,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,15 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import STORED, VECTOR
-from models.actions import load_catalogue
+from models.actions import NO_CONTACT, load_catalogue
 from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
 from service import log
 from service.decide import choose
-from service.log import Choice, Record, Seen, Sent, Versions
-from service.rules import Exclusion
+from service.layout import Candidates, Layout
+from service.log import Choice, PutOff, Record, Seen, Sent, Versions
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
+LAYOUT = Layout(CATALOGUE)
 RANKS = priorities(CATALOGUE)
 POLICIES: dict[str, Policy] = {
     "uniform": Uniform(CATALOGUE.size),
@@ -42,9 +44,12 @@ SENT = st.builds(
     send_us=st.integers(0, 2**53),
     valid_until_us=st.integers(0, 2**53),
 )
+PUT_OFF = st.builds(
+    PutOff, rule=WORD, timing_slot=WORD, allowed_from_us=st.integers(0, 2**53), candidates=st.binary(max_size=30)
+)
 CHOICE = st.builds(
     Choice,
-    role=st.sampled_from(["drawn", "holdout", "priority"]),
+    role=st.sampled_from(["drawn", "holdout", "objected", "priority"]),
     policy_version=WORD,
     place=st.integers(0, 500),
     propensity=REAL,
@@ -53,13 +58,14 @@ CHOICE = st.builds(
     excluded=st.dictionaries(WORD, st.binary(max_size=30), max_size=4),
     scores=st.binary(max_size=30),
     pmf=st.binary(max_size=30),
+    deferrals=st.lists(PUT_OFF, max_size=2).map(tuple),
 )
 SEEN = st.builds(
     Seen,
     features=st.binary(max_size=30),
     as_of_us=st.none() | st.integers(0, 2**53),
     age_seconds=st.none() | REAL,
-    churn_score=REAL,
+    churn_score=st.none() | REAL,
     harm_level=st.sampled_from(["none", "low", "moderate", "strong"]),
     markers=st.dictionaries(WORD, REAL, max_size=4),
     stage=WORD,
@@ -67,6 +73,7 @@ SEEN = st.builds(
     assumed=st.lists(WORD, max_size=2).map(tuple),
     facts_version=WORD,
     ledger_version=WORD,
+    harm_sources=st.dictionaries(WORD, WORD, max_size=3),
 )
 RECORD = st.builds(
     Record,
@@ -87,7 +94,14 @@ RECORD = st.builds(
     choice=CHOICE,
     seen=SEEN,
     versions=st.builds(
-        Versions, catalogue=WORD, rules=WORD, schema=WORD, churn=st.none() | WORD, time_zones=WORD, build=TEXT
+        Versions,
+        catalogue=WORD,
+        rules=WORD,
+        schema=WORD,
+        churn=st.none() | WORD,
+        time_zones=WORD,
+        build=TEXT,
+        packs=st.lists(WORD, max_size=3).map(tuple),
     ),
     sandbox=st.booleans(),
     sealed=st.binary(max_size=40),
@@ -103,6 +117,17 @@ def test_a_record_is_read_as_it_was_written_and_written_as_it_was_read(record: R
     assert found == record
     assert log.dumps(found) == data
     assert found.v == log.VERSION == 1
+
+
+@SETTINGS
+@given(RECORD)
+def test_a_record_without_what_was_added_later_is_still_read(record: Record) -> None:
+    told = msgspec.to_builtins(record, builtin_types=(bytes,))
+    for part, name in (("choice", "deferrals"), ("seen", "harm_sources"), ("versions", "packs")):
+        del told[part][name]
+    found = log.loads(msgspec.msgpack.encode(told))
+    assert (found.choice.deferrals, found.seen.harm_sources, found.versions.packs) == ((), {}, ())
+    assert found.seen.features == record.seen.features
 
 
 @SETTINGS
@@ -125,13 +150,25 @@ def test_numbers_are_read_bit_for_bit_and_stored_little_endian(values: list[floa
     log.array(data)[:] = 0
 
 
-def exclusions(data: st.DataObject) -> list[Exclusion]:
+def exclusions(data: st.DataObject) -> dict[str, Candidates]:
     shapes = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-    found = []
+    found = {}
     for rule in data.draw(st.sets(st.sampled_from(["consent", "harm", "cap:player_day", "not_requested"]))):
         share = data.draw(st.sampled_from([0.1, 0.9, 1.0]))
-        found.append(Exclusion(rule, data.draw(shapes).random(CATALOGUE.shape) < share))
+        blocked = data.draw(shapes).random(CATALOGUE.size) < share
+        blocked[NO_CONTACT] = False
+        found[rule] = LAYOUT.loads(log.bits(blocked))
     return found
+
+
+@SETTINGS
+@given(st.data())
+def test_sets_of_candidates_are_logged_by_the_same_bytes_as_places(data: st.DataObject) -> None:
+    for blocked in exclusions(data).values():
+        array = LAYOUT.array(blocked)
+        assert LAYOUT.dumps(blocked) == log.bits(array)
+        np.testing.assert_array_equal(log.places(LAYOUT.dumps(blocked), CATALOGUE.size), array)
+        assert LAYOUT.loads(LAYOUT.dumps(blocked)) == blocked == sum(map(LAYOUT.bit, np.flatnonzero(array).tolist()))
 
 
 def replay(choice: Choice, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -150,7 +187,7 @@ def test_a_choice_is_replayed_bit_for_bit_from_what_was_logged(name: str) -> Non
     @given(st.data(), st.floats(0, 1 - 2**-53) | st.sampled_from([0.0, 1 - 2**-53]))
     def law(data: st.DataObject, u: float) -> None:
         found = exclusions(data)
-        choice = choose(name, policy, np.zeros(len(VECTOR)), found, u)
+        choice = choose(name, policy, np.zeros(len(VECTOR)), found, u, LAYOUT)
         mask, pmf = replay(choice, policy)
         assert log.numbers(pmf[mask]) == choice.pmf
         assert draw(pmf, choice.u) == (choice.place, u, choice.propensity)
@@ -163,10 +200,9 @@ def test_a_choice_is_replayed_bit_for_bit_from_what_was_logged(name: str) -> Non
             eligible &= ~log.places(blocked, CATALOGUE.size)
         np.testing.assert_array_equal(eligible, mask)
         assert mask[0]
-        assert (
-            mask.sum() == 1 + (~np.any([one.blocked.ravel() for one in found], axis=0)).sum() if found else mask.all()
-        )
-        assert choice.excluded.keys() == {one.rule for one in found}
+        rows = [LAYOUT.array(blocked) for blocked in found.values()]
+        np.testing.assert_array_equal(~mask, np.any(rows, axis=0) if rows else np.zeros_like(mask))
+        assert choice.excluded == {rule: LAYOUT.dumps(blocked) for rule, blocked in found.items()}
         assert (choice.role, choice.policy_version) == (name, policy.version)
 
     law()

@@ -1,0 +1,203 @@
+"""Packs: dated files of rules, one per place, and the rulebook that they make together. Pure but for reading files.
+
+    rulebook/settings.yaml, harm.yaml, packs/*.yaml --load--> Rulebook --law.compile--> Law
+
+A pack binds where its jurisdiction is the player's residence, the licence of the account, or the place where they are;
+all that bind are applied together, so the strictest wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, time
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final, Literal, NamedTuple, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from features.events import Jurisdiction, RegisterName, TimeZone
+from features.moments import micros
+from models.actions import Currency, content_hash
+from models.files import CatalogueError, load_yaml
+from service.harm import HarmSettings, StageDays
+from service.rule import HOUR_US, RuleBase, Sentence
+from service.rules import AnyRule, ExclusionRegister, RegisterFreshness, SelectionBasis
+
+EVERYWHERE: Final = "*"
+OWN: Final = "own"
+"""The register that the house keeps itself: `self_excluded` and `exclusion_ended`."""
+FOREVER_US: Final = 2**62
+PackId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class Register(BaseModel):
+    """A register of excluded people: what it is, and how old an answer of it may be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: str
+    max_age_hours: float = Field(gt=0)
+    source: Sentence
+
+
+class Pack(BaseModel):
+    """Rules of one place; `jurisdictions` is where they bind, `time_zone` whose days their dates are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    pack: PackId
+    title: str
+    version: int = Field(ge=1)
+    checked_on: date
+    jurisdictions: tuple[Jurisdiction | Literal["*"], ...] = Field(min_length=1)
+    time_zone: TimeZone
+    registers: dict[RegisterName, Register] = Field(default_factory=dict)
+    rules: tuple[AnyRule, ...]
+
+    @model_validator(mode="after")
+    def _own_places(self) -> Self:
+        """A rule may bind in a part of its pack's places, never elsewhere."""
+        for rule in self.rules:
+            for place in rule.jurisdictions or ():
+                if not {place, place.partition("-")[0], EVERYWHERE} & set(self.jurisdictions):
+                    raise ValueError(f"{rule.id}: {place} is no place of this pack")
+        return self
+
+
+class Settings(BaseModel):
+    """What the house sets for all rules.
+
+    Attributes:
+        exchange: House minor units for one minor unit of a currency that a law speaks of.
+        scores: External sources of the level of harm that must have spoken, and how many hours their word holds.
+        stages: Lifecycle stages, days.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Literal[1]
+    valid_from: date
+    exchange: dict[Currency, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    scores: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    stages: StageDays
+
+
+class Bound(NamedTuple):
+    """A rule where and when it binds: from the first moment up to the last one, exclusive; unix microseconds."""
+
+    rule: RuleBase
+    pack: Pack
+    places: tuple[str, ...]
+    begins_us: int
+    ends_us: int
+
+
+class Rulebook(BaseModel):
+    """All rules of a house, as its files say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    settings: Settings
+    harm: HarmSettings
+    packs: tuple[Pack, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        seen: set[str] = set()
+        for pack in self.packs:
+            for rule in pack.rules:
+                if rule.id in seen:
+                    raise ValueError(f"{pack.pack}: two rules share the id {rule.id}")
+                seen.add(rule.id)
+                for name in _asked(rule) - self.registers.keys() - {OWN}:
+                    raise ValueError(f"{pack.pack}: {rule.id} asks {name}, which no pack describes under registers")
+        try:
+            list(self.bound())
+        except OverflowError as error:
+            raise ValueError("a rule begins or ends on a day that no clock shows") from error
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash; decisions log it."""
+        return content_hash(self)
+
+    @cached_property
+    def registers(self) -> dict[str, Register]:
+        """Registers of all packs, by name."""
+        return {name: one for pack in self.packs for name, one in pack.registers.items()}
+
+    @cached_property
+    def ages_us(self) -> dict[str, int]:
+        """How old the answer of a register may be, microseconds."""
+        return {name: int(one.max_age_hours * HOUR_US) for name, one in self.registers.items()}
+
+    def asked(self, named: Iterable[str]) -> tuple[str, ...]:
+        """Registers that must have been asked about players of some jurisdictions."""
+        where = places(named)
+        binding = [one.rule for one in self.bound() if not where.isdisjoint(one.places)]
+        return tuple(dict.fromkeys(name for rule in binding for name in sorted(_asked(rule)) if name != OWN))
+
+    def bound(self) -> Iterator[Bound]:
+        """Every rule that is applied, where and when."""
+        for pack in self.packs:
+            for rule in pack.rules:
+                if rule.state != "off":
+                    ends = FOREVER_US if rule.valid_to is None else _begins(rule.valid_to, pack)
+                    places = rule.jurisdictions or pack.jurisdictions
+                    yield Bound(rule, pack, places, _begins(rule.valid_from, pack), ends)
+
+    def selections(self, now_us: int) -> Iterator[tuple[str, SelectionBasis]]:
+        """Rules on what players may be selected by that are in force, by place."""
+        for one in self.bound():
+            if isinstance(one.rule, SelectionBasis) and one.begins_us <= now_us < one.ends_us:
+                yield from ((place, one.rule) for place in one.places)
+
+    def barred(self, manifest: Iterable[str], now_us: int) -> dict[str, tuple[str, ...]]:
+        """Places that a policy with these readings may not serve, with the readings that bar it."""
+        readings, found = tuple(manifest), dict[str, tuple[str, ...]]()
+        for place, rule in self.selections(now_us):
+            forbidden = tuple(reading for reading in readings if rule.forbids(reading))
+            if forbidden:
+                found[place] = tuple(dict.fromkeys((*found.get(place, ()), *forbidden)))
+        return found
+
+
+def _asked(rule: RuleBase) -> set[str]:
+    if isinstance(rule, ExclusionRegister):
+        return set(rule.registers)
+    return {rule.register_name} if isinstance(rule, RegisterFreshness) else set()
+
+
+def _begins(day: date, pack: Pack) -> int:
+    return micros(datetime.combine(day, time(), ZoneInfo(pack.time_zone)).astimezone(UTC))
+
+
+def places(named: Iterable[str]) -> frozenset[str]:
+    """Where rules bind for some jurisdictions: in each, in the country of a region, and everywhere."""
+    return frozenset((EVERYWHERE, *(part for one in named for part in (one, one.partition("-")[0]))))
+
+
+def rulebook_path() -> Path:
+    """The rulebook's folder: CROUPIER_RULES, or the one that comes with the service."""
+    return Path(os.environ.get("CROUPIER_RULES") or str(resources.files("service").joinpath("rulebook")))
+
+
+def load_rulebook(folder: Path) -> Rulebook:
+    """Read a rulebook; raises CatalogueError naming file, line and field."""
+    files = sorted((folder / "packs").glob("*.yaml"))
+    if not files:
+        raise CatalogueError(f"{folder.name}: no pack in {folder / 'packs'}")
+    parts = {
+        "settings": load_yaml(folder / "settings.yaml", Settings),
+        "harm": load_yaml(folder / "harm.yaml", HarmSettings),
+    }
+    try:
+        return Rulebook(**parts, packs=tuple(load_yaml(file, Pack) for file in files))
+    except ValueError as error:
+        raise CatalogueError(f"{folder.name}: {_first(error)}") from error
+
+
+def _first(error: ValueError) -> str:
+    told = getattr(error, "errors", None)
+    return str(told()[0]["msg"]).removeprefix("Value error, ") if told else str(error)

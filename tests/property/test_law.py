@@ -1,0 +1,97 @@
+"""The compiled law against the plain interpreter, and what must hold of every rulebook; all by seeds."""
+
+import os
+from random import Random
+from typing import Any, get_args
+
+import chances
+import pytest
+from interpreter import Reading
+
+from models.actions import Purpose
+from service.harm import Harm
+from service.inputs import Inputs
+from service.law import Law, Verdict
+from service.layout import Layout
+from service.mask import Asked, Situation, evaluate
+
+PLAYERS = 50
+BOOKS = int(os.environ.get("CROUPIER_BOOKS", "250"))
+SEEDS = range(8 if BOOKS >= 250 else 1)
+"""8 x 250 x 50 = 100,000 cases of each law; mutation runs take fewer."""
+
+
+def allowed(law: Law, verdict: Verdict) -> int:
+    left = law.layout.everything
+    for bits in verdict.blocked.values():
+        left &= ~bits
+    return left
+
+
+def judged(law: Law, player: Inputs) -> Verdict:
+    """The mask of a player who may be sent anything that rules allow."""
+    asked = Asked(frozenset(get_args(Purpose)))
+    return evaluate(
+        Situation(
+            law=law,
+            inputs=player,
+            known=True,
+            windows=chances.windows(player),
+            harm=Harm("none", {}, {}),
+            stage="active",
+            features=None,
+            variant="policy",
+            asked=asked,
+        )
+    )
+
+
+def places_of(law: Law, bits: int) -> set[int]:
+    return {place for place in range(1, law.layout.catalogue.size) if bits & law.layout.bit(place)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_losing_an_input_or_more_harm_or_one_more_rule_never_allows_more(seed: int) -> None:
+    chance = Random(f"laws {seed}")
+    for number in range(BOOKS):
+        rules = [chances.rule(chance, at) for at in range(6)]
+        layout = Layout(chances.catalogue(chance))
+        law, stricter = Law(chances.book(chance, rules[:5]), layout), Law(chances.book(chance, rules), layout)
+        # Dates of packs are read in one zone, so that the two differ by the rule alone.
+        law = Law(stricter.book.model_copy(update={"packs": (_less(stricter),)}), layout)
+        for case in range(PLAYERS):
+            player = chances.player(chance)
+            before = allowed(law, judged(law, player))
+            lost = chance.choice(chances.REMOVABLE)
+            after = allowed(law, judged(law, chances.without(player, lost)))
+            assert not after & ~before, (seed, number, case, lost)
+            if player.harm is not None and player.harm < 3:
+                harmed = chances.without(player, "harm")
+                harmed.harm = player.harm + 1
+                assert not allowed(law, judged(law, harmed)) & ~before, (seed, number, case, "harm")
+            assert not allowed(stricter, judged(stricter, player)) & ~before, (seed, number, case, "rule")
+
+
+def _less(law: Law) -> Any:
+    pack = law.book.packs[0]
+    return pack.model_copy(update={"rules": pack.rules[:-1]})
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_compiled_says_what_the_rules_say(seed: int) -> None:
+    chance = Random(f"compiled {seed}")
+    for number in range(BOOKS):
+        kinds = [chances.TYPES[(number + at) % len(chances.TYPES)] for at in range(3)]
+        rules = [chances.rule(chance, at, kind) for at, kind in enumerate(kinds)]
+        layout = Layout(chances.catalogue(chance, 2))
+        law = Law(chances.book(chance, rules), layout)
+        for case in range(PLAYERS):
+            player = chances.player(chance)
+            fixed = chance.random() < 0.2
+            windows = chances.windows(player)
+            verdict = law.judge(player, windows, fixed=fixed)
+            wanted, moments = Reading(law.book, layout.catalogue, player).blocked(windows, fixed=fixed)
+            found = {reason: places_of(law, bits) for reason, bits in verdict.blocked.items()}
+            assert found == wanted, (seed, number, case, [rule.type for rule in rules])
+            sent = {place: at for at, bits in verdict.moments for place in places_of(law, bits)}
+            assert sent == moments, (seed, number, case)
