@@ -7,6 +7,7 @@ known never to have happened.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -163,7 +164,7 @@ class Inputs:
             if counted.holds(one.offer, one.channel) and abs(one.send_us - at_us) < window
         ]
         worth = [counted.worth.get(name) for name in (*near, offer)]
-        return sum(float("inf") if one is None else one for one in worth)
+        return sum(math.inf if one is None else one for one in worth)
 
     def audit(self, needs: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Inputs with value, age in seconds and trouble, for the record of a decision."""

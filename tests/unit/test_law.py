@@ -96,6 +96,7 @@ def test_losses_are_counted_in_weeks_that_follow_each_other() -> None:
     assert not _lost([5, 5, 0, 5], 3, 5)
     assert _lost([4, 4, 4, 5], 1, 5)
     assert not _lost([4.9] * 4, 4, 5)
+    assert not _lost([0, 0, 5, 5], 3, 5)
     assert _lost([5] * 4, 4, 5)
 
 
@@ -160,8 +161,64 @@ def test_readings_are_forbidden_by_name_or_by_how_they_begin() -> None:
     assert rule.forbids("net_loss_7d")
     assert rule.forbids("net_loss_")
     assert not rule.forbids("net_los")
+    assert not rule.forbids("net_losses")
     assert rule.forbids("churn")
     assert not rule.forbids("churn_score")
+
+
+THRESHOLD = {**PLAIN, "id": "lost", "type": "loss_or_deposit_threshold", "metric": "net_deposit_month"}
+
+
+@pytest.mark.parametrize(
+    ("amounts", "age", "denied"),
+    [
+        ([[None, 500]], None, 500),
+        ([[21, 100], [None, 500]], 20, 100),
+        ([[21, 100], [None, 500]], 21, 500),
+        ([[21, 100], [25, 300], [None, 500]], 20, 100),
+        ([[21, 100], [25, 300], [None, 500]], 24, 300),
+        ([[21, 100], [25, 300], [None, 500]], 25, 500),
+    ],
+)
+def test_an_amount_may_hang_on_age(amounts: list[Any], age: int | None, denied: int) -> None:
+    told = [{"under": under, "amount_minor": amount} for under, amount in amounts]
+    small = law({**THRESHOLD, "amounts": told, "currency": "EUR"})
+    for deposited, wanted in ((denied - 0.01, False), (denied, True)):
+        seen = replace(player(), age=age, net_deposit_month=deposited)
+        assert ("lost" in small.judge(seen, windows()).blocked) == wanted
+
+
+def test_an_amount_that_hangs_on_age_or_on_an_unknown_rate_denies_where_that_is_not_known() -> None:
+    by_age = [{"under": 21, "amount_minor": 100}, {"amount_minor": 500}]
+    small = law({**THRESHOLD, "amounts": by_age, "currency": "EUR"})
+    assert "lost" in small.judge(replace(player(), age=None, net_deposit_month=0), windows()).blocked
+    foreign = law({**THRESHOLD, "amounts": [{"amount_minor": 500}], "currency": "XXX"})
+    assert foreign.judge(player(), windows()).blocked["lost"] == foreign.layout.promotional
+
+
+@pytest.mark.parametrize(
+    ("terms", "age", "denied"),
+    [
+        ({"from_age": 18}, 17, False),
+        ({"from_age": 18}, 18, True),
+        ({"from_age": 18}, 99, True),
+        ({"under": 25}, 24, True),
+        ({"under": 25}, 25, False),
+        ({"under": 25}, None, True),
+        ({}, None, True),
+    ],
+)
+def test_a_cap_on_value_may_be_for_some_ages_and_for_a_window(
+    terms: dict[str, int],
+    age: int | None,
+    denied: bool,  # noqa: FBT001 - a column
+) -> None:
+    for window in ({}, {"hours": 24}):
+        small = law({**WORTH, "hours": None, **terms, **window})
+        found = small.judge(replace(player(), age=age), windows()).blocked
+        assert ("worth" in found) == denied
+        dear = law({**WORTH, "hours": None, "amount_minor": 10**9, **terms, **window})
+        assert "worth" not in dear.judge(replace(player(), age=age), windows()).blocked
 
 
 # The law of a catalogue --------------------------------------------------------------------------------------------
@@ -229,6 +286,11 @@ def test_a_rule_binds_contacts_that_are_sent_while_it_is_in_force() -> None:
     assert begins == tomorrow
     assert ends == layout.promotional & ~tomorrow
     assert "age" not in law({**AGE, "valid_from": "2026-06-03"}).judge(player(), windows()).blocked
+    midnight = us("2026-06-02T00:00:00+02:00")
+    apart = (Window(midnight, midnight + HOUR), *(Window(midnight - 1, midnight + HOUR),) * 3)
+    first = layout.slots[0] & layout.promotional
+    assert law({**AGE, "valid_from": "2026-06-02"}).judge(player(), apart).blocked["age"] == first
+    assert law({**AGE, "valid_to": "2026-06-02"}).judge(player(), apart).blocked["age"] == layout.promotional & ~first
 
 
 def test_a_policy_is_barred_while_the_law_that_forbids_its_readings_is_in_force_there() -> None:
@@ -238,6 +300,9 @@ def test_a_policy_is_barred_while_the_law_that_forbids_its_readings_is_in_force_
     assert not small.bars(("bet_count_1d",), player())
     assert not small.bars((), player())
     assert not small.bars(("churn_score",), player(jurisdiction="GB"))
+    begins, ends = us("2026-06-01T00:00:00+02:00"), us("2026-06-02T00:00:00+02:00")
+    for at, barred in ((begins - 1, False), (begins, True), (ends - 1, True), (ends, False)):
+        assert small.bars(("churn_score",), replace(player(), now_us=at)) == barred
     for off in (-2 * DAY_US, 2 * DAY_US):
         assert not small.bars(("churn_score",), replace(player(), now_us=NOW + off))
 
@@ -313,6 +378,14 @@ def test_consent_to_a_product_comes_before_consent_that_names_none() -> None:
     assert seen.consent("sms", "sports") == Consent(True, 5)
     assert seen.consent("sms", "sports", narrow=True) is None
     assert seen.consent("email", "casino") is None
+
+
+def test_an_audit_tells_what_a_register_said_and_what_became_of_consent() -> None:
+    seen = player(registers={"rofus": {"listed": True}, "oasis": {"listed": False}}, consent={"granted": False})
+    told = seen.audit(["rofus", "oasis", "consent"])
+    assert told["rofus"] == {"value": True, "age_seconds": 0.0}
+    assert told["oasis"]["value"] is False
+    assert told["consent"]["value"]["sms:*"] == "withdrawn express site since 2026-01-01T00:00:00+00:00"
 
 
 def test_age_is_that_of_the_players_own_day_and_of_a_verified_identity_only() -> None:
@@ -423,8 +496,9 @@ def test_a_reason_is_told_with_where_it_binds_how_sure_it_is_and_when_it_was_che
     book = load_rulebook(rulebook_path())
     known = mask.reasons(book)
     rules = {rule.id: (rule, pack) for pack in book.packs for rule in pack.rules}
-    rule, pack = rules["H4b-FL"]
-    assert known["H4b-FL"] == mask.Reason(
+    rule, pack = rules["H4b-FL-count"]
+    assert rule.note
+    assert known["H4b-FL-count"] == mask.Reason(
         rule.reason, rule.source, ("US-FL",), str(pack.checked_on), rule.confidence, rule.note
     )
     assert known["GB3"].jurisdictions == ("GB",)

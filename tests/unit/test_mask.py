@@ -120,7 +120,8 @@ def test_without_a_time_zone_or_a_residence_nothing_promotional_is_sent() -> Non
 
 def test_what_was_not_asked_for_is_denied_whatever_its_purpose() -> None:
     for purpose in get_args(Purpose):
-        asked = situation(purposes=frozenset({purpose}))
+        # A law of its own: what others asked for is remembered with a catalogue.
+        asked = situation(law=Law(LAW.book, Layout(CATALOGUE)), purposes=frozenset({purpose}))
         assert evaluate(asked).blocked["not_requested"] == LAYOUT.everything & ~of(purpose)
         only = replace(asked, asked=Asked(frozenset({purpose}), frozenset({"sms"}), frozenset({"free_bet"})))
         mine = LAYOUT.where(lambda o, c, p=purpose: o.purpose == p and c == "sms" and o.id == "free_bet")  # type: ignore[misc]

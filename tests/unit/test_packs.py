@@ -41,6 +41,9 @@ rules:
 """
 
 
+HOUR = 'rules.0.allow.0.to: an hour is written in quotes as "21:00"'
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return Path(copytree(SERVICE / "rulebook", tmp_path / "rulebook"))
@@ -80,9 +83,10 @@ def test_a_pack_that_is_sound_joins_the_rulebook_and_changes_its_hash(folder: Pa
         ("id: T1", "id: GB3", "two rules share the id GB3"),
         ("version: 1", "version: 1\nversion: 2", "version stands twice"),
         ("type: age_band\n    under: 18", "type: exclusion_register\n    registers: [nobody]", "T1 asks nobody"),
-        ("type: age_band\n    under: 18", 'type: time_window\n    allow: [{from: "08:00", to: 21:00}]', "hour"),
+        ("type: age_band\n    under: 18", 'type: time_window\n    allow: [{from: "08:00", to: 21:00}]', HOUR),
         ("type: age_band\n    under: 18", 'type: time_window\n    allow: [{from: "21:00", to: "08:00"}]', "two spans"),
         ("rules:", "rules: 7", "test.yaml"),
+        ("too young", "too\n\n      young", "rules.0.reason: a reason is one line"),
     ],
 )
 def test_a_faulty_pack_is_refused_with_file_line_and_field(folder: Path, old: str, new: str, told: str) -> None:
