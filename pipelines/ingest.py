@@ -23,10 +23,10 @@ import redis
 
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.plan import ReadPlan
-from features.store import PARTITIONS, bundle_key, order, partition_of, pointer_key, real_now_us, tag
+from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
 from service import facts, harm, inputs, packs
 from service.harm import HarmSettings
-from service.ledger import Keys
+from service.ledger import Keys, assert_command
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
@@ -94,6 +94,7 @@ class Consumer:
 
     def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings) -> None:
         self._client = client
+        self._house = open_house(client)
         self._plan = plan
         self.settings = settings
         self._owner = secrets.token_hex(8)
@@ -184,8 +185,8 @@ class Consumer:
         # Before the features: told twice a sign changes nothing, and a crash between the two must not lose it.
         told = self._signs(stored, known, rows)
         if told:
-            flat = [part for one in told for part in one]
-            pipe.fcall("croupier_assert", 1, Keys(player, b"").facts, *flat)
+            names, arguments = assert_command(self._house, Keys(player, b""), told)
+            pipe.fcall("croupier_assert", len(names), *names, *arguments)
         pairs = self._plan.encode(values, values[0])
         partition = partition_of(player)
         pipe.fcall(

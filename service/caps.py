@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, cast
 from models.actions import PROMOTIONAL, Cap, Catalogue
 from service.layout import Candidates, Layout
 
-State = Literal["reserved", "confirmed", "released"]
+State = Literal["reserved", "confirmed", "released", "revoked"]
 
 
 class Reservation(NamedTuple):

@@ -24,6 +24,7 @@ _STATES: Final = {
     "expired": ("expired", "the lease has run out"),
     "unknown": ("expired", "the lease has run out"),
     "released": ("released", "the contact was reported as failed or cancelled"),
+    "revoked": ("revoked", "what became known of the player since took the lease back"),
 }
 
 

@@ -214,6 +214,29 @@ def _consent_changed(event: events.ConsentChanged, at: int) -> list[Assertion]:
     return found
 
 
+_FORBIDDING: Final = frozenset(
+    {
+        *(("exclusion", "on"), ("time_out", "until"), ("account", "closing"), ("account", "closed")),
+        *(("objection", "objects"), ("register", "listed"), ("harm", "strong")),
+    }
+)
+
+
+def forbids(told: Iterable[Assertion]) -> str:
+    """The channel on which open promotional contacts must not go out once these facts hold: `*` for every, "" for none.
+
+    Consent withdrawn for a product ends the open contacts of its channel, for a lease does not name its product.
+    """
+    found = set()
+    for one in told:
+        kind, *rest = one.field.split(":")
+        if (kind, one.text) in _FORBIDDING:
+            return "*"
+        if kind == "consent" and one.text.startswith("withdrawn"):
+            found.add(rest[1])
+    return "" if not found else found.pop() if len(found) == 1 else "*"
+
+
 def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
     return "*" if event.scope == "all" else event.brand
 

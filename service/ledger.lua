@@ -33,21 +33,42 @@ local function append(log, kind, body, known, zone)
   return redis.call('XADD', log, '*', 'k', kind, 't', number(known), 'z', zone or '', 'b', body)
 end
 
+-- Takes back every open lease of a promotion on a channel ('*' for all): its capacity is free again, it can never be
+-- confirmed, and the log tells of each. A confirmed contact stays as it is. Returns how many.
+local function revoke(ledger, log, channel, player, brand, now, zone)
+  local taken, entries = 0, redis.call('HGETALL', ledger)
+  for at = 1, #entries, 2 do
+    local decision, entry = entries[at], entries[at + 1]
+    local purpose, offer, on = string.match(entry, '^%d+ %d+ reserved (%l+) (%S+) (%S+) ')
+    if (purpose == 'marketing' or purpose == 'bonus') and (channel == '*' or channel == on) then
+      redis.call('HSET', ledger, decision, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 revoked ')))
+      local row = {player = player, outcome_id = 'revoked/' .. decision, decision_id = decision, type = 'revoked',
+        brand = brand, channel = on, offer = offer}
+      append(log, 'revocation', cmsgpack.pack(row), now, zone)
+      taken = taken + 1
+    end
+  end
+  if taken > 0 then redis.call('HINCRBY', ledger, 'v', 1) end
+  return taken
+end
+
 -- KEYS: facts, ledger, log, then one `seen` key per entry.
 -- ARGV: real0, house0, rate, then per entry: kind, digest, seconds its id is remembered (0: not), body,
---       decision to release ('' for none), number of facts, and per fact: field, moment, rank, text.
+--       decision to release ('' for none), channel whose leases its facts forbid ('*' all, '' none), number of facts,
+--       and per fact: field, moment, rank, text.
 -- Returns per entry: status (new | duplicate | conflict), stream id.
 local function ingest(keys, args)
   local known = house_us(args[1], args[2], args[3])
   local out, at, changed = {}, 4, 0
   for n = 4, #keys do
-    local kind, digest, seconds, body, release, facts = unpack(args, at, at + 5)
-    at = at + 6
+    local kind, digest, seconds, body, release, forbids, facts = unpack(args, at, at + 6)
+    at = at + 7
     local held = redis.call('GET', keys[n])
     if held then
       out[#out + 1] = string.sub(held, 1, #digest) == digest and 'duplicate' or 'conflict'
       out[#out + 1] = string.sub(held, #digest + 1)
     else
+      local before = changed
       for f = 0, tonumber(facts) - 1 do
         local field, moment, rank, text = unpack(args, at + f * 4, at + f * 4 + 3)
         changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
@@ -60,7 +81,12 @@ local function ingest(keys, args)
         end
       end
       local zone = redis.call('HGET', keys[1], 'time_zone')
-      local id = append(keys[3], kind, body, known, zone and string.match(zone, '^%-?%d+ %d+ (.*)$'))
+      zone = zone and string.match(zone, '^%-?%d+ %d+ (.*)$')
+      local id = append(keys[3], kind, body, known, zone)
+      if forbids ~= '' and changed > before then
+        local told = cmsgpack.unpack(body)
+        revoke(keys[2], keys[3], forbids, told.player, told.brand, known, zone)
+      end
       if tonumber(seconds) > 0 then redis.call('SET', keys[n], digest .. id, 'EX', seconds) end
       out[#out + 1] = 'new'
       out[#out + 1] = id
@@ -112,7 +138,7 @@ end
 -- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure, ledger
 -- version, moment of sending that the caps were asked about.
 -- A contact that is confirmed after its moment counts from now on at the later one.
--- Returns confirmed | moved | expired | released | unknown, and the house time of the (first) confirm.
+-- Returns confirmed | moved | expired | released | revoked | unknown, and the house time of the (first) confirm.
 local function confirm(keys, args)
   local now = house_us(args[1], args[2], args[3])
   local entry = redis.call('HGET', keys[2], args[5])
@@ -120,7 +146,7 @@ local function confirm(keys, args)
   local ledger = redis.call('HGET', keys[2], 'v') or '0'
   if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
   local send, valid, state, rest = string.match(entry, '^(%d+) (%d+) (%l+) (.*)$')
-  if state == 'released' then return {'released', number(now)} end
+  if state == 'released' or state == 'revoked' then return {state, number(now)} end
   if now > tonumber(valid) then return {'expired', number(now)} end
   if state == 'confirmed' then return {'confirmed', string.match(rest, '(%d+)$')} end
   local kept = string.gsub(rest, ' %d+$', ' ' .. number(now))
@@ -130,15 +156,19 @@ local function confirm(keys, args)
   return {'confirmed', number(now)}
 end
 
--- KEYS: facts. ARGV: per fact field, moment, rank, text. Facts that the worker derives: merged like any other, so
--- that telling them twice or late changes nothing. Returns how many changed.
+-- KEYS: facts, ledger, log. ARGV: real0, house0, rate, player, brand, channel whose leases the facts forbid, then per
+-- fact field, moment, rank, text. Facts that the worker derives: merged like any other, so that telling them twice or
+-- late changes nothing. Returns how many changed.
 local function assert_facts(keys, args)
   local changed = 0
-  for at = 1, #args, 4 do
+  for at = 7, #args, 4 do
     local field, moment, rank, text = unpack(args, at, at + 3)
     changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
   end
-  if changed > 0 then redis.call('HINCRBY', keys[1], 'v', 1) end
+  if changed > 0 then
+    redis.call('HINCRBY', keys[1], 'v', 1)
+    if args[6] ~= '' then revoke(keys[2], keys[3], args[6], args[4], args[5], house_us(args[1], args[2], args[3])) end
+  end
   return changed
 end
 

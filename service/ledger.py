@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from features.events import REMEMBERED
 from features.store import BUNDLES, House, Store, bundle_key, partition_of, tag
 from service.caps import Reservation, load_reservation
-from service.facts import Assertion
+from service.facts import Assertion, forbids
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
@@ -124,10 +124,17 @@ def ingest_command(
     names = [keys.facts, keys.ledger, keys.log, *(keys.seen(entry.seen) for entry in entries)]
     arguments: list[Any] = clock_arguments(house)
     for entry in entries:
-        arguments += [entry.kind, entry.digest, seconds, entry.body, entry.release, len(entry.facts)]
+        arguments += [entry.kind, entry.digest, seconds, entry.body, entry.release, forbids(entry.facts)]
+        arguments.append(len(entry.facts))
         for fact in entry.facts:
             arguments += [fact.field, fact.moment_us, fact.rank, fact.text]
     return names, arguments
+
+
+def assert_command(house: House, keys: Keys, told: Sequence[Assertion]) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of `croupier_assert` for facts that the worker derives of a player."""
+    arguments = [*clock_arguments(house), keys.player, "main", forbids(told)]
+    return [keys.facts, keys.ledger, keys.log], arguments + [part for one in told for part in one]
 
 
 def appended(reply: Sequence[bytes]) -> list[Appended]:

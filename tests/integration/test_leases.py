@@ -1,0 +1,260 @@
+"""Leases: what forbids a contact takes its open lease back in the same call that makes it known."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import redis
+from conftest import Opened, run
+from people import adult_events, tell
+from rulings import HOUSE
+
+from features.store import real_now_us
+from pipelines.worker import Worker, wait_until_in_lake
+from service import facts
+from service.experiment import variant
+from service.facts import Assertion
+
+
+def event(player: str, type_: str, **more: Any) -> dict[str, Any]:
+    at = datetime.now(UTC) - timedelta(seconds=1)
+    fields = {"event_id": f"{player}-{type_}-{at.timestamp()}", "player_id": player, "occurred_at": at.isoformat()}
+    return {**fields, "type": type_, **more}
+
+
+def group(player: str) -> str:
+    return variant(HOUSE.experiment.key, player, HOUSE.experiment.variants)
+
+
+async def leased(client: Any, player: str, count: int = 2, **more: Any) -> list[dict[str, Any]]:
+    """Contacts that were decided and wait for their confirm."""
+    found: list[dict[str, Any]] = []
+    for _ in range(100):
+        if len(found) == count:
+            return found
+        answer = (await client.post("/v1/decisions", json={"player_id": player, **more})).json()
+        if answer["action"] != "NO_CONTACT":
+            found.append(answer)
+    raise AssertionError("too few contacts were drawn")
+
+
+async def states(client: Any, player: str) -> dict[str, str]:
+    told = (await client.get(f"/v1/players/{player}")).json()
+    return {one["decision_id"]: one["state"] for one in told["reservations"]}
+
+
+async def confirm(client: Any, decision: dict[str, Any]) -> Any:
+    return await client.post(f"/v1/decisions/{decision['decision_id']}/confirm", json={})
+
+
+def soon() -> str:
+    return (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+FORBIDDING: dict[str, dict[str, Any]] = {
+    "self_excluded": {},
+    "time_out": {"until": soon()},
+    "closure_requested": {},
+    "account_closed": {},
+    "objection_changed": {"objects": True},
+    "register_checked": {"register_name": "rofus", "listed": True},
+    "harm_scored": {"source": "mindway", "level": "strong"},
+    "harm_reviewed": {"level": "strong"},
+    "support_contact": {"tags": ["harm"]},
+}
+
+
+@pytest.mark.parametrize("type_", FORBIDDING)
+def test_what_forbids_contact_takes_every_open_lease_back_at_once(opened: Opened, worker: Worker, type_: str) -> None:
+    """Two leases wait, one contact was confirmed: when the event is acknowledged both are gone, the third stands."""
+
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events("p1"))
+            sent, *waiting = await leased(client, "p1", 2, after=position, channels=["email", "in_app"])
+            assert (await confirm(client, sent)).status_code == 200
+            await tell(client, [event("p1", type_, **FORBIDDING[type_])])
+            held = await states(client, "p1")
+            assert held[sent["decision_id"]] == "confirmed"
+            assert {held[one["decision_id"]] for one in waiting} == {"revoked"}
+            for one in waiting:
+                refused = await confirm(client, one)
+                assert refused.status_code == 409
+                assert refused.json()["code"] == "revoked"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("type_", "more"),
+    [
+        ("login", {}),
+        ("support_contact", {"tags": ["billing"]}),
+        ("harm_scored", {"source": "mindway", "level": "moderate"}),
+        ("register_checked", {"register_name": "rofus", "listed": False}),
+        ("objection_changed", {"objects": False}),
+        ("limit_set", {"limit": "deposit", "change": "raised"}),
+        ("consent_changed", {"channel": "sms", "granted": True}),
+    ],
+)
+def test_what_forbids_nothing_leaves_leases_alone(
+    opened: Opened, worker: Worker, type_: str, more: dict[str, Any]
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events("p1"))
+            waiting = await leased(client, "p1", 1, after=position)
+            await tell(client, [event("p1", type_, **more)])
+            assert (await states(client, "p1"))[waiting[0]["decision_id"]] == "reserved"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_consent_withdrawn_takes_back_what_its_channel_holds_and_gives_the_room_to_others(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events("p1"))
+            (mail,) = await leased(client, "p1", 1, after=position, channels=["email"])
+            (shown,) = await leased(client, "p1", 1, channels=["in_app"])
+            full = (await client.post("/v1/decisions", json={"player_id": "p1", "explain": True})).json()
+            assert "cap:player_day" in {one["rule"] for one in full["exclusions"]}
+            await tell(client, [event("p1", "consent_changed", channel="email", granted=False)])
+            held = await states(client, "p1")
+            assert held[mail["decision_id"]] == "revoked"
+            assert held[shown["decision_id"]] == "reserved"
+            await leased(client, "p1", 1, channels=["in_app"])
+            await tell(client, [event("p1", "consent_changed", channel="email", granted=True)])
+            again = await confirm(client, mail)
+            assert again.status_code == 409
+            assert again.json()["code"] == "revoked"
+            assert "took the lease back" in again.json()["detail"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_service_message_is_never_taken_back(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events("p1"))
+            (notice,) = await leased(client, "p1", 1, purpose="service")
+            await tell(client, [event("p1", "self_excluded")])
+            assert (await states(client, "p1"))[notice["decision_id"]] == "reserved"
+            assert (await confirm(client, notice)).status_code == 200
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_is_told_late_and_no_longer_holds_takes_nothing_back(opened: Opened, worker: Worker) -> None:
+    """An exclusion of last month that ended since: it was told after its end, and changes no fact."""
+
+    async def story() -> None:
+        async with opened() as client:
+            now = datetime.now(UTC)
+            ended = event("p1", "exclusion_ended") | {"occurred_at": (now - timedelta(days=25)).isoformat()}
+            position = await tell(client, [*adult_events("p1"), ended])
+            (waiting,) = await leased(client, "p1", 1, after=position)
+            late = event("p1", "self_excluded") | {"occurred_at": (now - timedelta(days=30)).isoformat()}
+            await tell(client, [late])
+            assert (await states(client, "p1"))[waiting["decision_id"]] == "reserved"
+            assert (await confirm(client, waiting)).status_code == 200
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_strong_signs_in_play_take_leases_back_too(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events("p1"))
+            (waiting,) = await leased(client, "p1", 1, after=position)
+            signs = [
+                *(event("p1", "limit_set", limit="deposit", change="raised") for _ in range(2)),
+                *(event("p1", "deposit", status="declined", method="card", amount_minor=1) for _ in range(4)),
+                *(event("p1", "withdrawal_cancelled", amount_minor=1) for _ in range(3)),
+                *(event("p1", "support_contact") for _ in range(4)),
+                *(
+                    event("p1", "bet", amount_minor=90_000, product=product)
+                    for product in ("casino", "sports", "bingo")
+                ),
+                event("p1", "bet", amount_minor=900_000, product="poker"),
+            ]
+            position = await tell(client, [one | {"event_id": f"s{n}"} for n, one in enumerate(signs)])
+            found = (await client.post("/v1/decisions", json={"player_id": "p1", "after": position})).json()
+            if found["harm_level"] == "strong":
+                assert (await states(client, "p1"))[waiting["decision_id"]] == "revoked"
+            assert found["harm_level"] == "strong", found
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_the_lake_tells_of_each_lease_that_was_taken_back_once(
+    opened: Opened, worker: Worker, store: redis.Redis, lake: Path
+) -> None:
+    async def story() -> list[str]:
+        async with opened() as client:
+            position = await tell(client, adult_events("p1"))
+            waiting = await leased(client, "p1", 2, after=position)
+            excluded = event("p1", "self_excluded")
+            await tell(client, [excluded, excluded, event("p1", "account_closed")])
+            return [one["decision_id"] for one in waiting]
+
+    waiting = run(story())
+    assert worker.consumer is not None
+    wait_until_in_lake(lake, real_now_us(store))
+    rows = [row for file in lake.glob("outcomes/*/*.parquet") for row in pq.read_table(file).to_pylist()]
+    taken = Counter(row["decision_id"] for row in rows if row["type"] == "revoked")
+    assert taken == dict.fromkeys(waiting, 1)
+    assert {row["channel"] for row in rows if row["type"] == "revoked"} <= {"email", "sms", "push", "in_app", "call"}
+
+
+def test_while_an_exclusion_is_acknowledged_no_confirm_succeeds_after_it(opened: Opened, worker: Worker) -> None:
+    """Confirms of many players race with their exclusions: each was confirmed before the acknowledgement or never."""
+
+    async def story() -> None:
+        async with opened() as client:
+            names = [name for name in (f"race-{number}" for number in range(30)) if group(name) != "holdout"]
+            position = ""
+            for name in names:
+                position = await tell(client, adult_events(name))
+            assert position
+            for name in names:
+                (waiting,) = await leased(client, name, 1, channels=["email", "in_app"])
+                racing = asyncio.gather(*(confirm(client, waiting) for _ in range(4)))
+                await tell(client, [event(name, "self_excluded")])
+                after = await asyncio.gather(*(confirm(client, waiting) for _ in range(4)))
+                await racing
+                assert {one.status_code for one in after} == {409}
+                assert (await states(client, name))[waiting["decision_id"]] in {"confirmed", "revoked"}
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ([], ""),
+        ([("consent:main:sms", "withdrawn")], "sms"),
+        ([("consent:main:sms:casino", "withdrawn basis=express")], "sms"),
+        ([("consent:main:sms", "withdrawn"), ("consent:main:email", "withdrawn")], "*"),
+        ([("consent:main:sms", "granted")], ""),
+        ([("exclusion:*", "on")], "*"),
+        ([("exclusion:main", "ended")], ""),
+        ([("consent:main:sms", "withdrawn"), ("account", "closed")], "*"),
+        ([("harm:own:moderate", "moderate")], ""),
+        ([("harm:own:strong", "strong")], "*"),
+    ],
+)
+def test_facts_say_which_channel_they_forbid(told: list[tuple[str, str]], wanted: str) -> None:
+    assert facts.forbids([Assertion(field, 1, 0, text) for field, text in told]) == wanted
