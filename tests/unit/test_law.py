@@ -1,5 +1,14 @@
 """The compiled law in small: what it counts, whom it bars, which packs bind, what inputs say when they are lost."""
 
+# `make mutate` changes the code of the rules in some 1,700 ways. What survives does so because it changes nothing:
+# - mask.evaluate: `0` -> `1` where a reason does not hold: the lowest bit is no place, and the set is cut with the
+#   promotional contacts; mask._elsewhere: the same for a place without offers, and a player is always in one place.
+# - mask._not_requested: `asked[:4]` and `> _REQUESTS` only change what is remembered; law._in_force: `bits = 1` is cut.
+# - `strict=` of zip, dropped: both sides are as long as the timing slots, or as each other.
+# - Inputs.spent: `window_us or 1`: rules without a window never ask what was spent.
+# - Layout: "big" is the default of to_bytes and from_bytes; reshape takes any negative length for the rest; the dtype of a
+#   sum of uint64 is uint64.
+
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise

@@ -145,6 +145,15 @@ def test_what_is_shown_at_once_never_waits_for_its_hours() -> None:
         assert at_us == early or not bits & ~_union(found)
 
 
+def test_a_contact_whose_moment_is_settled_is_judged_at_that_moment_and_not_moved() -> None:
+    late, usual = us("2026-06-01T21:00:00+02:00"), situation()
+    found = usual.at(Window(late, late + 1))
+    assert found == replace(usual, windows=(Window(late, late + 1),) * len(SLOTS), fixed=True)
+    verdict = evaluate(found)
+    assert verdict.blocked["quiet_sms"] == on("sms") & LAYOUT.promotional
+    assert [at for at, _ in verdict.moments] == [late]
+
+
 def test_under_a_rulebook_that_cannot_be_read_nothing_promotional_is_sent() -> None:
     found = replace(situation(), lawful=False)
     assert evaluate(found).blocked["rulebook_unreadable"] == LAYOUT.promotional
