@@ -24,6 +24,7 @@ class Reading:
 
     def __init__(self, book: Rulebook, catalogue: Catalogue, seen: Inputs) -> None:
         self.book, self.catalogue, self.seen = book, catalogue, seen
+        self._binding = list(self.binding())
 
     # --- Candidates
 
@@ -40,7 +41,7 @@ class Reading:
                     for rule in closed:
                         self.note(found, rule, place)
                     for sent in {window.send_us, at}:
-                        for pack, rule in self.binding():
+                        for pack, rule in self._binding:
                             if not isinstance(rule, rules.TimeWindow) and self.denies(pack, rule, offer, channel, sent):
                                 self.note(found, rule, place)
         return dict(found), moments
@@ -89,7 +90,7 @@ class Reading:
         """When it would be sent, and the rules that leave no moment in the slot."""
         hours = [
             (pack, rule)
-            for pack, rule in self.binding()
+            for pack, rule in self._binding
             if isinstance(rule, rules.TimeWindow) and self.speaks_of(rule, offer, channel)
         ]
         at, closed = window.send_us, []

@@ -15,10 +15,10 @@ from service.law import Law, Verdict
 from service.layout import Layout
 from service.mask import Asked, Situation, evaluate
 
-PLAYERS = 50
-BOOKS = int(os.environ.get("CROUPIER_BOOKS", "250"))
-SEEDS = range(8 if BOOKS >= 250 else 1)
-"""8 x 250 x 50 = 100,000 cases of each law; mutation runs take fewer."""
+PLAYERS = 100
+BOOKS = int(os.environ.get("CROUPIER_BOOKS", "125"))
+SEEDS = range(8 if BOOKS >= 125 else 1)
+"""8 x 125 x 100 = 100,000 cases of each law; mutation runs take fewer."""
 
 
 def allowed(law: Law, verdict: Verdict) -> int:

@@ -6,8 +6,8 @@
 # - mask._not_requested: `asked[:4]` and `> _REQUESTS` only change what is remembered; law._in_force: `bits = 1` is cut.
 # - `strict=` of zip, dropped: both sides are as long as the timing slots, or as each other.
 # - Inputs.spent: `window_us or 1`: rules without a window never ask what was spent.
-# - Layout: "big" is the default of to_bytes and from_bytes; reshape takes any negative length for the rest; the dtype of a
-#   sum of uint64 is uint64.
+# - Layout: "big" is the default of to_bytes and from_bytes; reshape takes any negative length for the rest; a sum of
+#   uint64 is uint64.
 
 from dataclasses import replace
 from datetime import date
