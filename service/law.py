@@ -12,7 +12,7 @@ from __future__ import annotations
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import count, groupby
+from itertools import count, groupby, product
 from types import CodeType
 from typing import Any, NamedTuple, cast
 
@@ -47,6 +47,22 @@ class Verdict(NamedTuple):
     deferrals: Sequence[Deferral]
 
 
+class Here(NamedTuple):
+    """What is the same for every player of some places.
+
+    Attributes:
+        hearings: Contacts by the hours that cover them.
+        needs: Inputs that rules ask for, in order.
+        packs: Packs that bind.
+        ever: Whether a rule counts contacts for ever.
+    """
+
+    hearings: tuple[Hearing, ...]
+    needs: tuple[str, ...]
+    packs: tuple[str, ...]
+    ever: bool
+
+
 class Law:
     """A rulebook compiled for a catalogue.
 
@@ -63,13 +79,10 @@ class Law:
         self.book = book
         self.layout = layout
         self.bound = tuple(book.bound())
-        self._covered = [self._cover(one.rule) for one in self.bound]
         self._money = Money(layout.catalogue.currency, dict(book.settings.exchange))
         self._constants: dict[str, Any] = {"lost": _lost, "months_after": _months_after}
         self._names = (f"K{number}" for number in count())
-        self._hearings: dict[frozenset[str], tuple[Hearing, ...]] = {}
-        self._packs: dict[frozenset[str], tuple[str, ...]] = {}
-        self._needs: dict[frozenset[str], tuple[str, ...]] = {}
+        self._places: dict[frozenset[str], Here] = {}
         self._selections = [one for one in self.bound if isinstance(one.rule, SelectionBasis)]
         self._timetables = {
             number: Timetable(one.rule) for number, one in enumerate(self.bound) if isinstance(one.rule, TimeWindow)
@@ -87,9 +100,6 @@ class Law:
         return cast("Callable[[Inputs, Sends, int, int], Found]", space["judge"])
 
     # --- Compiling
-
-    def _cover(self, rule: RuleBase) -> Candidates:
-        return self.layout.where(rule.covers)
 
     def _denied(self, number: int) -> Candidates:
         """Candidates that a rule covers and that violate it in themselves."""
@@ -153,11 +163,10 @@ class Law:
 
     def _groups(self, rule: RuleBase) -> Iterator[Group]:
         offers = self.layout.catalogue.offers
+        channels = CHANNELS if "channel" in rule.grain else ("",)
         products = sorted({offer.product for offer in offers}) if "product" in rule.grain else [""]
-        for channel in CHANNELS if "channel" in rule.grain else ("",):
-            for product in products:
-                for offer in (one.id for one in offers) if "offer" in rule.grain else ("",):
-                    yield Group(channel, product, offer)
+        names = [offer.id for offer in offers] if "offer" in rule.grain else [""]
+        return (Group(*parts) for parts in product(channels, products, names))
 
     # --- Applying
 
@@ -171,7 +180,7 @@ class Law:
 
         A contact that hours put off must be allowed at both moments, so that another rule never allows more.
         """
-        settled = settle(windows, self._heard(inputs.places), inputs.zone, self.layout, fixed=fixed)
+        settled = settle(windows, self._here(inputs.places).hearings, inputs.zone, self.layout, fixed=fixed)
         sends = self._both(windows, settled.moments)
         found = self._function(inputs, sends, min(sends)[0], max(sends)[0])
         found += [(number, bits) for number, bits in settled.blocked.items() if bits]
@@ -183,23 +192,32 @@ class Law:
         first = {at for at, _ in begun}
         return begun + [(at, bits) for at, bits in moments if at not in first]
 
-    def _heard(self, where: frozenset[str]) -> tuple[Hearing, ...]:
-        """Hours that bind in some places, by the contacts that the same ones cover; kept per set of places."""
-        where = where & self._named
-        if where not in self._hearings:
-            rules = [number for number in self._timetables if not where.isdisjoint(self.bound[number].places)]
-            together: dict[tuple[int, ...], Candidates] = {}
-            for offer in self.layout.catalogue.offers:
-                for channel in CHANNELS:
-                    mine = tuple(number for number in rules if self.bound[number].rule.covers(offer, channel))
-                    bits = self.layout.where(Group(channel, "", offer.id).holds)
-                    together[mine] = together.get(mine, 0) | bits
-            self._hearings[where] = tuple(
-                Hearing(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
-                for mine, bits in together.items()
-                if mine
+    def _here(self, where: frozenset[str]) -> Here:
+        """What is the same for every player of some places; made once."""
+        key = where & self._named
+        if key not in self._places:
+            bound = [number for number, one in enumerate(self.bound) if not key.isdisjoint(one.places)]
+            rules = [self.bound[number].rule for number in bound]
+            packs = {self.bound[number].pack.pack for number in bound}
+            self._places[key] = Here(
+                tuple(self._hearings(bound)),
+                tuple(dict.fromkeys(name for rule in rules for name in rule.needs)),
+                tuple(f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in packs),
+                any(isinstance(rule, CountCap) and rule.hours is None for rule in rules),
             )
-        return self._hearings[where]
+        return self._places[key]
+
+    def _hearings(self, bound: Sequence[int]) -> Iterator[Hearing]:
+        """Contacts by the hours that cover them, of some rules."""
+        timed = [number for number in bound if number in self._timetables]
+        together: dict[tuple[int, ...], Candidates] = {}
+        for offer, channel in product(self.layout.catalogue.offers, CHANNELS):
+            mine = tuple(number for number in timed if self.bound[number].rule.covers(offer, channel))
+            bits = self.layout.where(Group(channel, "", offer.id).holds)
+            together[mine] = together.get(mine, 0) | bits
+        for mine, bits in together.items():
+            if mine:
+                yield Hearing(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
 
     def _in_force(self, number: int, denied: Candidates, sends: Sends) -> Candidates:
         """Of some candidates those that are sent while a rule is in force."""
@@ -223,30 +241,17 @@ class Law:
                     blocked[f"{trouble}_{name}"] = blocked.get(f"{trouble}_{name}", 0) | bits
         return blocked
 
-    def binding(self, where: frozenset[str]) -> list[Bound]:
-        """Rules that bind in some places, whatever the day."""
-        return [one for one in self.bound if not where.isdisjoint(one.places)]
-
     def needs(self, where: frozenset[str]) -> tuple[str, ...]:
         """Names of the inputs that rules in some places ask for, in order."""
-        where = where & self._named
-        if where not in self._needs:
-            self._needs[where] = tuple(dict.fromkeys(name for one in self.binding(where) for name in one.rule.needs))
-        return self._needs[where]
+        return self._here(where).needs
 
     def ever(self, where: frozenset[str]) -> bool:
         """Whether a rule in some places counts contacts for ever."""
-        return any(isinstance(one.rule, CountCap) and one.rule.hours is None for one in self.binding(where))
+        return self._here(where).ever
 
     def packs(self, where: frozenset[str]) -> tuple[str, ...]:
         """Packs that bind in some places, as `gb@1 2026-11-22`."""
-        where = where & self._named
-        if where not in self._packs:
-            binding = dict.fromkeys(one.pack.pack for one in self.binding(where))
-            self._packs[where] = tuple(
-                f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in binding
-            )
-        return self._packs[where]
+        return self._here(where).packs
 
     def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
         """Whether a law forbids to choose for the player by some readings."""
