@@ -89,6 +89,9 @@ def test_days_holidays_and_eves_have_hours_of_their_own() -> None:
     assert italian.on(date(2026, 6, 6)) == ((600, 1140),)
     assert italian.on(date(2026, 6, 7)) == ()
     assert italian.on(date(2028, 6, 7)) == (), "holidays of that year are not known"
+    sundays = hours({"days": ["holiday"], "from": "11:00", "to": "12:00"}, holidays=["2026-06-02"])
+    assert sundays.on(date(2026, 6, 2)) == ((660, 720),)
+    assert sundays.on(date(2026, 6, 3)) == ()
     evening = at(2026, 6, 1, 19, zone="Europe/Rome")
     assert italian.next(evening, "Europe/Rome") == at(2026, 6, 3, 9, zone="Europe/Rome")
 

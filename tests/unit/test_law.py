@@ -5,7 +5,8 @@
 #   promotional contacts; mask._elsewhere: the same for a place without offers, and a player is always in one place.
 # - mask._not_requested: `asked[:4]` and `> _REQUESTS` only change what is remembered; law._in_force: `bits = 1` is cut.
 # - `strict=` of zip, dropped: both sides are as long as the timing slots, or as each other.
-# - Inputs.spent: `window_us or 1`: rules without a window never ask what was spent.
+# - Inputs.spent: `window_us or 1`: rules without a window never ask what was spent; CountCap.denies: a count asks no
+#   worth; law._rule: a last moment of `FOREVER_US` is never reached, and `True` may be asked like any condition.
 # - Layout: "big" is the default of to_bytes and from_bytes; reshape takes any negative length for the rest; a sum of
 #   uint64 is uint64.
 
