@@ -28,7 +28,7 @@ from features.store import connect
 from models.actions import load_catalogue
 from pipelines.officer import RulesRefused
 from pipelines.rulebooks import rulebook
-from service import facts, harm, inputs, log, mask, packs
+from service import facts, harm, inputs, log, mask
 from service.app import catalogue_path
 from service.decide import windows_of
 from service.inputs import Contact
@@ -153,8 +153,7 @@ def judged(case: Case, law: Law) -> Verdict:
     record = case.record
     told = facts.read(case.known, record.brand)
     vector = forward(log.array(record.seen.features), record.at_us)
-    person = harm.Person(inputs.age_of(told, record.at_us), packs.places(inputs.named(told) or ()))
-    found = harm.assess(vector, told, record.at_us, person, law.book.harm)
+    found = harm.assess(vector, told, record.at_us, inputs.person(told, record.at_us), law.book.harm)
     trusted = None if {"features_unavailable", "features_stale"} & set(record.seen.degraded) else vector
     book = law.book
     seen = inputs.read(told, trusted, found, case.contacts, record.at_us, book.ages_us, book.settings)
@@ -175,7 +174,7 @@ def _compare(case: Case, before: Law, after: Law, changes: dict[tuple[str, str],
     chosen = 0 if record.action is None else layout.bit(record.choice.place)
     counts["contacts"] += bool(chosen)
     counts["contacts_stopped"] += bool(chosen & now & ~was)
-    counts["contacts_put_off"] += bool(chosen & ~now) and _sent(old, chosen) != _sent(new, chosen)
+    counts["contacts_put_off"] += bool(chosen & ~now) and old.sent_us(chosen) != new.sent_us(chosen)
     place = facts.read(case.known, record.brand).jurisdiction or "unknown"
     for name in (old.blocked.keys() | new.blocked.keys()) & (before.names | after.names):
         denied = new.blocked.get(name, 0) & ~was & ~apart
@@ -191,10 +190,6 @@ def _compare(case: Case, before: Law, after: Law, changes: dict[tuple[str, str],
 def _apart(name: str) -> bool:
     """Whether a reason is none of the rulebook's."""
     return name in mask.OWN or name.startswith("cap:")
-
-
-def _sent(verdict: Verdict, chosen: Candidates) -> int | None:
-    return next((at for at, bits in verdict.moments if bits & chosen), None)
 
 
 def _union(blocked: Mapping[str, Candidates]) -> Candidates:

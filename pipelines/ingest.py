@@ -24,7 +24,7 @@ import redis
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
-from service import facts, harm, inputs, packs
+from service import facts, harm, inputs
 from service.harm import HarmSettings
 from service.ledger import Keys, assert_command
 
@@ -213,10 +213,9 @@ class Consumer:
         moments = [state[0] for state in states[1:]]
         after = forward(np.stack([encode(state) for state in states[1:]]), np.array(moments))
         told = facts.read(known, "main")
-        where = packs.places(inputs.named(told) or ())
         found: list[facts.Assertion] = []
         for state, now, at_us in zip(states[:-1], after, moments, strict=True):
-            person = harm.Person(inputs.age_of(told, at_us), where)
+            person = inputs.person(told, at_us)
             if not harm.alarming(now, told, at_us, person, self.settings):
                 continue
             signs = harm.signs(forward(encode(state), at_us), now, told, at_us, person, self.settings)

@@ -151,7 +151,7 @@ class Watch:
         self._serving[kind] = digest
         self._refused.pop(kind, None)
         table = self._desk.table
-        barred = table.barred(table.house.now_us(time.time_ns() // 1_000)) if table.plan else {}
+        barred = table.barred(table.house.now_us(time.time_ns() // 1_000))
         _LOG.info("serving", kind=kind, digest=digest[:12], **({"business_rules_in": sorted(barred)} if barred else {}))
 
     def _swap(self, change: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send
 from models.context import CHURN, context
 from models.policy import Policy, draw, uniform_number
 from models.scorer import Scorer
-from service import caps, facts, harm, inputs, log, mask, packs
+from service import caps, facts, harm, inputs, log, mask
 from service.caps import Reservation
 from service.experiment import bucket, variant
 from service.facts import Facts
@@ -262,7 +262,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     seen = context(behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
     choice = choose(*choose_policy(request, table, group, situation), seen, excluded, u, table.layout)
     choice = msgspec.structs.replace(choice, deferrals=_put_off(verdict, table.layout))
-    sent = _sent(table, choice.place, situation.windows, verdict.moments)
+    sent = _sent(table, choice.place, situation.windows, verdict)
     seal = view.seal or log.new_seal()
     record = Record(
         decision_id=name,
@@ -377,8 +377,7 @@ def situate(
 ) -> Situation:
     """What rules look at, for a request at a moment."""
     book = table.book
-    person = harm.Person(inputs.age_of(known, now_us), packs.places(inputs.named(known) or ()))
-    assessed = harm.assess(behaviour.vector, known, now_us, person, book.harm)
+    assessed = harm.assess(behaviour.vector, known, now_us, inputs.person(known, now_us), book.harm)
     contacts = tuple(
         Contact(one.send_us, one.offer, one.channel)
         for one in held
@@ -440,13 +439,10 @@ def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation
     return ("holdout" if chosen == "holdout" else "drawn"), policy
 
 
-def _sent(
-    table: Table, place: int, windows: Sequence[Window], moments: Iterable[tuple[int, Candidates]]
-) -> Sent | None:
+def _sent(table: Table, place: int, windows: Sequence[Window], verdict: Verdict) -> Sent | None:
     if place == NO_CONTACT:
         return None
     offer, channel, slot = table.layout.catalogue.action(place)
-    bit = table.layout.bit(place)
     return Sent(
         offer=offer.id,
         name=offer.name,
@@ -455,7 +451,7 @@ def _sent(
         purpose=offer.purpose,
         channel=channel,
         timing_slot=slot,
-        send_us=next(at for at, bits in moments if bits & bit),
+        send_us=verdict.sent_us(table.layout.bit(place)),
         valid_until_us=windows[SLOTS.index(slot)].ends_us,
     )
 

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from features.events import SKEW, HarmLevel, Jurisdiction
-from features.schema import DAY, MICROS, PRODUCTS, VECTOR
+from features.schema import PRODUCTS, VECTOR
 from models.actions import Stage
 from service.facts import Assertion, Facts
-from service.rule import LEVELS
+from service.rule import DAY_US, LEVELS
 
 Vector = NDArray[np.float64]
-DAY_US: Final = DAY * MICROS
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
 _WEEKS: Final = 30 / 7
 _ACTIVITY: Final = [_AT[f"last_{what}_days_ago"] for what in ("deposit", "bet", "session", "login")]
@@ -33,7 +32,8 @@ _FIVE: Final = 3.9
 """What five events leave when they are spread evenly over the half-life of their count."""
 _FADED: Final = 0.5
 """What one event leaves when it is one half-life old."""
-_SKEW_US: Final = int(SKEW.total_seconds() * 1e6)
+SKEW_US: Final = int(SKEW.total_seconds() * 1e6)
+"""What is told for later than this is told for the future."""
 _REFRESH_US: Final = DAY_US
 """A sign that goes on is noted once a day."""
 
@@ -185,7 +185,7 @@ def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, st
     raises the level and never lowers it. Our own signs are noted once a day, so they hold a day longer.
     """
     reviewed = facts.harm.get("review")
-    if reviewed is not None and reviewed.at_us > now_us + _SKEW_US:
+    if reviewed is not None and reviewed.at_us > now_us + SKEW_US:
         reviewed = None
     # What a review voided stays void when its own word no longer holds.
     since_us = -1 if reviewed is None else reviewed.at_us

@@ -17,18 +17,16 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from features.events import SKEW
 from features.moments import moment
 from features.schema import VECTOR
 from service.caps import fits
 from service.facts import Consent, Facts, Told
-from service.harm import DAY_US, Harm
+from service.harm import SKEW_US, Harm, Person
 from service.packs import OWN, Settings, places
-from service.rule import HOUR_US, LEVELS
+from service.rule import DAY_US, HOUR_US, LEVELS
 from service.rules import Counted
 
 NEVER: Final = 0
-_SKEW_US: Final = int(SKEW.total_seconds() * 1e6)
 _SESSION_US: Final = 12 * HOUR_US
 """After this it is not known whether a session that was never ended still runs."""
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
@@ -242,6 +240,11 @@ def named(facts: Facts) -> frozenset[str] | None:
     return frozenset(one for one in (facts.jurisdiction, facts.licence, facts.location) if one is not None)
 
 
+def person(facts: Facts, at_us: int) -> Person:
+    """What markers of harm ask of a player beside behaviour."""
+    return Person(age_of(facts, at_us), places(named(facts) or ()))
+
+
 def read(
     facts: Facts,
     vector: NDArray[np.float64] | None,
@@ -301,7 +304,7 @@ def _person(found: Inputs, facts: Facts) -> None:
     found.kyc = facts.kyc_verified
     found.opened_us = facts.opened_us
     found.age = age_of(facts, found.now_us)
-    limit = found.now_us + _SKEW_US
+    limit = found.now_us + SKEW_US
     # A withdrawal that was told for later ends consent now: it never gives any.
     found.consents = {key: one for key, one in facts.consent.items() if one.since_us <= limit or not one.granted}
 
@@ -332,7 +335,7 @@ def _says(found: Inputs, name: str, told: Told | None, text: str) -> bool | None
     """Whether something was told last, None if that was told for a later moment."""
     if told is None:
         return False
-    if told.at_us > found.now_us + _SKEW_US:
+    if told.at_us > found.now_us + SKEW_US:
         found.troubles[name] = "future"
         return None
     return told.text == text
@@ -347,7 +350,7 @@ def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
             continue
         found.told_us[name] = told.at_us
         age = found.now_us - told.at_us
-        if age < -_SKEW_US:
+        if age < -SKEW_US:
             found.troubles[name] = "future"
             continue
         found.checked[name] = told.at_us
@@ -387,14 +390,14 @@ def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
         if told is None:
             return "unknown"
         age = now_us - told.at_us
-        if age < -_SKEW_US or age > hours * HOUR_US:
+        if age < -SKEW_US or age > hours * HOUR_US:
             return "future" if age < 0 else "stale"
     return None
 
 
 def _trust(found: Inputs) -> None:
     """Moments of the future are no knowledge: something told for later cannot be relied on now."""
-    limit = found.now_us + _SKEW_US
+    limit = found.now_us + SKEW_US
     for name, attribute in _MOMENTS.items():
         value = getattr(found, attribute)
         if value is not None and value > limit:
@@ -408,7 +411,7 @@ def _trust(found: Inputs) -> None:
             found.troubles[name] = "unknown"
 
 
+# A break may well end later than now; everything else that is told as a moment happened.
 _MOMENTS: Final = {
-    name: f"{name}_us"
-    for name in ("opened", "reopened", "returned", "last_login", "last_deposit", "support_contact", "complaint")
-} | {name: f"{name}_us" for name in ("big_loss", "limit_raised", "vip_checked")}
+    name: attribute for name, attribute in _NAMED.items() if attribute.endswith("_us") and name != "time_out"
+}

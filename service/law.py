@@ -46,6 +46,10 @@ class Verdict(NamedTuple):
     moments: Sends
     deferrals: Sequence[Deferral]
 
+    def sent_us(self, chosen: Candidates) -> int:
+        """When a candidate would be sent, unix microseconds."""
+        return next(at for at, bits in self.moments if bits & chosen)
+
 
 class Here(NamedTuple):
     """What is the same for every player of some places.

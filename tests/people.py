@@ -30,6 +30,13 @@ def adult_events(player_id: str, now: datetime | None = None, **changes: Any) ->
     ]
 
 
+def told(player_id: str, type_: str, **more: Any) -> dict[str, Any]:
+    """An event of a moment ago."""
+    at = datetime.now(UTC) - timedelta(seconds=1)
+    event = {"event_id": f"{player_id}-{type_}-{at.timestamp()}", "player_id": player_id, "type": type_}
+    return {**event, "occurred_at": at.isoformat(), **more}
+
+
 def typed(events: list[dict[str, Any]]) -> list[Event]:
     return [EVENT.validate_json(orjson.dumps(event)) for event in events]
 

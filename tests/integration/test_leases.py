@@ -11,6 +11,7 @@ import pytest
 import redis
 from conftest import Opened, run
 from people import adult_events, tell
+from people import told as event
 from rulings import HOUSE
 
 from features.store import real_now_us
@@ -18,12 +19,6 @@ from pipelines.worker import Worker, wait_until_in_lake
 from service import facts
 from service.experiment import variant
 from service.facts import Assertion
-
-
-def event(player: str, type_: str, **more: Any) -> dict[str, Any]:
-    at = datetime.now(UTC) - timedelta(seconds=1)
-    fields = {"event_id": f"{player}-{type_}-{at.timestamp()}", "player_id": player, "occurred_at": at.isoformat()}
-    return {**fields, "type": type_, **more}
 
 
 def group(player: str) -> str:

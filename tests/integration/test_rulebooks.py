@@ -16,6 +16,7 @@ import redis
 import yaml
 from conftest import Opened, app_of, run
 from people import adult_events, tell
+from people import told as event
 from rich.console import Console
 from rulings import BOOK, HOUSE, SERVICE
 
@@ -53,14 +54,6 @@ def checked(player: str, at: datetime, *, listed: bool) -> dict[str, Any]:
 
 
 LATE = [{"from": "23:58", "to": "23:59"}]
-
-
-def event(player: str, type_: str, **more: Any) -> dict[str, Any]:
-    at = datetime.now(UTC) - timedelta(seconds=1)
-    return {"event_id": f"{player}-{type_}-{at.timestamp()}", "player_id": player, "occurred_at": at.isoformat()} | {
-        "type": type_,
-        **more,
-    }
 
 
 async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
