@@ -34,7 +34,8 @@ local function append(log, kind, body, known, zone)
 end
 
 -- Takes back every open lease of a promotion on a channel ('*' for all): its capacity is free again, it can never be
--- confirmed, and the log tells of each. A confirmed contact stays as it is. Returns how many.
+-- confirmed, and the log tells of each, as does the partition's outbox, from which senders are told. A confirmed
+-- contact stays as it is. Returns how many.
 local function revoke(ledger, log, channel, player, brand, now, zone)
   local taken, entries = 0, redis.call('HGETALL', ledger)
   for at = 1, #entries, 2 do
@@ -45,6 +46,7 @@ local function revoke(ledger, log, channel, player, brand, now, zone)
       local row = {player = player, outcome_id = 'revoked/' .. decision, decision_id = decision, type = 'revoked',
         brand = brand, channel = on, offer = offer}
       append(log, 'revocation', cmsgpack.pack(row), now, zone)
+      append((string.gsub(log, '^log', 'outbox')), 'revocation', cmsgpack.pack(row), now, zone)
       taken = taken + 1
     end
   end
