@@ -275,6 +275,27 @@ class BonusGranted(_Event):
     product: Product | None = None
 
 
+class Identify(_Event):
+    """An anonymous or device id turned out to be the player: from now on both are one person."""
+
+    type: Literal["identify"]
+    anonymous_id: Id
+
+
+class Alias(_Event):
+    """An id by which the player was known before, such as one of another system."""
+
+    type: Literal["alias"]
+    previous_id: Id
+
+
+class HouseholdChanged(_Event):
+    """The player joined a household, whose members share caps, or left it (`household_id` null)."""
+
+    type: Literal["household_changed"]
+    household_id: Id | None
+
+
 Event = (
     Registered
     | KycVerified
@@ -301,6 +322,9 @@ Event = (
     | HarmReviewed
     | VipChanged
     | BonusGranted
+    | Identify
+    | Alias
+    | HouseholdChanged
 )
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
@@ -316,11 +340,14 @@ RESTRICTING: Final = frozenset(
         "register_checked",
         "objection_changed",
         "harm_scored",
+        "identify",
+        "alias",
+        "household_changed",
     }
 )
 """Types that are never refused for their age: what restricts contact must always get in."""
 
-PERSONAL: Final = frozenset({"birth_date"})
+PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id"})
 """Fields that log and lake hold sealed only."""
 _KEPT_APART: Final = PERSONAL | {"player_id"}
 _COLUMNS: Final = frozenset(
@@ -361,11 +388,11 @@ def row(event: Event) -> dict[str, Any]:
 def personal(event: Event) -> dict[str, str]:
     """The personal fields of an event as text, empty for most."""
     held = event.__dict__
-    return {name: held[name].isoformat() for name in PERSONAL if held.get(name) is not None}
+    return {name: str(_plain(held[name])) for name in PERSONAL if held.get(name) is not None}
 
 
 def _plain(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime) else value
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def is_id(text: str) -> bool:

@@ -7,6 +7,8 @@ slot by slot. Masks, scores and probabilities are arrays over these places, so a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.files import load_yaml
+from models.limits import Budget, Cap, Gap, Group, Name, Pause
 
 NO_CONTACT: Final = 0
 """Place of the action that leaves the player alone; always eligible."""
@@ -44,7 +47,6 @@ Mechanic = Literal[
     "recover_losses",
 ]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 class _Part(BaseModel):
@@ -84,6 +86,7 @@ class Offer(_Part):
 
     Attributes:
         kind: What it is by its nature; a bonus is never a mere message.
+        category: A word of the house's own, by which limits may count.
         mechanics: How it works on the player; None for unknown.
         local: What it is worth in a currency that a law speaks of, minor units, as the player is told.
         audience: Whether everybody gets the same terms.
@@ -104,6 +107,7 @@ class Offer(_Part):
     stages: tuple[Stage, ...]
     priority: int = Field(ge=0)
     lever: float = Field(gt=0)
+    category: Name | None = None
     kind: OfferKind = "message"
     mechanics: tuple[Mechanic, ...] | None = None
     terms: Terms = Terms()
@@ -133,21 +137,6 @@ class ChannelTerms(_Part):
     cost_minor: int = Field(ge=0)
 
 
-class Cap(_Part):
-    """At most `contacts` promotional contacts in any window of `hours`, of a channel, an offer or all."""
-
-    id: Name
-    contacts: int = Field(ge=0)
-    hours: float = Field(gt=0, le=10 * 366 * 24)
-    channel: Channel | None = None
-    offer: Name | None = None
-
-    @property
-    def window_us(self) -> int:
-        """Length of the window, microseconds."""
-        return int(self.hours * 3_600_000_000)
-
-
 class Experiment(_Part):
     """Randomised split of players; shares sum to 1."""
 
@@ -169,6 +158,9 @@ class Catalogue(_Part):
     channels: dict[Channel, ChannelTerms]
     offers: tuple[Offer, ...] = Field(min_length=1, max_length=200)
     caps: tuple[Cap, ...]
+    gaps: tuple[Gap, ...] = ()
+    pauses: tuple[Pause, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     experiment: Experiment
     exploration_floor: float = Field(gt=0, le=1)
 
@@ -179,13 +171,18 @@ class Catalogue(_Part):
             raise ValueError("two offers share an id")
         if set(self.channels) != set(CHANNELS):
             raise ValueError(f"channels must be exactly {', '.join(CHANNELS)}")
-        caps = [cap.id for cap in self.caps]
-        if len(set(caps)) != len(caps):
-            raise ValueError("two caps share an id")
-        unknown = [cap.offer for cap in self.caps if cap.offer is not None and cap.offer not in ids]
-        if unknown:
-            raise ValueError(f"a cap names the unknown offer {unknown[0]}")
+        for kind in (self.caps, self.gaps, self.pauses, self.budgets):
+            if len({one.id for one in kind}) != len(kind):
+                raise ValueError("two caps, gaps, pauses or budgets share an id")
+        _refuse_unknown("offer", [group.offer for group in self.groups], set(ids))
+        _refuse_unknown("category", [group.category for group in self.groups], {one.category for one in self.offers})
         return self
+
+    @property
+    def groups(self) -> list[Group]:
+        """Groups that the limits name."""
+        pairs = [group for gap in self.gaps for group in (gap.of, gap.after)]
+        return [*self.caps, *pairs, *(one.of for one in self.pauses), *(one.group for one in self.budgets)]
 
     @cached_property
     def hash(self) -> str:
@@ -215,6 +212,12 @@ class Catalogue(_Part):
         _, channels, slots = self.shape
         offers = [one.id for one in self.offers]
         return 1 + (offers.index(offer) * channels + CHANNELS.index(channel)) * slots + SLOTS.index(timing_slot)
+
+
+def _refuse_unknown(kind: str, named: Iterable[str | None], known: AbstractSet[str | None]) -> None:
+    for one in named:
+        if one is not None and one not in known:
+            raise ValueError(f"a limit names the unknown {kind} {one}")
 
 
 class Action(NamedTuple):

@@ -13,15 +13,17 @@ from typing import Final, NamedTuple, cast
 import msgspec
 import redis
 
-from features.events import REMEMBERED, Event, micros, personal
+from features.events import REMEMBERED, Alias, Event, HouseholdChanged, Identify, micros, personal
 from features.store import House, partition_of, real_now_us
-from service import log
+from service import links, log
 from service.facts import Assertion
 from service.know import entry
 from service.ledger import Entry, Keys, Status, appended, ingest_command
 
 PER_CALL: Final = 100
 """Entries of one player in one call."""
+ONE_BY_ONE: Final = (Identify, Alias, HouseholdChanged)
+"""Events that move what is held from one player to another: they enter over HTTP only."""
 
 
 class Item(NamedTuple):
@@ -88,7 +90,26 @@ class Items:
 
 
 def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
-    """Append items in one pipeline; all entries of a player keep their order."""
+    """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
+    done, linked = _append(client, house, items)
+    if not linked:
+        return done
+    again = append(client, house, [_of(items[place], player) for place, player in linked.items()])
+    statuses = list(done.statuses)
+    for place, status in zip(linked, again.statuses, strict=True):
+        statuses[place] = status
+    return Batch(statuses, done.reached | again.reached)
+
+
+def _of(item: Item, player: str) -> Item:
+    """An item of a linked id as the player's, whose facts of that id are kept apart."""
+    columns = {**msgspec.msgpack.decode(item.entry.body), "player": player}
+    told = links.under(item.player, item.entry.facts)
+    return item._replace(player=player, entry=item.entry._replace(body=msgspec.msgpack.encode(columns), facts=told))
+
+
+def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:
+    """Append items; those of linked ids were not, and are told with the player that each is linked to."""
     calls = list(_calls(items))
     pipe = client.pipeline(transaction=False)
     for places in calls:
@@ -98,12 +119,15 @@ def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
         pipe.fcall("croupier_ingest", len(names), *names, *arguments)
     statuses: list[Status] = ["new"] * len(items)
     reached: dict[int, str] = {}
+    linked: dict[int, str] = {}
     for places, reply in zip(calls, pipe.execute(), strict=True):
         for place, done in zip(places, appended(reply), strict=True):
             statuses[place] = done.status
             if done.status == "new":
                 reached[partition_of(items[place].player)] = done.stream_id
-    return Batch(statuses, reached)
+            elif done.status == "linked":
+                linked[place] = done.stream_id.split(" ")[0]
+    return Batch(statuses, reached), linked
 
 
 def _calls(items: Sequence[Item]) -> Iterator[list[int]]:

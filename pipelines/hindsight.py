@@ -28,7 +28,7 @@ from features.store import connect
 from models.actions import load_catalogue
 from pipelines.officer import RulesRefused
 from pipelines.rulebooks import rulebook
-from service import facts, harm, inputs, log, mask
+from service import caps, facts, harm, inputs, log, mask
 from service.app import catalogue_path
 from service.decide import windows_of
 from service.inputs import Contact
@@ -189,7 +189,7 @@ def _compare(case: Case, before: Law, after: Law, changes: dict[tuple[str, str],
 
 def _apart(name: str) -> bool:
     """Whether a reason is none of the rulebook's."""
-    return name in mask.OWN or name.startswith("cap:")
+    return name in mask.OWN or name.partition(":")[0] in caps.KINDS
 
 
 def _union(blocked: Mapping[str, Candidates]) -> Candidates:

@@ -294,6 +294,8 @@ class Import:
         if row.problem:
             raise RowRefused(row.problem)
         event = self._reader.event(row.cells)
+        if isinstance(event, bulk.ONE_BY_ONE):
+            raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
         if micros(event.occurred_at) > latest_us:
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
         return event

@@ -24,9 +24,9 @@ import redis
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
-from service import facts, harm, inputs
+from service import facts, harm, inputs, links
 from service.harm import HarmSettings
-from service.ledger import Keys, assert_command
+from service.ledger import HOPS, Keys, assert_command, clock_arguments
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
@@ -43,6 +43,13 @@ class Owned(NamedTuple):
 
     epoch: bytes
     cursor: str
+
+
+class _Told(NamedTuple):
+    """Signs of harm of a player."""
+
+    player: str
+    signs: Sequence[facts.Assertion]
 
 
 class Logged(NamedTuple):
@@ -121,6 +128,19 @@ class Consumer:
         self.owned.pop(partition, None)
         self._current_us.pop(partition, None)
 
+    def expire(self) -> None:
+        """Give back what leases charged to budgets that ran out unconfirmed."""
+        now_us = self._house.now_us(real_now_us(self._client))
+        pipe = self._client.pipeline(transaction=False)
+        for partition in self.owned:
+            pipe.zrangebyscore(f"expiry:{tag(partition)}", 0, now_us - 1)
+        for partition, found in zip(self.owned, pipe.execute(), strict=True):
+            for one in found:
+                ledger, decision = one.decode().split(" ")
+                names = [f"expiry:{tag(partition)}", f"budget:{tag(partition)}", ledger]
+                pipe.fcall("croupier_expire", len(names), *names, *clock_arguments(self._house), decision)
+        pipe.execute()
+
     def release(self) -> None:
         """Give all partitions back at once."""
         pipe = self._client.pipeline(transaction=False)
@@ -161,11 +181,24 @@ class Consumer:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
             pipe.hgetall(Keys(player, b"").facts)
         held = pipe.execute()
-        written: list[int | None] = []
+        written: list[int | _Told] = []
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
             written += self._write(pipe, player, features, known, rows[player])
-        replies = zip(written, pipe.execute(), strict=True)
-        return {partition for partition, reply in replies if partition is not None and reply == 0}
+        replies = list(zip(written, pipe.execute(), strict=True))
+        self._tell_players([told for told, reply in replies if isinstance(told, _Told) and reply == -1])
+        return {partition for partition, reply in replies if isinstance(partition, int) and reply == 0}
+
+    def _tell_players(self, told: Iterable[_Told]) -> None:
+        """Signs of harm of ids that were linked meanwhile are told of the players that they are linked to."""
+        for one in told:
+            player, reply = one.player, -1
+            for _ in range(HOPS):
+                player = cast("bytes", self._client.hget(Keys(player, b"").facts, "to")).decode().split(" ")[0]
+                found = links.under(one.player, one.signs)
+                names, arguments = assert_command(self._house, Keys(player, b""), found)
+                reply = cast("int", self._client.fcall("croupier_assert", len(names), *names, *arguments))
+                if reply != -1:
+                    break
 
     def _write(
         self,
@@ -174,8 +207,8 @@ class Consumer:
         held: Mapping[bytes, bytes],
         known: Mapping[bytes, bytes],
         rows: list[tuple[str, Activity]],
-    ) -> list[int | None]:
-        """Put the calls for one player into a pipeline; the partition of each that is fenced, None for others."""
+    ) -> list[int | _Told]:
+        """Put the calls for one player into a pipeline; the partition of those that are fenced, or what is told."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
         rows[:] = [row for row in rows if order(row[0]) > applied]
         if not rows:
@@ -198,7 +231,7 @@ class Consumer:
             rows[-1][0],
             *pairs,
         )
-        return [None, partition] if told else [partition]
+        return [_Told(player, told), partition] if told else [partition]
 
     def _signs(
         self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
@@ -212,7 +245,7 @@ class Consumer:
             states.append(update(states[-1], day))
         moments = [state[0] for state in states[1:]]
         after = forward(np.stack([encode(state) for state in states[1:]]), np.array(moments))
-        told = facts.read(known, "main")
+        told = facts.read(links.together(known), "main")
         found: list[facts.Assertion] = []
         for state, now, at_us in zip(states[:-1], after, moments, strict=True):
             person = inputs.person(told, at_us)

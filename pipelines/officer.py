@@ -21,16 +21,15 @@ import redis
 
 from features.moments import moment
 from features.schema import CHANNELS
-from features.store import real_now_us
 from models.actions import SLOTS, Catalogue, load_catalogue
 from service import caps, facts, harm, mask, packs
 from service.app import catalogue_path
-from service.caps import load_reservation
-from service.decide import DecisionRequest, Table, player_keys, read_behaviour, situate
+from service.caps import Asking
+from service.decide import DecisionRequest, Table, own_id, player_keys, read_behaviour, situate
 from service.experiment import variant
 from service.law import Law
 from service.layout import Candidates, Layout
-from service.ledger import View
+from service.ledger import NO_DECISION, Linked, View, household_key, view_names, viewed
 from service.packs import Pack, Rulebook, load_rulebook, rulebook_path
 from service.rule import RuleBase
 from service.rules import JurisdictionScope, TimeWindow
@@ -215,11 +214,11 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
     behaviour = read_behaviour(table.plan, view, now_us)
     request = DecisionRequest(player_id=player_id, brand=brand)
     experiment = table.layout.catalogue.experiment
-    group = variant(experiment.key, player_id, experiment.variants)
-    situation = situate(request, table, known, behaviour, view.reservations.values(), now_us, group)
+    group = variant(experiment.key, own_id(request, view, linked=b"name" in view.facts), experiment.variants)
+    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
     verdict = mask.evaluate(situation)
     layout = table.layout
-    full = caps.evaluate(layout, view.reservations.values(), verdict.moments, now_us)
+    full = caps.evaluate(layout, view.held, verdict.moments, Asking(brand, known.time_zone, now_us))
     blocked = verdict.blocked | full
     left = layout.promotional & ~reduce(or_, blocked.values(), 0)
     return {
@@ -244,20 +243,16 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
 
 
 def _view(client: redis.Redis, table: Table, player: str) -> View:
-    keys = player_keys(table, player)
-    held = cast("dict[bytes, bytes]", client.hgetall(keys.ledger))
-    held.pop(b"v", None)
-    watermark = cast("bytes | None", client.hget(keys.lease, "watermark"))
-    return View(
-        real_now_us(client),
-        cast("dict[bytes, bytes]", client.hgetall(keys.facts)),
-        cast("dict[bytes, bytes]", client.hgetall(keys.features)),  # type: ignore[arg-type]
-        "0",
-        {name.decode(): load_reservation(entry.decode()) for name, entry in held.items()},
-        int(watermark) if watermark else None,
-        None,
-        None,
-    )
+    """A player as a decision would see them; a linked id's is the player's that it is linked to."""
+    names = view_names(player_keys(table, player), NO_DECISION)
+    try:
+        view = viewed(cast("list[Any]", client.fcall("croupier_view", len(names), *names)))
+    except Linked as linked:
+        return _view(client, table, linked.to.split(" ")[0])
+    if view.household is None:
+        return view
+    held = cast("dict[bytes, bytes]", client.hgetall(household_key(view.household)))
+    return view.beside([part for pair in held.items() for part in pair])
 
 
 def _allowed(

@@ -74,6 +74,7 @@ class Worker:
         while not self._stopping.is_set():
             if time.monotonic() - renewed >= RENEW_SECONDS:
                 self.consumer.renew()
+                self.consumer.expire()
                 self._follow_rules()
                 renewed = time.monotonic()
             if not self.consumer.owned:

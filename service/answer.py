@@ -50,6 +50,8 @@ def decision(
     }
     if record.sandbox:
         answer["assumed"] = list(record.seen.assumed)
+    if record.choice.role == "lost":
+        answer["lost"] = "the contact drawn would have cost more than a budget over all players had left"
     if record.explain:
         return answer | _explanation(record, catalogue, reasons)
     if record.action is None:

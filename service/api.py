@@ -268,7 +268,7 @@ async def post_event(body: AnyEvent, desk: At) -> Response:
 
 async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
-    done = await take(body, desk.ledger)
+    done = await take(body, desk.table.layout.catalogue, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 
 

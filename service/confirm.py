@@ -12,9 +12,10 @@ import msgspec
 
 from models.actions import PROMOTIONAL, Window
 from service import caps, facts, log, mask
+from service.answer import when
+from service.caps import Asking, Reservation
 from service.decide import ATTEMPTS, Contended, DecisionRequest, Table, player_keys, read_behaviour, situate
 from service.know import Refused
-from service.layout import Candidates
 from service.ledger import RedisLedger, View
 from service.log import Record, Sent
 
@@ -37,7 +38,10 @@ class Confirmed(NamedTuple):
 
 
 class Revoked(Exception):
-    """The contact must not be sent; `code` is `revoked`, `expired` or `released`, `by` the rules that forbid it."""
+    """The contact must not be sent; `code` is `revoked`, `expired`, `released` or, for now, `too_early`.
+
+    `by` are the rules that forbid it.
+    """
 
     def __init__(self, code: str, reason: str, by: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
@@ -60,19 +64,45 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
     record = log.loads(held)
     if (sent := record.action) is None:
         raise Refused("no_contact", "the decision was to leave the player alone")
-    keys = player_keys(table, record.player)
+    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
+
+
+async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:
+    keys = player_keys(table, player)
     for _ in range(ATTEMPTS):
-        view = await ledger.view(keys, decision_id)
-        send_us = max(sent.send_us, table.house.now_us(view.real_us))
+        view = await ledger.view(keys, record.decision_id)
+        now_us = table.house.now_us(view.real_us)
+        send_us = max(sent.send_us, now_us)
+        mine = view.held.own.get(record.decision_id)
+        if mine is None or mine.state in _STATES:
+            raise Revoked(*_STATES["unknown" if mine is None else mine.state])
         if forbidden := forbidding(record, sent, table, view, send_us):
             raise Revoked("revoked", mask.reason(forbidden[0], table.reasons).reason, forbidden)
-        status, at = await ledger.confirm(keys, decision_id, view, send_us, _exposure(record, sent))
+        if mine.state == "reserved" and now_us < sent.send_us - _SEND_WITHIN_US:
+            raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
+        if not await _held(ledger, view, record.decision_id, mine, send_us):
+            continue
+        status, at = await ledger.confirm(keys, record.decision_id, view, send_us, _exposure(record, sent, player))
         if status == "confirmed":
             begins = max(at, sent.send_us)
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
+            await _free(ledger, view, record.decision_id)
             raise Revoked(*_STATES[status])
     raise Contended
+
+
+async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, send_us: int) -> bool:
+    """Count the contact for good in the player's household first, which is then only ever too strict."""
+    if not view.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
+        return True
+    sure = mine._replace(state="confirmed", send_us=send_us)
+    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure)
+
+
+async def _free(ledger: RedisLedger, view: View, decision_id: str) -> None:
+    if view.household:
+        await ledger.let_go(view.household, decision_id)
 
 
 def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:
@@ -85,34 +115,24 @@ def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: in
         return ("not_requested",)
     known = facts.read(view.facts, record.brand)
     request = DecisionRequest(player_id="-", brand=record.brand)
-    others = [one for name, one in view.reservations.items() if name != record.decision_id]
+    others = view.held.without(record.decision_id)
     behaviour = read_behaviour(table.plan, view, now_us)
-    situation = situate(request, table, known, behaviour, others, now_us, record.variant)
+    situation = situate(request, table, known, behaviour, others.own.values(), now_us, record.variant)
+    asking = Asking(record.brand, known.time_zone, now_us)
+    blocked = caps.evaluate(table.layout, others, [(send_us, table.layout.everything)], asking)
+    # Its part of a budget was taken when it was reserved.
+    blocked = {name: bits for name, bits in blocked.items() if not name.startswith("budget:")}
     # Whoever has leave may use all of it, so its end is asked about too.
     last_us = min(send_us + _SEND_WITHIN_US, max(send_us, sent.valid_until_us - 1))
-    blocked = _overflows(record, sent, table, view, send_us, now_us)
     for at_us in (last_us, send_us):
         blocked |= mask.evaluate(situation.at(Window(at_us, sent.valid_until_us))).blocked
     return tuple(name for name, bits in blocked.items() if bits & place)
 
 
-def _overflows(
-    record: Record, sent: Sent, table: Table, view: View, send_us: int, now_us: int
-) -> dict[str, Candidates]:
-    """Caps without room for a contact that is sent later than it was reserved for, beside all others."""
-    if send_us == sent.send_us:
-        return {}
-    mine = view.reservations.get(record.decision_id)
-    if mine is None or mine.state != "reserved":
-        return {}
-    others = [one for name, one in view.reservations.items() if name != record.decision_id]
-    return caps.evaluate(table.layout, others, [(send_us, table.layout.everything)], now_us)
-
-
-def _exposure(record: Record, sent: Sent) -> bytes:
+def _exposure(record: Record, sent: Sent, player: str) -> bytes:
     return msgspec.msgpack.encode(
         {
-            "player": record.player,
+            "player": player,
             "outcome_id": f"confirm/{record.decision_id}",
             "decision_id": record.decision_id,
             "type": "confirmed",

@@ -33,7 +33,7 @@ from models.context import CHURN, context
 from models.policy import Policy, draw, uniform_number
 from models.scorer import Scorer
 from service import caps, facts, harm, inputs, log, mask
-from service.caps import Reservation
+from service.caps import Asking, Held, Reservation
 from service.experiment import bucket, variant
 from service.facts import Facts
 from service.inputs import Contact
@@ -144,12 +144,18 @@ class Behaviour(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A composed decision, not yet committed; `outdated` names reservations that no window can hold any more."""
+    """A composed decision, not yet committed.
+
+    `outdated` and `household_outdated` name entries that nothing can need; `budgets` and `over`: see `Booking`.
+    """
 
     record: Record
     seal: bytes
     reservation: Reservation | None
     outdated: Sequence[str]
+    household_outdated: Sequence[str]
+    budgets: Mapping[str, int]
+    over: Sequence[str]
 
 
 class Answered(NamedTuple):
@@ -196,22 +202,72 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
         Contended: Others changed the player at each of the three attempts.
         RequestReused: The request id stands for another body.
     """
-    player = table.house.player_key(request.player_id)
+    asked = table.house.player_key(request.player_id)
+    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger, player, asked))
+
+
+async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, player: str, asked: str) -> Answered:
     keys = player_keys(table, player)
     name = decision_id(table.house, keys, request)
     for attempt in range(ATTEMPTS):
         view = await _read(ledger, keys, name)
         if view.record is not None:
             return _replay(view.record, request)
-        decision = compose(request, table, view, player, name, attempt)
+        decision = compose(request, table, view, (player, own_id(request, view, linked=player != asked)), name, attempt)
         if request.dry_run:
             return Answered(decision.record, recorded=False)
-        status, held = await ledger.reserve(keys, _booking(decision))
+        status, held = await _commit(ledger, keys, view, decision)
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Answered(decision.record, recorded=True)
+            return Answered(log.loads(held), recorded=True)
     raise Contended
+
+
+def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
+    """The id by which a player is split into variants: of several linked ids always the same one."""
+    if not linked:
+        return request.player_id
+    told = log.unseal(view.seal, base64.b64decode(view.facts[b"name"]), log.NAME)
+    if told is None:
+        raise Unread("the player's name is sealed under another key")
+    return str(told["player_id"])
+
+
+async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decision) -> tuple[str, bytes]:
+    """Commit a decision with room in the household, if the player has one; status, and the record as it was kept.
+
+    What a budget over all players cannot bear is kept as drawn and lost, and nothing is sent.
+    """
+    name = decision.record.decision_id
+    if view.household and not await ledger.hold(
+        view.household, view.household_version or "0", name, decision.reservation, decision.household_outdated
+    ):
+        return "moved", b""
+    booking = _booking(decision)
+    status, held = await ledger.reserve(keys, booking)
+    if status == "lost":
+        booking = _booking(lost(decision))
+        status, held = await ledger.reserve(keys, booking)
+    if view.household and (status != "reserved" or booking.reservation is None) and decision.reservation:
+        await _amend(ledger, view.household, name, status, held)
+    return status, booking.record if status == "reserved" else held
+
+
+async def _amend(ledger: RedisLedger, household: str, name: str, status: str, held: bytes) -> None:
+    """Free what was held for a contact that is not made; a decision made meanwhile under the same id keeps its own."""
+    kept = reservation(log.loads(held)) if status == "replay" else None
+    if kept is None:
+        await ledger.let_go(household, name)
+    else:
+        await ledger.hold(household, "", name, kept)
+
+
+def lost(decision: Decision) -> Decision:
+    """The same draw without its contact: a budget over all players cannot bear it."""
+    choice = msgspec.structs.replace(decision.record.choice, role="lost")
+    record = msgspec.structs.replace(decision.record, action=None, activated=False, choice=choice)
+    return decision._replace(record=record, reservation=None)
 
 
 async def _read(ledger: RedisLedger, keys: Keys, name: str) -> View:
@@ -229,6 +285,8 @@ def player_keys(table: Table, player: str) -> Keys:
 def _booking(decision: Decision) -> Booking:
     record = decision.record
     return Booking(
+        budgets=decision.budgets,
+        over=decision.over,
         decision_id=record.decision_id,
         record=log.dumps(record),
         facts_version=record.seen.facts_version,
@@ -246,16 +304,20 @@ def _replay(held: bytes, request: DecisionRequest) -> Answered:
     return Answered(record, recorded=True)
 
 
-def compose(request: DecisionRequest, table: Table, view: View, player: str, name: str, attempt: int) -> Decision:
-    """Compose one decision from a view of the player. Pure but for the nonce of the seal."""
+def compose(
+    request: DecisionRequest, table: Table, view: View, player: tuple[str, str], name: str, attempt: int
+) -> Decision:
+    """Compose one decision from a view of the player (key and own id). Pure but for the nonce of the seal."""
+    key, own = player
     now_us = table.house.now_us(view.real_us)
     known = facts.read(view.facts, request.brand)
     behaviour = read_behaviour(table.plan, view, now_us)
     experiment = table.layout.catalogue.experiment
-    group = variant(experiment.key, request.player_id, experiment.variants)
-    situation = situate(request, table, known, behaviour, view.reservations.values(), now_us, group)
+    group = variant(experiment.key, own, experiment.variants)
+    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
     verdict = mask.evaluate(situation)
-    excluded = verdict.blocked | caps.evaluate(table.layout, view.reservations.values(), verdict.moments, now_us)
+    asking = Asking(request.brand, known.time_zone, now_us)
+    excluded = verdict.blocked | caps.evaluate(table.layout, view.held, verdict.moments, asking)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(table.house.digest(domain, name, str(attempt)))
     churn = _churn(table, behaviour, situation)
@@ -266,7 +328,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
     seal = view.seal or log.new_seal()
     record = Record(
         decision_id=name,
-        player=player,
+        player=key,
         brand=request.brand,
         at_us=now_us,
         attempt=attempt,
@@ -276,7 +338,7 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
         decision_point=request.decision_point,
         experiment=experiment.key,
         variant=group,
-        bucket=bucket(experiment.key, request.player_id),
+        bucket=bucket(experiment.key, own),
         action=sent,
         activated=request.activate and sent is not None,
         choice=choice,
@@ -285,9 +347,27 @@ def compose(request: DecisionRequest, table: Table, view: View, player: str, nam
         sandbox=table.house.sandbox,
         sealed=log.seal(seal, _personal(request, view, situation), name),
     )
-    ever, longest_us = table.law.ever(situation.inputs.places), table.law.longest_us
-    outdated = caps.outdated(table.layout.catalogue, view.reservations, now_us, longest_us, ever=ever)
-    return Decision(record, seal, _reservation(record), outdated)
+    return _with_limits(table, view, record, seal, ever=table.law.ever(situation.inputs.places))
+
+
+def _with_limits(table: Table, view: View, record: Record, seal: bytes, *, ever: bool) -> Decision:
+    """A decision with what its contact takes, and what can be forgotten."""
+    catalogue, now_us, longest_us = table.layout.catalogue, record.at_us, table.law.longest_us
+    held = reservation(record)
+    if held is not None:
+        offer, channel, _ = catalogue.action(record.choice.place)
+        charges = caps.charges(catalogue, offer, channel, held.send_us)
+        held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
+    wholes = {one.id: one.cost_minor for one in catalogue.budgets}
+    return Decision(
+        record,
+        seal,
+        held,
+        caps.outdated(catalogue, view.held, now_us, longest_us, ever=ever),
+        caps.outdated(catalogue, Held(view.held.household or {}), now_us, longest_us, ever=ever),
+        {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
+        caps.over(view.held, now_us),
+    )
 
 
 def _churn(table: Table, behaviour: Behaviour, situation: Situation) -> float | None:
@@ -456,7 +536,8 @@ def _sent(table: Table, place: int, windows: Sequence[Window], verdict: Verdict)
     )
 
 
-def _reservation(record: Record) -> Reservation | None:
+def reservation(record: Record) -> Reservation | None:
+    """What a decided contact takes, as its record tells; None for no contact."""
     if (sent := record.action) is None:
         return None
     state, at = ("confirmed", record.at_us) if record.activated else ("reserved", 0)
@@ -469,6 +550,7 @@ def _reservation(record: Record) -> Reservation | None:
         sent.channel,
         sent.timing_slot,
         at,
+        record.brand,
     )
 
 

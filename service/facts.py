@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 from features import events
 from features.events import Event, micros
 
+NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
+"""Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
 _LATEST_US: Final = 2**53
 _RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
 
@@ -59,7 +61,8 @@ class Facts:
         account: `open`, `closing` (closure was asked for) or `closed`.
         reopened_us: When a closed account was last opened again.
         jurisdiction: Where the player lives; `licence` the one of the account where it is another, `location` where
-            the player was last seen.
+            the player was last seen, `elsewhere` what ids that were linked later had told of both.
+        household: Key of the household.
         consent: By channel and product; product "*" for consent that names none.
         registers: What registers of excluded people said (`listed` or `clear`), by register.
         harm: What was said of the level of harm: by `signal` (support), `review`, each level that our own markers
@@ -81,6 +84,8 @@ class Facts:
     jurisdiction: str | None = None
     licence: str | None = None
     location: str | None = None
+    elsewhere: tuple[str, ...] = ()
+    household: str | None = None
     time_zone: str | None = None
     consent: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
     registers: Mapping[str, Told] = field(default_factory=dict)
@@ -255,10 +260,10 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
 
 
 def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
-    """Facts of a player for a brand, from the store's hash of registers."""
+    """Facts of a player for a brand, from the store's hash of registers, linked ids merged (`service.links`)."""
     if not raw:
         return Facts()
-    held = {name.decode(): _register(value) for name, value in raw.items() if name != b"v"}
+    held = {name.decode(): _register(value) for name, value in raw.items() if name not in NO_REGISTER}
 
     def text(name: str) -> str | None:
         return held[name].text if name in held else None
@@ -284,6 +289,8 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         jurisdiction=text("jurisdiction"),
         licence=text("licence"),
         location=text("location"),
+        elsewhere=tuple(sorted(_under(held, "elsewhere:"))),
+        household=text("household") or None,
         time_zone=text("time_zone"),
         consent=_consents(held, brand),
         registers=_under(held, "register:"),
@@ -332,7 +339,8 @@ def _consents(held: Mapping[str, Told], brand: str) -> dict[tuple[str, str], Con
 
 def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
     """Every register of the store's hash as what was asserted last, by field."""
-    split = {name.decode(): value.decode().split(" ", 2) for name, value in sorted(raw.items()) if name != b"v"}
+    kept = sorted((name, value) for name, value in raw.items() if name not in NO_REGISTER)
+    split = {name.decode(): value.decode().split(" ", 2) for name, value in kept}
     return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
 
 

@@ -237,7 +237,8 @@ def named(facts: Facts) -> frozenset[str] | None:
     """
     if facts.jurisdiction is None:
         return None
-    return frozenset(one for one in (facts.jurisdiction, facts.licence, facts.location) if one is not None)
+    named = (facts.jurisdiction, facts.licence, facts.location, *facts.elsewhere)
+    return frozenset(one for one in named if one is not None)
 
 
 def person(facts: Facts, at_us: int) -> Person:

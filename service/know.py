@@ -6,16 +6,18 @@ is on disk.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from features import events
-from features.events import Event, timeliness
+from features.events import Event, micros, timeliness
 from features.store import House, position
-from service import facts, log
-from service.ledger import Entry, Keys, RedisLedger
+from service import facts, links, log
+from service.facts import Assertion
+from service.ledger import NO_DECISION, Entry, Keys, RedisLedger
 
 
 class Refused(Exception):
@@ -40,13 +42,31 @@ _REASONS = {
 }
 
 
-def entry(player: str, event: Event, sealed: bytes | None = None) -> Entry:
-    """What is appended for an event: no personal field but under seal, and the facts that it makes true."""
-    columns = {"player": player, **events.row(event)}
+def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "") -> Entry:
+    """What is appended for an event: no personal field but under seal, and the facts that it makes true.
+
+    `other` is the key of the id or household that it names, if it names one.
+    """
+    columns: dict[str, Any] = {"player": player, **events.row(event)}
+    if other:
+        columns["detail"] = {**columns.get("detail", {}), "key": other}
     if sealed is not None:
         columns["sealed"] = sealed
     digest = hashlib.blake2b(event.model_dump_json().encode(), digest_size=8).digest()
-    return Entry("event", event.event_id, digest, msgspec.msgpack.encode(columns), facts.assertions(event))
+    told = [*facts.assertions(event), *_links(event, other)]
+    return Entry("event", event.event_id, digest, msgspec.msgpack.encode(columns), told)
+
+
+def _links(event: Event, other: str) -> list[Assertion]:
+    """Facts that tell of another key: a household, or an id that is the player too."""
+    at = micros(event.occurred_at)
+    match event:
+        case events.HouseholdChanged():
+            return [Assertion("household", at, 0, other)]
+        case events.Identify() | events.Alias():
+            return [links.link(other, at)]
+        case _:
+            return []
 
 
 async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
@@ -59,10 +79,44 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
     late = timeliness(event, await ledger.now_us())
     if late is not None:
         raise Refused(late, _REASONS[late], "/occurred_at")
-    keys = Keys(house.player_key(event.player_id), b"")
+    asked = house.player_key(event.player_id)
+    return await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked))
+
+
+async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str) -> Known:
+    keys = Keys(player, b"")
     personal = events.personal(event)
-    sealed = log.seal(await ledger.seal(keys, log.new_seal()), personal, event.event_id) if personal else None
-    done = await ledger.append(keys, entry(keys.player, event, sealed))
+    seal = await ledger.seal(keys, log.new_seal()) if personal else b""
+    other = await _linked(event, house, ledger, keys, seal)
+    sealed = log.seal(seal, personal, event.event_id) if personal else None
+    told = entry(player, event, sealed, other)
+    if player != asked:
+        told = told._replace(facts=links.under(asked, told.facts))
+    done = await ledger.append(keys, told)
     if done.status == "conflict":
         raise Refused("event_id_reused", "this event id was used before for another event", "/event_id")
+    if isinstance(event, events.HouseholdChanged) and other:
+        await ledger.join(other, (await ledger.view(keys, NO_DECISION)).held.own)
     return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
+
+
+async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, seal: bytes) -> str:
+    """Key of the other one whom an event names, empty for most; an id is linked before the event is taken."""
+    match event:
+        case events.HouseholdChanged():
+            return house.player_key(f"household {event.household_id}") if event.household_id is not None else ""
+        case events.Identify():
+            linked = house.player_key(event.anonymous_id)
+        case events.Alias():
+            linked = house.player_key(event.previous_id)
+        case _:
+            return ""
+    home = await ledger.at_home(linked, ledger.home)
+    if home == keys.player:
+        return linked
+    if home != linked:
+        raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
+    name = base64.b64encode(log.seal(seal, {"player_id": event.player_id}, log.NAME)).decode()
+    if await ledger.link(linked, keys.player, name) != keys.player:
+        raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
+    return linked

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.schema import CHANNELS
-from models.actions import SLOTS, Cap, Catalogue, Offer, Stage
+from models.actions import SLOTS, Catalogue, Offer, Stage
+from models.limits import Group, Scope
 
 Candidates = int
 """A set of candidates as the bits of a number (see `Layout`)."""
@@ -30,7 +31,7 @@ class Layout:
     Attributes:
         everything: Every contact; `NO_CONTACT` is in no set that a rule can block.
         promotional: Contacts of marketing and bonus offers.
-        scopes: By cap, the promotional contacts that it counts.
+        scopes: Whose contacts limits count.
         by_jurisdiction, by_stage: Contacts of offers that are for a jurisdiction, or a stage of life.
         requests: What the last kinds of request left out; callers use a few.
         slots: Contacts of each timing slot, in the order of SLOTS.
@@ -46,7 +47,8 @@ class Layout:
         }
         self.everything = self.where(lambda _offer, _channel: True)
         self.promotional = self.where(lambda offer, _: offer.promotional)
-        self.scopes = {cap.id: self._scope(cap) for cap in catalogue.caps}
+        self.scopes: frozenset[Scope] = frozenset(one.scope for one in (*catalogue.caps, *catalogue.gaps))
+        self._held: dict[tuple[Group, int | None], Candidates] = {}
         self.by_jurisdiction = {
             place: self.where(lambda offer, _, place=place: place in offer.jurisdictions)  # type: ignore[misc]
             for one in catalogue.offers
@@ -78,12 +80,17 @@ class Layout:
             or_, (bits for (at, channel), bits in self._groups.items() if holds(offers[at], CHANNELS[channel])), 0
         )
 
-    def _scope(self, cap: Cap) -> Candidates:
-        return self.where(
-            lambda offer, channel: (
-                offer.promotional and cap.offer in (None, offer.id) and cap.channel in (None, channel)
+    def group(self, group: Group, below: int | None = None) -> Candidates:
+        """The contacts of a limit's group; with `below`, those of offers of a lower priority only."""
+        bits = self._held.get((group, below))
+        if bits is None:
+            bits = self._held[group, below] = self.where(
+                lambda offer, channel: (
+                    group.holds(offer.purpose, offer.id, offer.category, channel)
+                    and (below is None or offer.priority < below)
+                )
             )
-        )
+        return bits
 
     def find(self, offer: str, channel: str, timing_slot: str) -> Candidates:
         """The set of one action by its names; empty if the catalogue no longer has its offer."""

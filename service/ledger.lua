@@ -33,16 +33,25 @@ local function append(log, kind, body, known, zone)
   return redis.call('XADD', log, '*', 'k', kind, 't', number(known), 'z', zone or '', 'b', body)
 end
 
+-- Gives what a contact charged to budgets back to the partition's shares. An entry ends in `budget/day=amount,...`.
+local function give_back(budget, entry)
+  for name, amount in string.gmatch(string.match(entry, '%S+$'), '([^,=]+)=(%d+)') do
+    redis.call('HINCRBY', budget, name, amount)
+  end
+end
+
 -- Takes back every open lease of a promotion on a channel ('*' for all): its capacity is free again, it can never be
 -- confirmed, and the log tells of each, as does the partition's outbox, from which senders are told. A confirmed
 -- contact stays as it is. Returns how many.
-local function revoke(ledger, log, channel, player, brand, now, zone)
+local function revoke(ledger, log, budget, channel, player, now, zone)
   local taken, entries = 0, redis.call('HGETALL', ledger)
   for at = 1, #entries, 2 do
     local decision, entry = entries[at], entries[at + 1]
-    local purpose, offer, on = string.match(entry, '^%d+ %d+ reserved (%l+) (%S+) (%S+) ')
+    local purpose, offer, on, rest = string.match(entry, '^%d+ %d+ reserved (%l+) (%S+) (%S+) (.*)$')
     if (purpose == 'marketing' or purpose == 'bonus') and (channel == '*' or channel == on) then
+      local brand = string.match(rest, '^%S+ %d+ (%S+)') or 'main'
       redis.call('HSET', ledger, decision, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 revoked ')))
+      give_back(budget, entry)
       local row = {player = player, outcome_id = 'revoked/' .. decision, decision_id = decision, type = 'revoked',
         brand = brand, channel = on, offer = offer}
       append(log, 'revocation', cmsgpack.pack(row), now, zone)
@@ -54,40 +63,43 @@ local function revoke(ledger, log, channel, player, brand, now, zone)
   return taken
 end
 
--- KEYS: facts, ledger, log, then one `seen` key per entry.
+-- KEYS: facts, ledger, log, budget shares, then one `seen` key per entry.
 -- ARGV: real0, house0, rate, then per entry: kind, digest, seconds its id is remembered (0: not), body,
---       decision to release ('' for none), channel whose leases its facts forbid ('*' all, '' none), number of facts,
---       and per fact: field, moment, rank, text.
--- Returns per entry: status (new | duplicate | conflict), stream id.
+--       decision to release ('' for none), name and text of an answer to note in the ledger ('' for none), channel whose
+--       leases its facts forbid ('*' all, '' none), number of facts, and per fact: field, moment, rank, text.
+-- Returns per entry: status (new | duplicate | conflict | linked), stream id; of a linked id the player that holds it.
 local function ingest(keys, args)
-  local known = house_us(args[1], args[2], args[3])
+  local known, linked = house_us(args[1], args[2], args[3]), redis.call('HGET', keys[1], 'to')
   local out, at, changed = {}, 4, 0
-  for n = 4, #keys do
-    local kind, digest, seconds, body, release, forbids, facts = unpack(args, at, at + 6)
-    at = at + 7
+  for n = 5, #keys do
+    local kind, digest, seconds, body, release, note, noted, forbids, facts = unpack(args, at, at + 8)
+    at = at + 9
     local held = redis.call('GET', keys[n])
     if held then
       out[#out + 1] = string.sub(held, 1, #digest) == digest and 'duplicate' or 'conflict'
       out[#out + 1] = string.sub(held, #digest + 1)
+    elseif linked then
+      out[#out + 1] = 'linked'
+      out[#out + 1] = linked
     else
       local before = changed
       for f = 0, tonumber(facts) - 1 do
         local field, moment, rank, text = unpack(args, at + f * 4, at + f * 4 + 3)
         changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
       end
-      if release ~= '' then
-        local entry = redis.call('HGET', keys[2], release)
-        if entry and not string.find(entry, ' released ', 1, true) then
-          redis.call('HSET', keys[2], release, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 released ')))
-          redis.call('HINCRBY', keys[2], 'v', 1)
-        end
+      local entry = release ~= '' and redis.call('HGET', keys[2], release)
+      local state = entry and string.match(entry, '^%d+ %d+ (%l+) ')
+      if state == 'reserved' or state == 'confirmed' then
+        redis.call('HSET', keys[2], release, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 released ')))
+        give_back(keys[4], entry)
+        redis.call('HINCRBY', keys[2], 'v', 1)
       end
+      if note ~= '' and redis.call('HSETNX', keys[2], note, noted) == 1 then redis.call('HINCRBY', keys[2], 'v', 1) end
       local zone = redis.call('HGET', keys[1], 'time_zone')
       zone = zone and string.match(zone, '^%-?%d+ %d+ (.*)$')
       local id = append(keys[3], kind, body, known, zone)
       if forbids ~= '' and changed > before then
-        local told = cmsgpack.unpack(body)
-        revoke(keys[2], keys[3], forbids, told.player, told.brand, known, zone)
+        revoke(keys[2], keys[3], keys[4], forbids, cmsgpack.unpack(body).player, known, zone)
       end
       if tonumber(seconds) > 0 then redis.call('SET', keys[n], digest .. id, 'EX', seconds) end
       out[#out + 1] = 'new'
@@ -99,7 +111,7 @@ local function ingest(keys, args)
   return out
 end
 
--- KEYS: facts, features, ledger, lease of the partition, seal, decision.
+-- KEYS: facts, features, ledger, lease of the partition, seal, decision, budget shares.
 -- Returns the store's time, and all that a decision reads.
 local function view(keys, args)
   return {
@@ -110,13 +122,16 @@ local function view(keys, args)
     redis.call('HGET', keys[4], 'watermark'),
     redis.call('GET', keys[5]),
     redis.call('GET', keys[6]),
+    redis.call('HGETALL', keys[7]),
   }
 end
 
--- KEYS: facts, ledger, log, decision, seal, recent decisions.
+-- KEYS: facts, ledger, log, decision, seal, recent decisions, budget shares, leases that charge budgets.
 -- ARGV: real0, house0, rate, facts version, ledger version, seal, seconds the record is kept, decision id,
---       record, number of recent decisions to remember, ledger entry ('' for no contact), then ledger entries that no window holds any more.
--- Returns reserved + stream id, replay + the record held, or moved.
+--       record, number of recent decisions to remember, ledger entry ('' for no contact), its last moment, then ledger
+--       entries that nothing can need any more.
+-- Returns reserved + stream id, replay + the record held, moved, or short + the budget whose share is too small + what
+-- is left of it; nothing is changed then.
 local function reserve(keys, args)
   local held = redis.call('GET', keys[4])
   if held then return {'replay', held} end
@@ -124,15 +139,23 @@ local function reserve(keys, args)
   if facts ~= args[4] or ledger ~= args[5] then return {'moved'} end
   local seal = redis.call('GET', keys[5])
   if seal and seal ~= args[6] then return {'moved'} end
+  local entry = args[11]
+  local charges = entry ~= '' and string.match(entry, '%S+$') or '-'
+  for name, amount in string.gmatch(charges, '([^,=]+)=(%d+)') do
+    local share = redis.call('HGET', keys[7], name) or '0'
+    if tonumber(share) < tonumber(amount) then return {'short', name, share} end
+  end
   if not seal then redis.call('SET', keys[5], args[6]) end
   redis.call('SET', keys[4], args[9], 'EX', args[7])
   redis.call('LPUSH', keys[6], args[8])
   redis.call('LTRIM', keys[6], 0, tonumber(args[10]) - 1)
   redis.call('EXPIRE', keys[6], args[7])
-  if args[11] ~= '' then
-    for n = 12, #args do redis.call('HDEL', keys[2], args[n]) end
-    redis.call('HSET', keys[2], args[8], args[11])
+  if entry ~= '' then
+    for n = 13, #args do redis.call('HDEL', keys[2], args[n]) end
+    redis.call('HSET', keys[2], args[8], entry)
     redis.call('HINCRBY', keys[2], 'v', 1)
+    for name, amount in string.gmatch(charges, '([^,=]+)=(%d+)') do redis.call('HINCRBY', keys[7], name, '-' .. amount) end
+    if charges ~= '-' then redis.call('ZADD', keys[8], args[12], keys[2] .. ' ' .. args[8]) end
   end
   return {'reserved', append(keys[3], 'decision', args[9], house_us(args[1], args[2], args[3]))}
 end
@@ -147,31 +170,129 @@ local function confirm(keys, args)
   if not entry then return {'unknown', number(now)} end
   local ledger = redis.call('HGET', keys[2], 'v') or '0'
   if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
-  local send, valid, state, rest = string.match(entry, '^(%d+) (%d+) (%l+) (.*)$')
-  if state == 'released' or state == 'revoked' then return {state, number(now)} end
+  local send, valid, state, what, at, rest = string.match(entry, '^(%d+) (%d+) (%l+) (%S+ %S+ %S+ %S+) (%d+)(.*)$')
+  if state ~= 'reserved' and state ~= 'confirmed' then return {state, number(now)} end
   if now > tonumber(valid) then return {'expired', number(now)} end
-  if state == 'confirmed' then return {'confirmed', string.match(rest, '(%d+)$')} end
-  local kept = string.gsub(rest, ' %d+$', ' ' .. number(now))
-  redis.call('HSET', keys[2], args[5], args[8] .. ' ' .. valid .. ' confirmed ' .. kept)
+  if state == 'confirmed' then return {'confirmed', at} end
+  redis.call('HSET', keys[2], args[5], table.concat({args[8], valid, 'confirmed', what, number(now)}, ' ') .. rest)
   if args[8] ~= send then redis.call('HINCRBY', keys[2], 'v', 1) end
   append(keys[3], 'exposure', args[6], now)
   return {'confirmed', number(now)}
 end
 
--- KEYS: facts, ledger, log. ARGV: real0, house0, rate, player, brand, channel whose leases the facts forbid, then per
--- fact field, moment, rank, text. Facts that the worker derives: merged like any other, so that telling them twice or
--- late changes nothing. Returns how many changed.
+-- KEYS: facts, ledger, log, budget shares. ARGV: real0, house0, rate, player, channel whose leases the facts forbid, then
+-- per fact field, moment, rank, text. Facts that the worker derives: merged like any other, so that telling them twice or
+-- late changes nothing. Returns how many changed, or -1 if the id was linked to a player.
 local function assert_facts(keys, args)
+  if redis.call('HEXISTS', keys[1], 'to') == 1 then return -1 end
   local changed = 0
-  for at = 7, #args, 4 do
+  for at = 6, #args, 4 do
     local field, moment, rank, text = unpack(args, at, at + 3)
     changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
   end
   if changed > 0 then
     redis.call('HINCRBY', keys[1], 'v', 1)
-    if args[6] ~= '' then revoke(keys[2], keys[3], args[6], args[4], args[5], house_us(args[1], args[2], args[3])) end
+    local now = house_us(args[1], args[2], args[3])
+    if args[5] ~= '' then revoke(keys[2], keys[3], keys[4], args[5], args[4], now) end
   end
   return changed
+end
+
+-- KEYS: leases that charge budgets, budget shares, ledger. ARGV: real0, house0, rate, decision.
+-- Gives back what a lease charged that ran out unconfirmed, once. Returns 1 if it did.
+local function expire(keys, args)
+  local entry = redis.call('HGET', keys[3], args[4])
+  local valid, state = string.match(entry or '', '^%d+ (%d+) (%l+) ')
+  if state == 'reserved' and house_us(args[1], args[2], args[3]) <= tonumber(valid) then return 0 end
+  redis.call('ZREM', keys[1], keys[3] .. ' ' .. args[4])
+  if state ~= 'reserved' then return 0 end
+  redis.call('HSET', keys[3], args[4], (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 expired ')))
+  redis.call('HINCRBY', keys[3], 'v', 1)
+  give_back(keys[2], entry)
+  return 1
+end
+
+-- KEYS: what is left to share of a budget's day. ARGV: the whole budget, least that helps, what is wanted, seconds to
+-- remember the day. Returns what is granted: nothing beyond the whole, 0 if the least is not there.
+local function grant(keys, args)
+  local given = tonumber(redis.call('GET', keys[1]) or '0')
+  local granted = math.min(tonumber(args[3]), tonumber(args[1]) - given)
+  if granted < tonumber(args[2]) then return 0 end
+  redis.call('SET', keys[1], number(given + granted), 'EX', args[4])
+  return granted
+end
+
+-- KEYS: budget shares. ARGV: budget and day, amount to add to the partition's share (0: all is given out), then days that
+-- are over.
+local function credit(keys, args)
+  if args[2] == '0' then
+    redis.call('HSET', keys[1], 'dry ' .. args[1], '1')
+  else
+    redis.call('HINCRBY', keys[1], args[1], args[2])
+  end
+  for n = 3, #args do redis.call('HDEL', keys[1], args[n], 'dry ' .. args[n]) end
+  return 1
+end
+
+-- KEYS: ledger of a household. ARGV: version it was read with ('' for any), decision, entry to hold ('' for none), entries
+-- that nothing can need any more. Returns 1, or 0 if others moved it.
+local function hold(keys, args)
+  if args[1] ~= '' and (redis.call('HGET', keys[1], 'v') or '0') ~= args[1] then return 0 end
+  for n = 4, #args do redis.call('HDEL', keys[1], args[n]) end
+  if args[3] ~= '' then
+    redis.call('HSET', keys[1], args[2], args[3])
+    redis.call('HINCRBY', keys[1], 'v', 1)
+  end
+  return 1
+end
+
+-- KEYS: ledger of a household. ARGV: decision. What was held for it is free again.
+local function let_go(keys, args)
+  if redis.call('HDEL', keys[1], args[1]) == 1 then redis.call('HINCRBY', keys[1], 'v', 1) end
+  return 1
+end
+
+-- KEYS: ledger of a household. ARGV: decision, entry pairs: contacts of one who joins; those that are there stay.
+local function join(keys, args)
+  for at = 1, #args, 2 do redis.call('HSETNX', keys[1], args[at], args[at + 1]) end
+  redis.call('HINCRBY', keys[1], 'v', 1)
+  return 1
+end
+
+-- KEYS: facts, ledger of an id. ARGV: the player that it turned out to be, and that player's name, sealed. From now on all
+-- of the id is told to that player; what is held here stays as it is. Returns where it is linked to, facts, ledger.
+local function freeze(keys, args)
+  if redis.call('HSETNX', keys[1], 'to', args[1] .. ' pending ' .. args[2]) == 1 then
+    redis.call('HINCRBY', keys[1], 'v', 1)
+    redis.call('HINCRBY', keys[2], 'v', 1)
+  end
+  return {redis.call('HGET', keys[1], 'to'), redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2])}
+end
+
+-- KEYS: facts of an id: the player that it is linked to has taken it in.
+local function settle(keys, args)
+  redis.call('HSET', keys[1], 'to', (string.gsub(redis.call('HGET', keys[1], 'to'), ' pending ', ' done ')))
+  return 1
+end
+
+-- KEYS: facts, ledger, log, budget shares of a player. ARGV: real0, house0, rate, player, sealed name of the player ('' for
+-- none), number of facts, per fact field, moment, rank, text, then ledger names and entries.
+-- Takes in an id that was frozen; a second time changes nothing. Open leases are taken back: they were drawn for less.
+-- Returns 1, or where the player is linked to.
+local function adopt(keys, args)
+  local linked, at = redis.call('HGET', keys[1], 'to'), 7
+  if linked then return linked end
+  if args[5] ~= '' then redis.call('HSETNX', keys[1], 'name', args[5]) end
+  for _ = 1, tonumber(args[6]) do
+    local field, moment, rank, text = unpack(args, at, at + 3)
+    assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
+    at = at + 4
+  end
+  for n = at, #args, 2 do redis.call('HSETNX', keys[2], args[n], args[n + 1]) end
+  redis.call('HINCRBY', keys[1], 'v', 1)
+  redis.call('HINCRBY', keys[2], 'v', 1)
+  revoke(keys[2], keys[3], keys[4], '*', args[4], house_us(args[1], args[2], args[3]))
+  return 1
 end
 
 -- KEYS: seal. ARGV: a fresh key. Returns the player's key, created if there was none.
@@ -186,3 +307,12 @@ redis.register_function('croupier_reserve', reserve)
 redis.register_function('croupier_confirm', confirm)
 redis.register_function('croupier_seal', seal)
 redis.register_function('croupier_assert', assert_facts)
+redis.register_function('croupier_expire', expire)
+redis.register_function('croupier_grant', grant)
+redis.register_function('croupier_credit', credit)
+redis.register_function('croupier_hold', hold)
+redis.register_function('croupier_let_go', let_go)
+redis.register_function('croupier_join', join)
+redis.register_function('croupier_freeze', freeze)
+redis.register_function('croupier_settle', settle)
+redis.register_function('croupier_adopt', adopt)

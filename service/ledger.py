@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from features.events import REMEMBERED
-from features.store import BUNDLES, House, Store, bundle_key, partition_of, tag
-from service.caps import Reservation, load_reservation
+from features.store import BUNDLES, House, Store, StoreError, bundle_key, partition_of, tag
+from service import links
+from service.caps import Answered, Held, Reservation, load_answer, load_reservation
 from service.facts import Assertion, forbids
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
 WRITE_SECONDS: Final = 2.0
+HOPS: Final = 8
+"""Links of ids that are followed at most."""
+SHARES: Final = 1_024
+"""A partition takes this part of a budget at once, or what it needs if that is more."""
+GRANTS: Final = 3
+"""Attempts to have enough of a budget, which others of the partition may use up in between."""
+ANSWER: Final = "~"
+"""Entries of a ledger that begin so are answers to contacts, not contacts."""
+_DRY: Final = "dry "
+NO_DECISION: Final = "000-" + "a" * 24
+"""Id under which no decision is held, for views that ask for none."""
+Result = TypeVar("Result")
 
 
 class Entry(NamedTuple):
     """One thing to append to a player's log: an event or an outcome, with what it makes true.
 
     `seen` is the id that makes it unique, `digest` stands for its content, `release` names a decision whose
-    contact did not happen.
+    contact did not happen, `note` is the answer to a contact that limits look at, with its name in the ledger.
     """
 
     kind: Literal["event", "outcome", "facts"]
@@ -30,9 +43,10 @@ class Entry(NamedTuple):
     body: bytes
     facts: Sequence[Assertion] = ()
     release: str = ""
+    note: tuple[str, str] = ("", "")
 
 
-Status = Literal["new", "duplicate", "conflict"]
+Status = Literal["new", "duplicate", "conflict", "linked"]
 
 
 class Appended(NamedTuple):
@@ -44,27 +58,43 @@ class Appended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock."""
+    """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
+
+    `facts` are those of all linked ids together; `household_version` is None for a player without a household.
+    """
 
     real_us: int
     facts: Mapping[bytes, bytes]
     features: Mapping[bytes, bytes]
     ledger_version: str
-    reservations: Mapping[str, Reservation]
+    held: Held
     watermark_us: int | None
     seal: bytes | None
     record: bytes | None
+    household_version: str | None = None
 
     @property
     def facts_version(self) -> str:
         """Version of the facts."""
         return self.facts.get(b"v", b"0").decode()
 
+    @property
+    def household(self) -> str | None:
+        """Key of the player's household."""
+        told = self.facts.get(b"household")
+        return None if told is None else told.decode().split(" ", 2)[2] or None
+
+    def beside(self, household: Sequence[bytes]) -> View:
+        """The same with the contacts of the player's household, as the store answers them."""
+        version, contacts, _ = _ledger(household)
+        return replace(self, held=replace(self.held, household=contacts), household_version=version)
+
 
 class Booking(NamedTuple):
     """A decision to commit: it holds only while facts and ledger have the versions that it was drawn from.
 
-    `reservation` is None for no contact; `outdated` names reservations that no window can hold any more.
+    `reservation` is None for no contact; `outdated` names entries that nothing can need any more; `budgets` is what the
+    house may spend, minor units, by budget and day that the contact charges; `over` are days of budgets that are past.
     """
 
     decision_id: str
@@ -74,6 +104,16 @@ class Booking(NamedTuple):
     seal: bytes
     reservation: Reservation | None
     outdated: Sequence[str]
+    budgets: Mapping[str, int]
+    over: Sequence[str]
+
+
+class Linked(Exception):
+    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them."""
+
+    def __init__(self, to: str) -> None:
+        super().__init__(to)
+        self.to = to
 
 
 class Keys:
@@ -90,6 +130,8 @@ class Keys:
         self.recent = f"recent:{player}"
         self.log = f"log:{slot}"
         self.lease = f"lease:{slot}"
+        self.budget = f"budget:{slot}"
+        self.expiry = f"expiry:{slot}"
         self._slot = slot
 
     def seen(self, name: str) -> str:
@@ -99,6 +141,11 @@ class Keys:
     def decision(self, decision_id: str) -> str:
         """Key of a decision's record."""
         return f"decision:{self._slot}{decision_id}"
+
+
+def household_key(household: str) -> str:
+    """Key of the contacts of all members of a household."""
+    return f"household:{household}"
 
 
 def decision_key(decision_id: str) -> str:
@@ -121,10 +168,10 @@ def ingest_command(
 ) -> tuple[list[str], list[Any]]:
     """Keys and arguments of `croupier_ingest` for entries of one player, shared by the API and imports."""
     seconds = kept_seconds(house) if remember else 0
-    names = [keys.facts, keys.ledger, keys.log, *(keys.seen(entry.seen) for entry in entries)]
+    names = [keys.facts, keys.ledger, keys.log, keys.budget, *(keys.seen(entry.seen) for entry in entries)]
     arguments: list[Any] = clock_arguments(house)
     for entry in entries:
-        arguments += [entry.kind, entry.digest, seconds, entry.body, entry.release, forbids(entry.facts)]
+        arguments += [entry.kind, entry.digest, seconds, entry.body, entry.release, *entry.note, forbids(entry.facts)]
         arguments.append(len(entry.facts))
         for fact in entry.facts:
             arguments += [fact.field, fact.moment_us, fact.rank, fact.text]
@@ -133,8 +180,34 @@ def ingest_command(
 
 def assert_command(house: House, keys: Keys, told: Sequence[Assertion]) -> tuple[list[str], list[Any]]:
     """Keys and arguments of `croupier_assert` for facts that the worker derives of a player."""
-    arguments = [*clock_arguments(house), keys.player, "main", forbids(told)]
-    return [keys.facts, keys.ledger, keys.log], arguments + [part for one in told for part in one]
+    arguments = [*clock_arguments(house), keys.player, forbids(told)]
+    return [keys.facts, keys.ledger, keys.log, keys.budget], arguments + [part for one in told for part in one]
+
+
+def view_names(keys: Keys, decision_id: str) -> list[str | bytes]:
+    """Keys of `croupier_view`."""
+    held = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, keys.decision(decision_id), keys.budget]
+    return cast("list[str | bytes]", held)
+
+
+def viewed(reply: Sequence[Any]) -> View:
+    """Reply of `croupier_view`; raises Linked if the id turned out to be another player."""
+    real, known, features, ledger, watermark, seal, record, budget = reply
+    raw = _pairs(known)
+    if b"to" in raw:
+        raise Linked(raw[b"to"].decode())
+    version, own, answers = _ledger(ledger)
+    shares, dry = _shares(budget)
+    return View(
+        int(real),
+        links.together(raw),
+        _pairs(features),
+        version,
+        Held(own, None, answers, shares, dry),
+        int(watermark) if watermark else None,
+        seal,
+        record,
+    )
 
 
 def appended(reply: Sequence[bytes]) -> list[Appended]:
@@ -152,36 +225,113 @@ class RedisLedger:
         self._house = house
         self._clock = clock_arguments(house)
 
+    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]]) -> Result:
+        """Do something where a player is held: an id that was linked is held by another player.
+
+        Raises:
+            StoreError: The links of ids lead nowhere.
+        """
+        for _ in range(HOPS):
+            try:
+                return await work(player)
+            except Linked as linked:
+                player = await self._follow(player, linked.to)
+        raise StoreError("the links of this id lead nowhere")
+
+    async def home(self, player: str) -> str:
+        """The player itself; raises Linked if it is held by another."""
+        to = await self._store.command(WRITE_SECONDS, "HGET", Keys(player, b"").facts, "to")
+        if to is not None:
+            raise Linked(to.decode())
+        return player
+
+    async def _follow(self, linked: str, to: str) -> str:
+        """The player that an id is linked to; what is not yet taken in is taken in first."""
+        player, state, _ = to.split(" ")
+        if state == "pending":
+            await self._take_in(linked, player)
+        return player
+
+    async def link(self, linked: str, player: str, sealed_name: str) -> str:
+        """Link an id to a player for good: all of it is the player's from now on. Returns whom it is linked to.
+
+        Begins with a mark on the id that sends everybody on; whoever meets it before all was taken in does that first.
+        """
+        to = await self._frozen(linked, player, sealed_name)
+        return await self._follow(linked, to[0])
+
+    async def _frozen(
+        self, linked: str, player: str, sealed_name: str
+    ) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
+        keys = Keys(linked, b"")
+        to, known, ledger = await self._store.call(
+            WRITE_SECONDS, "croupier_freeze", [keys.facts, keys.ledger], [player, sealed_name]
+        )
+        return to.decode(), _pairs(known), _pairs(ledger)
+
+    async def _take_in(self, linked: str, player: str) -> None:
+        to, known, ledger = await self._frozen(linked, player, "-")
+        name = to.split(" ")[2]
+        told = links.adopted(linked, known)
+        contacts = {key.decode(): _adopted(key, text) for key, text in ledger.items() if key != b"v"}
+
+        async def take(owner: str) -> None:
+            keys = Keys(owner, b"")
+            arguments = [*self._clock, owner, name if owner == player else "", len(told)]
+            arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
+            names = [keys.facts, keys.ledger, keys.log, keys.budget]
+            reply = await self._store.call(WRITE_SECONDS, "croupier_adopt", names, arguments)
+            if reply != 1:
+                raise Linked(reply.decode())
+
+        await self.at_home(player, take)
+        await self._store.call(WRITE_SECONDS, "croupier_settle", [Keys(linked, b"").facts], [])
+
     async def view(self, keys: Keys, decision_id: str) -> View:
-        """Read all that a decision looks at, in one call."""
-        names: list[str | bytes] = [
-            keys.facts,
-            keys.features,
-            keys.ledger,
-            keys.lease,
-            keys.seal,
-            keys.decision(decision_id),
-        ]
-        real, facts, features, ledger, watermark, seal, record = await self._store.call(
-            self._read_seconds, "croupier_view", names, []
-        )
-        held = _pairs(ledger)
-        version = held.pop(b"v", b"0").decode()
-        return View(
-            int(real),
-            _pairs(facts),
-            _pairs(features),
-            version,
-            {name.decode(): load_reservation(entry.decode()) for name, entry in held.items()},
-            int(watermark) if watermark else None,
-            seal,
-            record,
-        )
+        """Read all that a decision looks at, in one call, and the household in a second.
+
+        Raises:
+            Linked: The id turned out to be another player.
+        """
+        names = view_names(keys, decision_id)
+        seen = viewed(await self._store.call(self._read_seconds, "croupier_view", names, []))
+        if (household := seen.household) is None:
+            return seen
+        return seen.beside(_flat(await self._store.command(self._read_seconds, "HGETALL", household_key(household))))
+
+    async def hold(
+        self, household: str, version: str, decision_id: str, held: Reservation | None, outdated: Sequence[str] = ()
+    ) -> bool:
+        """Hold a contact in the player's household if it stands as it was read; version "" for as it is."""
+        entry = held._replace(charges=()).dumps() if held else ""
+        arguments = [version, decision_id, entry, *outdated]
+        return bool(await self._store.call(WRITE_SECONDS, "croupier_hold", [household_key(household)], arguments))
+
+    async def let_go(self, household: str, decision_id: str) -> None:
+        """Free what is held in a household for a decision."""
+        await self._store.call(WRITE_SECONDS, "croupier_let_go", [household_key(household)], [decision_id])
+
+    async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
+        """Bring the contacts of one who joins into a household."""
+        pairs = [part for name, one in held.items() for part in (name, one.dumps())]
+        await self._store.call(WRITE_SECONDS, "croupier_join", [household_key(household)], pairs)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
-        """Commit a decision: (`reserved`, stream id), (`replay`, the record held) or (`moved`, empty)."""
+        """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
+
+        `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
+        """
+        for _ in range(len(booking.budgets) * GRANTS + 1):
+            reply = [bytes(part) for part in await self._reserve(keys, booking)]
+            if reply[0] != b"short":
+                return reply[0].decode(), reply[1] if len(reply) > 1 else b""
+            if not await self._granted(keys, booking, reply[1].decode(), int(reply[2])):
+                break
+        return "lost", b""
+
+    async def _reserve(self, keys: Keys, booking: Booking) -> Sequence[bytes]:
         names = [keys.facts, keys.ledger, keys.log, keys.decision(booking.decision_id), keys.seal, keys.recent]
-        held = booking.reservation.dumps() if booking.reservation else ""
+        held = booking.reservation
         arguments = [
             *self._clock,
             booking.facts_version,
@@ -191,11 +341,22 @@ class RedisLedger:
             booking.decision_id,
             booking.record,
             RECENT,
-            held,
+            held.dumps() if held else "",
+            held.valid_until_us if held else 0,
             *booking.outdated,
         ]
-        reply = await self._store.call(WRITE_SECONDS, "croupier_reserve", names, arguments)
-        return reply[0].decode(), reply[1] if len(reply) > 1 else b""
+        names += [keys.budget, keys.expiry]
+        return cast("Sequence[bytes]", await self._store.call(WRITE_SECONDS, "croupier_reserve", names, arguments))
+
+    async def _granted(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
+        """Bring a part of a budget into the partition; between the two calls it can get lost, never doubled."""
+        whole = booking.budgets[account]
+        charged = dict(booking.reservation.charges if booking.reservation else ())[account]
+        least = charged - left
+        arguments = [whole, least, max(least, whole // SHARES), kept_seconds(self._house)]
+        granted = await self._store.call(WRITE_SECONDS, "croupier_grant", [f"croupier:budget:{account}"], arguments)
+        await self._store.call(WRITE_SECONDS, "croupier_credit", [keys.budget], [account, granted, *booking.over])
+        return bool(granted)
 
     async def confirm(self, keys: Keys, decision_id: str, view: View, send_us: int, body: bytes) -> tuple[str, int]:
         """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
@@ -205,9 +366,16 @@ class RedisLedger:
         return status.decode(), int(at)
 
     async def append(self, keys: Keys, entry: Entry) -> Appended:
-        """Apply facts, deduplicate and append in one call."""
+        """Apply facts, deduplicate and append in one call.
+
+        Raises:
+            Linked: The id turned out to be another player.
+        """
         names, arguments = ingest_command(self._house, keys, [entry])
-        return appended(await self._store.call(WRITE_SECONDS, "croupier_ingest", names, arguments))[0]
+        done = appended(await self._store.call(WRITE_SECONDS, "croupier_ingest", names, arguments))[0]
+        if done.status == "linked":
+            raise Linked(done.stream_id)
+        return done
 
     async def seal(self, keys: Keys, fresh: bytes) -> bytes:
         """The player's key for personal fields; `fresh` becomes it if there was none."""
@@ -251,6 +419,35 @@ class RedisLedger:
         """House time."""
         seconds, rest = await self._store.command(WRITE_SECONDS, "TIME")
         return self._house.now_us(int(seconds) * 1_000_000 + int(rest))
+
+
+def _ledger(flat: Sequence[bytes]) -> tuple[str, dict[str, Reservation], dict[str, Answered]]:
+    """Version, contacts and answers to contacts of a ledger."""
+    held = _pairs(flat)
+    version = held.pop(b"v", b"0").decode()
+    texts = {name.decode(): text.decode() for name, text in held.items()}
+    contacts = {name: load_reservation(text) for name, text in texts.items() if name[0] != ANSWER}
+    return version, contacts, {name: load_answer(text) for name, text in texts.items() if name[0] == ANSWER}
+
+
+def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:
+    """What is left of budgets in a partition, and which have nothing more to give."""
+    held = {name.decode(): value for name, value in _pairs(flat).items()}
+    shares = {name: int(value) for name, value in held.items() if not name.startswith(_DRY)}
+    return shares, frozenset(name.removeprefix(_DRY) for name in held.keys() - shares.keys())
+
+
+def _adopted(name: bytes, text: bytes) -> str:
+    """A contact of a linked id as its player holds it: what an open one charged is given back where it was charged."""
+    if name.startswith(ANSWER.encode()):
+        return text.decode()
+    held = load_reservation(text.decode())
+    return (held._replace(charges=()) if held.state == "reserved" else held).dumps()
+
+
+def _flat(found: Mapping[bytes, bytes] | Sequence[bytes]) -> Sequence[bytes]:
+    """A hash as a reply of names and values in turn, whichever way the client gives it."""
+    return [part for pair in found.items() for part in pair] if isinstance(found, Mapping) else found
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from features.events import HarmLevel
 
 VERSION: Final = 1
+NAME: Final = "name"
+"""What the sealed id of a player is bound to."""
 _NONCE: Final = 12
 
 
@@ -51,7 +53,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     are little-endian float64 of the eligible places, in order.
 
     Attributes:
-        role: `drawn` from a policy, `holdout`, or `priority` for purposes that are asked for.
+        role: `drawn` from a policy, `lost` if it was drawn but a budget could not bear it, `holdout`, `objected`, or
+            `priority` for purposes that are asked for.
         u: The uniform number of the draw.
         excluded: Rule or cap id -> bit set of the candidates that it blocked.
         mask: Bit set of the eligible candidates.

@@ -171,8 +171,16 @@ def reasons(book: Rulebook) -> dict[str, Reason]:
     return found
 
 
+_LIMITS: Final = {
+    "cap": "the cap has no room",
+    "gap": "it would be too close to another contact",
+    "pause": "contacts of this kind rest after what became of the last ones",
+    "budget": "what all players together may cost on that day is given out",
+}
+
+
 def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
-    """The reason of an id; a cap is one that the catalogue makes, an id of another rulebook speaks for itself."""
-    if rule.startswith("cap:"):
-        return Reason("the cap has no room", "catalogue")
+    """The reason of an id; limits are the catalogue's, an id of another rulebook speaks for itself."""
+    if told := _LIMITS.get(rule.partition(":")[0]):
+        return Reason(told, "catalogue")
     return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Final
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,13 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from features.events import REMEMBERED, SKEW, Id, Moment, micros
 from features.schema import CHANNELS
 from features.store import position
+from models.actions import Catalogue
+from models.limits import Response
 from service import log
+from service.caps import Answered
 from service.facts import Assertion, unsubscribed
 from service.know import Known, Refused
-from service.ledger import Entry, Keys, RedisLedger
+from service.ledger import ANSWER, NO_DECISION, Entry, Keys, RedisLedger
 from service.log import Record, Sent
 
-OutcomeType = Literal["sent", "delivered", "failed", "cancelled", "opened", "clicked", "unsubscribed", "complained"]
+RELEASING: Final = frozenset({"failed", "cancelled"})
+"""Outcomes of contacts that did not happen: their room is free again."""
 
 
 class Outcome(BaseModel):
@@ -26,15 +30,15 @@ class Outcome(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     outcome_id: Id = Field(description="Yours, unique per player: a retry changes nothing.")
     decision_id: str = Field(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")
-    type: OutcomeType
+    type: Response
     occurred_at: Moment
 
 
-def entry(outcome: Outcome, record: Record, sent: Sent) -> Entry:
-    """What is appended for an outcome, the capacity it gives back, and the consent it withdraws."""
+def entry(outcome: Outcome, record: Record, sent: Sent, player: str, catalogue: Catalogue) -> Entry:
+    """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it."""
     at = micros(outcome.occurred_at)
     columns = {
-        "player": record.player,
+        "player": player,
         "outcome_id": outcome.outcome_id,
         "decision_id": outcome.decision_id,
         "type": outcome.type,
@@ -49,8 +53,19 @@ def entry(outcome: Outcome, record: Record, sent: Sent) -> Entry:
         hashlib.blake2b(outcome.model_dump_json().encode(), digest_size=8).digest(),
         msgspec.msgpack.encode(columns),
         _withdrawals(outcome, record.brand, sent.channel, at),
-        outcome.decision_id if outcome.type in {"failed", "cancelled"} else "",
+        outcome.decision_id if outcome.type in RELEASING else "",
+        _note(outcome, record, sent, catalogue),
     )
+
+
+def _note(outcome: Outcome, record: Record, sent: Sent, catalogue: Catalogue) -> tuple[str, str]:
+    """An answer to a contact as the ledger keeps it, if a limit looks at its type; one per contact and type."""
+    if all(pause.type != outcome.type for pause in catalogue.pauses):
+        return "", ""
+    category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
+    at = micros(outcome.occurred_at)
+    noted = Answered(at, outcome.type, sent.purpose, sent.offer, sent.channel, record.brand, category)
+    return f"{ANSWER}{outcome.type}/{outcome.decision_id}", noted.dumps()
 
 
 def _withdrawals(outcome: Outcome, brand: str, channel: str, at: int) -> list[Assertion]:
@@ -60,7 +75,7 @@ def _withdrawals(outcome: Outcome, brand: str, channel: str, at: int) -> list[As
     return [*complained, *(told for one in ended for told in unsubscribed(brand, one, at))]
 
 
-async def take(outcome: Outcome, ledger: RedisLedger) -> Known:
+async def take(outcome: Outcome, catalogue: Catalogue, ledger: RedisLedger) -> Known:
     """Take an outcome: returns once it is durable and what it changes holds.
 
     Raises:
@@ -72,12 +87,22 @@ async def take(outcome: Outcome, ledger: RedisLedger) -> Known:
     if held is None:
         raise Refused("unknown_decision", "no decision of this id is kept", "/decision_id")
     record = log.loads(held)
-    if record.action is None:
+    if (sent := record.action) is None:
         raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
-    keys = Keys(record.player, b"")
-    done = await ledger.append(keys, entry(outcome, record, record.action))
+
+    async def told(player: str) -> Known:
+        return await _take(entry(outcome, record, sent, player, catalogue), outcome, ledger, player)
+
+    return await ledger.at_home(record.player, told)
+
+
+async def _take(told: Entry, outcome: Outcome, ledger: RedisLedger, player: str) -> Known:
+    keys = Keys(player, b"")
+    done = await ledger.append(keys, told)
     if done.status == "conflict":
         raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
+    if told.release and (household := (await ledger.view(keys, NO_DECISION)).household):
+        await ledger.let_go(household, outcome.decision_id)
     return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Path
@@ -11,15 +11,14 @@ from features.events import ID_PATTERN, is_id
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.actions import NO_CONTACT
 from service import answer, facts, harm, log
-from service.decide import Behaviour, DecisionRequest, Table, player_keys, read_behaviour, situate
+from service.decide import Behaviour, DecisionRequest, Table, own_id, player_keys, read_behaviour, situate
 from service.door import Answer, At, Desk, ProblemError, add_route, respond
 from service.experiment import variant
-from service.ledger import View
+from service.ledger import NO_DECISION, View
 from service.log import Record
 from service.mask import Situation
 from service.why import named
 
-_NONE: Final = "000-" + "a" * 24
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
 
 
@@ -40,26 +39,33 @@ async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a 
     table = desk.table
     if not is_id(player_id):
         raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
-    keys = player_keys(table, table.house.player_key(player_id))
-    view = await desk.ledger.view(keys, _NONE)
-    records = [log.loads(one) for one in await desk.ledger.recent(keys)]
+    asked = table.house.player_key(player_id)
+
+    async def seen(player: str) -> tuple[str, View, list[Record]]:
+        keys = player_keys(table, player)
+        view = await desk.ledger.view(keys, NO_DECISION)
+        return player, view, [log.loads(one) for one in await desk.ledger.recent(keys)]
+
+    player, view, records = await desk.ledger.at_home(asked, seen)
+    own = own_id(DecisionRequest(player_id=player_id), view, linked=player != asked)
     if not view.facts and not view.features and not records:
         raise ProblemError(404, "unknown_player", "nothing is known of this player")
-    return respond(_told(player_id, view, records, desk))
+    return respond(_told(own, player, view, records, desk))
 
 
-def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict[str, Any]:
+def _told(player_id: str, player: str, view: View, records: list[Record], desk: Desk) -> dict[str, Any]:
     table = desk.table
     now_us = table.house.now_us(view.real_us)
     behaviour, known = read_behaviour(table.plan, view, now_us), facts.read(view.facts, "main")
     experiment = table.layout.catalogue.experiment
     group = variant(experiment.key, player_id, experiment.variants)
     request = DecisionRequest(player_id=player_id)
-    situation = situate(request, table, known, behaviour, view.reservations.values(), now_us, group)
+    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
     objected = situation.inputs.objects is not False and known.known
     return {
         "player_id": player_id,
-        "player": table.house.player_key(player_id),
+        "player": player,
+        "household": view.household,
         "at": answer.when(now_us),
         "sandbox": table.house.sandbox,
         "facts": [_fact(one) for one in facts.registers(view.facts)],
@@ -73,7 +79,7 @@ def _told(player_id: str, view: View, records: list[Record], desk: Desk) -> dict
         "reservations": [
             {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
             | {"send_at": answer.when(one.send_us), "valid_until": answer.when(one.valid_until_us)}
-            for name, one in sorted(view.reservations.items(), key=lambda held: -held[1].send_us)
+            for name, one in sorted(view.held.own.items(), key=lambda held: -held[1].send_us)
         ],
         "decisions": [_decision(record, table) for record in records],
     }

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from features.events import ConsentBasis, Jurisdiction, Origin, RegisterName
 from features.schema import CHANNELS
-from models.actions import Currency, Mechanic, Name, Offer
+from models.actions import Currency, Mechanic, Offer
+from models.limits import Name
 from service.rule import DAY_US, HOUR_US, LEVELS, Compiling, Group, Hour, Money, RuleBase, Weekday
 
 

@@ -49,3 +49,20 @@ async def tell(client: httpx.AsyncClient, events: list[dict[str, Any]]) -> str:
         assert answer.status_code == 200, answer.text
         position = answer.json()["position"]
     return position
+
+
+async def leased(client: Any, player: str, count: int = 2, *, due: bool = False, **more: Any) -> list[dict[str, Any]]:
+    """Contacts that were decided and wait for their confirm; `due` ones can be confirmed now."""
+    found: list[dict[str, Any]] = []
+    for _ in range(200):
+        if len(found) == count:
+            return found
+        answer = (await client.post("/v1/decisions", json={"player_id": player, **more})).json()
+        if answer["action"] == "NO_CONTACT":
+            continue
+        if due and datetime.fromisoformat(answer["action"]["send_at"]) > datetime.now(UTC) + timedelta(seconds=5):
+            cancelled = {"outcome_id": answer["decision_id"], "decision_id": answer["decision_id"], "type": "cancelled"}
+            await client.post("/v1/outcomes", json=cancelled | {"occurred_at": datetime.now(UTC).isoformat()})
+            continue
+        found.append(answer)
+    raise AssertionError("too few contacts were drawn")

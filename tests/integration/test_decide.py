@@ -9,14 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Opened, app_of, run
-from people import adult_events, tell
+from people import adult_events, leased, tell
 from scipy import stats
 
+from features.moments import micros
 from features.schema import PRODUCTS
 from features.store import House, real_now_us
 from models.actions import Catalogue
 from pipelines.worker import Worker
-from service import log
+from service import answer, log
 from service.decide import DecisionRequest, decide
 from service.experiment import variant
 from service.law import Law
@@ -130,7 +131,7 @@ def test_after_an_exclusion_is_acknowledged_nothing_is_confirmed_or_drawn_any_mo
     async def story() -> None:
         async with opened() as client:
             position = await tell(client, adult_events(player))
-            lease = await contact(client, player, after=position, channels=["email"])
+            (lease,) = await leased(client, player, 1, due=True, after=position, channels=["email"])
             confirm = f"/v1/decisions/{lease['decision_id']}/confirm"
             assert (await client.post(confirm)).status_code == 200
             assert (await client.post(confirm)).status_code == 200
@@ -482,9 +483,9 @@ def test_hours_put_a_contact_off_inside_its_slot_and_block_it_where_the_slot_end
             assert sent["timing_slot"] == "morning"
             assert datetime.fromisoformat(sent["send_at"]) == nine
             assert datetime.fromisoformat(found["lease"]["valid_until"]) == nine + timedelta(hours=3)
-            confirmed = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
-            assert confirmed.status_code == 200, confirmed.text
-            assert datetime.fromisoformat(confirmed.json()["send_at"]) == nine
+            early = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
+            assert (early.status_code, early.json()["code"]) == (409, "too_early")
+            assert answer.when(micros(nine)) in early.json()["detail"]
 
     assert worker.consumer is not None
     run(story())

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, run
-from people import adult_events, tell
+from people import adult_events, leased, tell
 from people import told as event
 from rulings import HOUSE
 
@@ -23,18 +23,6 @@ from service.facts import Assertion
 
 def group(player: str) -> str:
     return variant(HOUSE.experiment.key, player, HOUSE.experiment.variants)
-
-
-async def leased(client: Any, player: str, count: int = 2, **more: Any) -> list[dict[str, Any]]:
-    """Contacts that were decided and wait for their confirm."""
-    found: list[dict[str, Any]] = []
-    for _ in range(100):
-        if len(found) == count:
-            return found
-        answer = (await client.post("/v1/decisions", json={"player_id": player, **more})).json()
-        if answer["action"] != "NO_CONTACT":
-            found.append(answer)
-    raise AssertionError("too few contacts were drawn")
 
 
 async def states(client: Any, player: str) -> dict[str, str]:
@@ -70,7 +58,8 @@ def test_what_forbids_contact_takes_every_open_lease_back_at_once(opened: Opened
     async def story() -> None:
         async with opened() as client:
             position = await tell(client, adult_events("p1"))
-            sent, *waiting = await leased(client, "p1", 2, after=position, channels=["email", "in_app"])
+            (sent,) = await leased(client, "p1", 1, due=True, after=position, channels=["email", "in_app"])
+            waiting = await leased(client, "p1", 1, channels=["email", "in_app"])
             assert (await confirm(client, sent)).status_code == 200
             await tell(client, [event("p1", type_, **FORBIDDING[type_])])
             held = await states(client, "p1")
@@ -143,7 +132,7 @@ def test_a_service_message_is_never_taken_back(opened: Opened, worker: Worker) -
             (notice,) = await leased(client, "p1", 1, purpose="service")
             await tell(client, [event("p1", "self_excluded")])
             assert (await states(client, "p1"))[notice["decision_id"]] == "reserved"
-            assert (await confirm(client, notice)).status_code == 200
+            assert (await confirm(client, notice)).json().get("code", "too_early") == "too_early"
 
     assert worker.consumer is not None
     run(story())
@@ -157,7 +146,7 @@ def test_what_is_told_late_and_no_longer_holds_takes_nothing_back(opened: Opened
             now = datetime.now(UTC)
             ended = event("p1", "exclusion_ended") | {"occurred_at": (now - timedelta(days=25)).isoformat()}
             position = await tell(client, [*adult_events("p1"), ended])
-            (waiting,) = await leased(client, "p1", 1, after=position)
+            (waiting,) = await leased(client, "p1", 1, due=True, after=position)
             late = event("p1", "self_excluded") | {"occurred_at": (now - timedelta(days=30)).isoformat()}
             await tell(client, [late])
             assert (await states(client, "p1"))[waiting["decision_id"]] == "reserved"
@@ -171,7 +160,7 @@ def test_strong_signs_in_play_take_leases_back_too(opened: Opened, worker: Worke
     async def story() -> None:
         async with opened() as client:
             position = await tell(client, adult_events("p1"))
-            (waiting,) = await leased(client, "p1", 1, after=position)
+            (waiting,) = await leased(client, "p1", 1, due=True, after=position)
             signs = [
                 *(event("p1", "limit_set", limit="deposit", change="raised") for _ in range(2)),
                 *(event("p1", "deposit", status="declined", method="card", amount_minor=1) for _ in range(4)),
@@ -224,7 +213,7 @@ def test_while_an_exclusion_is_acknowledged_no_confirm_succeeds_after_it(opened:
                 position = await tell(client, adult_events(name))
             assert position
             for name in names:
-                (waiting,) = await leased(client, name, 1, channels=["email", "in_app"])
+                (waiting,) = await leased(client, name, 1, due=True, channels=["email", "in_app"])
                 racing = asyncio.gather(*(confirm(client, waiting) for _ in range(4)))
                 await tell(client, [event(name, "self_excluded")])
                 after = await asyncio.gather(*(confirm(client, waiting) for _ in range(4)))

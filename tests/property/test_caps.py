@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import CHANNELS
-from models.actions import PROMOTIONAL, SLOTS, Cap, Catalogue, Offer, Window, load_catalogue
-from service.caps import Reservation, evaluate, fits, load_reservation, outdated
+from models.actions import PROMOTIONAL, SLOTS, Catalogue, Offer, Window, load_catalogue
+from models.limits import Cap
+from service.caps import Asking, Held, Reservation, evaluate, fits, load_reservation, outdated
 from service.layout import Candidates, Layout
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
@@ -121,10 +122,18 @@ def moments(layout: Layout, windows: tuple[Window, ...]) -> list[tuple[int, Cand
     return [(window.send_us, bits) for window, bits in zip(windows, layout.slots, strict=True)]
 
 
+ASKING = Asking("main", "Europe/Malta", NOW)
+
+
+def holding(contacts: list[Reservation]) -> Held:
+    """A player with these contacts."""
+    return Held({f"d{n}": one for n, one in enumerate(contacts)})
+
+
 def blocked(house: Catalogue, held: list[Reservation], windows: tuple[Window, ...]) -> dict[str, NDArray[np.bool_]]:
     """What each cap denies, by offer, channel and timing slot."""
     layout = Layout(house)
-    found = evaluate(layout, held, moments(layout, windows), NOW)
+    found = evaluate(layout, holding(held), moments(layout, windows), ASKING)
     return {name: layout.array(one)[1:].reshape(house.shape) for name, one in found.items()}
 
 
@@ -149,7 +158,7 @@ def test_a_cap_blocks_exactly_the_promotional_actions_that_would_overflow_it(
         for place in np.ndindex(wanted.shape):
             what, channel, window = OFFERS[place[0]], CHANNELS[place[1]], windows[place[2]]
             if what.promotional and cap.channel in (None, channel) and cap.offer in (None, what.id):
-                wanted[place] = not has_room(counted, window.send_us // HOUR, cap.contacts, int(cap.hours))
+                wanted[place] = not has_room(counted, window.send_us // HOUR, cap.contacts, int(cap.hours or 0))
         np.testing.assert_array_equal(found.get(f"cap:{cap.id}", np.zeros(house.shape, dtype=np.bool_)), wanted)
         assert (f"cap:{cap.id}" in found) == wanted.any()
 
@@ -166,8 +175,10 @@ def test_contacts_of_one_slot_may_be_sent_at_several_moments_and_each_is_counted
     spread = [
         (NOW + hour * HOUR, sum(layout.bit(place) for place, one in at.items() if one == hour)) for hour in set(hours)
     ]
-    found = evaluate(layout, held, spread, NOW)
-    alone = {hour: evaluate(layout, held, [(NOW + hour * HOUR, layout.everything)], NOW) for hour in set(hours)}
+    found = evaluate(layout, holding(held), spread, ASKING)
+    alone = {
+        hour: evaluate(layout, holding(held), [(NOW + hour * HOUR, layout.everything)], ASKING) for hour in set(hours)
+    }
     for cap in caps:
         name = f"cap:{cap.id}"
         for place, hour in at.items():
@@ -212,7 +223,7 @@ def test_what_is_outdated_matters_to_no_contact_from_now_on(
 ) -> None:
     house = catalogue(caps)
     named = {f"d{n}": one for n, one in enumerate(held)}
-    gone = outdated(house, named, NOW, 0, ever=False)
+    gone = outdated(house, Held(named), NOW, 0, ever=False)
     kept = [one for name, one in named.items() if name not in gone]
     before, after = blocked(house, held, windows), blocked(house, kept, windows)
     assert before.keys() == after.keys()
@@ -222,7 +233,7 @@ def test_what_is_outdated_matters_to_no_contact_from_now_on(
 
 def test_what_can_no_longer_matter_is_outdated_to_the_microsecond() -> None:
     house = catalogue((Cap(id="short", contacts=1, hours=1), Cap(id="long", contacts=9, hours=24)))
-    held = {"d": reservation("confirmed", NOW)}
+    held = Held({"d": reservation("confirmed", NOW)})
     assert outdated(house, held, NOW + 24 * HOUR, 0, ever=False) == []
     assert outdated(house, held, NOW + 24 * HOUR + 1, 0, ever=False) == ["d"]
     assert outdated(catalogue(()), held, NOW + 1, 0, ever=False) == ["d"]
@@ -231,17 +242,17 @@ def test_what_can_no_longer_matter_is_outdated_to_the_microsecond() -> None:
 def test_what_a_rule_still_looks_back_at_is_not_outdated() -> None:
     """Rules count contacts too, and may look back further than any cap of the catalogue."""
     house = catalogue((Cap(id="short", contacts=1, hours=1),))
-    held = {"d": reservation("confirmed", NOW)}
+    held = Held({"d": reservation("confirmed", NOW)})
     assert outdated(house, held, NOW + 48 * HOUR, 48 * HOUR, ever=False) == []
     assert outdated(house, held, NOW + 48 * HOUR + 1, 48 * HOUR, ever=False) == ["d"]
 
 
 def test_what_counts_for_ever_is_kept_for_ever_once_it_is_confirmed() -> None:
     house, late = catalogue((Cap(id="short", contacts=1, hours=1),)), NOW + 10**6 * HOUR
-    held = {state: reservation(state, NOW) for state in ("confirmed", "reserved", "released")}
+    held = Held({state: reservation(state, NOW) for state in ("confirmed", "reserved", "released")})
     assert outdated(house, held, late, 0, ever=True) == ["reserved", "released"]
-    assert outdated(house, held, late, 0, ever=False) == list(held)
-    message = {"message": held["confirmed"]._replace(purpose="marketing")}
+    assert outdated(house, held, late, 0, ever=False) == list(held.own)
+    message = Held({"message": held.own["confirmed"]._replace(purpose="marketing")})
     assert outdated(house, message, late, 0, ever=True) == ["message"]
 
 
@@ -249,7 +260,10 @@ def test_a_lease_that_may_still_be_confirmed_is_never_outdated() -> None:
     """A lease may outlast the longest window: dropping it would answer `expired` before its time."""
     house = catalogue((Cap(id="hour", contacts=1, hours=1),))
     lease = reservation("reserved", NOW + 11 * HOUR)
-    assert outdated(house, {"d": lease}, NOW + 2 * HOUR, 0, ever=False) == []
+    assert outdated(house, Held({"d": lease}), NOW + 2 * HOUR, 0, ever=False) == []
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
 
 
 @SETTINGS
@@ -258,12 +272,18 @@ def test_a_lease_that_may_still_be_confirmed_is_never_outdated() -> None:
         Reservation,
         st.integers(0, 2**53),
         st.integers(0, 2**53),
-        st.sampled_from(["reserved", "confirmed", "released"]),
+        st.sampled_from(["reserved", "confirmed", "released", "revoked", "expired"]),
         st.sampled_from(PURPOSES),
-        st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True),
+        NAMES,
         st.sampled_from(CHANNELS),
         st.sampled_from(SLOTS),
         st.integers(0, 2**53),
+        st.from_regex(r"[a-z0-9_-]{1,32}", fullmatch=True),
+        st.one_of(st.none(), NAMES),
+        st.integers(0, 1000),
+        st.lists(st.tuples(NAMES.map(lambda name: f"{name}/2026-11-22"), st.integers(1, 10**12)), max_size=3).map(
+            tuple
+        ),
     )
 )
 def test_a_reservation_is_read_as_it_was_written(one: Reservation) -> None:

@@ -18,7 +18,6 @@ from models.actions import (
     NO_CONTACT,
     PROMOTIONAL,
     SLOTS,
-    Cap,
     Catalogue,
     Offer,
     Window,
@@ -26,6 +25,7 @@ from models.actions import (
     send_window,
 )
 from models.files import CatalogueError, load_yaml
+from models.limits import Cap
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 FILE = Path(__file__).parents[2] / "service" / "catalogue.yaml"

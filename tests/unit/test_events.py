@@ -56,6 +56,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "harm_reviewed": {"level": "none"},
     "vip_changed": {"vip": True},
     "bonus_granted": MONEY,
+    "identify": {"anonymous_id": "cookie-1"},
+    "alias": {"previous_id": "old-1"},
+    "household_changed": {"household_id": "home-1"},
 }
 OPTIONAL: dict[str, dict[str, Any]] = {
     "registered": {
@@ -306,7 +309,8 @@ def test_after_thirty_five_days_only_what_restricts_contact_gets_in(kind: str) -
 
 def test_what_restricts_contact_is_exactly_this() -> None:
     restricts = {"self_excluded", "time_out", "closure_requested", "account_closed", "consent_changed", "limit_set"}
-    assert restricts | {"register_checked", "objection_changed", "harm_scored"} == RESTRICTING
+    links = {"identify", "alias", "household_changed"}
+    assert restricts | links | {"register_checked", "objection_changed", "harm_scored"} == RESTRICTING
 
 
 COLUMNS = {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product"}
@@ -347,8 +351,8 @@ def test_a_changed_limit_shows_its_direction_as_status() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_personal_fields_are_the_birth_date_alone(kind: str) -> None:
+def test_personal_fields_are_the_birth_date_and_other_ids(kind: str) -> None:
     said = whole(kind)
-    wanted = {"birth_date": said["birth_date"]} if "birth_date" in said else {}
-    assert personal(read(said)) == wanted
-    assert personal(read(body(kind))) == {}
+    ids = {"birth_date", "anonymous_id", "previous_id", "household_id"}
+    assert personal(read(said)) == {name: said[name] for name in ids & said.keys()}
+    assert personal(read(body(kind))) == {name: text for name, text in body(kind).items() if name in PERSONAL}

@@ -365,8 +365,8 @@ def test_sets_of_candidates_are_the_bits_that_records_keep() -> None:
 def test_a_cap_counts_the_promotions_of_its_channel_and_offer() -> None:
     layout = Layout(HOUSE)
     of = {cap.id: cap for cap in HOUSE.caps}
-    assert layout.scopes["player_day"] == layout.promotional
-    for name, cap in of.items():
+    assert layout.group(of["player_day"]) == layout.promotional
+    for cap in of.values():
         wanted = layout.where(
             lambda offer, channel, cap=cap: (  # type: ignore[misc]
                 offer.purpose in {"marketing", "bonus"}
@@ -374,7 +374,7 @@ def test_a_cap_counts_the_promotions_of_its_channel_and_offer() -> None:
                 and (cap.offer is None or cap.offer == offer.id)
             )
         )
-        assert layout.scopes[name] == wanted
+        assert layout.group(cap) == wanted
 
 
 # Inputs ------------------------------------------------------------------------------------------------------------

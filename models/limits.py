@@ -1,0 +1,150 @@
+"""Limits of the catalogue: how often, how close together and at what cost contacts may be made.
+
+A limit holds for a *group* of promotional contacts and denies what would overflow it. Caps, gaps and pauses look at
+contacts of one player, of the player's household, or of one brand; budgets count the cost of an offer over all players.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from features.events import Channel, TimeZone
+from features.schema import DAY, MICROS
+
+HOUR_US: Final = 3_600 * MICROS
+DAY_US: Final = DAY * MICROS
+YEARS: Final = 10 * 366
+"""Days that a limit looks back over at most, unless it holds for life."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Scope = Literal["player", "household", "brand"]
+Calendar = Literal["day", "week"]
+Response = Literal["sent", "delivered", "failed", "cancelled", "opened", "clicked", "unsubscribed", "complained"]
+"""What may become of a contact."""
+
+
+class Group(BaseModel):
+    """Promotional contacts: all, or those of a channel, an offer, a category of offers, a purpose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    channel: Channel | None = None
+    offer: Name | None = None
+    category: Name | None = None
+    purpose: Literal["marketing", "bonus"] | None = None
+
+    def holds(self, purpose: str, offer: str, category: str | None, channel: str) -> bool:
+        """Whether a contact belongs to it."""
+        return (
+            purpose in {"marketing", "bonus"}
+            and self.channel in (None, channel)
+            and self.offer in (None, offer)
+            and self.category in (None, category)
+            and self.purpose in (None, purpose)
+        )
+
+
+class _Limit(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Name
+    scope: Scope = "player"
+
+
+class Cap(_Limit, Group):
+    """At most `contacts` of a group: in any window of `hours`, per day or week of the player's zone, or for life.
+
+    Attributes:
+        scope: Whose contacts count: the player's (linked ids included), the household's, or the player's of one brand.
+        keep: How many of them are kept for offers of the priority `keep_for` or higher.
+    """
+
+    contacts: int = Field(ge=0)
+    hours: float | None = Field(default=None, gt=0, le=YEARS * 24)
+    calendar: Calendar | None = None
+    lifetime: bool = False
+    keep: int = Field(default=0, ge=0)
+    keep_for: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.hours is not None) + (self.calendar is not None) + self.lifetime != 1:
+            raise ValueError(f"{self.id}: a cap says one of hours, calendar and lifetime")
+        if self.keep > self.contacts or bool(self.keep) != bool(self.keep_for):
+            raise ValueError(f"{self.id}: keep is at most contacts, and keep_for says for which priority")
+        return self
+
+    @property
+    def window_us(self) -> int:
+        """Length of a sliding window, microseconds; raises TypeError for other caps."""
+        if self.hours is None:
+            raise TypeError(f"{self.id} has no sliding window")
+        return int(self.hours * HOUR_US)
+
+    @property
+    def reach_us(self) -> int:
+        """How long a contact matters to it, microseconds; a local day may last 25 hours. 0 for life: see `lifetime`."""
+        spans = {"day": 2 * DAY_US, "week": 8 * DAY_US}
+        return 0 if self.lifetime else spans[self.calendar] if self.calendar else self.window_us
+
+
+class Gap(_Limit):
+    """Contacts of one group keep a distance from those of another: never `of` within `hours` after `after`.
+
+    Without groups it is the least time between any two contacts.
+    """
+
+    hours: float = Field(gt=0, le=YEARS * 24)
+    of: Group = Group()
+    after: Group = Group()
+
+    @property
+    def reach_us(self) -> int:
+        """The distance, microseconds."""
+        return int(self.hours * HOUR_US)
+
+
+class Pause(_Limit):
+    """After `responses` of one type to contacts of a group within `days`, the group rests for `pause_days`."""
+
+    scope: Literal["player", "brand"] = "player"
+    type: Response
+    responses: int = Field(ge=1)
+    days: float = Field(gt=0, le=YEARS)
+    pause_days: float = Field(gt=0, le=YEARS)
+    of: Group = Group()
+
+    @property
+    def within_us(self) -> int:
+        """Span that must hold all the responses, microseconds."""
+        return int(self.days * DAY_US)
+
+    @property
+    def pause_us(self) -> int:
+        """How long the group rests, microseconds."""
+        return int(self.pause_days * DAY_US)
+
+    @property
+    def reach_us(self) -> int:
+        """How long a response matters, microseconds."""
+        return self.within_us + self.pause_us
+
+
+class Budget(BaseModel):
+    """What an offer, or all of a category or purpose, may cost the house per day over all players.
+
+    A contact charges the `cost_minor` of its offer to the day of the zone in which it is to be sent.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Name
+    cost_minor: int = Field(ge=0, le=10**12)
+    offer: Name | None = None
+    category: Name | None = None
+    purpose: Literal["marketing", "bonus"] | None = None
+    time_zone: TimeZone = "UTC"
+
+    @property
+    def group(self) -> Group:
+        """Contacts that are charged to it."""
+        return Group(offer=self.offer, category=self.category, purpose=self.purpose)

@@ -1,0 +1,101 @@
+"""Links: one person under several ids, whose facts are the strictest of all that was told of each. Pure.
+
+What is told of a linked id is kept beside the player's own facts under the id's key, register by register, so nothing
+is lost and order does not matter. What stands is made when it is read: before a link two ids were two people, of whose
+facts the stricter holds; what is told after it was told of the one person, and the latest holds as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from service.facts import NO_REGISTER, Assertion
+
+LINK: Final = "link:"
+ELSEWHERE: Final = "elsewhere:"
+_UNDER: Final = "~"
+_PLACES: Final = frozenset({"jurisdiction", "licence"})
+_BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
+"""Registers whose moment is no moment of telling: the greatest is the strictest."""
+
+
+class Register(NamedTuple):
+    """One fact as it is held; sorts as facts merge: the latest, then the stricter."""
+
+    moment_us: int
+    rank: int
+    text: str
+
+    def dumps(self) -> bytes:
+        """The register as the store holds it."""
+        return f"{self.moment_us} {self.rank} {self.text}".encode()
+
+
+def under(linked: str, told: Iterable[Assertion]) -> list[Assertion]:
+    """Facts of a linked id as its player's hash holds them; those of an id linked to it keep that one's name."""
+    return [one._replace(field=_named(linked, one.field)) for one in told]
+
+
+def _named(linked: str, field: str) -> str:
+    return field if field.startswith((_UNDER, LINK)) else f"{_UNDER}{linked}|{field}"
+
+
+def adopted(linked: str, raw: Mapping[bytes, bytes]) -> list[Assertion]:
+    """All facts of an id, its own linked ids' included, as the player's hash will hold them."""
+    return [
+        Assertion(_named(linked, name.decode()), *_register(value))
+        for name, value in raw.items()
+        if name not in NO_REGISTER
+    ]
+
+
+def link(linked: str, at_us: int) -> Assertion:
+    """That an id turned out to be the player, since a moment."""
+    return Assertion(f"{LINK}{linked}", at_us, 0, "linked")
+
+
+def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+    """A player's hash with the facts of all linked ids merged in; the very same hash where there are none."""
+    mark = _UNDER.encode()
+    if not any(name.startswith(mark) for name in raw):
+        return raw
+    whole = {name: value for name, value in raw.items() if not name.startswith(mark)}
+    held = {name.decode(): _register(value) for name, value in whole.items() if name not in NO_REGISTER}
+    for linked_us, told in _linked(raw, held):
+        for field, one in told.items():
+            held |= dict(_merged(field, held.get(field), one, linked_us))
+    return whole | {name.encode(): one.dumps() for name, one in held.items()}
+
+
+def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, Register]) -> Sequence[tuple[int, dict[str, Register]]]:
+    """What was told of each linked id, with the moment of its link, the first link first."""
+    found: dict[str, dict[str, Register]] = {}
+    for name, value in raw.items():
+        if name.startswith(_UNDER.encode()):
+            linked, _, field = name.decode()[1:].partition("|")
+            found.setdefault(linked, {})[field] = _register(value)
+    # A fact of an id whose link was not told yet is taken as told before it.
+    moments = {linked: own[LINK + linked].moment_us if LINK + linked in own else 2**62 for linked in found}
+    return [(moments[linked], found[linked]) for linked in sorted(found, key=lambda one: (moments[one], one))]
+
+
+def _merged(field: str, own: Register | None, other: Register, linked_us: int) -> Iterable[tuple[str, Register]]:
+    """A register of both: before the link the stricter, after it the latest."""
+    if own is None or own == other:
+        yield field, other
+        return
+    if field.partition(":")[0] in _BY_MOMENT or max(own, other).moment_us >= linked_us:
+        yield field, max(own, other)
+        return
+    stricter = max(own, other, key=lambda one: (one.rank, one.moment_us, one.text))
+    yield field, stricter
+    if field in _PLACES and own.text != other.text:
+        # Both bind: who lives in one place under one id and in another under another is told by neither alone.
+        for one in (own, other):
+            yield f"{ELSEWHERE}{one.text}", one
+
+
+def _register(value: bytes) -> Register:
+    moment_us, rank, text = value.decode().split(" ", 2)
+    return Register(int(moment_us), int(rank), text)
