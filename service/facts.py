@@ -234,7 +234,8 @@ def forbids(told: Iterable[Assertion]) -> str:
     """
     found = set()
     for one in told:
-        kind, *rest = one.field.split(":")
+        # What is told of a linked id stands under its name.
+        kind, *rest = one.field.rpartition("|")[2].split(":")
         if (kind, one.text) in _FORBIDDING:
             return "*"
         if kind == "consent" and one.text.startswith("withdrawn"):

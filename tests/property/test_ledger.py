@@ -1,0 +1,205 @@
+"""The ledger on a real store: whatever happens in whatever order, no limit is overstepped and nothing gets lost."""
+
+import os
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from ledgers import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
+
+from features.store import House, Server, create_house, load_library, open_house
+
+EXAMPLES = int(os.environ.get("CROUPIER_EXAMPLES", "30"))
+"""`make ledger` asks for 1,000."""
+STEPS = 50
+PHASES = [Phase.generate] if "CROUPIER_EXAMPLES" in os.environ else list(Phase)
+PROCESSES, TURNS = 8, 150
+
+
+def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachine]:  # noqa: C901 - one rule a step
+    """Callers of one house, who look, draw, commit late, confirm, give up, lose consent and find each other."""
+
+    class Callers(RuleBasedStateMachine):
+        @initialize()
+        def move_in(self) -> None:
+            store.flushall()
+            load_library(store, "service", "ledger.lua")
+            self.rooms = Rooms(server.url, create_house(store, sandbox=True))
+            self.attempts: list[Attempt] = []
+            self.made: list[tuple[str, str]] = []
+
+        def teardown(self) -> None:
+            if hasattr(self, "rooms"):
+                self.rooms.close()
+
+        @rule(player=st.sampled_from((*PLAYERS, *DEVICES)), chance=st.randoms(use_true_random=False))
+        def look(self, player: str, chance: random.Random) -> None:
+            self.attempts.append(self.rooms.look(player, chance))
+
+        @precondition(lambda self: self.attempts)
+        @rule(data=st.data())
+        def commit(self, data: st.DataObject) -> None:
+            """A draw that may be old by now; one that is refused leaves every contact as it was."""
+            attempt = self.attempts.pop(data.draw(st.integers(0, len(self.attempts) - 1)))
+            before = self.rooms.contacts()
+            status = self.rooms.commit(attempt)
+            if status == "reserved":
+                self.made.append((attempt.player, attempt.name))
+            else:
+                assert self.rooms.contacts() == before
+
+        @rule(player=st.sampled_from(PLAYERS), chance=st.randoms(use_true_random=False))
+        def decide(self, player: str, chance: random.Random) -> None:
+            """Look and commit at once: nothing came between, so only a budget can be in the way."""
+            attempt = self.rooms.look(player, chance)
+            status = self.rooms.commit(attempt)
+            assert status in {"reserved", "lost"}
+            if status == "reserved":
+                self.made.append((attempt.player, attempt.name))
+
+        @precondition(lambda self: self.attempts)
+        @rule()
+        def die_between_household_and_player(self) -> None:
+            """A process that dies after the first of two steps takes room for a while, and never too little of it."""
+            attempt = self.attempts.pop()
+            view = attempt.view
+            if view.household and attempt.held:
+                ledger = self.rooms.ledger
+                held = ledger.hold(view.household, view.household_version or "0", attempt.name, attempt.held)
+                self.rooms.do(held)
+
+        @precondition(lambda self: self.made)
+        @rule(data=st.data(), times=st.integers(1, 2))
+        def confirm(self, data: st.DataObject, times: int) -> None:
+            player, name = data.draw(st.sampled_from(self.made))
+            answers = [self._at(player, name, "confirm") for _ in range(times)]
+            assert len(set(answers)) == 1
+
+        @precondition(lambda self: self.made)
+        @rule(data=st.data(), times=st.integers(1, 2))
+        def fail(self, data: st.DataObject, times: int) -> None:
+            """A contact that failed gives its room back, told twice too, and is never confirmed after."""
+            player, name = data.draw(st.sampled_from(self.made))
+            for _ in range(times):
+                self._at(player, name, "release")
+            assert self._at(player, name, "confirm") != "confirmed"
+
+        def _at(self, key: str, name: str, what: str) -> str:
+            caller = next(one for one in (*PLAYERS, *DEVICES) if self.rooms.key(one) == key)
+            return str(getattr(self.rooms, what)(caller, name))
+
+        @rule(hours=st.sampled_from([0.5, 1, 3, 24, 100]))
+        def wait(self, hours: float) -> None:
+            self.rooms.wait(int(hours * HOUR))
+
+        @rule()
+        def sweep(self) -> None:
+            """What ran out is given back once: sweeping again finds nothing."""
+            self.rooms.sweep()
+            assert self.rooms.sweep() == 0
+
+        @rule(player=st.sampled_from((*PLAYERS, *DEVICES)))
+        def exclude(self, player: str) -> None:
+            """After the acknowledgement no promotion of the player is open on any of the linked ids."""
+            self.rooms.tell(player, "self_excluded")
+            view = self.rooms.look(player, random.Random(1)).view
+            assert not [one for one in view.held.own.values() if one.state == "reserved"]
+
+        @rule(player=st.sampled_from(PLAYERS), channel=st.sampled_from(["email", "sms"]))
+        def unsubscribe(self, player: str, channel: str) -> None:
+            self.rooms.tell(player, "consent_changed", channel=channel, granted=False)
+            view = self.rooms.look(player, random.Random(1)).view
+            assert not [one for one in view.held.own.values() if (one.state, one.channel) == ("reserved", channel)]
+
+        @rule(player=st.sampled_from(PLAYERS), home=st.sampled_from(HOMES))
+        def join(self, player: str, home: str) -> None:
+            self.rooms.join(player, home)
+
+        @rule(at=st.integers(0, len(DEVICES) - 1))
+        def link(self, at: int) -> None:
+            """A device turns out to be a player, told twice too; what it held is the player's."""
+            player, device = PLAYERS[at], DEVICES[at]
+            held = self.rooms.entries(f"ledger:{self.rooms.key(device)}")
+            self.rooms.link(player, device)
+            assert held.keys() <= self.rooms.look(player, random.Random(1)).view.held.own.keys()
+
+        @invariant()
+        def nothing_overflows(self) -> None:
+            if hasattr(self, "rooms"):
+                self.rooms.check()
+
+    return Callers
+
+
+def test_no_limit_is_overstepped_and_no_budget_overspent_whatever_callers_do(
+    server: Server, store: redis.Redis
+) -> None:
+    chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None, phases=PHASES)
+    run_state_machine_as_test(machine_over(server, store), settings=chosen)
+
+
+SCRIPT = """
+import random, sys
+import redis
+from features.store import connect, open_house
+from ledgers import Rooms, PLAYERS, HOMES
+url, seed, turns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+client = connect(url)
+rooms, chance, made = Rooms(url, open_house(client)), random.Random(seed), []
+for turn in range(turns):
+    player = chance.choice(PLAYERS)
+    what = chance.random()
+    if what < 0.65 or not made:
+        attempt = rooms.look(player, chance)
+        if rooms.commit(attempt) == "reserved" and attempt.held:
+            made.append((player, attempt.name))
+    elif what < 0.8:
+        rooms.confirm(*chance.choice(made))
+    elif what < 0.95:
+        rooms.release(*made.pop(chance.randrange(len(made))))
+    else:
+        rooms.tell(player, "consent_changed", channel="sms", granted=False)
+rooms.close()
+"""
+
+
+def test_eight_processes_at_once_never_overstep_a_limit(
+    server: Server, store: redis.Redis, house: House, request: pytest.FixtureRequest
+) -> None:
+    """The log tells in which order the store took everything: no limit of a player was overstepped at any time."""
+    rooms = Rooms(server.url, house)
+    for player in PLAYERS[:2]:
+        rooms.join(player, HOMES[0])
+    environment: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": f"{request.config.rootpath}/tests:{request.config.rootpath}",
+    }
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, server.url, str(seed), str(TURNS)], env=environment)
+        for seed in range(PROCESSES)
+    ]
+    assert [process.wait(120) for process in processes] == [0] * PROCESSES
+    rooms.check()
+    seen = 0
+    for held in history(store, open_house(store), {player: rooms.key(player) for player in PLAYERS}):
+        for mine in held.values():
+            check_limits(list(mine.values()))
+            seen = max(seen, len(mine))
+    assert seen > 1
+    rooms.wait(10 * DAY)
+    rooms.sweep()
+    rooms.check_budgets()
+    rooms.close()
