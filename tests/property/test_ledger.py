@@ -147,7 +147,9 @@ def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachi
 def test_no_limit_is_overstepped_and_no_budget_overspent_whatever_callers_do(
     server: Server, store: redis.Redis
 ) -> None:
-    chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None, phases=PHASES)
+    chosen = settings(
+        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None, phases=PHASES
+    )
     run_state_machine_as_test(machine_over(server, store), settings=chosen)
 
 

@@ -1,0 +1,120 @@
+"""One person under several ids: the strictest of all that was told before they were known as one, the latest after."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import facts, links
+from service.facts import NO_REGISTER, Assertion
+
+SETTINGS = settings(max_examples=300, deadline=None, derandomize=True)
+FIELDS = {
+    "exclusion:*": (("on", 1), ("ended", 0)),
+    "consent:main:sms": (("granted", 0), ("withdrawn", 1)),
+    "account": (("open", 0), ("closing", 1), ("closed", 2)),
+    "objection": (("none", 0), ("objects", 1)),
+    "register:rofus": (("clear", 0), ("listed", 1)),
+}
+LINKED = {"{p001}device": 500, "{p002}tablet": 800}
+TELLINGS = st.lists(
+    st.builds(
+        lambda who, field, at, which: (who, Assertion(field, at, *reversed(FIELDS[field][which % len(FIELDS[field])]))),
+        st.sampled_from(["", *LINKED]),
+        st.sampled_from(sorted(FIELDS)),
+        st.integers(1, 1_000),
+        st.integers(0, 5),
+    ),
+    max_size=16,
+)
+
+
+def store(told: list[tuple[str, Assertion]]) -> dict[bytes, bytes]:
+    """The hash that the store makes of what is told: of each register the greatest."""
+    held: dict[str, tuple[int, int, str]] = {}
+    for who, one in told:
+        for kept in links.under(who, [one]) if who else [one]:
+            held[kept.field] = max(held.get(kept.field, (-1, 0, "")), kept[1:])
+    return {name.encode(): f"{at} {rank} {text}".encode() for name, (at, rank, text) in held.items()} | {b"v": b"7"}
+
+
+def registers(raw: dict[bytes, bytes]) -> dict[str, tuple[int, int, str]]:
+    merged = links.together(raw)
+    return {one.field: one[1:] for one in facts.registers(merged)}
+
+
+ALL_LINKS = [("", links.link(linked, at)) for linked, at in LINKED.items()]
+
+
+@SETTINGS
+@given(TELLINGS, st.randoms(use_true_random=False))
+def test_order_does_not_matter(told: list[tuple[str, Assertion]], chance: random.Random) -> None:
+    everything = [*told, *ALL_LINKS]
+    shuffled = chance.sample(everything, len(everything))
+    assert links.together(store(everything)) == links.together(store(shuffled))
+
+
+@SETTINGS
+@given(TELLINGS)
+def test_before_a_link_the_strictest_holds_and_after_it_the_latest(told: list[tuple[str, Assertion]]) -> None:
+    found = registers(store([*told, *ALL_LINKS[:1]]))
+    (device, linked_us) = next(iter(LINKED.items()))
+    for field in FIELDS:
+        each = [
+            max((one[1:] for who, one in told if who == name and one.field == field), default=None)
+            for name in ("", device)
+        ]
+        held = [one for one in each if one is not None]
+        if not held:
+            continue
+        after = [one for one in held if one[0] >= linked_us]
+        wanted = max(after) if after else max(held, key=lambda one: (one[1], one[0]))
+        if "{p002}tablet" not in {who for who, one in told if one.field == field}:
+            assert found[field] == wanted
+
+
+@SETTINGS
+@given(TELLINGS)
+def test_of_what_was_told_before_the_links_nothing_strict_gets_lost(told: list[tuple[str, Assertion]]) -> None:
+    before = [(who, one) for who, one in told if one.moment_us < min(LINKED.values())]
+    found = registers(store([*before, *ALL_LINKS]))
+    for who in ("", *LINKED):
+        for field in FIELDS:
+            alone = [one[1:] for name, one in before if (name, one.field) == (who, field)]
+            if alone:
+                assert found[field][1] >= max(alone)[1]
+
+
+@SETTINGS
+@given(TELLINGS)
+def test_who_has_one_id_is_read_as_ever(told: list[tuple[str, Assertion]]) -> None:
+    raw = store([(who, one) for who, one in told if not who])
+    assert links.together(raw) is raw
+
+
+@SETTINGS
+@given(TELLINGS)
+def test_a_player_who_is_linked_further_brings_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
+    raw = store([*told, *ALL_LINKS]) | {b"name": b"sealed", b"to": b"{p003}other pending x"}
+    moved = links.adopted("{p000}player", raw)
+    assert all(one.field.startswith(("~", "link:")) for one in moved)
+    assert len(moved) == len([name for name in raw if name not in NO_REGISTER])
+    again = store([("", one) for one in moved] + [("", links.link("{p000}player", 2_000))])
+    for field, (_, rank, _text) in registers(raw).items():
+        assert registers(again)[field][1] >= rank or field.startswith("link:")
+
+
+def test_a_player_told_to_live_in_two_places_is_bound_by_both() -> None:
+    told = [("", Assertion("jurisdiction", 10, 0, "MT")), ("{p001}device", Assertion("jurisdiction", 20, 0, "NL"))]
+    known = facts.read(links.together(store([*told, *ALL_LINKS])), "main")
+    assert set(known.elsewhere) == {"MT", "NL"}
+    later = facts.read(
+        links.together(store([*told, *ALL_LINKS, ("", Assertion("jurisdiction", 900, 0, "ES"))])), "main"
+    )
+    assert (later.jurisdiction, later.elsewhere) == ("ES", ())
+
+
+def test_of_two_birth_dates_the_younger_and_of_two_breaks_the_longer_holds() -> None:
+    for field in ("birth_date", "time_out:main", "opened"):
+        told = [("", Assertion(field, 10, 0, "10")), ("{p001}device", Assertion(field, 20, 0, "20"))]
+        assert registers(store([*told, *ALL_LINKS]))[field] == (20, 0, "20")
