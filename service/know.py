@@ -111,6 +111,7 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
             linked = house.player_key(event.previous_id)
         case _:
             return ""
+    await ledger.home(keys.player)
     home = await ledger.at_home(linked, ledger.home)
     if home == keys.player:
         return linked

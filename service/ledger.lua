@@ -259,14 +259,24 @@ local function join(keys, args)
   return 1
 end
 
--- KEYS: facts, ledger of an id. ARGV: the player that it turned out to be, and that player's name, sealed. From now on all
--- of the id is told to that player; what is held here stays as it is. Returns where it is linked to, facts, ledger.
+-- KEYS: facts, ledger of an id. ARGV: the player that it turned out to be, and that player's name, sealed; none to look
+-- only. From now on all of the id is told to that player; what is held here stays as it is. Returns where it is linked to
+-- ('' for nowhere), facts, ledger.
 local function freeze(keys, args)
-  if redis.call('HSETNX', keys[1], 'to', args[1] .. ' pending ' .. args[2]) == 1 then
+  if args[1] and redis.call('HSETNX', keys[1], 'to', args[1] .. ' pending ' .. args[2]) == 1 then
     redis.call('HINCRBY', keys[1], 'v', 1)
     redis.call('HINCRBY', keys[2], 'v', 1)
   end
-  return {redis.call('HGET', keys[1], 'to'), redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2])}
+  return {redis.call('HGET', keys[1], 'to') or '', redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2])}
+end
+
+-- KEYS: facts of an id. ARGV: the mark that it bears. Takes it away again: two ids were linked to each other at once.
+local function thaw(keys, args)
+  if redis.call('HGET', keys[1], 'to') == args[1] then
+    redis.call('HDEL', keys[1], 'to')
+    redis.call('HINCRBY', keys[1], 'v', 1)
+  end
+  return 1
 end
 
 -- KEYS: facts of an id: the player that it is linked to has taken it in.
@@ -314,5 +324,6 @@ redis.register_function('croupier_hold', hold)
 redis.register_function('croupier_let_go', let_go)
 redis.register_function('croupier_join', join)
 redis.register_function('croupier_freeze', freeze)
+redis.register_function('croupier_thaw', thaw)
 redis.register_function('croupier_settle', settle)
 redis.register_function('croupier_adopt', adopt)

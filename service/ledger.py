@@ -225,17 +225,17 @@ class RedisLedger:
         self._house = house
         self._clock = clock_arguments(house)
 
-    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]]) -> Result:
+    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]], hops: int = HOPS) -> Result:
         """Do something where a player is held: an id that was linked is held by another player.
 
         Raises:
             StoreError: The links of ids lead nowhere.
         """
-        for _ in range(HOPS):
+        for left in range(hops, 0, -1):
             try:
                 return await work(player)
             except Linked as linked:
-                player = await self._follow(player, linked.to)
+                player = await self._follow(player, linked.to, left - 1)
         raise StoreError("the links of this id lead nowhere")
 
     async def home(self, player: str) -> str:
@@ -245,11 +245,11 @@ class RedisLedger:
             raise Linked(to.decode())
         return player
 
-    async def _follow(self, linked: str, to: str) -> str:
+    async def _follow(self, linked: str, to: str, hops: int = HOPS) -> str:
         """The player that an id is linked to; what is not yet taken in is taken in first."""
         player, state, _ = to.split(" ")
         if state == "pending":
-            await self._take_in(linked, player)
+            await self._take_in(linked, player, hops)
         return player
 
     async def link(self, linked: str, player: str, sealed_name: str) -> str:
@@ -257,20 +257,34 @@ class RedisLedger:
 
         Begins with a mark on the id that sends everybody on; whoever meets it before all was taken in does that first.
         """
-        to = await self._frozen(linked, player, sealed_name)
-        return await self._follow(linked, to[0])
+        await self._frozen(linked, player, sealed_name)
+        await self._open_ring(linked)
+        to, _, _ = await self._frozen(linked)
+        if not to:
+            raise StoreError("two ids were linked to each other at the same moment")
+        return await self._follow(linked, to)
 
-    async def _frozen(
-        self, linked: str, player: str, sealed_name: str
-    ) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
+    async def _open_ring(self, linked: str) -> None:
+        """Where ids were linked to each other at the same moment, the greatest of them stays the player."""
+        marks: dict[str, str] = {}
+        while linked not in marks:
+            to = await self._store.command(WRITE_SECONDS, "HGET", Keys(linked, b"").facts, "to")
+            if to is None:
+                return
+            marks[linked] = to.decode()
+            linked = marks[linked].split(" ")[0]
+        last = max(marks)
+        await self._store.call(WRITE_SECONDS, "croupier_thaw", [Keys(last, b"").facts], [marks[last]])
+
+    async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
         keys = Keys(linked, b"")
-        to, known, ledger = await self._store.call(
-            WRITE_SECONDS, "croupier_freeze", [keys.facts, keys.ledger], [player, sealed_name]
-        )
+        to, known, ledger = await self._store.call(WRITE_SECONDS, "croupier_freeze", [keys.facts, keys.ledger], mark)
         return to.decode(), _pairs(known), _pairs(ledger)
 
-    async def _take_in(self, linked: str, player: str) -> None:
-        to, known, ledger = await self._frozen(linked, player, "-")
+    async def _take_in(self, linked: str, player: str, hops: int) -> None:
+        to, known, ledger = await self._frozen(linked)
+        if not to.startswith(f"{player} "):
+            return
         name = to.split(" ")[2]
         told = links.adopted(linked, known)
         contacts = {key.decode(): _adopted(key, text) for key, text in ledger.items() if key != b"v"}
@@ -284,7 +298,7 @@ class RedisLedger:
             if reply != 1:
                 raise Linked(reply.decode())
 
-        await self.at_home(player, take)
+        await self.at_home(player, take, hops)
         await self._store.call(WRITE_SECONDS, "croupier_settle", [Keys(linked, b"").facts], [])
 
     async def view(self, keys: Keys, decision_id: str) -> View:

@@ -87,6 +87,8 @@ class Rooms:
         self._store = Store(url, 4)
         self.ledger = RedisLedger(self._store, house, 60.0)
         self._names = 0
+        self.forgotten: Counter[str] = Counter()
+        """What contacts cost that were made so long ago that the ledger no longer knows them."""
         self.before: set[str] = set()
         """Contacts that were made before their player joined others: they count, but were allowed without them."""
 
@@ -151,7 +153,12 @@ class Rooms:
         view, held, name = attempt.view, attempt.held, attempt.name
         if view.household and not self.do(self.ledger.hold(view.household, view.household_version or "0", name, held)):
             return "moved"
-        status, _ = self.do(self.ledger.reserve(Keys(attempt.player, b""), self._booking(attempt, held)))
+        booking = self._booking(attempt, held)
+        status, _ = self.do(self.ledger.reserve(Keys(attempt.player, b""), booking))
+        if status == "reserved" and held:
+            for one in booking.outdated:
+                old = view.held.own[one]
+                self.forgotten.update(dict(old.charges) if old.state == "confirmed" else {})
         if view.household and status != "reserved" and held:
             self.do(self.ledger.let_go(view.household, name))
         return status
@@ -276,9 +283,20 @@ class Rooms:
 
     def check_budgets(self) -> None:
         """What was given out is what partitions have left and what contacts hold, to the minor unit; never too much."""
+        given, bound = self.given(), self.bound()
+        assert all(amount <= BUDGET for amount in given.values())
+        assert {name: bound[name] + self.forgotten[name] for name in given} == dict(given)
+        assert set(+bound) <= set(given)
+
+    def given(self) -> Counter[str]:
+        """What partitions were given, by budget and day."""
         given: Counter[str] = Counter()
         for name in cast("list[bytes]", self.client.keys("croupier:budget:*")):
             given[name.decode().split(":")[-1]] = int(cast("bytes", self.client.get(name)))
+        return given
+
+    def bound(self) -> Counter[str]:
+        """What partitions have left, and what contacts hold."""
         bound: Counter[str] = Counter()
         for name in cast("list[bytes]", self.client.keys("budget:*")):
             for account, left in cast("dict[bytes, bytes]", self.client.hgetall(name.decode())).items():
@@ -289,9 +307,7 @@ class Rooms:
             for held in self.entries(name.decode()).values():
                 if held.state in {"reserved", "confirmed"} and not self._moved_on(name.decode(), held):
                     bound.update(dict(held.charges))
-        assert all(amount <= BUDGET for amount in given.values())
-        assert {name: bound[name] for name in given} == dict(given)
-        assert set(+bound) <= set(given)
+        return bound
 
     def _moved_on(self, ledger: str, held: Reservation) -> bool:
         """Whether a contact of a linked id is its player's now; what an open one charged is given back where it was."""

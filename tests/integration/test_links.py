@@ -1,0 +1,326 @@
+"""Ids that turn out to be one person, households, and budgets over all players, as callers meet them over HTTP."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from conftest import Opened, app_of, run
+from people import adult_events, leased, tell
+from people import told as event
+from rulings import HOUSE
+
+from features.store import House
+from models.actions import Catalogue
+from pipelines.worker import Worker
+from service import log
+from service.experiment import variant
+from service.layout import Layout
+from service.ledger import Keys
+
+
+def among(*variants: str) -> list[str]:
+    """Players of some variants, by name."""
+    names = (f"person-{number}" for number in range(400))
+    return [one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) in variants]
+
+
+PLAYER, OTHER, *MORE = among("policy")
+IN_HOLDOUT = among("holdout")[0]
+
+
+async def post(client: Any, route: str, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
+    answer = await client.post(route, json=body)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
+    return await post(client, "/v1/decisions", {"player_id": player, "explain": True, **more})
+
+
+async def states(client: Any, player: str) -> dict[str, str]:
+    told = (await client.get(f"/v1/players/{player}")).json()
+    return {one["decision_id"]: one["state"] for one in told["reservations"]}
+
+
+def with_limits(client: Any, **limits: Any) -> Catalogue:
+    """Serve another catalogue: the same offers under other limits."""
+    desk = app_of(client).state.desk
+    plain = HOUSE.model_dump(mode="json") | {"caps": []} | limits
+    catalogue = Catalogue.model_validate(plain)
+    law = type(desk.table.law)(desk.table.law.book, Layout(catalogue))
+    desk.table = replace(desk.table, law=law)
+    return catalogue
+
+
+def rules(answer: dict[str, Any]) -> set[str]:
+    return {one["rule"] for one in answer["exclusions"]}
+
+
+def test_an_exclusion_of_any_linked_id_silences_all_of_them_at_once(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, adult_events(PLAYER))
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-1")])
+            await tell(client, [event(PLAYER, "alias", previous_id="old-7")])
+            (mine,) = await leased(client, PLAYER, 1, after=position, channels=["email", "in_app"])
+            (theirs,) = await leased(client, "cookie-1", 1, channels=["email", "in_app"])
+            await tell(client, [event("old-7", "self_excluded")])
+            for lease in (mine, theirs):
+                refused = await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {}, 409)
+                assert refused["code"] == "revoked"
+            for name in (PLAYER, "cookie-1", "old-7"):
+                assert (await asked(client, name))["action"] == "NO_CONTACT"
+                assert set((await states(client, name)).values()) == {"revoked"}
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_an_id_held_is_the_players_its_leases_are_taken_back_and_retries_find_what_was_done(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            assert position
+            (before,) = await leased(client, OTHER, 1, channels=["in_app", "email"])
+            login = event(OTHER, "login")
+            await tell(client, [login])
+            linked = event(PLAYER, "alias", previous_id=OTHER)
+            first, second = [await post(client, "/v1/events", linked) for _ in range(2)]
+            assert (first["duplicate"], second["duplicate"]) == (False, True)
+            assert first["position"] == second["position"]
+            assert (await post(client, "/v1/events", login))["duplicate"]
+            assert (await states(client, PLAYER))[before["decision_id"]] == "revoked"
+            refused = await post(client, f"/v1/decisions/{before['decision_id']}/confirm", {}, 409)
+            assert refused["code"] == "revoked"
+            failed = {"outcome_id": "o1", "decision_id": before["decision_id"], "type": "failed"}
+            await post(client, "/v1/outcomes", failed | {"occurred_at": datetime.now(UTC).isoformat()})
+            explained = (await client.get(f"/v1/decisions/{before['decision_id']}")).json()
+            assert explained["player_id"] == OTHER
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_is_for_good_and_never_to_two_players(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-2")])
+            refused = await post(client, "/v1/events", event(OTHER, "identify", anonymous_id="cookie-2"), 422)
+            assert refused["code"] == "already_linked"
+            await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
+            await tell(client, [event("cookie-2", "self_excluded")])
+            assert (await asked(client, OTHER))["action"] == "NO_CONTACT"
+            again = await post(client, "/v1/events", event(PLAYER, "identify", anonymous_id=OTHER))
+            assert again["position"]
+            assert "exclusion" in {one["fact"].split(":")[0] for one in await facts_of(client, PLAYER)}
+
+    assert worker.consumer is not None
+    run(story())
+
+
+async def facts_of(client: Any, player: str) -> list[dict[str, Any]]:
+    return list((await client.get(f"/v1/players/{player}")).json()["facts"])
+
+
+def test_a_linked_id_belongs_to_the_variant_of_its_player(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(IN_HOLDOUT))
+            await tell(client, [event(IN_HOLDOUT, "identify", anonymous_id=MORE[0])])
+            for name in (IN_HOLDOUT, MORE[0]):
+                assert (await asked(client, name))["experiment"]["variant"] == "holdout"
+            told = (await client.get(f"/v1/players/{MORE[0]}")).json()
+            assert told["player_id"] == IN_HOLDOUT
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    """The id was marked, the player had not taken it in: whoever asks for either next finds what was told of the id."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(PLAYER))
+            await tell(client, [event("cookie-3", "self_excluded")])
+            ledger = app_of(client).state.desk.ledger
+            key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
+            seal = await ledger.seal(Keys(key, b""), log.new_seal())
+            name = log.seal(seal, {"player_id": PLAYER}, log.NAME)
+            import base64  # noqa: PLC0415 - as the house seals it
+
+            await ledger._frozen(linked, key, base64.b64encode(name).decode())
+            assert b" pending " in store.hget(f"facts:{linked}", "to")  # type: ignore[operator]
+            assert (await asked(client, "cookie-3"))["action"] == "NO_CONTACT"
+            assert b" done " in store.hget(f"facts:{linked}", "to")  # type: ignore[operator]
+            assert "own_exclusion" in " ".join(rules(await asked(client, PLAYER))) or (
+                (await asked(client, PLAYER))["action"] == "NO_CONTACT"
+            )
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_members_of_a_household_share_its_caps(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            with_limits(client, caps=[{"id": "home", "contacts": 2, "hours": 24, "scope": "household"}])
+            for name in (PLAYER, OTHER, MORE[0]):
+                await tell(client, adult_events(name))
+            (earlier,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
+            for name in (PLAYER, OTHER):
+                await tell(client, [event(name, "household_changed", household_id="home-9")])
+            (theirs,) = await leased(client, OTHER, 1, channels=["in_app", "email"])
+            for name in (PLAYER, OTHER):
+                assert "cap:home" in rules(await asked(client, name))
+            assert "cap:home" not in rules(await asked(client, MORE[0], dry_run=True))
+            confirmed = await post(client, f"/v1/decisions/{earlier['decision_id']}/confirm", {})
+            assert confirmed["decision_id"] == earlier["decision_id"]
+            failed = {"outcome_id": "o1", "decision_id": theirs["decision_id"], "type": "failed"}
+            await post(client, "/v1/outcomes", failed | {"occurred_at": datetime.now(UTC).isoformat()})
+            assert "cap:home" not in rules(await asked(client, PLAYER, dry_run=True))
+            await tell(client, [event(OTHER, "household_changed", household_id=None)])
+            assert "cap:home" not in rules(await asked(client, OTHER, dry_run=True))
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_household_that_is_asked_about_at_once_never_gets_more_than_its_cap(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            with_limits(client, caps=[{"id": "home", "contacts": 3, "hours": 24, "scope": "household"}])
+            members = MORE[:6]
+            for name in members:
+                await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-1")])
+            answers = await asyncio.gather(*(asked(client, name, channels=["in_app"]) for name in members * 6))
+            made = [one for one in answers if one["action"] != "NO_CONTACT"]
+            assert 0 < len(made) <= 3
+            (held,) = {(await client.get(f"/v1/players/{name}")).json()["household"] for name in members}
+            assert held
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_budget_over_all_players_is_never_overspent_and_what_is_lost_to_it_is_told(
+    opened: Opened, worker: Worker, store: redis.Redis
+) -> None:
+    """Bonuses cost 700 to 1,500 a contact and the day may cost 5,000: some draws are lost, and later ones masked."""
+
+    async def story() -> list[dict[str, Any]]:
+        async with opened() as client:
+            with_limits(client, budgets=[{"id": "day", "cost_minor": 5_000, "purpose": "bonus"}])
+            for name in MORE[:12]:
+                await tell(client, adult_events(name))
+            bodies = [(name, turn) for turn in range(5) for name in MORE[:12]]
+            found = [
+                await asked(client, name, request_id=f"r{turn}", purpose="bonus", channels=["in_app", "email"])
+                for name, turn in bodies
+            ]
+            again = await asked(client, bodies[0][0], request_id="r0", purpose="bonus", channels=["in_app", "email"])
+            assert again["decision_id"] == found[0]["decision_id"]
+            return [(await client.get(f"/v1/decisions/{one['decision_id']}")).json() for one in found]
+
+    assert worker.consumer is not None
+    found = run(story())
+    costs = {one.id: one.cost_minor for one in HOUSE.offers}
+    spent: Counter[str] = Counter()
+    for one in found:
+        if one["action"] != "NO_CONTACT":
+            spent[one["action"]["send_at"][:10]] += costs[one["action"]["offer"]["id"]]
+    assert all(0 < amount <= 5_000 for amount in spent.values())
+    lost = [one for one in found if one["role"] == "lost"]
+    assert lost
+    for one in lost:
+        assert one["action"] == "NO_CONTACT"
+        assert one["lease"] is None
+        assert one["draw"]["place"] != 0
+        assert 0 < one["propensity"] <= 1
+        assert "budget" in one["lost"]
+    assert any("budget:day" in rules(one) for one in found)
+    given = {name: int(store.get(name)) for name in store.keys("croupier:budget:*")}  # type: ignore[union-attr, arg-type]
+    assert all(amount <= 5_000 for amount in given.values())
+
+
+def test_a_contact_that_failed_gives_its_cost_back(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            dearest = max(one.cost_minor for one in HOUSE.offers if one.purpose == "bonus")
+            with_limits(client, budgets=[{"id": "day", "cost_minor": dearest, "purpose": "bonus"}])
+            await tell(client, adult_events(PLAYER))
+            for number in range(5):
+                (made,) = await leased(client, PLAYER, 1, purpose="bonus", channels=["in_app", "email"])
+                failed = {"outcome_id": f"o{number}", "decision_id": made["decision_id"], "type": "failed"}
+                failed["occurred_at"] = datetime.now(UTC).isoformat()
+                for _ in range(2):
+                    await post(client, "/v1/outcomes", failed)
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_answers_to_contacts_let_a_group_rest(opened: Opened, worker: Worker) -> None:
+    limit = {"id": "tired", "type": "failed", "responses": 2, "days": 7, "pause_days": 3, "of": {"channel": "email"}}
+
+    async def story() -> None:
+        async with opened() as client:
+            with_limits(client, pauses=[limit])
+            await tell(client, adult_events(PLAYER))
+            for number in range(2):
+                assert "pause:tired" not in rules(await asked(client, PLAYER, dry_run=True))
+                (made,) = await leased(client, PLAYER, 1, channels=["email"])
+                failed = {"outcome_id": f"o{number}", "decision_id": made["decision_id"], "type": "failed"}
+                at = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+                await post(client, "/v1/outcomes", failed | {"occurred_at": at})
+            found = await asked(client, PLAYER, dry_run=True)
+            (tired,) = [one for one in found["exclusions"] if one["rule"] == "pause:tired"]
+            assert tired["channels"] == ["email"]
+            assert "rest" in tired["reason"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_two_ids_that_are_linked_to_each_other_at_once_end_as_one_player(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            for number in range(10):
+                one, other = f"one-{number}", f"other-{number}"
+                await tell(client, [*adult_events(one), *adult_events(other)])
+                both = [event(one, "alias", previous_id=other), event(other, "alias", previous_id=one)]
+                answers = await asyncio.gather(*(client.post("/v1/events", json=body) for body in both))
+                assert {answer.status_code for answer in answers} <= {200, 422, 503}
+                for body in both:
+                    await client.post("/v1/events", json=body)
+                await tell(client, [event(one, "self_excluded")])
+                held = [(await client.get(f"/v1/players/{name}")).json()["player"] for name in (one, other)]
+                assert len(set(held)) == 1
+                assert (await asked(client, other))["action"] == "NO_CONTACT"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize("type_", ["identify", "alias"])
+def test_a_link_to_oneself_changes_nothing(opened: Opened, worker: Worker, type_: str) -> None:
+    other = {"identify": "anonymous_id", "alias": "previous_id"}[type_]
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(PLAYER))
+            await tell(client, [event(PLAYER, type_, **{other: PLAYER})])
+            assert (await asked(client, PLAYER, dry_run=True))["candidates"]["eligible"] > 1
+
+    assert worker.consumer is not None
+    run(story())
