@@ -396,7 +396,7 @@ def webhooks_test(endpoint_id: EndpointId, as_json: Json = False) -> None:
 @webhooks.command("enable")
 def webhooks_enable(endpoint_id: EndpointId) -> None:
     """Call an endpoint again that had answered 410 Gone. Example: croupier webhooks enable crm."""
-    from pipelines.courier import enable
+    from pipelines.outbox import enable
 
     _endpoint(_webhooks(), endpoint_id)
     with serving(home()) as url:

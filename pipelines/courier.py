@@ -12,197 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
-import redis
 import structlog
 
 from features.moments import moment
-from features.store import connect, real_now_us, tag
-from pipelines.webhooks import (
-    SECOND_US,
-    Endpoint,
-    Notice,
-    Webhooks,
-    asked_seconds,
-    body,
-    notice,
-    verdict,
-    wait_seconds,
-    webhook_id,
-)
+from features.store import connect
+from pipelines.outbox import Entry, GivenUp, Outbox, Progress
+from pipelines.webhooks import SECOND_US, Endpoint, Webhooks, asked_seconds, body, verdict, wait_seconds, webhook_id
 from pipelines.wire import AT_ONCE, Answer, Wire, wire
 
 LOOK_SECONDS: Final = 0.2
 TRIM_SECONDS: Final = 5.0
 GRACE_SECONDS: Final = 1.0
 """How long requests under way may still take when the worker ends."""
-KEPT: Final = 10_000
-"""About how many undelivered entries of a partition are kept."""
-GONE: Final = "croupier:webhooks:gone"
-"""Hash of endpoint -> the URL that answered 410: not called again until the URL changes or somebody enables it."""
-_DONE: Final = "done"
 _ERROR_CHARACTERS: Final = 300
 _LOG: Final = structlog.get_logger()
 _T = TypeVar("_T")
-
-
-class Progress(NamedTuple):
-    """How far an entry is with one endpoint: attempts that failed, and when the next is due, store's microseconds."""
-
-    attempts: int = 0
-    due_us: int = 0
-
-
-@dataclass(eq=False)
-class Entry:
-    """One entry of an outbox.
-
-    Attributes:
-        fields: As the store holds them.
-        noted: What the store knows of it, endpoint -> progress, None where it is done with.
-        owed: Endpoints that still have to be told.
-    """
-
-    partition: int
-    stream_id: str
-    fields: Mapping[bytes, bytes]
-    noted: dict[str, Progress | None]
-    owed: set[str] = field(default_factory=set)
-
-    @property
-    def notice(self) -> Notice:
-        """What it tells."""
-        return notice(self.fields)
-
-
-class GivenUp(NamedTuple):
-    """An endpoint that will not be told of an entry any more, and why."""
-
-    endpoint: str
-    attempts: int
-    error: str
-
-
-def _outbox(partition: int) -> str:
-    return f"outbox:{tag(partition)}"
-
-
-def _state(partition: int) -> str:
-    return f"outbox_state:{tag(partition)}"
-
-
-def undelivered_key(partition: int) -> str:
-    """Stream of the entries of a partition that an endpoint was never told of."""
-    return f"undelivered:{tag(partition)}"
-
-
-class Seen(NamedTuple):
-    """A look at the store: entries not seen before, its clock, and the endpoints that want nothing any more."""
-
-    entries: list[Entry]
-    now_us: int
-    gone: Mapping[str, str]
-
-
-class Outbox:
-    """The outboxes of the partitions that are ours, as the store keeps them."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._read: dict[int, str] = {}
-
-    def look(self, owned: Collection[int]) -> Seen:
-        """What is new in the outboxes; of a partition that is new to us, all of it."""
-        for partition in self._read.keys() - set(owned):
-            del self._read[partition]
-        fresh = [partition for partition in owned if partition not in self._read]
-        pipe: Any = self._client.pipeline(transaction=False)
-        for partition in owned:
-            pipe.xrange(_outbox(partition), f"({self._read.get(partition, '0-0')}", "+")
-        for partition in fresh:
-            pipe.hgetall(_state(partition))
-        answers = pipe.execute()
-        states = dict(zip(fresh, map(_progress, answers[len(owned) :]), strict=True))
-        found = []
-        for partition, entries in zip(owned, answers[: len(owned)], strict=True):
-            noted = states.get(partition, {})
-            found += [_entry(partition, stream_id, fields, noted) for stream_id, fields in entries]
-            self._read[partition] = entries[-1][0].decode() if entries else self._read.get(partition, "0-0")
-        self._sweep(states)
-        held: Any = self._client.hgetall(GONE)
-        gone = {name.decode(): url.decode() for name, url in held.items()}
-        return Seen(found, real_now_us(self._client), gone)
-
-    def _sweep(self, states: Mapping[int, Mapping[str, Mapping[str, Progress | None]]]) -> None:
-        """Drop progress of entries that are gone: an owner that lost its partition may have noted it late."""
-        for partition, noted in states.items():
-            for stream_id, endpoints in noted.items():
-                self._client.hdel(_state(partition), *(f"{stream_id} {name}" for name in endpoints))
-
-    def note(self, entry: Entry, changed: Mapping[str, Progress | None], given_up: Iterable[GivenUp]) -> None:
-        """Keep what became of an entry; if nobody is owed any more it goes. All of it or nothing: one slot."""
-        entry.noted |= changed
-        pipe: Any = self._client.pipeline(transaction=True)
-        for one in given_up:
-            told: dict[Any, Any] = {
-                **entry.fields,
-                "endpoint": one.endpoint,
-                "attempts": one.attempts,
-                "error": one.error,
-            }
-            pipe.xadd(undelivered_key(entry.partition), told, maxlen=KEPT, approximate=True)
-        if entry.owed:
-            known = {f"{entry.stream_id} {name}": _text(progress) for name, progress in changed.items()}
-            pipe.hset(_state(entry.partition), mapping=known)
-        else:
-            pipe.xdel(_outbox(entry.partition), entry.stream_id)
-            if entry.noted:
-                pipe.hdel(_state(entry.partition), *(f"{entry.stream_id} {name}" for name in entry.noted))
-        pipe.execute()
-
-    def trim(self, owned: Collection[int]) -> None:
-        """Empty the outboxes: nobody subscribed."""
-        pipe: Any = self._client.pipeline(transaction=False)
-        for partition in owned:
-            pipe.xtrim(_outbox(partition), maxlen=0, approximate=False)
-            pipe.delete(_state(partition))
-        pipe.execute()
-
-    def disable(self, endpoint: Endpoint) -> None:
-        """Remember that an endpoint wants nothing any more."""
-        self._client.hset(GONE, endpoint.id, str(endpoint.url))
-
-
-def enable(client: redis.Redis, endpoint: str) -> bool:
-    """Let an endpoint be called again that had answered 410; whether it had."""
-    return bool(client.hdel(GONE, endpoint))
-
-
-def _progress(held: Mapping[bytes, bytes]) -> dict[str, dict[str, Progress | None]]:
-    found: dict[str, dict[str, Progress | None]] = {}
-    for name, text in held.items():
-        stream_id, _, endpoint = name.decode().partition(" ")
-        attempts, _, due = text.decode().partition(" ")
-        found.setdefault(stream_id, {})[endpoint] = None if attempts == _DONE else Progress(int(attempts), int(due))
-    return found
-
-
-def _text(progress: Progress | None) -> str:
-    return _DONE if progress is None else f"{progress.attempts} {progress.due_us}"
-
-
-def _entry(
-    partition: int, stream_id: bytes, fields: Mapping[bytes, bytes], noted: dict[str, dict[str, Progress | None]]
-) -> Entry:
-    return Entry(partition, stream_id.decode(), fields, noted.pop(stream_id.decode(), {}))
 
 
 class Delivery(NamedTuple):
@@ -227,6 +60,7 @@ class Lane:
         self.busy = 0
         self.paused_until_us = 0
         self.gone = False
+        self.ailing = False
 
     def owe(self, entry: Entry) -> None:
         """Queue an entry from where it is."""
@@ -240,6 +74,12 @@ class Lane:
             return None
         self.busy += 1
         return heapq.heappop(self.waiting)
+
+    def told(self, *, well: bool, answer: str) -> None:
+        """Say once that an endpoint fails, and once that it takes notices again."""
+        if well == self.ailing:
+            self.ailing = not well
+            _LOG.log(logging.INFO if well else logging.WARNING, "endpoint", endpoint=self.endpoint.id, answer=answer)
 
     def forget(self, entries: Collection[Entry]) -> None:
         """Drop what waits of some entries."""
@@ -316,18 +156,25 @@ class Courier:
             for entries in lost:
                 lane.forget(entries)
         for entry in seen.entries:
-            await self._take(entry)
+            if (trouble := entry.fault()) is None:
+                await self._take(entry)
+            else:
+                await self._drop(entry, trouble)
 
     async def _take(self, entry: Entry) -> None:
-        told = entry.notice
         for name, lane in self._lanes.items():
-            if lane.endpoint.wants(told) and entry.noted.get(name, Progress()) is not None:
+            if lane.endpoint.wants(entry.notice) and entry.noted.get(name, Progress()) is not None:
                 entry.owed.add(name)
                 lane.owe(entry)
         if entry.owed:
             self._entries.setdefault(entry.partition, set()).add(entry)
         else:
             await self._call(self._outbox.note, entry, {}, ())
+
+    async def _drop(self, entry: Entry, trouble: str) -> None:
+        """Put an entry that nobody can read aside: it must not end the worker again and again."""
+        _LOG.error("unreadable", partition=entry.partition, entry=entry.stream_id, trouble=trouble)
+        await self._call(self._outbox.note, entry, {}, (GivenUp("*", 0, f"unreadable: {trouble}"),))
 
     async def _send_until(self, deadline: float) -> None:
         """Start what is due and note what ended, until the next look."""
@@ -364,6 +211,7 @@ class Courier:
 
     async def _settle(self, lane: Lane, delivery: Delivery, answer: Answer) -> None:
         found, name, attempts = verdict(answer.status), lane.endpoint.id, delivery.attempts + 1
+        lane.told(well=found == "delivered", answer=answer.trouble)
         if found == "delivered":
             await self._end(lane, delivery, None)
             return

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,10 @@ import redis
 import structlog
 from aiohttp import web
 from conftest import Opened, run
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from people import adult_events, tell
 from people import told as event
 from standardwebhooks import Webhook
@@ -24,7 +31,8 @@ from standardwebhooks import Webhook
 from features.store import House, Server, tag
 from pipelines import __main__ as cli
 from pipelines import courier as courier_file
-from pipelines.courier import GONE, Courier, Outbox, undelivered_key
+from pipelines.courier import Courier
+from pipelines.outbox import GONE, Outbox, undelivered_key
 from pipelines.webhooks import Webhooks
 from pipelines.wire import AT_ONCE
 from pipelines.worker import Worker
@@ -86,7 +94,8 @@ async def never(_: int) -> web.Response:
 class Senders:
     """A real server on loopback: what it answers by path, and what it got."""
 
-    def __init__(self) -> None:
+    def __init__(self, secured: ssl.SSLContext | None = None) -> None:
+        self._secured = secured
         self.replies: dict[str, Reply] = defaultdict(lambda: always(200))
         self.got: list[Got] = []
         self.port = 0
@@ -109,7 +118,7 @@ class Senders:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._secured).start()
         self._ending = asyncio.Event()
         self._ready.set_result(runner.addresses[0][1])
         await self._ending.wait()
@@ -303,6 +312,45 @@ def test_an_answer_that_was_lost_is_asked_for_again_and_known_by_its_id(
     assert [one.id for one in senders.got] == ["revoked_017-a_crm"] * 2
 
 
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("call", range(6))
+def test_wherever_it_dies_nothing_is_lost(
+    senders: Senders,
+    server: Server,
+    store: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+    written: bool,  # noqa: FBT001 - a case of the table
+) -> None:
+    """Three entries for two endpoints, of which one fails at first; it dies just before or just after a write."""
+    senders.replies["/crm"] = first(500)
+    calls, whole = iter(range(1_000)), Outbox.note
+
+    def note(self: Outbox, *arguments: Any) -> None:
+        dies = next(calls) == call
+        if written or not dies:
+            whole(self, *arguments)
+        if dies:
+            raise redis.ConnectionError("died")
+
+    def story() -> None:
+        with working(server.url, senders.told("crm", "mail")) as courier:
+            until(lambda: courier._store._shutdown)
+
+    names = ["017-a", "017-b", "017-c"]
+    for name in names:
+        revoke(store, name)
+    monkeypatch.setattr(Outbox, "note", note)
+    with pytest.raises(redis.ConnectionError):
+        story()
+    monkeypatch.setattr(Outbox, "note", whole)
+    with working(server.url, senders.told("crm", "mail")):
+        until(lambda: settled(store))
+    for path, failed in (("/crm", 1), ("/mail", 0)):
+        assert {one.decision for one in senders.at(path)[failed:]} == set(names)
+    assert not undelivered(store)
+
+
 def test_a_partition_that_another_worker_took_is_let_alone(
     senders: Senders, server: Server, store: redis.Redis
 ) -> None:
@@ -466,6 +514,65 @@ def test_a_server_that_answers_nonsense_or_too_much_harms_nobody(
     assert len(senders.at("/flood")) == 1
     assert len(senders.at("/odd")) == 4
     assert not any("Cookie" in one.headers for one in senders.got)
+
+
+def test_an_entry_that_nobody_can_read_is_put_aside_and_holds_up_none(
+    senders: Senders, server: Server, store: redis.Redis
+) -> None:
+    store.xadd(OUTBOX, {"k": "revocation", "b": b"\xc1"})
+    with working(server.url, senders.told("crm")):
+        revoke(store, "017-a")
+        until(lambda: settled(store))
+    assert [one.decision for one in senders.got] == ["017-a"]
+    (dead,) = undelivered(store)
+    assert (dead[b"endpoint"], dead[b"b"]) == (b"*", b"\xc1")
+
+
+def test_that_an_endpoint_fails_and_that_it_is_well_again_is_said_once(
+    senders: Senders, server: Server, store: redis.Redis
+) -> None:
+    senders.replies["/crm"] = first(500, 500, 500)
+    with structlog.testing.capture_logs() as logs, working(server.url, senders.told("crm")):
+        revoke(store, "017-a")
+        until(lambda: settled(store))
+    said = [(one["log_level"], one["answer"]) for one in logs if one["event"] == "endpoint"]
+    assert said == [("warning", "answered 500"), ("info", "answered 200")]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    senders: Senders, server: Server, store: redis.Redis, tmp_path: Path
+) -> None:
+    secured = Senders(self_signed(tmp_path))
+    secured.start()
+    try:
+        told = senders.told("crm", retry_seconds=[]).model_dump(mode="json")
+        told["endpoints"][0]["url"] = f"https://127.0.0.1:{secured.port}/crm"
+        with working(server.url, Webhooks.model_validate(told)):
+            revoke(store, "017-a")
+            until(lambda: settled(store))
+    finally:
+        secured.stop()
+    assert not secured.got
+    assert b"CERTIFICATE_VERIFY_FAILED" in undelivered(store)[0][b"error"]
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's context with a certificate of 127.0.0.1 that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")]), datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = made.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    plain = serialization.NoEncryption()
+    file = folder / "server.pem"
+    file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    return context
 
 
 def test_without_subscribers_outboxes_are_emptied(
