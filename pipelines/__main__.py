@@ -22,6 +22,8 @@ from features.store import connect, open_house, serving, store_url
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipelines.webhooks import Endpoint, Webhooks
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -42,8 +44,10 @@ promote = _group("promote", "Let a model serve, if it passes its gate.")
 rollback = _group("rollback", "Undo a promotion.")
 report = _group("report", "Report what an experiment brought.")
 rules = _group("rules", "Read, check, explain and compare the rules of the house.")
+webhooks = _group("webhooks", "Who is told that a lease was taken back; CROUPIER_WEBHOOKS names the file.")
 bench = _group("bench", "Measure against peers, in turns.")
 
+EndpointId = Annotated[str, typer.Argument(help="Its id in the file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 _REFUSALS = {
     "Refusal",
@@ -154,14 +158,15 @@ def serve(
 
 @app.command()
 def worker() -> None:
-    """Turn the log into features and lake, and run what is scheduled. Example: croupier worker."""
+    """Turn the log into features and lake, tell senders, run what is scheduled. Example: croupier worker."""
     from pipelines.schedule import Scheduler, read_schedules
+    from pipelines.webhooks import read_webhooks
     from pipelines.worker import Worker
 
     _log_to_stderr()
-    url, schedules = store_url(home()), read_schedules()
+    url, schedules, told = store_url(home()), read_schedules(), read_webhooks()
     client = connect(url)
-    running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url))
+    running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: running.stop())
     running.run()
@@ -354,6 +359,66 @@ def rules_page(folder: Folder = None) -> None:
     from service.packs import load_rulebook, rulebook_path
 
     sys.stdout.write(page(load_rulebook(folder or rulebook_path())))
+
+
+@webhooks.command("check")
+def webhooks_check(as_json: Json = False) -> None:
+    """Read the file, resolve and check every endpoint, send nothing. Example: croupier webhooks check."""
+    import asyncio
+
+    from pipelines.wire import examine_all
+
+    found = asyncio.run(examine_all(_webhooks()))
+    if as_json:
+        show({"endpoints": [one._asdict() for one in found]}, as_json=True)
+    else:
+        for one in found:
+            print(f"{one.id:>18}  {one.trouble or 'may be called'}  ({one.host}: {', '.join(one.addresses)})")
+    if refused := [one.id for one in found if one.trouble]:
+        raise Refusal(f"not every endpoint can be called: {', '.join(refused)}")
+
+
+@webhooks.command("test")
+def webhooks_test(endpoint_id: EndpointId, as_json: Json = False) -> None:
+    """Send an endpoint a signed example, once, and say what it answered. Example: croupier webhooks test crm."""
+    import asyncio
+
+    from pipelines.webhooks import verdict
+    from pipelines.wire import send_example
+
+    told = _webhooks()
+    answer = asyncio.run(send_example(_endpoint(told, endpoint_id), told))
+    show({"endpoint": endpoint_id, "status": answer.status, "answer": answer.trouble}, as_json=as_json)
+    if verdict(answer.status) != "delivered":
+        raise Refusal(f"{endpoint_id} did not take the example: {answer.trouble}")
+
+
+@webhooks.command("enable")
+def webhooks_enable(endpoint_id: EndpointId) -> None:
+    """Call an endpoint again that had answered 410 Gone. Example: croupier webhooks enable crm."""
+    from pipelines.outbox import enable
+
+    _endpoint(_webhooks(), endpoint_id)
+    with serving(home()) as url:
+        changed = enable(connect(url), endpoint_id)
+    print(f"{endpoint_id} is called again" if changed else f"{endpoint_id} was not disabled")
+
+
+def _webhooks() -> Webhooks:
+    from pipelines.webhooks import read_webhooks
+
+    told = read_webhooks()
+    if not told.endpoints:
+        raise Refusal("nobody is subscribed: CROUPIER_WEBHOOKS names no file with endpoints")
+    return told
+
+
+def _endpoint(told: Webhooks, endpoint_id: str) -> Endpoint:
+    found = next((one for one in told.endpoints if one.id == endpoint_id), None)
+    if found is None:
+        names = ", ".join(one.id for one in told.endpoints)
+        raise Refusal(f"there is no endpoint {endpoint_id!r}; the file has {names}")
+    return found
 
 
 def _log_to_stderr() -> None:

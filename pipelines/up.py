@@ -38,6 +38,7 @@ from pipelines import bulk, world
 from pipelines.child import Child
 from pipelines.ingest import serving_plan
 from pipelines.schedule import read_schedules
+from pipelines.webhooks import read_webhooks
 from pipelines.worker import wait_until_applied, wait_until_in_lake
 from service.decide import requested_id
 from service.ledger import Keys
@@ -88,8 +89,10 @@ def up(wish: Wish, console: Console) -> None:
     Raises:
         StoreError: The store did not start, or holds another house than asked for.
         ScheduleError: mlflow.yaml schedules what cannot be.
+        CatalogueError: The file of the webhooks is not valid.
     """
     read_schedules()
+    read_webhooks()
     wish.home.mkdir(parents=True, exist_ok=True)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)

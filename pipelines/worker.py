@@ -1,4 +1,4 @@
-"""The worker process: features from the log at once, the lake from it every few seconds, and what is scheduled."""
+"""The worker process: features from the log at once, the lake from it every few seconds, senders told, schedules."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import structlog
 
 from features.store import StoreError, bundle_key, connect, order, pointer_key, tag
 from models.files import CatalogueError
+from pipelines.courier import Courier
 from pipelines.ingest import Consumer, serving_plan
 from pipelines.lake import LEASE, Lake, reach
 from pipelines.schedule import Scheduler
+from pipelines.webhooks import Webhooks
 from service.packs import Rulebook, load_rulebook, rulebook_path
 
 RENEW_SECONDS: Final = 1.0
@@ -30,7 +32,9 @@ _LOG: Final = structlog.get_logger()
 class Worker:
     """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again."""
 
-    def __init__(self, url: str, lake: Path, scheduler: Scheduler | None = None) -> None:
+    def __init__(
+        self, url: str, lake: Path, scheduler: Scheduler | None = None, webhooks: Webhooks | None = None
+    ) -> None:
         self._client, self._lake_client = connect(url), connect(url)
         plan = serving_plan(self._client)
         if plan is None:
@@ -39,6 +43,8 @@ class Worker:
         self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm)
         self._lake = lake
         self._scheduler = scheduler
+        # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
+        self._courier = None if webhooks is None else Courier(url, webhooks, lambda: tuple(self.consumer.owned))
         self._owner = secrets.token_hex(8)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -55,12 +61,17 @@ class Worker:
 
     def _work(self) -> None:
         flusher = threading.Thread(target=self._flush_often, daemon=True)
+        teller = threading.Thread(target=self._tell_often, daemon=True)
         flusher.start()
+        teller.start()
         try:
             self._consume()
         finally:
             self._stopping.set()
+            if self._courier is not None:
+                self._courier.stop()
             flusher.join()
+            teller.join()
         self.consumer.release()
         if self._failure is not None:
             raise self._failure
@@ -102,6 +113,15 @@ class Worker:
                 self._flush()
             self._flush()
             self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
+            self._failure = error
+            self._stopping.set()
+
+    def _tell_often(self) -> None:
+        if self._courier is None:
+            return
+        try:
+            self._courier.run()
         except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
             self._failure = error
             self._stopping.set()
