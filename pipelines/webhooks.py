@@ -23,8 +23,8 @@ from standardwebhooks import Webhook
 
 from features.events import Brand, Channel
 from features.moments import moment
-from models.actions import Name
 from models.files import load_yaml
+from models.limits import Name
 
 SECOND_US: Final = 1_000_000
 RETRY_SECONDS: Final = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
