@@ -558,6 +558,18 @@ def bench_rules(rounds: Annotated[int, typer.Option(min=1)] = 15, as_json: Json 
     show(measure(rounds, console()), as_json=as_json)
 
 
+@bench.command("silence")
+def bench_silence(
+    times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 18_900,
+    as_json: Json = False,
+) -> None:
+    """Exclusions while decisions and confirms are in flight. Example: croupier bench silence --times 10000."""
+    from pipelines.silencebench import silence
+
+    show(silence(times, port, console()), as_json=as_json)
+
+
 @bench.command("learning")
 def bench_learning(
     seeds: Annotated[int, typer.Option(min=2)] = 5,

@@ -61,10 +61,10 @@ def decide(rounds: int, requests: int, port: int, console: Console) -> dict[str,
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-bench-")))
         server = start_server(home)
         stack.callback(server.stop)
-        _furnish(home, server.url, stack)
+        furnish(home, server.url, stack)
         environment = {"CROUPIER_STORE": server.url, "CROUPIER_HOME": str(home), "CROUPIER_READ_SECONDS": "5"}
-        whole = stack.enter_context(_serving("service.app:create", port, environment))
-        peer = stack.enter_context(_serving("pipelines.bench:echo", port + 1, environment))
+        whole = stack.enter_context(serving("service.app:create", port, environment))
+        peer = stack.enter_context(serving("pipelines.bench:echo", port + 1, environment))
         turns = {"decision": (whole, port), "echo": (peer, port + 1)}
         costs: dict[str, list[Cost]] = {name: [] for name in turns}
         store_us: list[float] = []
@@ -89,7 +89,7 @@ def _result(costs: dict[str, list[Cost]], store_us: list[float]) -> dict[str, An
     }
 
 
-def _furnish(home: Path, url: str, stack: ExitStack) -> None:
+def furnish(home: Path, url: str, stack: ExitStack, players: int = PLAYERS) -> House:
     """A house with definitions, a churn model of serving size, a worker and some players."""
     from features.definitions import apply, open_store  # noqa: PLC0415 - Feast takes seconds to import
 
@@ -105,12 +105,14 @@ def _furnish(home: Path, url: str, stack: ExitStack) -> None:
     worker = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603 - ours
     stack.callback(worker.wait)
     stack.callback(worker.terminate)
-    _people(client, house)
+    if players:
+        _people(client, house, players)
+    return house
 
 
-def _people(client: redis.Redis, house: House) -> None:
+def _people(client: redis.Redis, house: House, players: int) -> None:
     items = bulk.Items(client, house)
-    events = world.events(PLAYERS, house.now_us(real_now_us(client)), 1)
+    events = world.events(players, house.now_us(real_now_us(client)), 1)
     wait_until_applied(client, bulk.append(client, house, [items.event(event) for event in events]).reached)
 
 
@@ -140,14 +142,16 @@ def _model() -> bytes:
 
 
 @contextmanager
-def _serving(application: str, port: int, environment: dict[str, str]) -> Iterator[int]:
-    """A uvicorn process over an application; its process id."""
+def serving(application: str, port: int, environment: dict[str, str], workers: int = 1) -> Iterator[int]:
+    """A uvicorn server over an application, of one process or several; its process id."""
     command = [
         sys.executable,
         "-m",
         "uvicorn",
         application,
         "--factory",
+        "--workers",
+        str(workers),
         "--port",
         str(port),
         "--loop",

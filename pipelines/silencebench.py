@@ -1,0 +1,222 @@
+"""From exclusion to silence: players exclude themselves while decisions and confirms for them are in flight.
+
+Per player, over several API processes on one real store:
+
+    decide until leases wait --> confirm them all, decide, and tell `self_excluded`, all at once
+                                                    `--> acknowledged: confirm all again, decide, read the ledger
+
+A confirm that succeeds after the acknowledgement is a fault, and so is a decision to contact. The clocks are one
+machine's, so moments can be compared: of the answer to the event as the caller received it, and of the confirm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import track
+
+from features.events import EVENT, Event, micros, moment
+from features.schema import MICROS
+from features.store import House, Store, connect, real_now_us, start_server
+from models.actions import load_catalogue
+from pipelines import bulk
+from pipelines.bench import furnish, serving
+from pipelines.worker import wait_until_applied
+from service.app import catalogue_path
+from service.caps import load_reservation
+
+WORKERS: Final = 4
+AT_ONCE: Final = 4
+"""Players whose stories run side by side."""
+LEASES: Final = 3
+ASKS: Final = 40
+_CHANNELS: Final = ("in_app", "email", "push")
+_CHUNK: Final = 5_000
+
+
+class Story(NamedTuple):
+    """What happened to one player; times in milliseconds after the acknowledgement.
+
+    Attributes:
+        leases: Leases that waited when the player excluded themselves.
+        confirmed: Confirms that had succeeded before.
+        late: Confirms that succeeded after it.
+        contacted: Decisions after it that were to contact.
+        silent_ms: When the ledger was read and no lease was open.
+    """
+
+    leases: int
+    confirmed: int
+    late: int
+    contacted: int
+    silent_ms: float
+
+
+def silence(times: int, port: int, console: Console) -> dict[str, Any]:
+    """Let so many players exclude themselves; every one is a new player."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-silence-")))
+        server = start_server(home)
+        stack.callback(server.stop)
+        house = furnish(home, server.url, stack, players=0)
+        _people(server.url, house, times, console)
+        environment = {
+            "CROUPIER_STORE": server.url,
+            "CROUPIER_HOME": str(home),
+            "CROUPIER_READ_SECONDS": "5",
+            "CROUPIER_CATALOGUE": str(_catalogue(home)),
+        }
+        stack.enter_context(serving("service.app:create", port, environment, workers=WORKERS))
+        found = asyncio.run(_stories(times, port, server.url, house, console))
+    silent = np.array([one.silent_ms for one in found])
+    return {
+        "exclusions": len(found),
+        "workers": WORKERS,
+        "leases_open": sum(one.leases for one in found),
+        "confirmed_before": sum(one.confirmed for one in found),
+        "confirmed_after": sum(one.late for one in found),
+        "contacted_after": sum(one.contacted for one in found),
+        "silent_ms": {
+            name: round(float(np.quantile(silent, share)), 2)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))
+        },
+    }
+
+
+def _catalogue(home: Path) -> Path:
+    """The catalogue without caps, all players drawn by chance: so that leases come quickly."""
+    plain = load_catalogue(catalogue_path()).model_dump(mode="json")
+    plain |= {"caps": [], "experiment": {"key": "silence", "variants": {"uniform": 1.0}}}
+    path = home / "catalogue.yaml"
+    path.write_text(yaml.safe_dump(plain), "utf8")
+    return path
+
+
+def _people(url: str, house: House, times: int, console: Console) -> None:
+    """Make players known who may be contacted, and wait until features include them."""
+    client = connect(url)
+    items = bulk.Items(client, house)
+    now = moment(house.now_us(real_now_us(client))) - timedelta(days=20)
+    reached: dict[int, str] = {}
+    for first in track(range(0, times, _CHUNK // 10), "players arrive", console=console, transient=True):
+        known = [event for number in range(first, min(first + _CHUNK // 10, times)) for event in _known(number, now)]
+        reached |= bulk.append(client, house, [items.event(event) for event in known]).reached
+    wait_until_applied(client, reached)
+    client.close()
+
+
+def _known(number: int, at: datetime) -> Iterator[Event]:
+    facts: list[dict[str, Any]] = [
+        {"type": "registered", "jurisdiction": "MT", "time_zone": "Europe/Malta", "birth_date": "1980-05-17"},
+        {"type": "kyc_verified"},
+        *({"type": "consent_changed", "channel": channel, "granted": True} for channel in _CHANNELS),
+        *({"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000} for _ in range(2)),
+    ]
+    for place, fields in enumerate(facts):
+        about = {"event_id": f"k{place}", "player_id": _name(number), "occurred_at": at + timedelta(minutes=place)}
+        yield EVENT.validate_python(fields | about, strict=False)
+
+
+def _name(number: int) -> str:
+    return f"silence-{number}"
+
+
+async def _stories(times: int, port: int, url: str, house: House, console: Console) -> list[Story]:
+    store = Store(url, AT_ONCE)
+    numbers = iter(track(range(times), "players exclude themselves", console=console, transient=True))
+    found: list[Story] = []
+
+    async def tell(session: aiohttp.ClientSession) -> None:
+        for number in numbers:
+            found.append(await _story(_Caller(session, store, house, _name(number))))  # noqa: PERF401 - one after the other
+
+    # A connection for each request in flight, so that the processes share them.
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+        await asyncio.gather(*(tell(session) for _ in range(AT_ONCE)))
+    await store.close()
+    return found
+
+
+class _Caller(NamedTuple):
+    """One player's callers."""
+
+    session: aiohttp.ClientSession
+    store: Store
+    house: House
+    player: str
+
+    async def post(self, route: str, body: Mapping[str, object]) -> tuple[int, dict[str, Any]]:
+        async with self.session.post(route, json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def decide(self) -> dict[str, Any]:
+        _, told = await self.post("/v1/decisions", {"player_id": self.player, "channels": _CHANNELS})
+        return told
+
+    async def confirm(self, decision_id: str) -> int | None:
+        """When a contact was confirmed, unix microseconds; None if it was not."""
+        status, told = await self.post(f"/v1/decisions/{decision_id}/confirm", {})
+        return micros(datetime.fromisoformat(told["confirmed_at"])) if status == 200 else None
+
+    async def exclude(self) -> int:
+        """Tell the exclusion; when the acknowledgement was here, unix microseconds."""
+        at = datetime.now(UTC).isoformat()
+        event = {"type": "self_excluded", "event_id": "stop", "player_id": self.player, "occurred_at": at}
+        status, told = await self.post("/v1/events", event)
+        if status != 200:
+            raise RuntimeError(str(told))
+        return time.time_ns() // 1_000
+
+    async def silent_us(self) -> int:
+        """When the player's ledger was read and held no open lease."""
+        while True:
+            held = await self.store.command(5.0, "HGETALL", f"ledger:{self.house.player_key(self.player)}")
+            entries = [load_reservation(text.decode()) for name, text in held.items() if name[:1].isdigit()]
+            if all(one.state != "reserved" for one in entries):
+                return time.time_ns() // 1_000
+
+
+async def _story(caller: _Caller) -> Story:
+    leases = await _leases(caller)
+    before = asyncio.gather(*(caller.confirm(one) for one in leases), *(_late(caller) for _ in range(2)))
+    acknowledged_us = await caller.exclude()
+    asked = asyncio.gather(*(caller.decide() for _ in range(2)))
+    after = asyncio.gather(*(caller.confirm(one) for one in leases))
+    silent_us = await caller.silent_us()
+    told, again = [one for one in await before if one is not None], await after
+    # What was in flight may have been confirmed before the event was taken; what was asked after it never.
+    late = sum(one > acknowledged_us for one in told) + sum(one is not None for one in again)
+    contacted = sum(one["action"] != "NO_CONTACT" for one in await asked)
+    return Story(len(leases), len(told), late, contacted, (silent_us - acknowledged_us) / MICROS * 1_000)
+
+
+async def _leases(caller: _Caller) -> list[str]:
+    """Ask until some leases wait, at least one of which may be confirmed now."""
+    found: list[str] = []
+    due = False
+    for _ in range(ASKS):
+        told = await caller.decide()
+        if told["action"] != "NO_CONTACT":
+            found.append(told["decision_id"])
+            due |= datetime.fromisoformat(told["action"]["send_at"]) <= datetime.now(UTC) + timedelta(seconds=30)
+        if due and len(found) >= LEASES:
+            break
+    return found
+
+
+async def _late(caller: _Caller) -> int | None:
+    """A decision in flight while the exclusion arrives, confirmed as soon as it is there."""
+    told = await caller.decide()
+    return None if told["action"] == "NO_CONTACT" else await caller.confirm(told["decision_id"])
