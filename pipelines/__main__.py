@@ -558,6 +558,14 @@ def bench_rules(rounds: Annotated[int, typer.Option(min=1)] = 15, as_json: Json 
     show(measure(rounds, console()), as_json=as_json)
 
 
+@bench.command("ledger")
+def bench_ledger(rounds: Annotated[int, typer.Option(min=1)] = 10, as_json: Json = False) -> None:
+    """A reservation over eight caps beside a plain append. Example: croupier bench ledger --rounds 10."""
+    from pipelines.ledgerbench import ledger
+
+    show(ledger(rounds, console()), as_json=as_json)
+
+
 @bench.command("silence")
 def bench_silence(
     times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,

@@ -142,7 +142,7 @@ class Rooms:
             return None
         offer, channel = chance.choice(options)
         charges = caps.charges(CATALOGUE, offer, channel, send_us)
-        valid_us = send_us + chance.choice((0, HOUR, 3 * HOUR))
+        valid_us = send_us + chance.choice((HOUR // 4, HOUR, 3 * HOUR))
         state: caps.State = "reserved"
         return Reservation(
             send_us, valid_us, state, "bonus", offer.id, channel, "morning", 0, brand, offer.category, 1, charges
