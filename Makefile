@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test install lint format types lock bench mutate clean
+.PHONY: up test install lint format types lock bench ledger mutate clean
 
 up: install
 	$(BIN)/croupier up
@@ -39,6 +39,10 @@ format: install
 bench: install
 	$(BIN)/croupier bench decide
 	$(BIN)/croupier bench rules
+
+# Everything callers may do to the ledger at once, a thousand stories of fifty steps; a quarter of an hour.
+ledger: install
+	CROUPIER_EXAMPLES=1000 $(BIN)/pytest tests/property/test_ledger.py
 
 # Changes the rules' code in every way a library can think of, and sees that a test notices; an hour or so.
 mutate: install

@@ -24,7 +24,7 @@ BEFORE_DAYS: Final = 28
 """Days before the first decision whose money serves as covariate."""
 
 _EXPERIMENTS: Final = """
-    SELECT experiment FROM decisions WHERE role IN ('drawn', 'holdout') AND experiment IS NOT NULL
+    SELECT experiment FROM decisions WHERE role IN ('drawn', 'lost', 'holdout') AND experiment IS NOT NULL
     GROUP BY experiment ORDER BY max("at") DESC, experiment
 """
 _EXPOSED: Final = """
@@ -35,7 +35,7 @@ _EXPOSED: Final = """
         min(epoch_us("at")) AS first_us,
         count(DISTINCT variant) AS variants
     FROM decisions
-    WHERE role IN ('drawn', 'holdout') AND experiment = $experiment
+    WHERE role IN ('drawn', 'lost', 'holdout') AND experiment = $experiment
     GROUP BY player
 """
 _DONE: Final = """
@@ -126,7 +126,7 @@ _LATEST: Final = """
 """
 _RECORDS: Final = """
     SELECT record FROM decisions
-    WHERE role = 'drawn' AND experiment = $experiment AND octet_length(record) > 0
+    WHERE role IN ('drawn', 'lost') AND experiment = $experiment AND octet_length(record) > 0
     ORDER BY decision_id
 """
 

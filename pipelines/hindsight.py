@@ -115,7 +115,7 @@ def _records(lake: Path, since: str) -> Iterator[Record]:
             continue
         for body in _column(file, "record"):
             record = log.loads(body)
-            if record.at_us >= begins_us and record.choice.role in {"drawn", "holdout", "objected"}:
+            if record.at_us >= begins_us and record.choice.role in {"drawn", "lost", "holdout", "objected"}:
                 yield record
 
 

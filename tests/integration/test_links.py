@@ -15,11 +15,12 @@ from rulings import HOUSE
 
 from features.store import House
 from models.actions import Catalogue
+from pipelines.school import drawn
 from pipelines.worker import Worker
 from service import log
 from service.experiment import variant
 from service.layout import Layout
-from service.ledger import Keys
+from service.ledger import Keys, decision_key
 
 
 def among(*variants: str) -> list[str]:
@@ -242,6 +243,8 @@ def test_a_budget_over_all_players_is_never_overspent_and_what_is_lost_to_it_is_
     assert all(0 < amount <= 5_000 for amount in spent.values())
     lost = [one for one in found if one["role"] == "lost"]
     assert lost
+    records = [log.loads(store.get(decision_key(one["decision_id"]))) for one in lost]  # type: ignore[arg-type]
+    assert [drawn(record) for record in records] == [None] * len(lost), "what was lost does not teach"
     for one in lost:
         assert one["action"] == "NO_CONTACT"
         assert one["lease"] is None

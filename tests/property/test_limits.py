@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import WHOLE
@@ -29,6 +31,7 @@ from service.caps import (
 )
 from service.layout import Layout
 
+README = Path(__file__).parents[2] / "README.md"
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -251,6 +254,13 @@ def test_an_answer_is_read_as_it_was_written(channel: str, category: str | None,
 def test_a_limit_that_means_nothing_is_refused(kind: str, fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         house(**{kind: [{"id": "x", **fields}]})
+
+
+def test_the_limits_that_the_readme_shows_are_valid() -> None:
+    shown = README.read_text("utf8").partition("    caps:\n")[2].partition("\n\n")[0]
+    limits = yaml.safe_load("    caps:\n" + shown)
+    assert set(limits) == {"caps", "gaps", "pauses", "budgets"}
+    Catalogue.model_validate(WHOLE.model_dump(mode="json") | limits)
 
 
 def test_limits_look_back_as_far_as_they_say() -> None:
