@@ -271,6 +271,54 @@ def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
     return (max(text or "", row.product or "") or None) if row.occurred_us == last else text
 
 
+def together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+    """Stored values of two ids of one person, as if all rows had been one player's; in any order, within 1e-9."""
+    moments = [values[_AS_OF[0]] for values in (one, other)]
+    if None in moments:
+        return list(other if moments[0] is None else one)
+    as_of = max(moments)
+    parts = [_moved(values, before, as_of) for values, before in zip((one, other), moments, strict=True)]
+    found = [_JOINED[feature.kind](*pair) for feature, *pair in zip(STORED, *parts, strict=True)]
+    for places in _FIRSTS:
+        earliest = sorted(part[at] for part in parts for at in places if part[at] is not None)
+        for place, at in zip(places, [*earliest, *([None] * len(places))], strict=False):
+            found[place] = at
+    for place, beside in _LATESTS:
+        found[place] = max((part[beside] or 0, part[place] or "") for part in parts)[1] or None
+    return found
+
+
+def _moved(stored: Sequence[Any], before: int, as_of: int) -> list[Any]:
+    """Stored values as true for a later moment."""
+    values = list(stored)
+    _shift(values, before, as_of)
+    for index, value in zip(_DECAYED, _decay(values, before, as_of).tolist(), strict=True):
+        values[index] = value
+    for index in _AS_OF:
+        values[index] = as_of
+    return values
+
+
+def _sum(one: Any, other: Any) -> Any:  # noqa: ANN401 - stored values are of any type
+    return other if one is None else one if other is None else one + other
+
+
+def _most(one: Any, other: Any) -> Any:  # noqa: ANN401 - stored values are of any type
+    return other if one is None else one if other is None else max(one, other)
+
+
+def _either(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one | other
+
+
+_JOINED: Final[Mapping[Kind, Callable[[Any, Any], Any]]] = {
+    **dict.fromkeys((Kind.DECAYED, Kind.COUNT, *_CALENDAR), _sum),
+    **dict.fromkeys((Kind.LAST, Kind.AS_OF, Kind.FIRST, Kind.LATEST), _most),  # the last two are set right after
+    Kind.DAYS: _either,
+}
+_NAMED_FIRSTS: Final = [(str(one.when), at) for at, one in enumerate(STORED) if one.kind is Kind.FIRST]
+_FIRSTS: Final = [[at for _, at in held] for _, held in groupby(_NAMED_FIRSTS, key=lambda named: named[0])]
+_LATESTS: Final = [(at, _POSITION[str(one.beside)]) for at, one in enumerate(STORED) if one.kind is Kind.LATEST]
 _TEXTS: Final = [index for index, feature in enumerate(STORED) if feature.dtype is Dtype.STRING]
 
 

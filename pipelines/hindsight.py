@@ -152,7 +152,7 @@ def judged(case: Case, law: Law) -> Verdict:
     """What a rulebook says of a recorded decision."""
     record = case.record
     told = facts.read(case.known, record.brand)
-    vector = forward(log.array(record.seen.features), record.at_us)
+    vector = forward(log.array(record.seen.whole or record.seen.features), record.at_us)
     found = harm.assess(vector, told, record.at_us, inputs.person(told, record.at_us), law.book.harm)
     trusted = None if {"features_unavailable", "features_stale"} & set(record.seen.degraded) else vector
     book = law.book

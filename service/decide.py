@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
-from features.aggregates import empty, encode, forward
+from features.aggregates import empty, encode, forward, together
 from features.events import Brand, Channel, Id, Word
 from features.plan import PlanError, ReadPlan
 from features.store import House, StoreError
@@ -134,10 +134,16 @@ class Table:
 
 
 class Behaviour(NamedTuple):
-    """Features as they were read: stored values, the vector at now, their moments, and what is wrong with them."""
+    """Features as they were read: stored values, the vector at now, their moments, and what is wrong with them.
+
+    `whole` are the stored values with those of linked ids, and `strictest` is their vector: rules look at these, policy
+    and churn model at the player's own, as they were trained.
+    """
 
     stored: NDArray[np.float64]
     vector: NDArray[np.float64]
+    whole: NDArray[np.float64]
+    strictest: NDArray[np.float64]
     as_of_us: int | None
     age_seconds: float | None
     trouble: str | None
@@ -420,6 +426,7 @@ def _seen(table: Table, view: View, behaviour: Behaviour, churn: float | None, s
     degraded = () if behaviour.trouble is None else (behaviour.trouble,)
     return Seen(
         features=log.numbers(behaviour.stored),
+        whole=None if behaviour.whole is behaviour.stored else log.numbers(behaviour.whole),
         as_of_us=behaviour.as_of_us,
         age_seconds=behaviour.age_seconds,
         churn_score=churn,
@@ -457,20 +464,20 @@ def situate(
 ) -> Situation:
     """What rules look at, for a request at a moment."""
     book = table.book
-    assessed = harm.assess(behaviour.vector, known, now_us, inputs.person(known, now_us), book.harm)
+    assessed = harm.assess(behaviour.strictest, known, now_us, inputs.person(known, now_us), book.harm)
     contacts = tuple(
         Contact(one.send_us, one.offer, one.channel)
         for one in held
         if one.counts(now_us) and one.purpose in PROMOTIONAL
     )
-    vector = None if behaviour.trouble else behaviour.vector
+    vector = None if behaviour.trouble else behaviour.strictest
     return Situation(
         law=table.law,
         inputs=inputs.read(known, vector, assessed, contacts, now_us, book.ages_us, book.settings),
         known=known.known,
         windows=windows_of(known, now_us),
         harm=assessed,
-        stage=harm.stage(behaviour.vector, known, now_us, book.settings.stages),
+        stage=harm.stage(behaviour.strictest, known, now_us, book.settings.stages),
         features=behaviour.trouble,
         variant=group,
         asked=Asked(
@@ -492,16 +499,25 @@ def windows_of(known: Facts, now_us: int) -> tuple[Window, ...]:
 def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:
     """Features of a view brought forward to now; trouble is named, and the vector is then that of nobody."""
     if plan is None or view.watermark_us is None:
-        return Behaviour(_NOBODY, forward(_NOBODY, now_us), None, None, "features_unavailable")
+        return _unread(now_us, None)
     age = max(0.0, (view.real_us - view.watermark_us) / schema.MICROS)
     try:
         row = plan.decode([view.features.get(name) for name in plan.fields])
+        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in view.linked]
     except PlanError:
-        return Behaviour(_NOBODY, forward(_NOBODY, now_us), None, age, "features_unavailable")
+        return _unread(now_us, age)
     stored = encode(row.values)
     trouble = "features_stale" if age > max(schema.MAX_AGE_SECONDS.values()) else None
     as_of = stored[0]
-    return Behaviour(stored, forward(stored, now_us), None if np.isnan(as_of) else int(as_of), age, trouble)
+    vector = forward(stored, now_us)
+    whole = encode(reduce(together, others, row.values)) if others else stored
+    strictest = forward(whole, now_us) if others else vector
+    return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
+
+
+def _unread(now_us: int, age: float | None) -> Behaviour:
+    nobody = forward(_NOBODY, now_us)
+    return Behaviour(_NOBODY, nobody, _NOBODY, nobody, None, age, "features_unavailable")
 
 
 def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation: Situation) -> tuple[str, Policy]:

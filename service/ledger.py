@@ -60,7 +60,8 @@ class Appended(NamedTuple):
 class View:
     """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
 
-    `facts` are those of all linked ids together; `household_version` is None for a player without a household.
+    `facts` are those of all linked ids together, `linked` the features that those ids had before; `household_version`
+    is None for a player without a household.
     """
 
     real_us: int
@@ -72,6 +73,7 @@ class View:
     seal: bytes | None
     record: bytes | None
     household_version: str | None = None
+    linked: Sequence[Mapping[bytes, bytes]] = ()
 
     @property
     def facts_version(self) -> str:
@@ -137,6 +139,10 @@ class Keys:
     def seen(self, name: str) -> str:
         """Key that remembers an event's or outcome's id."""
         return f"seen:{self.player} {name}"
+
+    def features_of(self, linked: str) -> bytes:
+        """Key of a linked id's features: player keys are of one length, and so are keys in Feast's format."""
+        return self.features.replace(self.player.encode(), linked.encode())
 
     def decision(self, decision_id: str) -> str:
         """Key of a decision's record."""
@@ -302,16 +308,22 @@ class RedisLedger:
         await self._store.call(WRITE_SECONDS, "croupier_settle", [Keys(linked, b"").facts], [])
 
     async def view(self, keys: Keys, decision_id: str) -> View:
-        """Read all that a decision looks at, in one call, and the household in a second.
+        """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
 
         Raises:
             Linked: The id turned out to be another player.
         """
-        names = view_names(keys, decision_id)
-        seen = viewed(await self._store.call(self._read_seconds, "croupier_view", names, []))
+        asked = view_names(keys, decision_id)
+        seen = viewed(await self._store.call(self._read_seconds, "croupier_view", asked, []))
+        if names := links.linked(seen.facts):
+            found = [await self._hash(keys.features_of(name)) for name in names]
+            seen = replace(seen, linked=[_pairs(one) for one in found])
         if (household := seen.household) is None:
             return seen
-        return seen.beside(_flat(await self._store.command(self._read_seconds, "HGETALL", household_key(household))))
+        return seen.beside(await self._hash(household_key(household)))
+
+    async def _hash(self, name: str | bytes) -> Sequence[bytes]:
+        return _flat(await self._store.command(self._read_seconds, "HGETALL", name))
 
     async def hold(
         self, household: str, version: str, decision_id: str, held: Reservation | None, outdated: Sequence[str] = ()

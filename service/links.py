@@ -55,6 +55,11 @@ def link(linked: str, at_us: int) -> Assertion:
     return Assertion(f"{LINK}{linked}", at_us, 0, "linked")
 
 
+def linked(raw: Mapping[bytes, bytes]) -> list[str]:
+    """Keys of the ids that are linked to a player."""
+    return [name.decode().removeprefix(LINK) for name in raw if name.startswith(LINK.encode())]
+
+
 def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     """A player's hash with the facts of all linked ids merged in; the very same hash where there are none."""
     mark = _UNDER.encode()

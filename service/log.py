@@ -76,7 +76,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`.
 
-    `churn_score` is None where none may be made; `harm_sources` are the levels that each source spoke for.
+    `churn_score` is None where none may be made; `harm_sources` are the levels that each source spoke for; `whole` are
+    the features with those of linked ids, which rules looked at, None where there were none.
     """
 
     features: bytes
@@ -91,6 +92,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     facts_version: str
     ledger_version: str
     harm_sources: dict[str, str] = {}
+    whole: bytes | None = None
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):

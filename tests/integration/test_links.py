@@ -145,6 +145,28 @@ def test_a_linked_id_belongs_to_the_variant_of_its_player(opened: Opened, worker
     run(story())
 
 
+def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker) -> None:
+    """One id made a deposit, the other none: the person is no newcomer; the model sees what it was trained on."""
+    deposited = {"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000}
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [one for one in adult_events(PLAYER) if one["type"] != "deposit"])
+            at = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+            position = await tell(client, [event("device-5", "login") | deposited | {"occurred_at": at}])
+            await asked(client, "device-5", after=position, dry_run=True)
+            before = await asked(client, PLAYER, dry_run=True)
+            position = await tell(client, [event(PLAYER, "identify", anonymous_id="device-5")])
+            after = await asked(client, PLAYER, after=position)
+            assert (before["stage"], after["stage"]) == ("never_deposited", "first_deposit")
+            assert after["features"]["values"]["deposit_count"] == 0
+            kept = log.loads(await app_of(client).state.desk.ledger.record(after["decision_id"]))
+            assert kept.seen.whole not in (None, kept.seen.features)
+
+    assert worker.consumer is not None
+    run(story())
+
+
 def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
     opened: Opened, worker: Worker, store: redis.Redis, house: House
 ) -> None:

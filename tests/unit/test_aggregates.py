@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from features import aggregates
-from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, update
+from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, together, update
 from features.events import EVENT, micros
 from features.moments import moment as aware
 from features.schema import (
@@ -119,6 +119,21 @@ def by_definition(feature: Any, rows: list[Activity], as_of: int) -> Any:
             return in_bucket(feature, rows, as_of) if moments else None
         case Kind.LATEST:
             return max((row.occurred_us, str(row.product)) for row in hit)[1] if hit else None
+
+
+@SETTINGS
+@given(ROWS, ROWS)
+def test_two_ids_of_one_person_together_are_one_player_who_did_it_all(
+    one: list[Activity], other: list[Activity]
+) -> None:
+    whole = update(empty(), [*one, *other])
+    for pair in ((one, other), (other, one)):
+        found = together(*(update(empty(), rows) for rows in pair))
+        for feature, value, wanted in zip(STORED, found, whole, strict=True):
+            if feature.kind is Kind.DECAYED:
+                assert (value or 0.0) == pytest.approx(wanted or 0.0, rel=1e-9, abs=1e-280), feature.name
+            else:
+                assert value == wanted, feature.name
 
 
 @SETTINGS
