@@ -24,8 +24,9 @@ from features.schema import CHANNELS
 from models.actions import SLOTS, Catalogue, load_catalogue
 from service import caps, facts, harm, mask, packs
 from service.app import catalogue_path
+from service.behaviour import read_behaviour
 from service.caps import Asking
-from service.decide import DecisionRequest, Table, own_id, player_keys, read_behaviour, situate
+from service.decide import DecisionRequest, own_id, situate
 from service.experiment import variant
 from service.law import Law
 from service.layout import Candidates, Layout
@@ -33,6 +34,7 @@ from service.ledger import NO_DECISION, Linked, View, household_key, view_names,
 from service.packs import Pack, Rulebook, load_rulebook, rulebook_path
 from service.rule import RuleBase
 from service.rules import JurisdictionScope, TimeWindow
+from service.table import Table, player_keys
 
 _STALE_DAYS: Final = 180
 _SOON: Final = timedelta(days=60)

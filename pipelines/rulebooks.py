@@ -23,10 +23,10 @@ from pipelines.ingest import serving_plan
 from pipelines.officer import RulesRefused, lint
 from pipelines.promotion import alone, serve, user
 from service.app import catalogue_path
-from service.decide import Table
 from service.law import Law
 from service.layout import Layout
 from service.packs import Bound, Rulebook, load_rulebook, rulebook_path
+from service.table import Table
 
 _HISTORY: Final = "croupier:promotions:rules"
 

@@ -26,12 +26,12 @@ from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
 from service import api
-from service.decide import Table
 from service.door import Desk
 from service.law import Law
 from service.layout import Layout
 from service.ledger import RedisLedger
 from service.packs import Rulebook, load_rulebook, rulebook_path
+from service.table import Table
 
 POLL_SECONDS = 0.2
 """A promotion or rollback waits for every process to look; two small reads a look."""

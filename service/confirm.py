@@ -13,11 +13,13 @@ import msgspec
 from models.actions import PROMOTIONAL, Window
 from service import caps, facts, log, mask
 from service.answer import when
+from service.behaviour import read_behaviour
 from service.caps import Asking, Reservation
-from service.decide import ATTEMPTS, Contended, DecisionRequest, Table, player_keys, read_behaviour, situate
+from service.decide import ATTEMPTS, Contended, DecisionRequest, situate
 from service.know import Refused
 from service.ledger import RedisLedger, View
 from service.log import Record, Sent
+from service.table import Table, player_keys
 
 SEND_WITHIN_SECONDS: Final = 60
 _SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000

@@ -12,8 +12,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
@@ -24,28 +23,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
-from features.aggregates import empty, encode, forward, together
 from features.events import Brand, Channel, Id, Word
-from features.plan import PlanError, ReadPlan
 from features.store import House, StoreError
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
-from models.context import CHURN, context
+from models.context import context
 from models.policy import Policy, draw, uniform_number
-from models.scorer import Scorer
 from service import caps, facts, harm, inputs, log, mask
+from service.behaviour import Behaviour, read_behaviour
 from service.caps import Asking, Held, Reservation
 from service.experiment import bucket, variant
 from service.facts import Facts
 from service.inputs import Contact
-from service.law import Law, Verdict
+from service.law import Verdict
 from service.layout import Candidates, Layout
 from service.ledger import Booking, Keys, RedisLedger, View
 from service.log import Choice, PutOff, Record, Seen, Sent, Versions
 from service.mask import Asked, Situation
-from service.packs import Rulebook
+from service.table import Table, player_keys
 
 ATTEMPTS: Final = 3
-_NOBODY: Final = encode(empty())
 Position = Annotated[str, Field(pattern=r"^p\d{3}:\d{1,20}-\d{1,20}$")]
 
 
@@ -85,68 +81,6 @@ class DecisionRequest(BaseModel):
     def digest(self) -> bytes:
         """Sixteen bytes that stand for the body."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).digest()
-
-
-@dataclass(frozen=True)
-class Table:
-    """All that a decision needs besides the player: one immutable set, swapped whole.
-
-    Attributes:
-        house: Clock, secret and partitions.
-        plan: How features are read; None until definitions were applied.
-        law: The rulebook, compiled for the catalogue.
-        policies: Policy of each variant; `priority` serves purposes that no policy draws.
-        churn: The churn model, None while none is promoted.
-        lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
-    """
-
-    house: House
-    plan: ReadPlan | None
-    law: Law
-    policies: Mapping[str, Policy]
-    churn: Scorer | None
-    lawful: bool = True
-
-    @cached_property
-    def reasons(self) -> Mapping[str, mask.Reason]:
-        """Every reason that the rulebook can give, by id."""
-        return mask.reasons(self.book)
-
-    @property
-    def layout(self) -> Layout:
-        """The catalogue as sets of candidates."""
-        return self.law.layout
-
-    @property
-    def book(self) -> Rulebook:
-        """The rulebook."""
-        return self.law.book
-
-    def barred(self, now_us: int) -> dict[str, list[str]]:
-        """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
-        found = self.book.barred(self.seen_by(self.policies["policy"]), now_us)
-        return {place: list(readings) for place, readings in found.items()}
-
-    def seen_by(self, policy: Policy) -> tuple[str, ...]:
-        """All that a policy chooses by: its readings, and what the churn score among them rests on."""
-        churn = self.churn.bundle.features if self.churn and CHURN in policy.readings else ()
-        return (*policy.readings, *churn)
-
-
-class Behaviour(NamedTuple):
-    """Features as they were read: stored values, the vector at now, their moments, and what is wrong with them.
-
-    `whole` are the stored values with those of linked ids, and `strictest` is their vector: rules look at these, policy
-    and churn model at the player's own, as they were trained.
-    """
-
-    stored: NDArray[np.float64]
-    vector: NDArray[np.float64]
-    whole: NDArray[np.float64]
-    strictest: NDArray[np.float64]
-    as_of_us: int | None
-    age_seconds: float | None
-    trouble: str | None
 
 
 class Decision(NamedTuple):
@@ -281,11 +215,6 @@ async def _read(ledger: RedisLedger, keys: Keys, name: str) -> View:
         return await ledger.view(keys, name)
     except StoreError as error:
         raise Unread(str(error)) from error
-
-
-def player_keys(table: Table, player: str) -> Keys:
-    """Keys of a player, with the one that Feast's format gives the features."""
-    return Keys(player, table.plan.key(player) if table.plan else b"features:" + player.encode())
 
 
 def _booking(decision: Decision) -> Booking:
@@ -494,30 +423,6 @@ def situate(
 def windows_of(known: Facts, now_us: int) -> tuple[Window, ...]:
     """Sending window of each timing slot; in UTC where the zone is unknown (rules then deny what is promotional)."""
     return tuple(send_window(slot, now_us, known.time_zone or "UTC") for slot in SLOTS)
-
-
-def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:
-    """Features of a view brought forward to now; trouble is named, and the vector is then that of nobody."""
-    if plan is None or view.watermark_us is None:
-        return _unread(now_us, None)
-    age = max(0.0, (view.real_us - view.watermark_us) / schema.MICROS)
-    try:
-        row = plan.decode([view.features.get(name) for name in plan.fields])
-        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in view.linked]
-    except PlanError:
-        return _unread(now_us, age)
-    stored = encode(row.values)
-    trouble = "features_stale" if age > max(schema.MAX_AGE_SECONDS.values()) else None
-    as_of = stored[0]
-    vector = forward(stored, now_us)
-    whole = encode(reduce(together, others, row.values)) if others else stored
-    strictest = forward(whole, now_us) if others else vector
-    return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
-
-
-def _unread(now_us: int, age: float | None) -> Behaviour:
-    nobody = forward(_NOBODY, now_us)
-    return Behaviour(_NOBODY, nobody, _NOBODY, nobody, None, age, "features_unavailable")
 
 
 def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation: Situation) -> tuple[str, Policy]:

@@ -19,9 +19,10 @@ from features.events import AnyEvent
 from features.store import StoreError
 from models.scorer import Scorer
 from service.confirm import Revoked
-from service.decide import Contended, RequestReused, Table
+from service.decide import Contended, RequestReused
 from service.know import Refused
 from service.ledger import RedisLedger
+from service.table import Table
 
 BODY_BYTES: Final = 256 * 1024
 _LOG: Final = structlog.get_logger()

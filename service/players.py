@@ -11,12 +11,14 @@ from features.events import ID_PATTERN, is_id
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.actions import NO_CONTACT
 from service import answer, facts, harm, log
-from service.decide import Behaviour, DecisionRequest, Table, own_id, player_keys, read_behaviour, situate
+from service.behaviour import Behaviour, read_behaviour
+from service.decide import DecisionRequest, own_id, situate
 from service.door import Answer, At, Desk, ProblemError, add_route, respond
 from service.experiment import variant
 from service.ledger import NO_DECISION, View
 from service.log import Record
 from service.mask import Situation
+from service.table import Table, player_keys
 from service.why import named
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
