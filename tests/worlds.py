@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Self
@@ -29,13 +30,16 @@ from pipelines.lake import Lake, reach
 from service import api
 from service.app import Settings, catalogue_path, lifespan
 from service.experiment import variant
+from service.harm import HarmSettings
 from service.ledger import Keys, decision_key
 from service.packs import load_rulebook, rulebook_path
 
 PATIENCE: Final = 60.0
 PROCESSES: Final = multiprocessing.get_context("forkserver")
 """Starts processes from one that has imported everything: a killed one is replaced within a moment."""
-PROCESSES.set_forkserver_preload(["duckdb", "httpx", "uvicorn", "pipelines.worker", "service.app"])
+PROCESSES.set_forkserver_preload(
+    ["duckdb", "httpx", "pytest", "uvicorn", "pipelines.learner", "pipelines.worker", "service.app"]
+)
 
 
 class World:
@@ -93,7 +97,11 @@ class World:
         """A new owner of the partitions, whoever held them before having run out."""
         for key in self.client.scan_iter("lease:*"):
             self.client.hset(key, "until", "0")
-        return Consumer(self.client, self._plan, load_rulebook(rulebook_path()).harm, step)
+        return self.consumer_beside(step)
+
+    def consumer_beside(self, step: Step = onward) -> Consumer:
+        """One more consumer, beside whoever holds the partitions."""
+        return Consumer(self.client, self._plan, harm_settings(), step)
 
     def apply(self) -> None:
         """Bring features up to what was logged."""
@@ -124,6 +132,12 @@ class World:
         """Reservations of a player by decision, as the store holds them."""
         held: Any = self.client.hgetall(Keys(self.house.player_key(player), b"").ledger)
         return {name.decode(): entry.decode() for name, entry in held.items() if name != b"v"}
+
+
+@cache
+def harm_settings() -> HarmSettings:
+    """What counts as a sign of harm; read once, for reading it takes longer than most faults."""
+    return load_rulebook(rulebook_path()).harm
 
 
 def rows(lake: Path, table: str, columns: str) -> list[tuple[Any, ...]]:
