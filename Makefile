@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test install lint format types lock bench mutate clean
+.PHONY: up test install lint format types lock bench faults mutate clean
 
 up: install
 	$(BIN)/croupier up
@@ -39,6 +39,10 @@ format: install
 bench: install
 	$(BIN)/croupier bench decide
 	$(BIN)/croupier bench rules
+
+# Kills every process at every step and every call to the store, fails the store in every way; tells the times seen.
+faults: install
+	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
 
 # Changes the rules' code in every way a library can think of, and sees that a test notices; an hour or so.
 mutate: install

@@ -26,10 +26,12 @@ class Fault(NamedTuple):
 
 def name_of(command: list[bytes]) -> str:
     """A call by its name: the function, or the command and what kind of key it is about."""
-    words = [word.decode(errors="replace") for word in command[:2]]
-    if words[0] == "FCALL":
-        return words[1]
-    return " ".join([words[0], *(word.partition(":")[0] for word in words[1:])])
+    verb, *rest = command[:2]
+    if verb == b"FCALL":
+        return rest[0].decode()
+    # A key of Feast's is no text.
+    kind = [word.partition(b":")[0].decode() for word in rest if word.isascii() and b"\0" not in word]
+    return " ".join([verb.decode(), *kind])
 
 
 def _packed(command: list[bytes]) -> bytes:
