@@ -16,12 +16,13 @@ OWN = ("GET croupier", "SET croupier", "SADD croupier", "DEL croupier")
 
 
 class Fault(NamedTuple):
-    """What happens at the next call of a name: `act` is run, then the connection is cut, hangs for good or goes on."""
+    """What happens at the nth call of a name: `act` is run, then the connection is cut, hangs for good or goes on."""
 
     call: str
     moment: Moment
     then: Literal["cut", "hang", "go on"] = "cut"
     act: Callable[[], object] = int
+    nth: int = 1
 
 
 def name_of(command: list[bytes]) -> str:
@@ -43,7 +44,7 @@ class Between:
     """Listens on a path of its own and passes commands on to the store, one by one.
 
     Attributes:
-        calls: Names of the calls seen, but for what a serving process asks by itself.
+        calls: Names of the calls seen.
         delay: Seconds by which each reply is late.
         fault: What the next call of its name meets, once.
     """
@@ -108,8 +109,7 @@ class Between:
         writer: asyncio.StreamWriter,
     ) -> bool:
         name = name_of(command)
-        if name not in OWN:
-            self.calls.append(name)
+        self.calls.append(name)
         if await self._fails(name, "before"):
             return False
         back.write(_packed(command))
@@ -125,7 +125,9 @@ class Between:
         fault = self.fault
         if fault is None or (fault.call, fault.moment) != (name, moment):
             return False
-        self.fault = None
+        self.fault = fault._replace(nth=fault.nth - 1) if fault.nth > 1 else None
+        if self.fault is not None:
+            return False
         fault.act()
         if fault.then == "hang":
             await asyncio.Event().wait()
