@@ -28,6 +28,8 @@ from service.harm import HarmSettings
 MOMENTS: tuple[Moment, Moment] = ("before", "after")
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
 """Whether everything is killed everywhere (`make faults`), or one of each kind where it matters most."""
+RISKY = ("advance", "close", "name parquet", "name json", "trim")
+"""Steps before which something was done that the next ones have to know of."""
 CHANNELS = ["email", "in_app", "push"]
 HARMFUL: list[dict[str, Any]] = [
     *({"type": "deposit", "status": "declined", "method": "card", "amount_minor": 1} for _ in range(4)),
@@ -142,7 +144,7 @@ def test_a_worker_killed_at_any_step_leaves_everything_once(world: World, round_
     assert {"write parquet", "name parquet", "write json", "name json"} <= set(steps)
     round_.holds()
     for at, step in enumerate(steps, 1):
-        if not THOROUGH and step in steps[: at - 1]:
+        if not THOROUGH and (step not in RISKY or step in steps[: at - 1]):
             continue
         round_.load()
         file.write_text("")
