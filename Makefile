@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test install lint format types lock bench ledger mutate clean
+.PHONY: up test install lint format types lock bench ledger faults mutate clean
 
 up: install
 	$(BIN)/croupier up
@@ -43,6 +43,10 @@ bench: install
 # Everything callers may do to the ledger at once, a thousand stories of fifty steps; a quarter of an hour.
 ledger: install
 	CROUPIER_EXAMPLES=1000 $(BIN)/pytest tests/property/test_ledger.py
+
+# Kills every process at every step and every call to the store, fails the store in every way; tells the times seen.
+faults: install
+	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
 
 # Changes the rules' code in every way a library can think of, and sees that a test notices; an hour or so.
 mutate: install

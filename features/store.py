@@ -37,7 +37,7 @@ _HOUSE: Final = "croupier:house"
 
 
 class StoreError(Exception):
-    """The store cannot serve: it is unreachable, late, or holds another house than the one asked for."""
+    """The store cannot serve: it is unreachable, late, full, or holds another house than the one asked for."""
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
@@ -328,6 +328,11 @@ def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:
     return [msgspec.json.decode(report).get(kind) for report in reports.values() if report]
 
 
+def _unable(error: redis.ResponseError) -> bool:
+    """Whether the store says of itself that it cannot serve now: out of memory, read only, or its disk refuses."""
+    return isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or str(error).startswith("MISCONF")
+
+
 class Store:
     """The store as the serving process calls it: some connections, and a deadline on each call.
 
@@ -347,6 +352,10 @@ class Store:
                     return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
             except (TimeoutError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 raise StoreError(f"the store did not answer {parts[0]} in time") from error
+            except redis.ResponseError as error:
+                if _unable(error):
+                    raise StoreError(f"the store cannot take {parts[0]}: {error}") from error
+                raise
 
     async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
         """Call a store function; raises StoreError if the store is down or late."""

@@ -8,12 +8,14 @@ end
 
 -- KEYS: lease. ARGV: owner, microseconds to hold it, and the watermark of one who holds it already ('' for none):
 -- the moment before the owner last read the log to its end and applied it. A new owner gets a higher epoch, which
--- fences the old one. Returns epoch and cursor, or 0 while another owner holds the partition.
+-- fences the old one. A lease that runs longer than any is given was given by a clock that has been set back since:
+-- whoever holds it renews it within a second, and one who died must not hold it until the clock is there again.
+-- Returns epoch and cursor, or 0 while another owner holds the partition.
 local function lease(keys, args)
   local owner, till = unpack(redis.call('HMGET', keys[1], 'owner', 'until'))
   local now = real_us()
   if owner ~= args[1] then
-    if owner and tonumber(till) > now then return 0 end
+    if owner and tonumber(till) > now and tonumber(till) <= now + tonumber(args[2]) then return 0 end
     redis.call('HINCRBY', keys[1], 'epoch', 1)
   elseif args[3] and args[3] ~= '' then
     redis.call('HSET', keys[1], 'watermark', args[3])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
@@ -36,6 +36,14 @@ _RECENT_DAYS: Final = 32
 """Days whose signs may still hold."""
 _TELLING: Final = frozenset({"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set"})
 """Activity that can be a sign of harm."""
+
+
+Step = Callable[[str], None]
+"""Called with the name of what a loop does next: where tests end a process."""
+
+
+def onward(_: str) -> None:
+    """The step of a loop that nobody watches."""
 
 
 class Owned(NamedTuple):
@@ -91,7 +99,7 @@ def serving_plan(client: redis.Redis) -> ReadPlan | None:
 
 
 class Consumer:
-    """Holds partitions and keeps their features current.
+    """Holds partitions and keeps their features current. `step` is called before every step with its name.
 
     Attributes:
         settings: What counts as a sign of harm.
@@ -99,8 +107,9 @@ class Consumer:
         applied: Entries turned into features since the start.
     """
 
-    def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings) -> None:
+    def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings, step: Step = onward) -> None:
         self._client = client
+        self._step = step
         self._house = open_house(client)
         self._plan = plan
         self.settings = settings
@@ -111,6 +120,7 @@ class Consumer:
 
     def renew(self) -> None:
         """Hold every partition that is free or ours for some seconds more, and move the watermarks of ours."""
+        self._step("renew")
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             watermark = str(self._current_us.get(partition, ""))
@@ -143,6 +153,7 @@ class Consumer:
 
     def release(self) -> None:
         """Give all partitions back at once."""
+        self._step("release")
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
             pipe.fcall("croupier_release", 1, _lease(partition), self._owner)
@@ -154,6 +165,7 @@ class Consumer:
         """Apply what is new, waiting up to `block_ms` for it; returns the number of entries."""
         if not self.owned:
             return 0
+        self._step("read")
         read_us = real_now_us(self._client)
         streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
         most = BATCH // len(self.owned) + 1
@@ -174,6 +186,7 @@ class Consumer:
 
     def _apply(self, batches: Mapping[int, list[Logged]]) -> set[int]:
         """Update the players of some batches; returns the partitions that turned out to be lost."""
+        self._step("fetch")
         rows = _rows(entry for entries in batches.values() for entry in entries)
         players = list(rows)
         pipe = self._client.pipeline(transaction=False)
@@ -184,6 +197,7 @@ class Consumer:
         written: list[int | _Told] = []
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
             written += self._write(pipe, player, features, known, rows[player])
+        self._step("apply")
         replies = list(zip(written, pipe.execute(), strict=True))
         self._tell_players([told for told, reply in replies if isinstance(told, _Told) and reply == -1])
         return {partition for partition, reply in replies if isinstance(partition, int) and reply == 0}
@@ -258,6 +272,7 @@ class Consumer:
         return found
 
     def _advance(self, cursors: Mapping[int, str]) -> None:
+        self._step("advance")
         pipe = self._client.pipeline(transaction=False)
         for partition, cursor in cursors.items():
             watermark = str(self._current_us.get(partition, ""))

@@ -3,15 +3,19 @@
 A flush covers everything between two stream ids, over all partitions: the later boundary is closed in the
 store first, so that nothing can be appended behind it. The boundaries name the files, and `_position.json`
 says how far the lake reaches; a flush that died is done again with the same boundaries and the same names.
+Boundaries only ever grow: where the store's clock was set back, the next lies behind the last entry.
 
     lake/events/day=2020-03-02/1583107200000-1583107215000.parquet      (day: when it became known, house time)
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -23,7 +27,7 @@ import redis
 from features.aggregates import local_parts
 from features.events import moment
 from features.store import PARTITIONS, order, position, real_now_us, tag
-from pipelines.ingest import Logged, logged
+from pipelines.ingest import Logged, Step, logged, onward
 from service import log
 from service.log import Record
 
@@ -120,29 +124,56 @@ def reach(folder: Path) -> Reach:
 
 
 class Lake:
-    """Writes the log of all partitions to a folder of Parquet files."""
+    """Writes the log of all partitions to a folder of Parquet files. `step` is called before every step."""
 
-    def __init__(self, client: redis.Redis, folder: Path) -> None:
+    def __init__(self, client: redis.Redis, folder: Path, step: Step = onward) -> None:
         self._client = client
+        self._step = step
         self._folder = folder
         self._file = folder / _POSITION
         folder.mkdir(parents=True, exist_ok=True)
         self.reach = reach(folder)
 
     def flush(self) -> int:
-        """Write all that was logged until now; returns the number of entries written."""
+        """Write all that was logged until now; returns the number of entries written.
+
+        A lease can run out under a flush that takes long, so the folder is locked too: a second writer does nothing.
+
+        Raises:
+            OSError: The folder cannot be written; the log is kept, and the same flush can be done again.
+        """
+        with _alone(self._folder) as alone:
+            if not alone:
+                return 0
+            self.reach = reach(self._folder)
+            return self._flush()
+
+    def _flush(self) -> int:
         if self.reach.pending is None:
-            self.reach.pending = real_now_us(self._client) // 1_000
+            self._step("begin")
+            self.reach.pending = self._boundary()
             self._save()
         first, last = self.reach.flushed, self.reach.pending
+        self._step("close")
         self._close(f"{last}-0")
+        self._step("gather")
         tables, heads, count = self._tables(f"({first}-0", f"{last}-0")
         for (table, day), rows in tables.items():
             self._write(table, day, f"{first}-{last}", rows)
         self.reach = Reach(flushed=last, heads=heads)
         self._save()
+        self._step("trim")
         self._trim()
         return count
+
+    def _boundary(self) -> int:
+        """Milliseconds that every entry until now lies before: the clock's, unless it was set back."""
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipe.xinfo_stream(f"log:{tag(partition)}")
+        told = [one for one in pipe.execute(raise_on_error=False) if isinstance(one, dict)]
+        last = max((order(one["last-generated-id"].decode())[0] for one in told), default=0)
+        return max(real_now_us(self._client) // 1_000, last + 1, self.reach.flushed + 1)
 
     def _close(self, boundary: str) -> None:
         pipe = self._client.pipeline(transaction=False)
@@ -173,14 +204,25 @@ class Lake:
     def _write(self, table: str, day: str, name: str, rows: list[dict[str, Any]]) -> None:
         folder = self._folder / table / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".{name}.tmp"
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]), unfinished, compression="zstd")
-        unfinished.replace(folder / f"{name}.parquet")
+        content = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+        self._put(folder / f"{name}.parquet", lambda file: pq.write_table(content, file, compression="zstd"))
 
     def _save(self) -> None:
-        unfinished = self._file.with_suffix(".tmp")
-        unfinished.write_bytes(msgspec.json.encode(self.reach))
-        unfinished.replace(self._file)
+        self._put(self._file, lambda file: file.write_bytes(msgspec.json.encode(self.reach)))
+
+    def _put(self, file: Path, write: Callable[[Path], object]) -> None:
+        """Write a file that is seen whole or not at all, and is on disk before anything rests on it."""
+        unfinished = file.with_name(f".{file.stem}.tmp")
+        self._step(f"write {file.suffix[1:]}")
+        try:
+            write(unfinished)
+            _sync(unfinished)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # half a file only takes room
+            raise
+        self._step(f"name {file.suffix[1:]}")
+        unfinished.replace(file)
+        _sync(file.parent)
 
     def _trim(self) -> None:
         """Drop what both lake and features have; the slower of the two decides."""
@@ -192,6 +234,30 @@ class Lake:
             kept = min(order(cursor), (self.reach.flushed, 0))
             pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
         pipe.execute()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether this is the only writer of a folder while the body runs; a process that ends lets go."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(held)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
 
 
 def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:

@@ -15,7 +15,7 @@ import structlog
 from features.store import StoreError, bundle_key, connect, order, pointer_key, tag
 from models.files import CatalogueError
 from pipelines.courier import Courier
-from pipelines.ingest import Consumer, serving_plan
+from pipelines.ingest import Consumer, Step, onward, serving_plan
 from pipelines.lake import LEASE, Lake, reach
 from pipelines.schedule import Scheduler
 from pipelines.webhooks import Webhooks
@@ -30,21 +30,30 @@ _LOG: Final = structlog.get_logger()
 
 
 class Worker:
-    """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again."""
+    """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again.
+
+    `step` is called before every step of the consumer and of the lake with its name.
+    """
 
     def __init__(
-        self, url: str, lake: Path, scheduler: Scheduler | None = None, webhooks: Webhooks | None = None
+        self,
+        url: str,
+        lake: Path,
+        scheduler: Scheduler | None = None,
+        webhooks: Webhooks | None = None,
+        step: Step = onward,
     ) -> None:
         self._client, self._lake_client = connect(url), connect(url)
         plan = serving_plan(self._client)
         if plan is None:
             raise StoreError("feature definitions were not applied yet: run `croupier up` once")
         self._rules = b""
-        self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm)
+        self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm, step)
         self._lake = lake
         self._scheduler = scheduler
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
         self._courier = None if webhooks is None else Courier(url, webhooks, lambda: tuple(self.consumer.owned))
+        self._step = step
         self._owner = secrets.token_hex(8)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -142,10 +151,18 @@ class Worker:
         return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
 
     def _flush(self) -> None:
-        """Flush if this worker holds the lake, or can take it: one writer at a time."""
+        """Flush if this worker holds the lake, or can take it: one writer at a time.
+
+        A lake that cannot be written, as when its disk is full, must not hold up features: the log keeps what the lake
+        misses, and the next flush tries again.
+        """
         if self._lease() == 0:
             return
-        written = Lake(self._lake_client, self._lake).flush()
+        try:
+            written = Lake(self._lake_client, self._lake, self._step).flush()
+        except OSError as error:
+            _LOG.error("lake", trouble=f"it cannot be written: {error}", kept="the log keeps what it misses")
+            return
         if written:
             _LOG.info("flushed", entries=written)
 

@@ -1,0 +1,246 @@
+"""The store fails while callers wait: each gets the answer that is safe, and what was acknowledged stays, once."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from between import Between, Fault, Moment
+from worlds import Caller, Serving, World, players, timed, until
+
+from features.plan import ReadPlan
+from features.store import order
+from service.ledger import Keys
+
+ASKS = 30
+
+
+@pytest.fixture
+def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
+    with World(tmp_path, plan) as made:
+        yield made
+
+
+@pytest.fixture
+def between(world: World, tmp_path: Path) -> Iterator[Between]:
+    with Between(tmp_path / "between.sock", world.store) as made:
+        yield made
+
+
+@pytest.fixture
+def serving(between: Between, tmp_path: Path) -> Iterator[Serving]:
+    with Serving(between.url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def caller(serving: Serving) -> Iterator[Caller]:
+    with Caller(serving.socket) as made:
+        yield made
+
+
+@pytest.fixture
+def player(world: World, caller: Caller) -> str:
+    """A player of whom everything is known, features too."""
+    (name,) = players("p")
+    caller.welcome(name)
+    world.apply()
+    return name
+
+
+def left_alone(answer: httpx.Response) -> None:
+    """Nothing was drawn, nothing recorded, and the answer says so."""
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["action"], told["recorded"], told["propensity"]) == ("NO_CONTACT", False, None)
+    assert "store_unavailable" in [one["rule"] for one in told["exclusions"]]
+
+
+def put_off(answer: httpx.Response) -> None:
+    """To be asked again under the same id."""
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def writes(caller: Caller, player: str, decision: str) -> list[tuple[str, Callable[[], httpx.Response]]]:
+    return [
+        ("event", lambda: caller.event(player)),
+        ("outcome", lambda: caller.outcome(decision)),
+        ("confirm", lambda: caller.confirm(decision)),
+    ]
+
+
+def goes_on(world: World, caller: Caller, player: str) -> None:
+    """Everything can be done again, by the processes that were there, and all that was promised is kept."""
+    until(lambda: caller.event(player).status_code == 200)
+    (other,) = players("q")
+    caller.welcome(other)
+    world.apply()
+    decision = caller.contact(other, channels=["email", "in_app", "push"])
+    until(lambda: caller.confirm(decision).status_code == 200)
+    assert caller.outcome(decision).status_code == 200
+    world.keeps(caller)
+
+
+def decided(caller: Caller, player: str, asked: dict[str, Any]) -> httpx.Response:
+    """The recorded answer to a request, however often it takes: the deadline holds on a busy machine too."""
+    answers: list[httpx.Response] = []
+
+    def recorded() -> bool:
+        answers.append(caller.ask(player, **asked))
+        return answers[-1].status_code == 200 and bool(answers[-1].json()["recorded"])
+
+    until(recorded)
+    return answers[-1]
+
+
+def test_refused_by_the_store_a_decision_leaves_alone_and_writes_are_put_off(
+    world: World, caller: Caller, player: str
+) -> None:
+    decision = caller.contact(player)
+    world.server.stop()
+    for answer in timed("refused, decision", [lambda: caller.ask(player)] * ASKS):
+        left_alone(answer)
+    for word, write in writes(caller, player, decision):
+        for answer in timed(f"refused, {word}", [write] * ASKS):
+            put_off(answer)
+    world.restart()
+    goes_on(world, caller, player)
+
+
+def test_a_store_that_hangs_is_not_waited_for(world: World, caller: Caller, player: str) -> None:
+    decision = caller.contact(player)
+    world.server.process.send_signal(signal.SIGSTOP)
+    for answer in timed("hung before the read, decision", [lambda: caller.ask(player)] * ASKS):
+        left_alone(answer)
+    for word, write in writes(caller, player, decision):
+        for answer in timed(f"hung, {word}", [write] * 2):
+            put_off(answer)
+    world.server.process.send_signal(signal.SIGCONT)
+    goes_on(world, caller, player)
+
+
+def test_a_store_that_hangs_between_read_and_reservation_is_asked_again_under_the_same_id(
+    world: World, between: Between, caller: Caller, player: str
+) -> None:
+    """The store is stopped at the reserving call itself; it takes it when it goes on, the caller long gone."""
+    asked = {"request_id": "once", "channels": ["email", "in_app"]}
+
+    def stop() -> None:
+        os.kill(world.server.process.pid, signal.SIGSTOP)
+
+    between.fault = Fault("croupier_reserve", "before", "go on", stop)
+    (answer,) = timed("hung before the reservation", [lambda: caller.unless_left_alone(player, **asked)])
+    put_off(answer)
+    world.server.process.send_signal(signal.SIGCONT)
+    first = decided(caller, player, asked)
+    assert decided(caller, player, asked).content == first.content
+    goes_on(world, caller, player)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_without_an_answer_to_the_reservation_a_retry_gets_the_one_decision_that_there_is(
+    world: World, between: Between, caller: Caller, player: str, moment: Moment
+) -> None:
+    asked = {"request_id": "once", "channels": ["email", "in_app"]}
+    between.fault = Fault("croupier_reserve", moment, "hang")
+    put_off(caller.unless_left_alone(player, **asked))
+    held = world.ledger(player)
+    decided(caller, player, asked)
+    if moment == "after":
+        assert world.ledger(player) == held, "asked twice, reserved twice"
+    goes_on(world, caller, player)
+
+
+@pytest.mark.parametrize("milliseconds", [5, 20, 60])
+def test_a_slow_store_is_waited_for_within_the_deadline_and_no_longer(
+    world: World, between: Between, caller: Caller, player: str, milliseconds: int
+) -> None:
+    between.delay = milliseconds / 1_000
+    answers = timed(f"slow by {milliseconds} ms, decision", [lambda: caller.ask(player)] * ASKS)
+    for answer in answers:
+        if answer.status_code == 503:
+            put_off(answer)
+        elif not answer.json()["recorded"]:
+            left_alone(answer)
+    if milliseconds > 25:
+        assert not [answer for answer in answers if answer.json()["recorded"]]
+    for answer in timed(f"slow by {milliseconds} ms, event", [lambda: caller.event(player)] * ASKS):
+        assert answer.status_code in {200, 503}
+    between.delay = 0
+    goes_on(world, caller, player)
+
+
+def test_out_of_memory_the_store_reads_on_and_every_write_is_put_off_whole(
+    world: World, caller: Caller, player: str
+) -> None:
+    decision = caller.contact(player)
+    held = everything(world)
+    world.client.config_set("maxmemory", 1)
+    answers = timed("out of memory, decision", [lambda: caller.ask(player)] * ASKS)
+    assert 503 in {answer.status_code for answer in answers}
+    for answer in answers:
+        (put_off if answer.status_code == 503 else left_alone)(answer)
+    for word, write in writes(caller, player, decision):
+        for answer in timed(f"out of memory, {word}", [write] * ASKS):
+            put_off(answer)
+    assert caller.get(f"/v1/decisions/{decision}").status_code == 200
+    assert caller.get("/readyz").status_code == 200
+    world.client.config_set("maxmemory", 0)
+    assert everything(world) == held
+    goes_on(world, caller, player)
+
+
+def test_a_write_that_begins_in_the_last_memory_is_done_whole(world: World, caller: Caller, player: str) -> None:
+    """Memory runs out somewhere inside a call: what is acknowledged has its facts, its id and its place in the log."""
+    used: Any = world.client.info("memory")
+    world.client.config_set("maxmemory", used["used_memory"] + 64 * 1024)
+    taken: list[str] = []
+    for number in range(5_000):
+        name = f"full-{number}"
+        answer = caller.event(player, event_id=name, type="consent_changed", channel="sms", granted=number % 2 == 0)
+        if answer.status_code != 200:
+            put_off(answer)
+            break
+        taken.append(name)
+    assert answer.status_code == 503
+    assert taken
+    log: Any = world.client.xrange(f"log:{caller_slot(world, player)}")
+    world.client.config_set("maxmemory", 0)
+    keys = Keys(world.house.player_key(player), b"")
+    for name in taken:
+        place: Any = world.client.get(keys.seen(name))
+        assert place is not None, name
+        assert place[8:] in [stream_id for stream_id, _ in log], name
+    assert not world.client.exists(keys.seen(f"full-{len(taken)}"))
+    assert len({order(stream_id.decode()) for stream_id, _ in log}) == len(log)
+    fact: Any = world.client.hget(keys.facts, "consent:main:sms")
+    assert fact is not None
+    goes_on(world, caller, player)
+
+
+def caller_slot(world: World, player: str) -> str:
+    return world.house.player_key(player)[:6]
+
+
+def everything(world: World) -> dict[bytes, bytes]:
+    """All that the store holds, but for what serving processes report of themselves."""
+    keys: Any = world.client.keys("*")
+    return {key: world.client.dump(key) for key in keys if not key.startswith(b"croupier:live")}  # type: ignore[misc]
+
+
+def test_killed_and_started_again_on_its_file_the_store_has_everything_and_everybody_goes_on(
+    world: World, caller: Caller, player: str
+) -> None:
+    decision = caller.contact(player, channels=["push"])
+    for _ in range(20):
+        caller.event(player)
+        caller.ask(player, channels=["email", "in_app"])
+    world.restart()
+    for answer in timed("after the restart, decision", [lambda: caller.ask(player)] * ASKS):
+        assert answer.status_code in {200, 503}
+    until(lambda: caller.confirm(decision).status_code == 200)
+    goes_on(world, caller, player)
