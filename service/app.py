@@ -40,6 +40,8 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
+WRITE_SECONDS = 0.1
+"""Deadline of every other call: a write that is on disk may take tens of milliseconds where disks or cores are busy."""
 KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
@@ -59,16 +61,22 @@ class Settings:
     rules: Path
     keys: Sequence[str] = ()
     read_seconds: float = READ_SECONDS
+    write_seconds: float = WRITE_SECONDS
 
     @classmethod
     def here(cls, store: str) -> Self:
-        """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS and _READ_SECONDS."""
+        """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS, _READ_SECONDS and _WRITE_SECONDS.
+
+        Who waits longer for reads waits as long for writes, unless told otherwise.
+        """
+        read_seconds = float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS))
         return cls(
             store=store,
             catalogue=catalogue_path(),
             rules=rulebook_path(),
             keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
-            read_seconds=float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS)),
+            read_seconds=read_seconds,
+            write_seconds=float(os.environ.get("CROUPIER_WRITE_SECONDS", max(WRITE_SECONDS, read_seconds))),
         )
 
 
@@ -192,7 +200,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         house = await store.house()
         table = new_table(house, where)
         await _keep(store, table)
-        desk = Desk(table, RedisLedger(store, house, where.read_seconds), frozenset(where.keys))
+        desk = Desk(table, RedisLedger(store, house, where.read_seconds, where.write_seconds), frozenset(where.keys))
         async with _watched(Watch(store, desk)):
             app.state.desk = desk
             yield

@@ -13,6 +13,7 @@ from features.aggregates import empty, encode, forward, together
 from features.plan import PlanError, ReadPlan
 from service.ledger import View
 
+_AHEAD_SECONDS: Final = 2.0
 _NOBODY: Final = encode(empty())
 
 
@@ -36,14 +37,17 @@ def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:
     """Features of a view brought forward to now; trouble is named, and the vector is then that of nobody."""
     if plan is None or view.watermark_us is None:
         return _unread(now_us, None)
-    age = max(0.0, (view.real_us - view.watermark_us) / schema.MICROS)
+    ahead = (view.watermark_us - view.real_us) / schema.MICROS
+    # A watermark of the future was set before the store's clock was set back: nothing says how old features are.
+    age = max(0.0, -ahead) if ahead <= _AHEAD_SECONDS else ahead
     try:
         row = plan.decode([view.features.get(name) for name in plan.fields])
         others = [plan.decode([one.get(name) for name in plan.fields]).values for one in view.linked]
     except PlanError:
         return _unread(now_us, age)
     stored = encode(row.values)
-    trouble = "features_stale" if age > max(schema.MAX_AGE_SECONDS.values()) else None
+    stale = age > max(schema.MAX_AGE_SECONDS.values()) or ahead > _AHEAD_SECONDS
+    trouble = "features_stale" if stale else None
     as_of = stored[0]
     vector = forward(stored, now_us)
     whole = encode(reduce(together, others, row.values)) if others else stored

@@ -15,7 +15,6 @@ from service.facts import Assertion, forbids
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
-WRITE_SECONDS: Final = 2.0
 HOPS: Final = 8
 """Links of ids that are followed at most."""
 SHARES: Final = 1_024
@@ -223,11 +222,12 @@ def appended(reply: Sequence[bytes]) -> list[Appended]:
 
 
 class RedisLedger:
-    """The ledger on a Redis-protocol store."""
+    """The ledger on a Redis-protocol store; a decision's read and all other calls have a deadline each."""
 
-    def __init__(self, store: Store, house: House, read_seconds: float) -> None:
+    def __init__(self, store: Store, house: House, read_seconds: float, write_seconds: float) -> None:
         self._store = store
         self._read_seconds = read_seconds
+        self._write_seconds = write_seconds
         self._house = house
         self._clock = clock_arguments(house)
 
@@ -246,7 +246,7 @@ class RedisLedger:
 
     async def home(self, player: str) -> str:
         """The player itself; raises Linked if it is held by another."""
-        to = await self._store.command(WRITE_SECONDS, "HGET", Keys(player, b"").facts, "to")
+        to = await self._store.command(self._write_seconds, "HGET", Keys(player, b"").facts, "to")
         if to is not None:
             raise Linked(to.decode())
         return player
@@ -274,17 +274,19 @@ class RedisLedger:
         """Where ids were linked to each other at the same moment, the greatest of them stays the player."""
         marks: dict[str, str] = {}
         while linked not in marks:
-            to = await self._store.command(WRITE_SECONDS, "HGET", Keys(linked, b"").facts, "to")
+            to = await self._store.command(self._write_seconds, "HGET", Keys(linked, b"").facts, "to")
             if to is None:
                 return
             marks[linked] = to.decode()
             linked = marks[linked].split(" ")[0]
         last = max(marks)
-        await self._store.call(WRITE_SECONDS, "croupier_thaw", [Keys(last, b"").facts], [marks[last]])
+        await self._store.call(self._write_seconds, "croupier_thaw", [Keys(last, b"").facts], [marks[last]])
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
         keys = Keys(linked, b"")
-        to, known, ledger = await self._store.call(WRITE_SECONDS, "croupier_freeze", [keys.facts, keys.ledger], mark)
+        to, known, ledger = await self._store.call(
+            self._write_seconds, "croupier_freeze", [keys.facts, keys.ledger], mark
+        )
         return to.decode(), _pairs(known), _pairs(ledger)
 
     async def _take_in(self, linked: str, player: str, hops: int) -> None:
@@ -300,12 +302,12 @@ class RedisLedger:
             arguments = [*self._clock, owner, name if owner == player else "", len(told)]
             arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
             names = [keys.facts, keys.ledger, keys.log, keys.budget]
-            reply = await self._store.call(WRITE_SECONDS, "croupier_adopt", names, arguments)
+            reply = await self._store.call(self._write_seconds, "croupier_adopt", names, arguments)
             if reply != 1:
                 raise Linked(reply.decode())
 
         await self.at_home(player, take, hops)
-        await self._store.call(WRITE_SECONDS, "croupier_settle", [Keys(linked, b"").facts], [])
+        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [])
 
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
@@ -331,16 +333,16 @@ class RedisLedger:
         """Hold a contact in the player's household if it stands as it was read; version "" for as it is."""
         entry = held._replace(charges=()).dumps() if held else ""
         arguments = [version, decision_id, entry, *outdated]
-        return bool(await self._store.call(WRITE_SECONDS, "croupier_hold", [household_key(household)], arguments))
+        return bool(await self._store.call(self._write_seconds, "croupier_hold", [household_key(household)], arguments))
 
     async def let_go(self, household: str, decision_id: str) -> None:
         """Free what is held in a household for a decision."""
-        await self._store.call(WRITE_SECONDS, "croupier_let_go", [household_key(household)], [decision_id])
+        await self._store.call(self._write_seconds, "croupier_let_go", [household_key(household)], [decision_id])
 
     async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
         """Bring the contacts of one who joins into a household."""
         pairs = [part for name, one in held.items() for part in (name, one.dumps())]
-        await self._store.call(WRITE_SECONDS, "croupier_join", [household_key(household)], pairs)
+        await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], pairs)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
@@ -372,7 +374,9 @@ class RedisLedger:
             *booking.outdated,
         ]
         names += [keys.budget, keys.expiry]
-        return cast("Sequence[bytes]", await self._store.call(WRITE_SECONDS, "croupier_reserve", names, arguments))
+        return cast(
+            "Sequence[bytes]", await self._store.call(self._write_seconds, "croupier_reserve", names, arguments)
+        )
 
     async def _granted(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
         """Bring a part of a budget into the partition; between the two calls it can get lost, never doubled."""
@@ -380,15 +384,17 @@ class RedisLedger:
         charged = dict(booking.reservation.charges if booking.reservation else ())[account]
         least = charged - left
         arguments = [whole, least, max(least, whole // SHARES), kept_seconds(self._house)]
-        granted = await self._store.call(WRITE_SECONDS, "croupier_grant", [f"croupier:budget:{account}"], arguments)
-        await self._store.call(WRITE_SECONDS, "croupier_credit", [keys.budget], [account, granted, *booking.over])
+        granted = await self._store.call(
+            self._write_seconds, "croupier_grant", [f"croupier:budget:{account}"], arguments
+        )
+        await self._store.call(self._write_seconds, "croupier_credit", [keys.budget], [account, granted, *booking.over])
         return bool(granted)
 
     async def confirm(self, keys: Keys, decision_id: str, view: View, send_us: int, body: bytes) -> tuple[str, int]:
         """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
         names = [keys.facts, keys.ledger, keys.log]
         arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]
-        status, at = await self._store.call(WRITE_SECONDS, "croupier_confirm", names, arguments)
+        status, at = await self._store.call(self._write_seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 
     async def append(self, keys: Keys, entry: Entry) -> Appended:
@@ -398,52 +404,52 @@ class RedisLedger:
             Linked: The id turned out to be another player.
         """
         names, arguments = ingest_command(self._house, keys, [entry])
-        done = appended(await self._store.call(WRITE_SECONDS, "croupier_ingest", names, arguments))[0]
+        done = appended(await self._store.call(self._write_seconds, "croupier_ingest", names, arguments))[0]
         if done.status == "linked":
             raise Linked(done.stream_id)
         return done
 
     async def seal(self, keys: Keys, fresh: bytes) -> bytes:
         """The player's key for personal fields; `fresh` becomes it if there was none."""
-        return bytes(await self._store.call(WRITE_SECONDS, "croupier_seal", [keys.seal], [fresh]))
+        return bytes(await self._store.call(self._write_seconds, "croupier_seal", [keys.seal], [fresh]))
 
     async def record(self, decision_id: str) -> bytes | None:
         """A decision's record while it is kept, else None."""
-        return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", decision_key(decision_id)))
+        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", decision_key(decision_id)))
 
     async def recent(self, keys: Keys) -> list[bytes]:
         """Records of the player's last decisions that are still kept, the latest first."""
-        named = await self._store.command(WRITE_SECONDS, "LRANGE", keys.recent, 0, -1)
+        named = await self._store.command(self._write_seconds, "LRANGE", keys.recent, 0, -1)
         if not named:
             return []
-        held = await self._store.command(WRITE_SECONDS, "MGET", *(keys.decision(name.decode()) for name in named))
+        held = await self._store.command(self._write_seconds, "MGET", *(keys.decision(name.decode()) for name in named))
         return [one for one in held if one is not None]
 
     async def version(self, name: str) -> bytes | None:
         """A bundle by the name of its version, as records hold it."""
-        digest = await self._store.command(WRITE_SECONDS, "HGET", BUNDLES, name)
+        digest = await self._store.command(self._write_seconds, "HGET", BUNDLES, name)
         return None if digest is None else await self.bundle(digest.decode())
 
     async def bundle(self, digest: str) -> bytes | None:
         """A bundle by its hash: a catalogue or rule file that records name."""
-        return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", bundle_key(digest)))
+        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", bundle_key(digest)))
 
     async def fields(self, key: str) -> dict[bytes, bytes]:
         """A hash that is no player's, such as a published report; empty if there is none."""
-        return dict(await self._store.command(WRITE_SECONDS, "HGETALL", key))
+        return dict(await self._store.command(self._write_seconds, "HGETALL", key))
 
     async def seal_of(self, keys: Keys) -> bytes | None:
         """The player's key for personal fields, None if erased."""
-        return cast("bytes | None", await self._store.command(WRITE_SECONDS, "GET", keys.seal))
+        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", keys.seal))
 
     async def progress(self, partition: int) -> str:
         """Stream id up to which a partition's features are current."""
-        found = await self._store.command(WRITE_SECONDS, "HGET", f"lease:{tag(partition)}", "cursor")
+        found = await self._store.command(self._write_seconds, "HGET", f"lease:{tag(partition)}", "cursor")
         return (found or b"0-0").decode()
 
     async def now_us(self) -> int:
         """House time."""
-        seconds, rest = await self._store.command(WRITE_SECONDS, "TIME")
+        seconds, rest = await self._store.command(self._write_seconds, "TIME")
         return self._house.now_us(int(seconds) * 1_000_000 + int(rest))
 
 
