@@ -22,6 +22,7 @@ import numpy as np
 import redis
 
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
+from features.cluster import is_away, replies
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
 from service import facts, harm, inputs
@@ -90,6 +91,7 @@ class Consumer:
         settings: What counts as a sign of harm.
         owned: Partitions held now.
         applied: Entries turned into features since the start.
+        away: Partitions whose node did not answer the last time that leases were renewed.
     """
 
     def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings) -> None:
@@ -101,6 +103,7 @@ class Consumer:
         self.owned: dict[int, Owned] = {}
         self._current_us: dict[int, int] = {}
         self.applied = 0
+        self.away = 0
 
     def renew(self) -> None:
         """Hold every partition that is free or ours for some seconds more, and move the watermarks of ours."""
@@ -108,14 +111,14 @@ class Consumer:
         for partition in range(PARTITIONS):
             watermark = str(self._current_us.get(partition, ""))
             pipe.fcall("croupier_lease", 1, _lease(partition), self._owner, str(LEASE_SECONDS * 1_000_000), watermark)
-        for partition, reply in enumerate(pipe.execute()):
-            if reply == 0:
+        held = replies(pipe)
+        self.away = sum(map(is_away, held))
+        for partition, reply in enumerate(held):
+            if reply == 0 or is_away(reply):
                 self._forget(partition)
-                continue
-            epoch, cursor = reply
-            held = self.owned.get(partition)
-            if held is None or held.epoch != epoch:
-                self.owned[partition] = Owned(epoch, cursor.decode())
+            else:
+                # As the store has it: after a failover a cursor may lie behind what was acknowledged.
+                self.owned[partition] = Owned(reply[0], reply[1].decode())
 
     def _forget(self, partition: int) -> None:
         self.owned.pop(partition, None)
@@ -126,7 +129,7 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
             pipe.fcall("croupier_release", 1, _lease(partition), self._owner)
-        pipe.execute()
+        replies(pipe)
         self.owned.clear()
         self._current_us.clear()
 
@@ -138,34 +141,45 @@ class Consumer:
         streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
         most = BATCH // len(self.owned) + 1
         answer = cast("list[Any]", self._client.xread(streams, most, block_ms))  # type: ignore[arg-type]
+        unread = {int(name[6:9]) for name, entries in answer if is_away(entries)}
         batches = {
-            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries] for name, entries in answer
+            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries]
+            for name, entries in answer
+            if not is_away(entries)
         }
-        lost = self._apply(batches)
+        lost = self._apply(batches) | unread
         # Read to the end and applied: true for the moment before the read.
         current = {at: read_us for at in self.owned if at not in lost and len(batches.get(at, ())) < most}
         moved = {at: entries[-1].stream_id for at, entries in batches.items() if at not in lost}
         fresh = {at: held.cursor for at, held in self.owned.items() if at in current.keys() - self._current_us.keys()}
         self._current_us |= current
         self._advance(fresh | moved)
+        for partition in unread:
+            self._forget(partition)
         done = sum(len(entries) for entries in batches.values())
         self.applied += done
         return done
 
     def _apply(self, batches: Mapping[int, list[Logged]]) -> set[int]:
-        """Update the players of some batches; returns the partitions that turned out to be lost."""
+        """Update the players of some batches; returns the partitions that turned out to be lost or away."""
         rows = _rows(entry for entries in batches.values() for entry in entries)
         players = list(rows)
         pipe = self._client.pipeline(transaction=False)
         for player in players:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
             pipe.hgetall(Keys(player, b"").facts)
-        held = pipe.execute()
-        written: list[int | None] = []
+        held = replies(pipe)
+        written: list[tuple[int, object]] = []
+        lost: set[int] = set()
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
-            written += self._write(pipe, player, features, known, rows[player])
-        replies = zip(written, pipe.execute(), strict=True)
-        return {partition for partition, reply in replies if partition is not None and reply == 0}
+            if is_away(features) or is_away(known):
+                lost.add(partition_of(player))
+            else:
+                written += self._write(pipe, player, features, known, rows[player])
+        for (partition, refusal), reply in zip(written, replies(pipe), strict=True):
+            if is_away(reply) or reply == refusal:
+                lost.add(partition)
+        return lost
 
     def _write(
         self,
@@ -174,8 +188,8 @@ class Consumer:
         held: Mapping[bytes, bytes],
         known: Mapping[bytes, bytes],
         rows: list[tuple[str, Activity]],
-    ) -> list[int | None]:
-        """Put the calls for one player into a pipeline; the partition of each that is fenced, None for others."""
+    ) -> list[tuple[int, object]]:
+        """Put the calls for one player into a pipeline; of each the partition, and the reply that says it is lost."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
         rows[:] = [row for row in rows if order(row[0]) > applied]
         if not rows:
@@ -198,7 +212,7 @@ class Consumer:
             rows[-1][0],
             *pairs,
         )
-        return [None, partition] if told else [partition]
+        return [(partition, None), (partition, 0)] if told else [(partition, 0)]
 
     def _signs(
         self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
@@ -229,8 +243,8 @@ class Consumer:
         for partition, cursor in cursors.items():
             watermark = str(self._current_us.get(partition, ""))
             pipe.fcall("croupier_advance", 1, _lease(partition), self.owned[partition].epoch, cursor, watermark)
-        for (partition, cursor), reply in zip(cursors.items(), pipe.execute(), strict=True):
-            if reply == 0:
+        for (partition, cursor), reply in zip(cursors.items(), replies(pipe), strict=True):
+            if reply == 0 or is_away(reply):
                 self._forget(partition)
             else:
                 self.owned[partition] = self.owned[partition]._replace(cursor=cursor)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import redis
 
 from features.aggregates import local_parts
+from features.cluster import is_away, replies
 from features.events import moment
 from features.store import PARTITIONS, order, position, real_now_us, tag
 from pipelines.ingest import Logged, logged
@@ -130,7 +131,12 @@ class Lake:
         self.reach = reach(folder)
 
     def flush(self) -> int:
-        """Write all that was logged until now; returns the number of entries written."""
+        """Write all that was logged until now; returns the number of entries written.
+
+        Raises:
+            redis.RedisError: Some partition does not answer: nothing is written, and the next call takes up the same
+                flush.
+        """
         if self.reach.pending is None:
             self.reach.pending = real_now_us(self._client) // 1_000
             self._save()
@@ -187,11 +193,11 @@ class Lake:
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             pipe.hget(f"lease:{tag(partition)}", "cursor")
-        cursors = [(cursor or b"0-0").decode() for cursor in pipe.execute()]
-        for partition, cursor in enumerate(cursors):
-            kept = min(order(cursor), (self.reach.flushed, 0))
-            pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
-        pipe.execute()
+        for partition, cursor in enumerate(replies(pipe)):
+            if not is_away(cursor):
+                kept = min(order((cursor or b"0-0").decode()), (self.reach.flushed, 0))
+                pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
+        replies(pipe)  # what is away now is trimmed by the next flush
 
 
 def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
