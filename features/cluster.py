@@ -82,6 +82,8 @@ def keys_of(parts: Sequence[Any]) -> Sequence[Any]:
     name = parts[0].upper()
     if name in _FUNCTIONS:
         return parts[3 : 3 + int(parts[2])]
+    if name == "XREAD":
+        return parts[-2:-1]  # of one stream
     return () if name in _ANYWHERE else parts[1:] if name in _MANY_KEYS else parts[1:2]
 
 
@@ -125,8 +127,8 @@ class Nodes:
         holders: list[str | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, primary, *_ in told:
             holders[first : last + 1] = [_name(primary[0], primary[1], asked)] * (last + 1 - first)
-        held = {name for name in holders if name}
-        if held:
+        if told:
+            held = {_name(primary[0], primary[1], asked) for _, _, primary, *_ in told}
             self._holders = holders
             self.names = [name for name in self.names if name in held] + sorted(held.difference(self.names))
 
