@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from features.cluster import plain
 from features.store import server_binary
 
 SLOTS = 16_384
@@ -66,7 +67,7 @@ class Node:
             self.process = None
 
     def client(self) -> redis.Redis:
-        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=10)
+        return plain(f"redis://{self.name}", 10)
 
     def ask(self, command: str, *parts: str | int) -> Any:
         """Raw reply: the client knows commands of two words only by both, and leaves what it does not know."""

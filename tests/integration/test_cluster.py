@@ -335,6 +335,17 @@ async def _never_too_many(caller: Any, player: str) -> None:
     assert len([one for one in held if one["state"] in {"reserved", "confirmed"}]) == 2
 
 
+async def _writes_refused(caller: Any, node: Node, mine: str, others: list[str]) -> None:
+    """A primary without a replica that takes no writes for it says so to callers, and holds nobody else up."""
+    node.ask("CONFIG SET", "min-replicas-to-write", 1)
+    refused = await caller.post("/v1/events", json=deposit(mine))
+    assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+    assert (await caller.post("/v1/decisions", json={"player_id": mine})).status_code == 503
+    await _served(caller, others)
+    node.ask("CONFIG SET", "min-replicas-to-write", 0)
+    await _served(caller, [mine])
+
+
 def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, plan: ReadPlan) -> None:
     async def story(stage: Stage) -> None:
         groups = stage.players(1)
@@ -351,6 +362,7 @@ def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, p
             assert stage.client.get("nothing") is None
             assert (await caller.get("/readyz")).json()["store"]["partitions_away"] == []
             await _never_too_many(caller, mine)
+            await _writes_refused(caller, stage.node(mine), mine, others)
         wait_until_in_lake(stage.lake, real_now_us(stage.client))
         assert set(_decisions(stage.lake).values()) == {1}
 
