@@ -34,7 +34,7 @@ from features.store import (
     publish,
     real_now_us,
 )
-from pipelines.lake import reach
+from pipelines.lake import Lake, reach
 from pipelines.worker import Worker, wait_until_in_lake
 from service import api
 from service.app import Settings, lifespan
@@ -245,7 +245,7 @@ def test_a_node_that_is_killed_takes_only_its_own_players_along(tmp_path: Path, 
             await _left_alone(caller, gone)
             await _served(caller, there)
             await _reported(caller, dead, stage)
-            await asyncio.to_thread(_not_flushed, stage.lake)
+            await asyncio.to_thread(_not_flushed, stage)
             dead.start()
             await _served(caller, everyone)
             wait_until_in_lake(stage.lake, real_now_us(stage.client))
@@ -314,12 +314,13 @@ async def _reported(caller: Any, dead: Node, stage: Stage) -> None:
     assert store["partitions_away"] == [at for at in range(256) if stage.servers.holder(f"{{p{at:03d}}}") is dead]
 
 
-def _not_flushed(lake: Path) -> None:
+def _not_flushed(stage: Stage) -> None:
     """A flush that was begun waits, and nothing of it is written."""
-    until(lambda: reach(lake).pending is not None)
-    files, flushed = set(lake.glob("*/*/*")), reach(lake).flushed
-    time.sleep(1)  # in which three flushes would be written
-    assert (set(lake.glob("*/*/*")), reach(lake).flushed) == (files, flushed)
+    until(lambda: reach(stage.lake).pending is not None)
+    files, before = set(stage.lake.glob("*/*/*")), reach(stage.lake)
+    with pytest.raises(redis.ConnectionError):
+        Lake(stage.client, stage.lake).flush()
+    assert (set(stage.lake.glob("*/*/*")), reach(stage.lake)) == (files, before)
 
 
 def _decisions(lake: Path) -> Counter[str]:
