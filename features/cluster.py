@@ -42,8 +42,8 @@ _MANY_KEYS: Final = frozenset({"DEL", "EXISTS", "MGET", "TOUCH", "UNLINK"})
 _EVERYWHERE: Final = frozenset({"FLUSHALL", "FUNCTION LOAD", "KEYS", "SCRIPT LOAD"})
 _ANYWHERE: Final = frozenset({"PING", "TIME"})
 _REDIRECTS: Final = 5
-_HANG_SECONDS: Final = 3.0
-"""A node that hangs holds up a worker's round by this much, less than its leases last."""
+_HANG_SECONDS: Final = 2.0
+"""A node that hangs holds up a worker twice in a round, which must end before its leases on the other nodes do."""
 _POLL_SECONDS: Final = 0.02
 _LOOK_AGAIN_SECONDS: Final = 0.1
 _LEARN_SECONDS: Final = 1.0
