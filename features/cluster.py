@@ -4,7 +4,8 @@
 
 Each node has a plain client of redis-py; what is ours is only which node to ask. redis-py's own cluster clients learn
 the whole topology anew and reconnect to every node at each failed call, and ask a server which keys a function is
-called with: with one of three nodes down, a fifth of the calls to the other two were late (docs/decisions/0011).
+called with: with one of three nodes down, a fifth of the calls to the other two were late (figures:
+docs/decisions/0011-cluster.md).
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _HANG_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.02
 _LOOK_AGAIN_SECONDS: Final = 0.1
 _LEARN_SECONDS: Final = 1.0
+_Command = tuple[tuple[Any, ...], dict[str, Any]]
+"""A command as redis-py's pipelines hold it: its parts, and options for reading the reply."""
 
 
 def is_cluster(url: str) -> bool:
@@ -199,7 +202,7 @@ class Cluster(redis.Redis):
                 return [[key, reply if isinstance(reply, Exception) else reply[0][1]] for key, reply in found]
             time.sleep(_POLL_SECONDS)
 
-    def run(self, commands: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], *, transaction: bool) -> list[Any]:
+    def run(self, commands: Sequence[_Command], *, transaction: bool) -> list[Any]:
         """Replies of some commands, each in its place, errors among them; a transaction ends at its first error."""
         found: list[Any] = [None] * len(commands)
         groups: dict[Any, list[int]] = {}
@@ -219,7 +222,7 @@ class Cluster(redis.Redis):
             for command, reply in zip(commands, found, strict=True)
         ]
 
-    def _batch(self, name: str, commands: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+    def _batch(self, name: str, commands: Sequence[_Command]) -> list[Any]:
         pipe = _filled(self._client(name).pipeline(transaction=False), commands)
         try:
             return pipe.execute(raise_on_error=False)
@@ -287,13 +290,13 @@ class _Split(Pipeline):
         return found
 
 
-def _filled(pipe: Pipeline, commands: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> Pipeline:
+def _filled(pipe: Pipeline, commands: Iterable[_Command]) -> Pipeline:
     for args, options in commands:
         pipe.execute_command(*args, **options)  # type: ignore[no-untyped-call]
     return pipe
 
 
-def _whole(commands: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> Callable[[redis.Redis], list[Any]]:
+def _whole(commands: Iterable[_Command]) -> Callable[[redis.Redis], list[Any]]:
     return lambda client: _filled(client.pipeline(transaction=True), commands).execute()
 
 
