@@ -217,10 +217,22 @@ class Cluster(redis.Redis):
         for places, some in zip(groups.values(), done, strict=True):
             for place, reply in zip(places, some, strict=True):
                 found[place] = reply
-        return [
-            self._again(*command) if isinstance(reply, MovedError) else reply
-            for command, reply in zip(commands, found, strict=True)
-        ]
+        self._again(commands, found)
+        return found
+
+    def _again(self, commands: Sequence[_Command], found: list[Any]) -> None:
+        """Send what met a slot that had moved once more; one that fails takes the later ones of its slot along."""
+        failed: dict[int, Exception] = {}
+        for place, (args, options) in enumerate(commands):
+            if not isinstance(found[place], MovedError):
+                continue
+            slot = slot_of(keys_of(args)[0])
+            try:
+                found[place] = failed[slot] if slot in failed else self.execute_command(*args, **options)
+            except redis.RedisError as error:
+                found[place] = error
+                if is_away(error):
+                    failed[slot] = error
 
     def _batch(self, name: str, commands: Sequence[_Command]) -> list[Any]:
         pipe = _filled(self._client(name).pipeline(transaction=False), commands)
@@ -229,13 +241,6 @@ class Cluster(redis.Redis):
         except _AWAY as error:
             self._learn(name)
             return [error] * len(commands)
-
-    def _again(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """A command whose slot went to another node, which the first of its slot learns for all."""
-        try:
-            return self.execute_command(*args, **options)
-        except redis.RedisError as error:
-            return error
 
     def _client(self, name: str) -> redis.Redis:
         if name not in self._clients:
