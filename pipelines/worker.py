@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, cast
 
 import redis
 import structlog
 
+from features.cluster import is_away
 from features.store import StoreError, bundle_key, connect, order, pointer_key, tag
 from models.files import CatalogueError
 from pipelines.courier import Courier
@@ -32,7 +33,9 @@ _LOG: Final = structlog.get_logger()
 class Worker:
     """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again.
 
-    `step` is called before every step of the consumer and of the lake with its name.
+    Of a cluster, the partitions of a node that is away wait until it is back, and so does the lake, which is written
+    of all partitions or not at all; the others go on. `step` is called before every step of the consumer and of the
+    lake with its name.
     """
 
     def __init__(
@@ -93,14 +96,20 @@ class Worker:
         renewed = 0.0
         while not self._stopping.is_set():
             if time.monotonic() - renewed >= RENEW_SECONDS:
-                self.consumer.renew()
-                self.consumer.expire()
-                self._follow_rules()
+                self._renew()
+                self._unless_away("rulebook", self._follow_rules)
+                self._unless_away("budgets", self.consumer.expire)
                 renewed = time.monotonic()
             if not self.consumer.owned:
                 self._stopping.wait(RENEW_SECONDS)
                 continue
             self.consumer.step(BLOCK_MS)
+
+    def _renew(self) -> None:
+        before = self.consumer.away
+        self.consumer.renew()
+        if self.consumer.away != before:
+            _LOG.warning("store", partitions_away=self.consumer.away)
 
     def _follow_rules(self) -> None:
         """Take up what counts as a sign of harm when another rulebook was promoted."""
@@ -119,9 +128,8 @@ class Worker:
     def _flush_often(self) -> None:
         try:
             while not self._stopping.wait(FLUSH_SECONDS):
-                self._flush()
-            self._flush()
-            self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+                self._unless_away("lake", self._flush)
+            self._unless_away("lake", self._flush_last)
         except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
             self._failure = error
             self._stopping.set()
@@ -140,12 +148,25 @@ class Worker:
             return
         try:
             while not self._stopping.wait(LOOK_SECONDS):
-                self._scheduler.look()
+                self._unless_away("scheduler", self._scheduler.look)
         except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
             self._failure = error
             self._stopping.set()
         finally:
             self._scheduler.stop()
+
+    def _flush_last(self) -> None:
+        self._flush()
+        self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+
+    def _unless_away(self, what: str, work: Callable[[], None]) -> None:
+        """Do it, or say that it waits for a part of the store; of a store that is away whole, the consumer tells."""
+        try:
+            work()
+        except redis.RedisError as error:
+            if not is_away(error):
+                raise
+            _LOG.warning(what, trouble=f"waits until the whole store answers: {error}")
 
     def _lease(self) -> object:
         return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
@@ -171,12 +192,18 @@ def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds:
     """Block until features include these places of the log; raises StoreError if they do not in time."""
     deadline = time.monotonic() + seconds
     for partition, place in reached.items():
-        while order(
-            (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
-        ) < order(place):
+        while order(_cursor(client, partition)) < order(place):
             if time.monotonic() > deadline:
                 raise StoreError("the worker does not keep up: features still miss what was appended")
             time.sleep(0.02)
+
+
+def _cursor(client: redis.Redis, partition: int) -> str:
+    """How far features of a partition are; from the beginning while its node is away."""
+    try:
+        return (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
+    except redis.ConnectionError:
+        return "0-0"
 
 
 def wait_until_in_lake(lake: Path, real_us: int, seconds: float = 600.0) -> None:

@@ -278,10 +278,11 @@ async def get_health() -> Response:
 
 
 async def get_ready(request: Request) -> Response:
-    """Whether decisions can be answered in full: the store answers and feature definitions are loaded."""
+    """Whether decisions can be answered: some of the store answers, and of which partitions it does not is told."""
     desk = desk_of(request)
     try:
         now_us = await desk.ledger.now_us()
+        nodes, away = await desk.ledger.reach()
     except StoreError as error:
         return refuse(ProblemError(503, "store_unavailable", str(error)))
     table = desk.table
@@ -290,6 +291,7 @@ async def get_ready(request: Request) -> Response:
     return respond(
         {
             "ready": True,
+            "store": {"nodes": nodes, "partitions_away": away},
             "churn_model": None if table.churn is None else table.churn.bundle.version,
             "policy": table.policies["policy"].version,
             "rulebook": table.book.hash,

@@ -122,12 +122,15 @@ class Watch:
 
     async def look(self) -> None:
         """Load whatever moved, then report: changes at once, and now and then to be known as alive."""
-        for kind in KINDS:
-            found = await self._store.command(2.0, "GET", pointer_key(kind))
-            digest = found.decode() if found else ""
-            if digest not in {self._serving.get(kind, ""), self._refused.get(kind)}:
-                await self._load(kind, digest)
+        away = [trouble for kind in KINDS if (trouble := await self._follow(kind))]
+        if away and self._begins:
+            raise away[0]  # what was never read must not be taken for what was never set
         self._begins = False
+        await self._report()
+        if away:
+            raise away[0]
+
+    async def _report(self) -> None:
         at, told = self._reported
         if told == self._serving and time.monotonic() - at < REPORT_SECONDS:
             return
@@ -135,6 +138,17 @@ class Watch:
         await self._store.command(2.0, "SET", self._name, report, "EX", LIVE_SECONDS)
         await self._store.command(2.0, "SADD", LIVE, self._name)
         self._reported = (time.monotonic(), dict(self._serving))
+
+    async def _follow(self, kind: str) -> StoreError | None:
+        """Load a kind if its pointer moved; the trouble if that cannot be known now, which holds up no other kind."""
+        try:
+            found = await self._store.command(2.0, "GET", pointer_key(kind))
+            digest = found.decode() if found else ""
+            if digest not in {self._serving.get(kind, ""), self._refused.get(kind)}:
+                await self._load(kind, digest)
+        except StoreError as error:
+            return error
+        return None
 
     async def close(self) -> None:
         """Withdraw the report."""

@@ -447,6 +447,10 @@ class RedisLedger:
         found = await self._store.command(self._write_seconds, "HGET", f"lease:{tag(partition)}", "cursor")
         return (found or b"0-0").decode()
 
+    async def reach(self) -> tuple[dict[str, bool], list[int]]:
+        """See `Store.reach`."""
+        return await self._store.reach()
+
     async def now_us(self) -> int:
         """House time."""
         seconds, rest = await self._store.command(self._write_seconds, "TIME")

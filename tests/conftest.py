@@ -1,22 +1,24 @@
 """Real parts for the tests: one Valkey server, one Feast registry, houses made afresh."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import pytest
 import redis
+from cluster import cluster
 from fastapi import FastAPI
 
 from features.definitions import apply, open_store
 from features.events import micros
 from features.plan import ReadPlan
-from features.store import House, Server, connect, create_house, load_library, publish, start_server
+from features.store import House, connect, create_house, load_library, publish, start_server
 from models.registry import ChurnRegistry
 from pipelines import up
 from pipelines.churn import churn_frame
@@ -28,21 +30,34 @@ Result = TypeVar("Result")
 SEEDED_PLAYERS = 400
 
 
+class Stored(Protocol):
+    """A running store: the embedded server, or a cluster."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("store"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    """The embedded store; with CROUPIER_TEST_STORE=cluster three servers that share its keys."""
+    home = tmp_path_factory.mktemp("store")
+    if os.environ.get("CROUPIER_TEST_STORE") == "cluster":
+        with cluster(home) as servers:
+            yield servers
+        return
+    running = start_server(home)
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
-def plan(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ReadPlan:
+def plan(server: Stored, tmp_path_factory: pytest.TempPathFactory) -> ReadPlan:
     home = tmp_path_factory.mktemp("feast")
     return apply(open_store(home, server.url), home / "lake")
 
 
 @pytest.fixture
-def store(server: Server, plan: ReadPlan) -> Iterator[redis.Redis]:
+def store(server: Stored, plan: ReadPlan) -> Iterator[redis.Redis]:
     client = connect(server.url)
     client.flushall()
     load_library(client, "service", "ledger.lua")
@@ -63,7 +78,7 @@ def lake(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def worker(server: Server, house: House, lake: Path) -> Iterator[Worker]:
+def worker(server: Stored, house: House, lake: Path) -> Iterator[Worker]:
     assert house.partitions
     running = Worker(server.url, lake)
     thread = threading.Thread(target=running.run)
@@ -74,7 +89,7 @@ def worker(server: Server, house: House, lake: Path) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def where(server: Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def where(server: Stored, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
     monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
     return Settings.here(server.url)

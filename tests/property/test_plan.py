@@ -469,6 +469,8 @@ def test_a_versioned_view_is_read_under_its_versioned_name(tmp_path: Path, serve
         ("unix:///run/a.sock", {"unix_socket_path": "/run/a.sock"}),
         ("redis://localhost", {"host": "localhost", "port": "6379", "db": 0}),
         ("rediss://u:12@store:7000/3", {"username": "u", "password": "12", "ssl": True, "db": 3, "port": "7000"}),
+        ("redis+cluster://u:12@a:7000,b", {"host": "a", "port": "7000", "username": "u", "password": "12"}),
+        ("rediss+cluster://a", {"host": "a", "port": "6379", "ssl": True}),
         ("a:1,b:2,ssl=true", {"host": "a", "port": "1", "ssl": True}),
     ],
 )
@@ -476,6 +478,7 @@ def test_addresses_reach_feasts_client(tmp_path: Path, address: str, expected: d
     store = open_store(tmp_path, address)
     nodes, options = RedisOnlineStore._parse_connection_string(store.config.online_store.connection_string)
     assert expected.items() <= {**nodes[0], **options}.items()
+    assert (store.config.online_store.redis_type == "redis_cluster") is ("cluster" in address)
 
 
 def test_the_registry_lies_in_the_house(tmp_path: Path) -> None:
