@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -332,10 +333,12 @@ class Deadline:
         await self._timeout.__aenter__()
         self._timer = self._loop.call_later(self._seconds, self._late, _ROUNDS)
 
-    async def __aexit__(self, *error: Any) -> bool | None:  # noqa: ANN401 - as every context is left
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._timer.cancel()
         self._over = True
-        return await self._timeout.__aexit__(*error)
+        await self._timeout.__aexit__(kind, error, trace)
 
     def _late(self, rounds: int) -> None:
         if self._timeout.when() is None and not self._over:

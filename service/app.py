@@ -40,8 +40,8 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
-WRITE_SECONDS = 0.1
-"""Deadline of every other call: a write that is on disk may take tens of milliseconds where disks or cores are busy."""
+WRITE_SECONDS = 0.025
+"""Deadline of every other call. Where a disk takes longer to keep a write, more callers are asked to try again; raise it."""
 KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
