@@ -41,7 +41,7 @@ CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
 WRITE_SECONDS = 0.025
-"""Deadline of every other call. Where a disk takes longer to keep a write, more callers are asked to try again; raise it."""
+"""Deadline of every other call; to be raised where a disk takes longer than that to keep a write."""
 KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
