@@ -274,11 +274,13 @@ class Caller:
         raise AssertionError("the store was never read in time")
 
     def contact(self, player: str, **more: Any) -> str:
-        """Ask until a contact is drawn and recorded; its decision's id."""
+        """Ask until a contact is drawn and recorded that can be confirmed now; its decision's id."""
         for _ in range(200):
             found = self.ask(player, **more).json()
             if found.get("recorded") and found["action"] != "NO_CONTACT":
-                return str(found["decision_id"])
+                if found["action"]["send_at"] <= now():
+                    return str(found["decision_id"])
+                self.outcome(found["decision_id"])
         raise AssertionError("no contact was drawn")
 
     def confirm(self, decision: str) -> httpx.Response:

@@ -18,7 +18,7 @@ from cluster import Node, Servers, cluster, until
 from conftest import run
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from people import adult_events, tell, told
+from people import adult_events, leased, tell, told
 
 from features.cluster import Nodes
 from features.definitions import apply, open_store
@@ -263,11 +263,7 @@ async def _live(caller: Any, players: list[str]) -> None:
     for player in players:
         position = await tell(caller, adult_events(player))
         assert await deposits(caller, player, after=position) == 2
-        found = await asked(caller, player)
-        for _ in range(100):
-            if found["action"] != "NO_CONTACT":
-                break
-            found = await asked(caller, player)
+        (found,) = await leased(caller, player, 1, due=True)
         name = found["decision_id"]
         outcome = {
             "outcome_id": player,
@@ -278,7 +274,8 @@ async def _live(caller: Any, players: list[str]) -> None:
         assert (await caller.post(f"/v1/decisions/{name}/confirm", json={})).status_code == 200
         assert [(await caller.post("/v1/outcomes", json=outcome)).json()["duplicate"] for _ in "ab"] == [False, True]
         assert (await caller.get(f"/v1/decisions/{name}")).json()["player_id"] == player
-        assert len((await caller.get(f"/v1/players/{player}")).json()["reservations"]) == 1
+        held = (await caller.get(f"/v1/players/{player}")).json()["reservations"]
+        assert [one["decision_id"] for one in held if one["state"] == "confirmed"] == [name]
 
 
 async def _left_alone(caller: Any, players: list[str]) -> None:
