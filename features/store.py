@@ -343,7 +343,9 @@ class Store:
         except (redis.RedisError, OSError) as error:
             if not is_away(error):
                 raise
-            raise StoreError(f"the store did not answer {parts[0]} in time") from error
+            refused = isinstance(error, redis.ResponseError)
+            trouble = f"cannot take {parts[0]} now: {error}" if refused else f"did not answer {parts[0]} in time"
+            raise StoreError(f"the store {trouble}") from error
 
     async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
         """Call a store function; raises StoreError if the store is down or late."""

@@ -40,7 +40,7 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 READ_SECONDS = 0.025
 """Deadline of a decision's read, so that a caller is answered within 30 ms when the store hangs."""
-WRITE_SECONDS = 0.025
+WRITE_SECONDS = 0.02
 """Deadline of every other call; to be raised where a disk takes longer than that to keep a write."""
 KINDS = ("rules", "plan", "churn", "policy")
 

@@ -249,7 +249,7 @@ class Caller:
     def welcome(self, player: str) -> None:
         """Tell all that makes a player known and contactable."""
         for told in adult_events(player):
-            assert self.event(player, **told).status_code == 200
+            until(lambda told=told: self.event(player, **told).status_code == 200)  # type: ignore[misc]
 
     def event(self, player: str, **more: Any) -> httpx.Response:
         """Tell an event; a login if nothing else is said."""
