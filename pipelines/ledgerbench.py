@@ -80,7 +80,7 @@ class _Bench:
         self._ledger = RedisLedger(self._store, house, 5.0, 5.0)
         self._house = house
         self._names = 0
-        self._keys = [Keys(house.player_key(f"player-{number}"), b"features") for number in range(PLAYERS)]
+        self._keys = [Keys(house.player_key(f"player-{number}"), b"") for number in range(PLAYERS)]
 
     def close(self) -> None:
         self._loop.run_until_complete(self._store.close())

@@ -124,7 +124,7 @@ class Keys:
         slot = tag(partition_of(player))
         self.player = player
         self.partition = partition_of(player)
-        self.features = features
+        self.features = features or f"features:{player}".encode()
         self.facts = f"facts:{player}"
         self.ledger = f"ledger:{player}"
         self.seal = f"seal:{player}"

@@ -66,4 +66,4 @@ class Table:
 
 def player_keys(table: Table, player: str) -> Keys:
     """Keys of a player, with the one that Feast's format gives the features."""
-    return Keys(player, table.plan.key(player) if table.plan else b"features:" + player.encode())
+    return Keys(player, table.plan.key(player) if table.plan else b"")

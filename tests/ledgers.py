@@ -120,7 +120,7 @@ class Rooms:
         """See a player and draw a contact that every limit allows, or none."""
 
         async def seen(key: str) -> tuple[str, View]:
-            return key, await self.ledger.view(Keys(key, b"features"), NO_DECISION)
+            return key, await self.ledger.view(Keys(key, b""), NO_DECISION)
 
         key, view = self.do(self.ledger.at_home(self.key(player), seen))
         self._names += 1
@@ -183,7 +183,7 @@ class Rooms:
         """Confirm a contact at the later of its moment and now, if limits still allow it there."""
 
         async def confirmed(key: str) -> str:
-            keys = Keys(key, b"features")
+            keys = Keys(key, b"")
             view = await self.ledger.view(keys, name)
             mine, others = view.held.own.get(name), view.held.without(name)
             now_us = self.house.now_us(view.real_us)
