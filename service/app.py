@@ -70,13 +70,14 @@ class Settings:
         Who waits longer for reads waits as long for writes, unless told otherwise.
         """
         read_seconds = float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS))
+        write_seconds = read_seconds if read_seconds > READ_SECONDS else WRITE_SECONDS
         return cls(
             store=store,
             catalogue=catalogue_path(),
             rules=rulebook_path(),
             keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
             read_seconds=read_seconds,
-            write_seconds=float(os.environ.get("CROUPIER_WRITE_SECONDS", max(WRITE_SECONDS, read_seconds))),
+            write_seconds=float(os.environ.get("CROUPIER_WRITE_SECONDS", write_seconds)),
         )
 
 
