@@ -14,11 +14,11 @@ import msgspec
 import redis
 
 from features.events import REMEMBERED, Alias, Event, HouseholdChanged, Identify, micros, personal
-from features.store import House, partition_of, real_now_us
+from features.store import House, StoreError, partition_of, real_now_us
 from service import links, log
 from service.facts import Assertion
 from service.know import entry
-from service.ledger import Entry, Keys, Status, appended, ingest_command
+from service.ledger import HOPS, Entry, Keys, Status, appended, ingest_command
 
 PER_CALL: Final = 100
 """Entries of one player in one call."""
@@ -89,12 +89,14 @@ class Items:
         return self._seals[player]
 
 
-def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
+def append(client: redis.Redis, house: House, items: Sequence[Item], hops: int = HOPS) -> Batch:
     """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
     done, linked = _append(client, house, items)
     if not linked:
         return done
-    again = append(client, house, [_of(items[place], player) for place, player in linked.items()])
+    if not hops:
+        raise StoreError("the links of some ids lead nowhere")
+    again = append(client, house, [_of(items[place], player) for place, player in linked.items()], hops - 1)
     statuses = list(done.statuses)
     for place, status in zip(linked, again.statuses, strict=True):
         statuses[place] = status
@@ -105,7 +107,11 @@ def _of(item: Item, player: str) -> Item:
     """An item of a linked id as the player's, whose facts of that id are kept apart."""
     columns = {**msgspec.msgpack.decode(item.entry.body), "player": player}
     told = links.under(item.player, item.entry.facts)
-    return item._replace(player=player, entry=item.entry._replace(body=msgspec.msgpack.encode(columns), facts=told))
+    entry = item.entry
+    seen = entry.seen if " " in entry.seen else f"{item.player} {entry.seen}"
+    return item._replace(
+        player=player, entry=entry._replace(seen=seen, body=msgspec.msgpack.encode(columns), facts=told)
+    )
 
 
 def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:

@@ -27,7 +27,7 @@ from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
 from service import facts, harm, inputs, links
 from service.harm import HarmSettings
-from service.ledger import Keys, assert_command, clock_arguments
+from service.ledger import HOPS, Keys, assert_command, clock_arguments
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
@@ -229,7 +229,7 @@ class Consumer:
         pairs = self._plan.encode(values, values[0])
         return _Change(player, self._signs(stored, known, rows), rows[-1][0], pairs)
 
-    def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
+    def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]], hops: int = HOPS) -> set[int]:
         """Make signs of harm facts, of ids that were linked meanwhile the player's; the partitions that are away."""
         if not signs:
             return set()
@@ -241,9 +241,9 @@ class Consumer:
         for (player, told), reply in zip(signs.items(), replies(pipe), strict=True):
             if is_away(reply):
                 lost.add(partition_of(player))
-            elif reply == -1:
+            elif reply == -1 and hops:
                 owner = cast("bytes", self._client.hget(Keys(player, b"").facts, "to")).decode().split(" ")[0]
-                lost |= {partition_of(player) for _ in self._tell({owner: links.under(player, told)})}
+                lost |= {partition_of(player) for _ in self._tell({owner: links.under(player, told)}, hops - 1)}
         return lost
 
     def _put(self, changes: Iterable[_Change]) -> set[int]:

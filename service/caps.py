@@ -24,6 +24,7 @@ from service.layout import Candidates, Layout
 State = Literal["reserved", "confirmed", "released", "revoked", "expired"]
 KINDS: Final = ("cap", "gap", "pause", "budget")
 """Reasons of limits are named by kind and id: `cap:player_day`."""
+ATTEMPT: Final = "#"
 _NONE: Final = "-"
 _SPENT: Final = timedelta(days=40)
 """After this a contact can no longer be told to have failed."""
@@ -127,6 +128,10 @@ class Held:
     shares: Mapping[str, int] = field(default_factory=dict)
     dry: frozenset[str] = frozenset()
 
+    def in_household(self, decision_id: str) -> list[str]:
+        """Entries that the household holds for a decision."""
+        return [name for name in self.household or () if decision_of(name) == decision_id]
+
     def without(self, decision_id: str) -> Held:
         """The same but for the contact of one decision."""
         return replace(
@@ -144,7 +149,12 @@ class Held:
 
 
 def _others(held: Mapping[str, Reservation], decision_id: str) -> dict[str, Reservation]:
-    return {name: one for name, one in held.items() if name != decision_id}
+    return {name: one for name, one in held.items() if decision_of(name) != decision_id}
+
+
+def decision_of(name: str) -> str:
+    """The decision that an entry is held for; in a household each attempt at it holds one of its own."""
+    return name.partition(ATTEMPT)[0]
 
 
 class Asking(NamedTuple):

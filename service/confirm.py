@@ -71,27 +71,38 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
 
 async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:
     keys = player_keys(table, player)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         view = await ledger.view(keys, record.decision_id)
         now_us = table.house.now_us(view.real_us)
         send_us = max(sent.send_us, now_us)
         mine = view.held.own.get(record.decision_id)
-        if mine is None or mine.state in _STATES:
-            raise Revoked(*_STATES["unknown" if mine is None else mine.state])
-        if forbidden := forbidding(record, sent, table, view, send_us):
-            raise Revoked("revoked", mask.reason(forbidden[0], table.reasons).reason, forbidden)
-        if mine.state == "reserved" and now_us < sent.send_us - _SEND_WITHIN_US:
-            raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
-        if not await _held(ledger, view, record.decision_id, mine, send_us):
+        try:
+            _refuse(record, sent, table, view, send_us)
+        except Revoked:
+            await _restore(ledger, view, record.decision_id, mine, again=attempt > 0)
+            raise
+        if mine is None or not await _held(ledger, view, record.decision_id, mine, send_us):
             continue
         status, at = await ledger.confirm(keys, record.decision_id, view, send_us, _exposure(record, sent, player))
         if status == "confirmed":
             begins = max(at, sent.send_us)
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
-            await _free(ledger, view, record.decision_id)
+            if mine.state == "reserved" and view.household:
+                await ledger.let_go(view.household, [record.decision_id, *view.held.in_household(record.decision_id)])
             raise Revoked(*_STATES[status])
     raise Contended
+
+
+def _refuse(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> None:
+    """Raise Revoked if the contact may not be sent, or not yet."""
+    mine = view.held.own.get(record.decision_id)
+    if mine is None or mine.state in _STATES:
+        raise Revoked(*_STATES["unknown" if mine is None else mine.state])
+    if forbidden := forbidding(record, sent, table, view, send_us):
+        raise Revoked("revoked", mask.reason(forbidden[0], table.reasons).reason, forbidden)
+    if mine.state == "reserved" and table.house.now_us(view.real_us) < sent.send_us - _SEND_WITHIN_US:
+        raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 
 
 async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, send_us: int) -> bool:
@@ -99,12 +110,18 @@ async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reserva
     if not view.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
         return True
     sure = mine._replace(state="confirmed", send_us=send_us)
-    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure)
+    attempts = view.held.in_household(decision_id)
+    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, attempts)
 
 
-async def _free(ledger: RedisLedger, view: View, decision_id: str) -> None:
-    if view.household:
-        await ledger.let_go(view.household, decision_id)
+async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation | None, *, again: bool) -> None:
+    """Give a household back what is held for a contact that cannot be sent, or what an attempt counted too much."""
+    if not view.household or mine is None or mine.state == "confirmed":
+        return
+    if mine.state != "reserved":
+        await ledger.let_go(view.household, view.held.in_household(decision_id))
+    elif again:
+        await ledger.hold(view.household, "", decision_id, mine)
 
 
 def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 import platform
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -36,7 +37,7 @@ from service.facts import Facts
 from service.inputs import Contact
 from service.law import Verdict
 from service.layout import Candidates, Layout
-from service.ledger import Booking, Keys, RedisLedger, View
+from service.ledger import Booking, Keys, Linked, RedisLedger, View
 from service.log import Choice, PutOff, Record, Seen, Sent, Versions
 from service.mask import Asked, Situation
 from service.table import Table, player_keys
@@ -97,6 +98,11 @@ class Decision(NamedTuple):
     budgets: Mapping[str, int]
     over: Sequence[str]
 
+    @property
+    def promotional(self) -> bool:
+        """Whether it is one that limits count."""
+        return PROMOTIONAL.issuperset(self.record.purposes)
+
 
 class Answered(NamedTuple):
     """A record that answers a request, and whether the store holds it."""
@@ -150,7 +156,12 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
     keys = player_keys(table, player)
     name = decision_id(table.house, keys, request)
     for attempt in range(ATTEMPTS):
-        view = await _read(ledger, keys, name)
+        try:
+            view = await _read(ledger, keys, name)
+        except Linked as linked:
+            if linked.record is not None:
+                return _replay(linked.record, request)
+            raise
         if view.record is not None:
             return _replay(view.record, request)
         decision = compose(request, table, view, (player, own_id(request, view, linked=player != asked)), name, attempt)
@@ -177,30 +188,22 @@ def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
 async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decision) -> tuple[str, bytes]:
     """Commit a decision with room in the household, if the player has one; status, and the record as it was kept.
 
-    What a budget over all players cannot bear is kept as drawn and lost, and nothing is sent.
+    What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
-    name = decision.record.decision_id
-    if view.household and not await ledger.hold(
-        view.household, view.household_version or "0", name, decision.reservation, decision.household_outdated
+    household = view.household if decision.promotional else None
+    name = f"{decision.record.decision_id}{caps.ATTEMPT}{secrets.token_hex(4)}"
+    if household and not await ledger.hold(
+        household, view.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
         return "moved", b""
     booking = _booking(decision)
     status, held = await ledger.reserve(keys, booking)
+    if household and decision.reservation and status != "reserved":
+        await ledger.let_go(household, [name])
     if status == "lost":
-        booking = _booking(lost(decision))
+        booking = _booking(lost(decision))._replace(facts_version="", ledger_version="")
         status, held = await ledger.reserve(keys, booking)
-    if view.household and (status != "reserved" or booking.reservation is None) and decision.reservation:
-        await _amend(ledger, view.household, name, status, held)
     return status, booking.record if status == "reserved" else held
-
-
-async def _amend(ledger: RedisLedger, household: str, name: str, status: str, held: bytes) -> None:
-    """Free what was held for a contact that is not made; a decision made meanwhile under the same id keeps its own."""
-    kept = reservation(log.loads(held)) if status == "replay" else None
-    if kept is None:
-        await ledger.let_go(household, name)
-    else:
-        await ledger.hold(household, "", name, kept)
 
 
 def lost(decision: Decision) -> Decision:

@@ -90,6 +90,7 @@ _STATUS: Final = {
     "no_contact": 409,
     "event_id_reused": 409,
     "outcome_id_reused": 409,
+    "already_linked": 409,
 }
 
 

@@ -17,7 +17,7 @@ from features.events import Event, micros, timeliness
 from features.store import House, position
 from service import facts, links, log
 from service.facts import Assertion
-from service.ledger import NO_DECISION, Entry, Keys, RedisLedger
+from service.ledger import Appended, Entry, Keys, RedisLedger
 
 
 class Refused(Exception):
@@ -42,29 +42,35 @@ _REASONS = {
 }
 
 
-def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "") -> Entry:
+def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "", now_us: int = 0) -> Entry:
     """What is appended for an event: no personal field but under seal, and the facts that it makes true.
 
-    `other` is the key of the id or household that it names, if it names one.
+    `other` is the key of the id or household that it names, if it names one, `now_us` house time.
     """
     columns: dict[str, Any] = {"player": player, **events.row(event)}
     if other:
         columns["detail"] = {**columns.get("detail", {}), "key": other}
     if sealed is not None:
         columns["sealed"] = sealed
-    digest = hashlib.blake2b(event.model_dump_json().encode(), digest_size=8).digest()
-    told = [*facts.assertions(event), *_links(event, other)]
-    return Entry("event", event.event_id, digest, msgspec.msgpack.encode(columns), told)
+    told = [*facts.assertions(event), *_links(event, other, now_us)]
+    return Entry("event", event.event_id, _digest(event), msgspec.msgpack.encode(columns), told)
 
 
-def _links(event: Event, other: str) -> list[Assertion]:
-    """Facts that tell of another key: a household, or an id that is the player too."""
+def _digest(event: Event) -> bytes:
+    return hashlib.blake2b(event.model_dump_json().encode(), digest_size=8).digest()
+
+
+def _links(event: Event, other: str, now_us: int) -> list[Assertion]:
+    """Facts that tell of another key: a household, or an id that is the player too.
+
+    A link holds from the moment at which it is told: what was told before it was told of two.
+    """
     at = micros(event.occurred_at)
     match event:
         case events.HouseholdChanged():
             return [Assertion("household", at, 0, other)]
-        case events.Identify() | events.Alias():
-            return [links.link(other, at)]
+        case events.Identify() | events.Alias() if other:
+            return [links.link(other, max(at, now_us))]
         case _:
             return []
 
@@ -80,23 +86,32 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
     if late is not None:
         raise Refused(late, _REASONS[late], "/occurred_at")
     asked = house.player_key(event.player_id)
-    return await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked))
+    now_us = await ledger.now_us()
+    done = await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked, now_us))
+    if isinstance(event, events.HouseholdChanged):
+        await ledger.bring(asked)
+    return done
 
 
-async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str) -> Known:
+async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str, now_us: int) -> Known:
     keys = Keys(player, b"")
+    # An id's events are known by the id's own names, whoever holds them.
+    seen = event.event_id if player == asked else f"{asked} {event.event_id}"
+    if isinstance(event, events.Identify | events.Alias) and (known := await ledger.known(keys, seen, _digest(event))):
+        return _answered(keys, known)
     personal = events.personal(event)
     seal = await ledger.seal(keys, log.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = log.seal(seal, personal, event.event_id) if personal else None
-    told = entry(player, event, sealed, other)
+    told = entry(player, event, sealed, other, now_us)._replace(seen=seen)
     if player != asked:
         told = told._replace(facts=links.under(asked, told.facts))
-    done = await ledger.append(keys, told)
+    return _answered(keys, await ledger.append(keys, told))
+
+
+def _answered(keys: Keys, done: Appended) -> Known:
     if done.status == "conflict":
         raise Refused("event_id_reused", "this event id was used before for another event", "/event_id")
-    if isinstance(event, events.HouseholdChanged) and other:
-        await ledger.join(other, (await ledger.view(keys, NO_DECISION)).held.own)
     return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
@@ -112,6 +127,8 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
         case _:
             return ""
     await ledger.home(keys.player)
+    if linked == keys.player:
+        return ""
     home = await ledger.at_home(linked, ledger.home)
     if home == keys.player:
         return linked

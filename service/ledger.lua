@@ -127,8 +127,8 @@ local function view(keys, args)
 end
 
 -- KEYS: facts, ledger, log, decision, seal, recent decisions, budget shares, leases that charge budgets.
--- ARGV: real0, house0, rate, facts version, ledger version, seal, seconds the record is kept, decision id,
---       record, number of recent decisions to remember, ledger entry ('' for no contact), its last moment, then ledger
+-- ARGV: real0, house0, rate, facts version ('' for no contact whatever changed), ledger version, seal, seconds the record
+--       is kept, decision id, record, number of recent decisions to remember, ledger entry ('' for no contact), its last moment, then ledger
 --       entries that nothing can need any more.
 -- Returns reserved + stream id, replay + the record held, moved, or short + the budget whose share is too small + what
 -- is left of it; nothing is changed then.
@@ -136,7 +136,7 @@ local function reserve(keys, args)
   local held = redis.call('GET', keys[4])
   if held then return {'replay', held} end
   local facts, ledger = redis.call('HGET', keys[1], 'v') or '0', redis.call('HGET', keys[2], 'v') or '0'
-  if facts ~= args[4] or ledger ~= args[5] then return {'moved'} end
+  if args[4] ~= '' and (facts ~= args[4] or ledger ~= args[5]) then return {'moved'} end
   local seal = redis.call('GET', keys[5])
   if seal and seal ~= args[6] then return {'moved'} end
   local entry = args[11]
@@ -246,9 +246,9 @@ local function hold(keys, args)
   return 1
 end
 
--- KEYS: ledger of a household. ARGV: decision. What was held for it is free again.
+-- KEYS: ledger of a household. ARGV: entries: what they held is free again.
 local function let_go(keys, args)
-  if redis.call('HDEL', keys[1], args[1]) == 1 then redis.call('HINCRBY', keys[1], 'v', 1) end
+  if redis.call('HDEL', keys[1], unpack(args)) > 0 then redis.call('HINCRBY', keys[1], 'v', 1) end
   return 1
 end
 

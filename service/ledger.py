@@ -15,7 +15,7 @@ from service.facts import Assertion, forbids
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
-HOPS: Final = 8
+HOPS: Final = 32
 """Links of ids that are followed at most."""
 SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
@@ -110,11 +110,15 @@ class Booking(NamedTuple):
 
 
 class Linked(Exception):
-    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them."""
+    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them.
 
-    def __init__(self, to: str) -> None:
+    `record` is the decision that was asked for, if it was made for the id before.
+    """
+
+    def __init__(self, to: str, record: bytes | None = None) -> None:
         super().__init__(to)
         self.to = to
+        self.record = record
 
 
 class Keys:
@@ -200,7 +204,7 @@ def viewed(reply: Sequence[Any]) -> View:
     real, known, features, ledger, watermark, seal, record, budget = reply
     raw = _pairs(known)
     if b"to" in raw:
-        raise Linked(raw[b"to"].decode())
+        raise Linked(raw[b"to"].decode(), record)
     version, own, answers = _ledger(ledger)
     shares, dry = _shares(budget)
     return View(
@@ -255,6 +259,8 @@ class RedisLedger:
         """The player that an id is linked to; what is not yet taken in is taken in first."""
         player, state, _ = to.split(" ")
         if state == "pending":
+            if not await self._ring_opened(linked):
+                return linked
             await self._take_in(linked, player, hops)
         return player
 
@@ -263,24 +269,41 @@ class RedisLedger:
 
         Begins with a mark on the id that sends everybody on; whoever meets it before all was taken in does that first.
         """
-        await self._frozen(linked, player, sealed_name)
-        await self._open_ring(linked)
-        to, _, _ = await self._frozen(linked)
-        if not to:
+        to, _, _ = await self._frozen(linked, player, sealed_name)
+        if (owner := await self._follow(linked, to)) == linked:
             raise StoreError("two ids were linked to each other at the same moment")
-        return await self._follow(linked, to)
+        return owner
 
-    async def _open_ring(self, linked: str) -> None:
-        """Where ids were linked to each other at the same moment, the greatest of them stays the player."""
+    async def _ring_opened(self, linked: str) -> bool:
+        """Whether an id is still linked once no ring of links leads through it.
+
+        Where ids were linked to each other at the same moment, of the links that nobody has taken in yet that of the
+        greatest id is taken away, whoever comes by; so whoever looks decides alike.
+        """
+        for _ in range(HOPS):
+            marks = await self._marks(linked)
+            if linked not in marks:
+                return False
+            last = marks[next(reversed(marks))].split(" ")[0]
+            if last not in marks:
+                return True
+            names = list(marks)
+            open_ = [name for name in names[names.index(last) :] if marks[name].split(" ")[1] == "pending"]
+            if open_:
+                thawed = max(open_)
+                await self._store.call(self._write_seconds, "croupier_thaw", [Keys(thawed, b"").facts], [marks[thawed]])
+        raise StoreError("the links of this id lead nowhere")
+
+    async def _marks(self, linked: str) -> dict[str, str]:
+        """The marks from an id on, in order, to the player or until they come round."""
         marks: dict[str, str] = {}
         while linked not in marks:
             to = await self._store.command(self._write_seconds, "HGET", Keys(linked, b"").facts, "to")
             if to is None:
-                return
+                break
             marks[linked] = to.decode()
             linked = marks[linked].split(" ")[0]
-        last = max(marks)
-        await self._store.call(self._write_seconds, "croupier_thaw", [Keys(last, b"").facts], [marks[last]])
+        return marks
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
         keys = Keys(linked, b"")
@@ -305,6 +328,9 @@ class RedisLedger:
             reply = await self._store.call(self._write_seconds, "croupier_adopt", names, arguments)
             if reply != 1:
                 raise Linked(reply.decode())
+            view = await self.view(keys, NO_DECISION)
+            if view.household:
+                await self.join(view.household, view.held.own)
 
         await self.at_home(player, take, hops)
         await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [])
@@ -328,20 +354,41 @@ class RedisLedger:
         return _flat(await self._store.command(self._read_seconds, "HGETALL", name))
 
     async def hold(
-        self, household: str, version: str, decision_id: str, held: Reservation | None, outdated: Sequence[str] = ()
+        self, household: str, version: str, name: str, held: Reservation | None, outdated: Sequence[str] = ()
     ) -> bool:
-        """Hold a contact in the player's household if it stands as it was read; version "" for as it is."""
+        """Hold a contact in the player's household if that stands as it was read; version "" for as it is."""
         entry = held._replace(charges=()).dumps() if held else ""
-        arguments = [version, decision_id, entry, *outdated]
+        arguments = [version, name, entry, *outdated]
         return bool(await self._store.call(self._write_seconds, "croupier_hold", [household_key(household)], arguments))
 
-    async def let_go(self, household: str, decision_id: str) -> None:
-        """Free what is held in a household for a decision."""
-        await self._store.call(self._write_seconds, "croupier_let_go", [household_key(household)], [decision_id])
+    async def let_go(self, household: str, names: Sequence[str]) -> None:
+        """Free what entries of a household hold."""
+        if names:
+            await self._store.call(self._write_seconds, "croupier_let_go", [household_key(household)], names)
+
+    async def free(self, player: str, decision_id: str) -> None:
+        """Free what a household holds for a decision, whichever attempt held it."""
+
+        async def freed(owner: str) -> None:
+            view = await self.view(Keys(owner, b""), NO_DECISION)
+            if view.household:
+                await self.let_go(view.household, view.held.in_household(decision_id))
+
+        await self.at_home(player, freed)
+
+    async def bring(self, player: str) -> None:
+        """Bring a player's contacts into the household that the facts name."""
+
+        async def brought(owner: str) -> None:
+            view = await self.view(Keys(owner, b""), NO_DECISION)
+            if view.household:
+                await self.join(view.household, view.held.own)
+
+        await self.at_home(player, brought)
 
     async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
-        """Bring the contacts of one who joins into a household."""
-        pairs = [part for name, one in held.items() for part in (name, one.dumps())]
+        """Bring contacts into a household; those that are there stay."""
+        pairs = [part for name, one in held.items() for part in (name, one._replace(charges=()).dumps())]
         await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], pairs)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
@@ -349,8 +396,10 @@ class RedisLedger:
 
         `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
         """
-        for _ in range(len(booking.budgets) * GRANTS + 1):
+        for attempt in range(len(booking.budgets) * GRANTS + 1):
             reply = [bytes(part) for part in await self._reserve(keys, booking)]
+            if reply[0] == b"moved" and attempt:
+                break  # it was accepted as drawn, but for its cost: to draw again would make that hang on the action
             if reply[0] != b"short":
                 return reply[0].decode(), reply[1] if len(reply) > 1 else b""
             if not await self._granted(keys, booking, reply[1].decode(), int(reply[2])):
@@ -396,6 +445,13 @@ class RedisLedger:
         arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]
         status, at = await self._store.call(self._write_seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
+
+    async def known(self, keys: Keys, name: str, digest: bytes) -> Appended | None:
+        """What became of an event or outcome that was told before under this id; None if none was."""
+        held = await self._store.command(self._write_seconds, "GET", keys.seen(name))
+        if held is None:
+            return None
+        return Appended("duplicate" if held.startswith(digest) else "conflict", held[len(digest) :].decode())
 
     async def append(self, keys: Keys, entry: Entry) -> Appended:
         """Apply facts, deduplicate and append in one call.

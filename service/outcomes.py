@@ -17,7 +17,7 @@ from service import log
 from service.caps import Answered
 from service.facts import Assertion, unsubscribed
 from service.know import Known, Refused
-from service.ledger import ANSWER, NO_DECISION, Entry, Keys, RedisLedger
+from service.ledger import ANSWER, Entry, Keys, RedisLedger
 from service.log import Record, Sent
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
@@ -91,18 +91,19 @@ async def take(outcome: Outcome, catalogue: Catalogue, ledger: RedisLedger) -> K
         raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
 
     async def told(player: str) -> Known:
-        return await _take(entry(outcome, record, sent, player, catalogue), outcome, ledger, player)
+        return await _take(entry(outcome, record, sent, player, catalogue), ledger, player)
 
-    return await ledger.at_home(record.player, told)
+    done = await ledger.at_home(record.player, told)
+    if outcome.type in RELEASING:
+        await ledger.free(record.player, outcome.decision_id)
+    return done
 
 
-async def _take(told: Entry, outcome: Outcome, ledger: RedisLedger, player: str) -> Known:
+async def _take(told: Entry, ledger: RedisLedger, player: str) -> Known:
     keys = Keys(player, b"")
     done = await ledger.append(keys, told)
     if done.status == "conflict":
         raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
-    if told.release and (household := (await ledger.view(keys, NO_DECISION)).household):
-        await ledger.let_go(household, outcome.decision_id)
     return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 

@@ -150,7 +150,7 @@ class Rooms:
 
     def commit(self, attempt: Attempt) -> str:
         """Commit what was drawn, in the household first, as a decision does."""
-        view, held, name = attempt.view, attempt.held, attempt.name
+        view, held, name = attempt.view, attempt.held, f"{attempt.name}#1"
         if view.household and not self.do(self.ledger.hold(view.household, view.household_version or "0", name, held)):
             return "moved"
         booking = self._booking(attempt, held)
@@ -160,7 +160,7 @@ class Rooms:
                 old = view.held.own[one]
                 self.forgotten.update(dict(old.charges) if old.state == "confirmed" else {})
         if view.household and status != "reserved" and held:
-            self.do(self.ledger.let_go(view.household, name))
+            self.do(self.ledger.let_go(view.household, [name]))
         return status
 
     def _booking(self, attempt: Attempt, held: Reservation | None) -> Booking:
@@ -196,12 +196,13 @@ class Rooms:
                 return "full"
             if view.household and mine.state == "reserved":
                 sure = mine._replace(state="confirmed", send_us=send_us)
-                if not await self.ledger.hold(view.household, view.household_version or "0", name, sure):
+                attempts = view.held.in_household(name)
+                if not await self.ledger.hold(view.household, view.household_version or "0", name, sure, attempts):
                     return "moved"
             body = msgspec.msgpack.encode({"name": name, "send_us": send_us})
             status, _ = await self.ledger.confirm(keys, name, view, send_us, body)
-            if view.household and status not in {"confirmed", "moved"}:
-                await self.ledger.let_go(view.household, name)
+            if view.household and status not in {"confirmed", "moved"} and mine.state == "reserved":
+                await self.ledger.let_go(view.household, [name, *view.held.in_household(name)])
             return status
 
         return self.do(self.ledger.at_home(self.key(player), confirmed))
@@ -212,12 +213,11 @@ class Rooms:
         async def told(key: str) -> str:
             keys, body = Keys(key, b""), msgspec.msgpack.encode({"player": key, "name": name})
             entry = Entry("outcome", f"outcome/{name}", name.encode()[-8:], body, (), name)
-            done = await self.ledger.append(keys, entry)
-            if household := (await self.ledger.view(keys, NO_DECISION)).household:
-                await self.ledger.let_go(household, name)
-            return done.status
+            return (await self.ledger.append(keys, entry)).status
 
-        return self.do(self.ledger.at_home(self.key(player), told))
+        status = self.do(self.ledger.at_home(self.key(player), told))
+        self.do(self.ledger.free(self.key(player), name))
+        return status
 
     def tell(self, player: str, type_: str, **more: Any) -> str:
         """Tell an event of now."""

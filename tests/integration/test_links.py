@@ -114,7 +114,7 @@ def test_a_link_is_for_good_and_never_to_two_players(opened: Opened, worker: Wor
         async with opened() as client:
             await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
             await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-2")])
-            refused = await post(client, "/v1/events", event(OTHER, "identify", anonymous_id="cookie-2"), 422)
+            refused = await post(client, "/v1/events", event(OTHER, "identify", anonymous_id="cookie-2"), 409)
             assert refused["code"] == "already_linked"
             await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
             await tell(client, [event("cookie-2", "self_excluded")])

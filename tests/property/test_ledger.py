@@ -80,7 +80,7 @@ def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachi
             view = attempt.view
             if view.household and attempt.held:
                 ledger = self.rooms.ledger
-                held = ledger.hold(view.household, view.household_version or "0", attempt.name, attempt.held)
+                held = ledger.hold(view.household, view.household_version or "0", f"{attempt.name}#2", attempt.held)
                 self.rooms.do(held)
 
         @rule(which=WHICH, times=st.integers(1, 2))
