@@ -337,15 +337,140 @@ def test_two_ids_that_are_linked_to_each_other_at_once_end_as_one_player(opened:
     run(story())
 
 
+def test_two_links_that_cross_and_whose_callers_died_are_untied_by_whoever_comes_by(
+    opened: Opened, worker: Worker, house: House
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            ledger = app_of(client).state.desk.ledger
+            one, other = house.player_key(PLAYER), house.player_key(OTHER)
+            await ledger._frozen(one, other, "x")
+            await ledger._frozen(other, one, "x")
+            await tell(client, [event(PLAYER, "login"), event(OTHER, "self_excluded")])
+            held = {(await client.get(f"/v1/players/{name}")).status_code for name in (PLAYER, OTHER)}
+            assert held <= {200, 500, 503}
+            assert await ledger.at_home(one, ledger.home) == await ledger.at_home(other, ledger.home)
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_brings_the_contacts_of_both_into_the_household(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER), *adult_events(MORE[0])])
+            for name in (PLAYER, MORE[0]):
+                await tell(client, [event(name, "household_changed", household_id="home-3")])
+            sent = await asked(client, OTHER, channels=["in_app"], activate=True)
+            while sent["action"] == "NO_CONTACT":
+                sent = await asked(client, OTHER, channels=["in_app"], activate=True)
+            await tell(client, [event(PLAYER, "alias", previous_id=OTHER)])
+            assert "cap:home" in rules(await asked(client, MORE[0], dry_run=True))
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_retry_across_a_link_finds_what_was_done(opened: Opened, worker: Worker) -> None:
+    """Decision, outcome, household and link, each told before and again after the id turned out to be a player."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            first = await asked(client, OTHER, request_id="again")
+            (made,) = await leased(client, OTHER, 1, channels=["in_app", "email"])
+            failed = {"outcome_id": "o1", "decision_id": made["decision_id"], "type": "failed"}
+            failed["occurred_at"] = datetime.now(UTC).isoformat()
+            told = [event(OTHER, "household_changed", household_id="h"), event(OTHER, "identify", anonymous_id="c-9")]
+            await tell(client, told)
+            await post(client, "/v1/outcomes", failed)
+            await tell(client, [event(PLAYER, "alias", previous_id=OTHER)])
+            assert (await asked(client, OTHER, request_id="again"))["decision_id"] == first["decision_id"]
+            assert (await post(client, "/v1/outcomes", failed))["duplicate"]
+            for body in told:
+                assert (await post(client, "/v1/events", body))["duplicate"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_that_is_refused_links_nothing_and_ids_of_events_stay_the_ids_own(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(PLAYER))
+            used = event(PLAYER, "login")
+            await tell(client, [used])
+            reused = event(PLAYER, "identify", anonymous_id="c-1") | {"event_id": used["event_id"]}
+            assert (await post(client, "/v1/events", reused, 409))["code"] == "event_id_reused"
+            await tell(client, [event("c-1", "support_contact")])
+            assert (await client.get("/v1/players/c-1")).json()["player_id"] == "c-1"
+            await tell(client, [event(PLAYER, "identify", anonymous_id="c-2")])
+            excluded = event("c-2", "self_excluded") | {"event_id": used["event_id"]}
+            answer = await post(client, "/v1/events", excluded)
+            assert not answer["duplicate"]
+            found = await asked(client, "c-2", after=answer["position"])
+            assert found["action"] == "NO_CONTACT"
+            assert (await post(client, "/v1/events", excluded))["duplicate"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_told_late_lifts_no_exclusion_that_was_told_before_it(opened: Opened, worker: Worker) -> None:
+    def ago(days: int) -> dict[str, str]:
+        return {"occurred_at": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(PLAYER))
+            await tell(client, [event("c-3", "self_excluded") | ago(5)])
+            await tell(client, [event(PLAYER, "self_excluded") | ago(10), event(PLAYER, "exclusion_ended") | ago(2)])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="c-3") | ago(8)])
+            held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+            assert held["exclusion:*"] == "on"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_confirm_that_is_retried_too_late_frees_no_room_of_the_household(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
+            for name in (PLAYER, OTHER):
+                await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
+            (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
+            name = made["decision_id"]
+            await post(client, f"/v1/decisions/{name}/confirm", {})
+            ledger = f"ledger:{house.player_key(PLAYER)}"
+            held = store.hget(ledger, name).decode().split(" ")  # type: ignore[union-attr]
+            store.hset(ledger, name, " ".join([held[0], held[0], *held[2:]]))
+            assert (await post(client, f"/v1/decisions/{name}/confirm", {}, 409))["code"] == "expired"
+            assert "cap:home" in rules(await asked(client, OTHER, dry_run=True))
+
+    assert worker.consumer is not None
+    run(story())
+
+
 @pytest.mark.parametrize("type_", ["identify", "alias"])
 def test_a_link_to_oneself_changes_nothing(opened: Opened, worker: Worker, type_: str) -> None:
     other = {"identify": "anonymous_id", "alias": "previous_id"}[type_]
 
     async def story() -> None:
         async with opened() as client:
-            await tell(client, adult_events(PLAYER))
+            position = await tell(client, adult_events(PLAYER))
+            before = await asked(client, PLAYER, after=position, dry_run=True)
             await tell(client, [event(PLAYER, type_, **{other: PLAYER})])
-            assert (await asked(client, PLAYER, dry_run=True))["candidates"]["eligible"] > 1
+            found = await asked(client, PLAYER, dry_run=True)
+            assert found["candidates"]["eligible"] > 1
+            assert found["stage"] == before["stage"]
+            assert not [one for one in await facts_of(client, PLAYER) if one["fact"].startswith("link:")]
 
     assert worker.consumer is not None
     run(story())
