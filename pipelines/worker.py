@@ -63,7 +63,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop`; then give the partitions back, flush a last time and end what runs by schedule."""
-        looker = threading.Thread(target=self._look_often, daemon=True)
+        looker = self._half(self._look_often)
         looker.start()
         try:
             self._work()
@@ -72,8 +72,7 @@ class Worker:
             looker.join()
 
     def _work(self) -> None:
-        flusher = threading.Thread(target=self._flush_often, daemon=True)
-        teller = threading.Thread(target=self._tell_often, daemon=True)
+        flusher, teller = self._half(self._flush_often), self._half(self._tell_often)
         flusher.start()
         teller.start()
         try:
@@ -125,23 +124,26 @@ class Worker:
             return
         self.consumer.settings = book.harm
 
+    def _half(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread beside the consumer; whatever ends it ends the worker, which is started again."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - told by `run`
+                self._failure = error
+                self._stopping.set()
+
+        return threading.Thread(target=guarded, daemon=True)
+
     def _flush_often(self) -> None:
-        try:
-            while not self._stopping.wait(FLUSH_SECONDS):
-                self._unless_away("lake", self._flush)
-            self._unless_away("lake", self._flush_last)
-        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
-            self._failure = error
-            self._stopping.set()
+        while not self._stopping.wait(FLUSH_SECONDS):
+            self._unless_away("lake", self._flush)
+        self._unless_away("lake", self._flush_last)
 
     def _tell_often(self) -> None:
-        if self._courier is None:
-            return
-        try:
+        if self._courier is not None:
             self._courier.run()
-        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
-            self._failure = error
-            self._stopping.set()
 
     def _look_often(self) -> None:
         if self._scheduler is None:
@@ -149,9 +151,6 @@ class Worker:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
                 self._unless_away("scheduler", self._scheduler.look)
-        except BaseException as error:  # noqa: BLE001 - whatever ends this half ends the worker, and it is started again
-            self._failure = error
-            self._stopping.set()
         finally:
             self._scheduler.stop()
 

@@ -12,8 +12,10 @@ from typing import Any, Protocol, TypeVar
 import httpx
 import pytest
 import redis
+from between import Between
 from cluster import cluster
 from fastapi import FastAPI
+from worlds import World
 
 from features.definitions import apply, open_store
 from features.events import micros
@@ -65,6 +67,20 @@ def store(server: Stored, plan: ReadPlan) -> Iterator[redis.Redis]:
     publish(client, "plan", plan.dumps())
     yield client
     client.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
+    """A house on a store of its own, for faults."""
+    with World(tmp_path, plan) as made:
+        yield made
+
+
+@pytest.fixture
+def between(world: World, tmp_path: Path) -> Iterator[Between]:
+    """What stands between that store and its callers."""
+    with Between(tmp_path / "between.sock", world.store) as made:
+        yield made
 
 
 @pytest.fixture

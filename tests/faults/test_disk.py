@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from worlds import PROCESSES, Caller, Serving, World, players, timed, until
 
-from features.plan import ReadPlan
 from features.store import PARTITIONS, connect, tag
 from pipelines import worker
 from pipelines.lake import Lake, reach
@@ -32,12 +31,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a disk may not be mounted here; the same is shown with a limit on files")
     yield folder
     subprocess.run(["umount", folder], check=True)  # noqa: S607
-
-
-@pytest.fixture
-def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
-    with World(tmp_path, plan) as made:
-        yield made
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from between import OWN, Between, Fault, Moment
 from flushes import grow
 from worlds import PROCESSES, Caller, Serving, World, harm_settings, now, players, until
 
-from features.plan import ReadPlan
 from features.store import bundle_key, connect, pointer_key
 from models.learner import LearnerSettings
 from pipelines import learner
@@ -81,18 +80,6 @@ def ended(work: Callable[..., None], *arguments: object) -> int | None:
     process.start()
     process.join(60)
     return process.exitcode
-
-
-@pytest.fixture
-def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
-    with World(tmp_path, plan) as made:
-        yield made
-
-
-@pytest.fixture
-def between(world: World, tmp_path: Path) -> Iterator[Between]:
-    with Between(tmp_path / "between.sock", world.store) as made:
-        yield made
 
 
 class Round:

@@ -11,23 +11,10 @@ import pytest
 from between import Between, Fault, Moment
 from worlds import Caller, Serving, World, now, players, timed, until
 
-from features.plan import ReadPlan
 from features.store import order
 from service.ledger import Keys
 
 ASKS = 30
-
-
-@pytest.fixture
-def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
-    with World(tmp_path, plan) as made:
-        yield made
-
-
-@pytest.fixture
-def between(world: World, tmp_path: Path) -> Iterator[Between]:
-    with Between(tmp_path / "between.sock", world.store) as made:
-        yield made
 
 
 @pytest.fixture
