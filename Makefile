@@ -44,7 +44,7 @@ bench: install
 	$(BIN)/croupier bench decide
 	$(BIN)/croupier bench rules
 
-# Everything callers may do to the ledger at once, a thousand stories of fifty steps; a quarter of an hour.
+# Everything callers may do to the ledger at once, a thousand stories of fifty steps; some minutes.
 ledger: install
 	CROUPIER_EXAMPLES=1000 $(BIN)/pytest tests/property/test_ledger.py
 

@@ -212,8 +212,9 @@ def test_caps_hold_however_the_clock_jumps_within_a_day(world: World, clock: Clo
     for offset in (0, 2 * HOUR, -HOUR, 3 * HOUR, 0):
         jump(world, clock, offset)
         world.apply()
-        for _ in range(10):
-            assert caller.ask(player, channels=["email", "in_app"]).status_code == 200
+        for number in range(10):
+            asked = {"channels": ["email", "in_app"], "activate": number % 2 == 0}
+            assert caller.ask(player, **asked).status_code == 200
         for decision in world.ledger(player):
             assert caller.confirm(decision).status_code in {200, 409}
     confirmed = [entry for entry in world.ledger(player).values() if entry.split(" ")[2] == "confirmed"]

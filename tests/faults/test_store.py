@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,17 +116,21 @@ def test_a_store_that_hangs_between_read_and_reservation_is_asked_again_under_th
     world: World, between: Between, caller: Caller, player: str
 ) -> None:
     """The store is stopped at the reserving call itself; it takes it when it goes on, the caller long gone."""
-    asked = {"request_id": "once", "channels": ["email", "in_app"]}
+    asked = [{"request_id": f"once-{number}", "channels": ["email", "in_app"]} for number in range(ASKS)]
 
     def stop() -> None:
         os.kill(world.server.process.pid, signal.SIGSTOP)
 
-    between.fault = Fault("croupier_reserve", "before", "go on", stop)
-    (answer,) = timed("hung before the reservation", [lambda: caller.unless_left_alone(player, **asked)])
-    put_off(answer)
-    world.server.process.send_signal(signal.SIGCONT)
-    first = decided(caller, player, asked)
-    assert decided(caller, player, asked).content == first.content
+    def hung(number: int) -> httpx.Response:
+        between.fault = Fault("croupier_reserve", "before", "go on", stop)
+        answer = caller.unless_left_alone(player, **asked[number])
+        world.server.process.send_signal(signal.SIGCONT)
+        return answer
+
+    for answer in timed("hung before the reservation", [partial(hung, number) for number in range(ASKS)]):
+        put_off(answer)
+    for one in asked:
+        assert decided(caller, player, one).content == decided(caller, player, one).content
     goes_on(world, caller, player)
 
 
