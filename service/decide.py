@@ -167,11 +167,11 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
         decision = compose(request, table, view, (player, own_id(request, view, linked=player != asked)), name, attempt)
         if request.dry_run:
             return Answered(decision.record, recorded=False)
-        status, held = await _commit(ledger, keys, view, decision)
+        status, record, held = await _commit(ledger, keys, view, decision)
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Answered(log.loads(held), recorded=True)
+            return Answered(record, recorded=True)
     raise Contended
 
 
@@ -185,25 +185,24 @@ def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
     return str(told["player_id"])
 
 
-async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decision) -> tuple[str, bytes]:
-    """Commit a decision with room in the household, if the player has one; status, and the record as it was kept.
+async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decision) -> tuple[str, Record, bytes]:
+    """Commit a decision with room in the household, if the player has one; status, record, and what a replay found.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
     household = view.household if decision.promotional else None
-    name = f"{decision.record.decision_id}{caps.ATTEMPT}{secrets.token_hex(4)}"
+    name = f"{decision.record.decision_id}{caps.ATTEMPT}{secrets.token_hex(4)}" if household else ""
     if household and not await ledger.hold(
         household, view.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
-        return "moved", b""
-    booking = _booking(decision)
-    status, held = await ledger.reserve(keys, booking)
+        return "moved", decision.record, b""
+    status, held = await ledger.reserve(keys, _booking(decision))
     if household and decision.reservation and status != "reserved":
         await ledger.let_go(household, [name])
     if status == "lost":
-        booking = _booking(lost(decision))._replace(facts_version="", ledger_version="")
-        status, held = await ledger.reserve(keys, booking)
-    return status, booking.record if status == "reserved" else held
+        decision = lost(decision)
+        status, held = await ledger.reserve(keys, _booking(decision)._replace(facts_version="", ledger_version=""))
+    return status, decision.record, held
 
 
 def lost(decision: Decision) -> Decision:

@@ -82,11 +82,11 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
         Refused: It lies in the future, is too old, or its id was used for another event.
         StoreError: The store did not answer; a retry is safe.
     """
-    late = timeliness(event, await ledger.now_us())
+    now_us = await ledger.now_us()
+    late = timeliness(event, now_us)
     if late is not None:
         raise Refused(late, _REASONS[late], "/occurred_at")
     asked = house.player_key(event.player_id)
-    now_us = await ledger.now_us()
     done = await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked, now_us))
     if isinstance(event, events.HouseholdChanged):
         await ledger.bring(asked)

@@ -328,9 +328,7 @@ class RedisLedger:
             reply = await self._store.call(self._write_seconds, "croupier_adopt", names, arguments)
             if reply != 1:
                 raise Linked(reply.decode())
-            view = await self.view(keys, NO_DECISION)
-            if view.household:
-                await self.join(view.household, view.held.own)
+            await self._bring(owner)
 
         await self.at_home(player, take, hops)
         await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [])
@@ -378,13 +376,12 @@ class RedisLedger:
 
     async def bring(self, player: str) -> None:
         """Bring a player's contacts into the household that the facts name."""
+        await self.at_home(player, self._bring)
 
-        async def brought(owner: str) -> None:
-            view = await self.view(Keys(owner, b""), NO_DECISION)
-            if view.household:
-                await self.join(view.household, view.held.own)
-
-        await self.at_home(player, brought)
+    async def _bring(self, player: str) -> None:
+        view = await self.view(Keys(player, b""), NO_DECISION)
+        if view.household:
+            await self.join(view.household, view.held.own)
 
     async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
         """Bring contacts into a household; those that are there stay."""
