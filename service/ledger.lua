@@ -279,9 +279,11 @@ local function thaw(keys, args)
   return 1
 end
 
--- KEYS: facts of an id: the player that it is linked to has taken it in.
+-- KEYS: facts of an id. ARGV: the mark that it bore when the player that it names took it in; another one stays.
 local function settle(keys, args)
-  redis.call('HSET', keys[1], 'to', (string.gsub(redis.call('HGET', keys[1], 'to'), ' pending ', ' done ')))
+  if redis.call('HGET', keys[1], 'to') == args[1] then
+    redis.call('HSET', keys[1], 'to', (string.gsub(args[1], ' pending ', ' done ')))
+  end
   return 1
 end
 

@@ -317,11 +317,12 @@ class RedisLedger:
         if not to.startswith(f"{player} "):
             return
         name = to.split(" ")[2]
-        told = links.adopted(linked, known)
         contacts = {key.decode(): _adopted(key, text) for key, text in ledger.items() if key != b"v"}
 
         async def take(owner: str) -> None:
-            keys = Keys(owner, b"")
+            if owner == linked:
+                return  # linked to each other at once: this link was taken away again
+            keys, told = Keys(owner, b""), links.adopted(linked, known, owner)
             arguments = [*self._clock, owner, name if owner == player else "", len(told)]
             arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
             names = [keys.facts, keys.ledger, keys.log, keys.budget]
@@ -331,7 +332,7 @@ class RedisLedger:
             await self._bring(owner)
 
         await self.at_home(player, take, hops)
-        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [])
+        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [to])
 
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.

@@ -41,13 +41,18 @@ def _named(linked: str, field: str) -> str:
     return field if field.startswith((_UNDER, LINK)) else f"{_UNDER}{linked}|{field}"
 
 
-def adopted(linked: str, raw: Mapping[bytes, bytes]) -> list[Assertion]:
-    """All facts of an id, its own linked ids' included, as the player's hash will hold them."""
-    return [
+def adopted(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[Assertion]:
+    """All facts of an id, its own linked ids' included, as the hash of its player, the owner, will hold them.
+
+    The owner's own facts come home: where two ids were linked to each other at once, an id can hold what was told of
+    one whom it belongs to.
+    """
+    told = [
         Assertion(_named(linked, name.decode()), *_register(value))
         for name, value in raw.items()
-        if name not in NO_REGISTER
+        if name not in NO_REGISTER and name.decode() != LINK + owner
     ]
+    return [one._replace(field=one.field.removeprefix(f"{_UNDER}{owner}|")) for one in told]
 
 
 def link(linked: str, at_us: int) -> Assertion:

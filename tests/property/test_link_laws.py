@@ -96,7 +96,7 @@ def test_who_has_one_id_is_read_as_ever(told: list[tuple[str, Assertion]]) -> No
 @given(TELLINGS)
 def test_a_player_who_is_linked_further_brings_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
     raw = store([*told, *ALL_LINKS]) | {b"name": b"sealed", b"to": b"{p003}other pending x"}
-    moved = links.adopted("{p000}player", raw)
+    moved = links.adopted("{p000}player", raw, "{p003}other")
     assert all(one.field.startswith(("~", "link:")) for one in moved)
     assert len(moved) == len([name for name in raw if name not in NO_REGISTER])
     again = store([("", one) for one in moved] + [("", links.link("{p000}player", 2_000))])
