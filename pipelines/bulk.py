@@ -18,7 +18,8 @@ from features.store import House, StoreError, partition_of, real_now_us
 from service import links, log
 from service.facts import Assertion
 from service.know import entry
-from service.ledger import HOPS, Entry, Keys, Status, appended, ingest_command
+from service.ledger import HOPS, Entry, Status, appended, ingest_command
+from service.view import Keys
 
 PER_CALL: Final = 100
 """Entries of one player in one call."""
@@ -84,7 +85,7 @@ class Items:
 
     def _seal(self, player: str) -> bytes:
         if player not in self._seals:
-            key = Keys(player, b"").seal
+            key = Keys(player).seal
             self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, log.new_seal()))
         return self._seals[player]
 
@@ -120,7 +121,7 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
     pipe = client.pipeline(transaction=False)
     for places in calls:
         some = [items[place] for place in places]
-        keys = Keys(some[0].player, b"")
+        keys = Keys(some[0].player)
         names, arguments = ingest_command(house, keys, [one.entry for one in some], remember=some[0].remember)
         pipe.fcall("croupier_ingest", len(names), *names, *arguments)
     statuses: list[Status] = ["new"] * len(items)

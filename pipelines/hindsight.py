@@ -34,8 +34,8 @@ from service.decide import windows_of
 from service.inputs import Contact
 from service.law import Law, Verdict
 from service.layout import Candidates, Layout
-from service.ledger import Keys
 from service.log import Record
+from service.view import Keys
 
 
 class Change(msgspec.Struct):
@@ -139,7 +139,7 @@ def _case(client: redis.Redis, record: Record, layout: Layout) -> Case | str:
         return "other_build"
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
-    key = cast("bytes | None", client.get(Keys(record.player, b"").seal))
+    key = cast("bytes | None", client.get(Keys(record.player).seal))
     personal = log.unseal(key, record.sealed, record.decision_id)
     if personal is None:
         return "erased"

@@ -27,7 +27,8 @@ from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
 from service import facts, harm, inputs, links
 from service.harm import HarmSettings
-from service.ledger import HOPS, Keys, assert_command, clock_arguments
+from service.ledger import HOPS, assert_command, clock_arguments
+from service.view import Keys
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
@@ -206,7 +207,7 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for player in players:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
-            pipe.hgetall(Keys(player, b"").facts)
+            pipe.hgetall(Keys(player).facts)
         held, changes, lost = replies(pipe), list[_Change](), set[int]()
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
             if is_away(features) or is_away(known):
@@ -236,13 +237,13 @@ class Consumer:
         self._step("tell")
         pipe, lost = self._client.pipeline(transaction=False), set[int]()
         for player, told in signs.items():
-            names, arguments = assert_command(self._house, Keys(player, b""), told)
+            names, arguments = assert_command(self._house, Keys(player), told)
             pipe.fcall("croupier_assert", len(names), *names, *arguments)
         for (player, told), reply in zip(signs.items(), replies(pipe), strict=True):
             if is_away(reply):
                 lost.add(partition_of(player))
             elif reply == -1 and hops:
-                owner = cast("bytes", self._client.hget(Keys(player, b"").facts, "to")).decode().split(" ")[0]
+                owner = cast("bytes", self._client.hget(Keys(player).facts, "to")).decode().split(" ")[0]
                 lost |= {partition_of(player) for _ in self._tell({owner: links.under(player, told)}, hops - 1)}
         return lost
 

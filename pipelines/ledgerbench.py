@@ -24,7 +24,8 @@ from service import caps, log
 from service.app import catalogue_path
 from service.caps import Asking, Held, Reservation
 from service.layout import Layout
-from service.ledger import NO_DECISION, Booking, Keys, RedisLedger
+from service.ledger import Booking, RedisLedger
+from service.view import NO_DECISION, Keys
 
 CALLS: Final = 400
 PLAYERS: Final = 40
@@ -80,7 +81,7 @@ class _Bench:
         self._ledger = RedisLedger(self._store, house, 5.0, 5.0)
         self._house = house
         self._names = 0
-        self._keys = [Keys(house.player_key(f"player-{number}"), b"") for number in range(PLAYERS)]
+        self._keys = [Keys(house.player_key(f"player-{number}")) for number in range(PLAYERS)]
 
     def close(self) -> None:
         self._loop.run_until_complete(self._store.close())

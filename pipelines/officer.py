@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import reduce
 from operator import or_
@@ -22,7 +23,7 @@ import redis
 from features.moments import moment
 from features.schema import CHANNELS
 from models.actions import SLOTS, Catalogue, load_catalogue
-from service import caps, facts, harm, mask, packs
+from service import caps, facts, harm, links, mask, packs
 from service.app import catalogue_path
 from service.behaviour import read_behaviour
 from service.caps import Asking
@@ -30,11 +31,11 @@ from service.decide import DecisionRequest, own_id, situate
 from service.experiment import variant
 from service.law import Law
 from service.layout import Candidates, Layout
-from service.ledger import NO_DECISION, Linked, View, household_key, view_names, viewed
 from service.packs import Pack, Rulebook, load_rulebook, rulebook_path
 from service.rule import RuleBase
 from service.rules import JurisdictionScope, TimeWindow
 from service.table import Table, player_keys
+from service.view import NO_DECISION, Linked, View, hashed, household_key, view_names, viewed
 
 _STALE_DAYS: Final = 180
 _SOON: Final = timedelta(days=60)
@@ -246,15 +247,18 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
 
 def _view(client: redis.Redis, table: Table, player: str) -> View:
     """A player as a decision would see them; a linked id's is the player's that it is linked to."""
-    names = view_names(player_keys(table, player), NO_DECISION)
+    keys = player_keys(table, player)
+    names = view_names(keys, NO_DECISION)
     try:
         view = viewed(cast("list[Any]", client.fcall("croupier_view", len(names), *names)))
     except Linked as linked:
         return _view(client, table, linked.to.split(" ")[0])
-    if view.household is None:
-        return view
-    held = cast("dict[bytes, bytes]", client.hgetall(household_key(view.household)))
-    return view.beside([part for pair in held.items() for part in pair])
+    view = replace(view, linked=[_hash(client, keys.features_of(one)) for one in links.linked(view.facts)])
+    return view if view.household is None else view.beside(_hash(client, household_key(view.household)))
+
+
+def _hash(client: redis.Redis, name: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - keys in Feast's format are bytes
+    return hashed(cast("dict[bytes, bytes]", client.hgetall(name)))
 
 
 def _allowed(

@@ -38,11 +38,11 @@ from service.door import (
     translated,
 )
 from service.know import know
-from service.ledger import Keys
 from service.log import Record
 from service.mask import Reason, reasons
 from service.outcomes import Outcome, take
 from service.packs import Rulebook
+from service.view import Keys
 from service.why import Evidence, why
 
 AFTER_SECONDS: Final = 0.5
@@ -148,7 +148,7 @@ async def _wait(after: str, body: DecisionRequest, desk: Desk) -> None:
     """Wait, bounded, until the features of the player's partition include a position."""
     asked = desk.table.house.player_key(body.player_id)
     try:
-        keys = Keys(await desk.ledger.at_home(asked, desk.ledger.home), b"")
+        keys = Keys(await desk.ledger.at_home(asked, desk.ledger.home))
     except StoreError:
         return  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
@@ -187,7 +187,7 @@ async def get_decision(decision_id: DecisionId, desk: At) -> Response:
     if held is None:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     record = log.loads(held)
-    personal = log.unseal(await desk.ledger.seal_of(Keys(record.player, b"")), record.sealed, decision_id)
+    personal = log.unseal(await desk.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
     player_id, texts = (personal or {}).get("player_id"), await _reasons(record, desk)
     told = answer.whole(record, player_id, await _catalogue(record, desk), texts)
     return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features import schema
 from features.aggregates import empty, encode, forward, together
 from features.plan import PlanError, ReadPlan
-from service.ledger import View
+from service.view import View
 
 _AHEAD_SECONDS: Final = 2.0
 _NOBODY: Final = encode(empty())

@@ -132,6 +132,14 @@ class Held:
         """Entries that the household holds for a decision."""
         return [name for name in self.household or () if decision_of(name) == decision_id]
 
+    def freed(self, now_us: int) -> list[str]:
+        """Entries that the household holds for contacts of the player that take no room any more.
+
+        A lease was taken back, ran out, or its confirm was cut off after the household had counted it.
+        """
+        over = {name for name, one in self.own.items() if not one.counts(now_us)}
+        return [name for name in self.household or () if decision_of(name) in over]
+
     def without(self, decision_id: str) -> Held:
         """The same but for the contact of one decision."""
         return replace(
@@ -140,7 +148,10 @@ class Held:
 
     def counted(self, scope: Scope, brand: str, now_us: int) -> list[Reservation]:
         """Promotional contacts that take room, of a scope."""
-        held = self.own if scope != "household" or self.household is None else self.household
+        held = self.own
+        if scope == "household" and self.household is not None:
+            free = set(self.freed(now_us))
+            held = {name: one for name, one in self.household.items() if name not in free}
         return [
             one
             for one in held.values()

@@ -17,9 +17,10 @@ from service.behaviour import read_behaviour
 from service.caps import Asking, Reservation
 from service.decide import ATTEMPTS, Contended, DecisionRequest, situate
 from service.know import Refused
-from service.ledger import RedisLedger, View
+from service.ledger import RedisLedger
 from service.log import Record, Sent
 from service.table import Table, player_keys
+from service.view import View
 
 SEND_WITHIN_SECONDS: Final = 60
 _SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
@@ -66,7 +67,7 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
     record = log.loads(held)
     if (sent := record.action) is None:
         raise Refused("no_contact", "the decision was to leave the player alone")
-    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
+    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger.hurried(), player))
 
 
 async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:

@@ -37,10 +37,11 @@ from service.facts import Facts
 from service.inputs import Contact
 from service.law import Verdict
 from service.layout import Candidates, Layout
-from service.ledger import Booking, Keys, Linked, RedisLedger, View
+from service.ledger import Booking, RedisLedger
 from service.log import Choice, PutOff, Record, Seen, Sent, Versions
 from service.mask import Asked, Situation
 from service.table import Table, player_keys
+from service.view import Keys, Linked, View
 
 ATTEMPTS: Final = 3
 Position = Annotated[str, Field(pattern=r"^p\d{3}:\d{1,20}-\d{1,20}$")]
@@ -149,7 +150,7 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
         RequestReused: The request id stands for another body.
     """
     asked = table.house.player_key(request.player_id)
-    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger, player, asked))
+    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger.hurried(), player, asked))
 
 
 async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, player: str, asked: str) -> Answered:
@@ -296,12 +297,13 @@ def _with_limits(table: Table, view: View, record: Record, seal: bytes, *, ever:
         charges = caps.charges(catalogue, offer, channel, held.send_us)
         held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
     wholes = {one.id: one.cost_minor for one in catalogue.budgets}
+    household = Held(view.held.household or {})
     return Decision(
         record,
         seal,
         held,
         caps.outdated(catalogue, view.held, now_us, longest_us, ever=ever),
-        caps.outdated(catalogue, Held(view.held.household or {}), now_us, longest_us, ever=ever),
+        view.held.freed(now_us) + caps.outdated(catalogue, household, now_us, longest_us, ever=ever),
         {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
         caps.over(view.held, now_us),
     )

@@ -17,7 +17,8 @@ from features.events import Event, micros, timeliness
 from features.store import House, position
 from service import facts, links, log
 from service.facts import Assertion
-from service.ledger import Appended, Entry, Keys, RedisLedger
+from service.ledger import Appended, Entry, RedisLedger
+from service.view import Keys
 
 
 class Refused(Exception):
@@ -94,7 +95,7 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
 
 
 async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str, now_us: int) -> Known:
-    keys = Keys(player, b"")
+    keys = Keys(player)
     # An id's events are known by the id's own names, whoever holds them.
     seen = event.event_id if player == asked else f"{asked} {event.event_id}"
     if isinstance(event, events.Identify | events.Alias) and (known := await ledger.known(keys, seen, _digest(event))):

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from math import inf
+from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from features.events import REMEMBERED
-from features.store import BUNDLES, House, Store, StoreError, bundle_key, partition_of, tag
+from features.store import BUNDLES, House, Store, StoreError, bundle_key, tag
 from service import links
-from service.caps import Answered, Held, Reservation, load_answer, load_reservation
+from service.caps import Reservation, load_reservation
 from service.facts import Assertion, forbids
+from service.view import (
+    ANSWER,
+    NO_DECISION,
+    Keys,
+    Linked,
+    View,
+    decision_key,
+    hashed,
+    household_key,
+    view_names,
+    viewed,
+)
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
@@ -21,11 +35,8 @@ SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
 """Attempts to have enough of a budget, which others of the partition may use up in between."""
-ANSWER: Final = "~"
-"""Entries of a ledger that begin so are answers to contacts, not contacts."""
-_DRY: Final = "dry "
-NO_DECISION: Final = "000-" + "a" * 24
-"""Id under which no decision is held, for views that ask for none."""
+LEAST_SECONDS: Final = 0.008
+"""What the store has for an answer, however late it is: a busy process is no reason to ask it in vain."""
 Result = TypeVar("Result")
 
 
@@ -55,42 +66,6 @@ class Appended(NamedTuple):
     stream_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
-
-    `facts` are those of all linked ids together, `linked` the features that those ids had before; `household_version`
-    is None for a player without a household.
-    """
-
-    real_us: int
-    facts: Mapping[bytes, bytes]
-    features: Mapping[bytes, bytes]
-    ledger_version: str
-    held: Held
-    watermark_us: int | None
-    seal: bytes | None
-    record: bytes | None
-    household_version: str | None = None
-    linked: Sequence[Mapping[bytes, bytes]] = ()
-
-    @property
-    def facts_version(self) -> str:
-        """Version of the facts."""
-        return self.facts.get(b"v", b"0").decode()
-
-    @property
-    def household(self) -> str | None:
-        """Key of the player's household."""
-        told = self.facts.get(b"household")
-        return None if told is None else told.decode().split(" ", 2)[2] or None
-
-    def beside(self, household: Sequence[bytes]) -> View:
-        """The same with the contacts of the player's household, as the store answers them."""
-        version, contacts, _ = _ledger(household)
-        return replace(self, held=replace(self.held, household=contacts), household_version=version)
-
-
 class Booking(NamedTuple):
     """A decision to commit: it holds only while facts and ledger have the versions that it was drawn from.
 
@@ -107,59 +82,6 @@ class Booking(NamedTuple):
     outdated: Sequence[str]
     budgets: Mapping[str, int]
     over: Sequence[str]
-
-
-class Linked(Exception):
-    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them.
-
-    `record` is the decision that was asked for, if it was made for the id before.
-    """
-
-    def __init__(self, to: str, record: bytes | None = None) -> None:
-        super().__init__(to)
-        self.to = to
-        self.record = record
-
-
-class Keys:
-    """Names of a player's keys; all carry the tag of the player key, so they share one hash slot."""
-
-    def __init__(self, player: str, features: bytes) -> None:
-        slot = tag(partition_of(player))
-        self.player = player
-        self.partition = partition_of(player)
-        self.features = features or f"features:{player}".encode()
-        self.facts = f"facts:{player}"
-        self.ledger = f"ledger:{player}"
-        self.seal = f"seal:{player}"
-        self.recent = f"recent:{player}"
-        self.log = f"log:{slot}"
-        self.lease = f"lease:{slot}"
-        self.budget = f"budget:{slot}"
-        self.expiry = f"expiry:{slot}"
-        self._slot = slot
-
-    def seen(self, name: str) -> str:
-        """Key that remembers an event's or outcome's id."""
-        return f"seen:{self.player} {name}"
-
-    def features_of(self, linked: str) -> bytes:
-        """Key of a linked id's features: player keys are of one length, and so are keys in Feast's format."""
-        return self.features.replace(self.player.encode(), linked.encode())
-
-    def decision(self, decision_id: str) -> str:
-        """Key of a decision's record."""
-        return f"decision:{self._slot}{decision_id}"
-
-
-def household_key(household: str) -> str:
-    """Key of the contacts of all members of a household."""
-    return f"household:{household}"
-
-
-def decision_key(decision_id: str) -> str:
-    """Key of a record by its id alone: an id starts with its partition."""
-    return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
 
 
 def clock_arguments(house: House) -> list[str]:
@@ -193,32 +115,6 @@ def assert_command(house: House, keys: Keys, told: Sequence[Assertion]) -> tuple
     return [keys.facts, keys.ledger, keys.log, keys.budget], arguments + [part for one in told for part in one]
 
 
-def view_names(keys: Keys, decision_id: str) -> list[str | bytes]:
-    """Keys of `croupier_view`."""
-    held = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, keys.decision(decision_id), keys.budget]
-    return cast("list[str | bytes]", held)
-
-
-def viewed(reply: Sequence[Any]) -> View:
-    """Reply of `croupier_view`; raises Linked if the id turned out to be another player."""
-    real, known, features, ledger, watermark, seal, record, budget = reply
-    raw = _pairs(known)
-    if b"to" in raw:
-        raise Linked(raw[b"to"].decode(), record)
-    version, own, answers = _ledger(ledger)
-    shares, dry = _shares(budget)
-    return View(
-        int(real),
-        links.together(raw),
-        _pairs(features),
-        version,
-        Held(own, None, answers, shares, dry),
-        int(watermark) if watermark else None,
-        seal,
-        record,
-    )
-
-
 def appended(reply: Sequence[bytes]) -> list[Appended]:
     """Reply of `croupier_ingest`, one per entry."""
     texts = [part.decode() for part in reply]
@@ -226,14 +122,28 @@ def appended(reply: Sequence[bytes]) -> list[Appended]:
 
 
 class RedisLedger:
-    """The ledger on a Redis-protocol store; a decision's read and all other calls have a deadline each."""
+    """The ledger on a Redis-protocol store; reads and writes have a deadline each."""
 
-    def __init__(self, store: Store, house: House, read_seconds: float, write_seconds: float) -> None:
+    def __init__(
+        self, store: Store, house: House, read_seconds: float, write_seconds: float, until: float = inf
+    ) -> None:
         self._store = store
-        self._read_seconds = read_seconds
-        self._write_seconds = write_seconds
+        self._seconds = (read_seconds, write_seconds)
+        self._until = until
         self._house = house
         self._clock = clock_arguments(house)
+
+    def hurried(self) -> RedisLedger:
+        """The same for one answer: its calls together wait for about as long as the longest of them may alone."""
+        return RedisLedger(self._store, self._house, *self._seconds, monotonic() + max(self._seconds))
+
+    @property
+    def _read_seconds(self) -> float:
+        return min(self._seconds[0], max(LEAST_SECONDS, self._until - monotonic()))
+
+    @property
+    def _write_seconds(self) -> float:
+        return min(self._seconds[1], max(LEAST_SECONDS, self._until - monotonic()))
 
     async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]], hops: int = HOPS) -> Result:
         """Do something where a player is held: an id that was linked is held by another player.
@@ -250,7 +160,7 @@ class RedisLedger:
 
     async def home(self, player: str) -> str:
         """The player itself; raises Linked if it is held by another."""
-        to = await self._store.command(self._write_seconds, "HGET", Keys(player, b"").facts, "to")
+        to = await self._store.command(self._write_seconds, "HGET", Keys(player).facts, "to")
         if to is not None:
             raise Linked(to.decode())
         return player
@@ -291,14 +201,14 @@ class RedisLedger:
             open_ = [name for name in names[names.index(last) :] if marks[name].split(" ")[1] == "pending"]
             if open_:
                 thawed = max(open_)
-                await self._store.call(self._write_seconds, "croupier_thaw", [Keys(thawed, b"").facts], [marks[thawed]])
+                await self._store.call(self._write_seconds, "croupier_thaw", [Keys(thawed).facts], [marks[thawed]])
         raise StoreError("the links of this id lead nowhere")
 
     async def _marks(self, linked: str) -> dict[str, str]:
         """The marks from an id on, in order, to the player or until they come round."""
         marks: dict[str, str] = {}
         while linked not in marks:
-            to = await self._store.command(self._write_seconds, "HGET", Keys(linked, b"").facts, "to")
+            to = await self._store.command(self._write_seconds, "HGET", Keys(linked).facts, "to")
             if to is None:
                 break
             marks[linked] = to.decode()
@@ -306,11 +216,11 @@ class RedisLedger:
         return marks
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
-        keys = Keys(linked, b"")
+        keys = Keys(linked)
         to, known, ledger = await self._store.call(
             self._write_seconds, "croupier_freeze", [keys.facts, keys.ledger], mark
         )
-        return to.decode(), _pairs(known), _pairs(ledger)
+        return to.decode(), hashed(known), hashed(ledger)
 
     async def _take_in(self, linked: str, player: str, hops: int) -> None:
         to, known, ledger = await self._frozen(linked)
@@ -322,7 +232,7 @@ class RedisLedger:
         async def take(owner: str) -> None:
             if owner == linked:
                 return  # linked to each other at once: this link was taken away again
-            keys, told = Keys(owner, b""), links.adopted(linked, known, owner)
+            keys, told = Keys(owner), links.adopted(linked, known, owner)
             arguments = [*self._clock, owner, name if owner == player else "", len(told)]
             arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
             names = [keys.facts, keys.ledger, keys.log, keys.budget]
@@ -332,7 +242,7 @@ class RedisLedger:
             await self._bring(owner)
 
         await self.at_home(player, take, hops)
-        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked, b"").facts], [to])
+        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked).facts], [to])
 
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
@@ -344,13 +254,13 @@ class RedisLedger:
         seen = viewed(await self._store.call(self._read_seconds, "croupier_view", asked, []))
         if names := links.linked(seen.facts):
             found = [await self._hash(keys.features_of(name)) for name in names]
-            seen = replace(seen, linked=[_pairs(one) for one in found])
+            seen = replace(seen, linked=found)
         if (household := seen.household) is None:
             return seen
         return seen.beside(await self._hash(household_key(household)))
 
-    async def _hash(self, name: str | bytes) -> Sequence[bytes]:
-        return _flat(await self._store.command(self._read_seconds, "HGETALL", name))
+    async def _hash(self, name: str | bytes) -> dict[bytes, bytes]:
+        return hashed(await self._store.command(self._read_seconds, "HGETALL", name))
 
     async def hold(
         self, household: str, version: str, name: str, held: Reservation | None, outdated: Sequence[str] = ()
@@ -369,7 +279,7 @@ class RedisLedger:
         """Free what a household holds for a decision, whichever attempt held it."""
 
         async def freed(owner: str) -> None:
-            view = await self.view(Keys(owner, b""), NO_DECISION)
+            view = await self.view(Keys(owner), NO_DECISION)
             if view.household:
                 await self.let_go(view.household, view.held.in_household(decision_id))
 
@@ -380,7 +290,7 @@ class RedisLedger:
         await self.at_home(player, self._bring)
 
     async def _bring(self, player: str) -> None:
-        view = await self.view(Keys(player, b""), NO_DECISION)
+        view = await self.view(Keys(player), NO_DECISION)
         if view.household:
             await self.join(view.household, view.held.own)
 
@@ -511,34 +421,9 @@ class RedisLedger:
         return self._house.now_us(int(seconds) * 1_000_000 + int(rest))
 
 
-def _ledger(flat: Sequence[bytes]) -> tuple[str, dict[str, Reservation], dict[str, Answered]]:
-    """Version, contacts and answers to contacts of a ledger."""
-    held = _pairs(flat)
-    version = held.pop(b"v", b"0").decode()
-    texts = {name.decode(): text.decode() for name, text in held.items()}
-    contacts = {name: load_reservation(text) for name, text in texts.items() if name[0] != ANSWER}
-    return version, contacts, {name: load_answer(text) for name, text in texts.items() if name[0] == ANSWER}
-
-
-def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:
-    """What is left of budgets in a partition, and which have nothing more to give."""
-    held = {name.decode(): value for name, value in _pairs(flat).items()}
-    shares = {name: int(value) for name, value in held.items() if not name.startswith(_DRY)}
-    return shares, frozenset(name.removeprefix(_DRY) for name in held.keys() - shares.keys())
-
-
 def _adopted(name: bytes, text: bytes) -> str:
     """A contact of a linked id as its player holds it: what an open one charged is given back where it was charged."""
     if name.startswith(ANSWER.encode()):
         return text.decode()
     held = load_reservation(text.decode())
     return (held._replace(charges=()) if held.state == "reserved" else held).dumps()
-
-
-def _flat(found: Mapping[bytes, bytes] | Sequence[bytes]) -> Sequence[bytes]:
-    """A hash as a reply of names and values in turn, whichever way the client gives it."""
-    return [part for pair in found.items() for part in pair] if isinstance(found, Mapping) else found
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

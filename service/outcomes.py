@@ -17,8 +17,9 @@ from service import log
 from service.caps import Answered
 from service.facts import Assertion, unsubscribed
 from service.know import Known, Refused
-from service.ledger import ANSWER, Entry, Keys, RedisLedger
+from service.ledger import Entry, RedisLedger
 from service.log import Record, Sent
+from service.view import ANSWER, Keys
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
 """Outcomes of contacts that did not happen: their room is free again."""
@@ -100,7 +101,7 @@ async def take(outcome: Outcome, catalogue: Catalogue, ledger: RedisLedger) -> K
 
 
 async def _take(told: Entry, ledger: RedisLedger, player: str) -> Known:
-    keys = Keys(player, b"")
+    keys = Keys(player)
     done = await ledger.append(keys, told)
     if done.status == "conflict":
         raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")

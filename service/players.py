@@ -15,10 +15,10 @@ from service.behaviour import Behaviour, read_behaviour
 from service.decide import DecisionRequest, own_id, situate
 from service.door import Answer, At, Desk, ProblemError, add_route, respond
 from service.experiment import variant
-from service.ledger import NO_DECISION, View
 from service.log import Record
 from service.mask import Situation
 from service.table import Table, player_keys
+from service.view import NO_DECISION, View
 from service.why import named
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]

@@ -14,8 +14,8 @@ from models.scorer import Scorer
 from service import mask
 from service.law import Law
 from service.layout import Layout
-from service.ledger import Keys
 from service.packs import Rulebook
+from service.view import Keys
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,8 @@ from service import caps, log
 from service.caps import Asking, Reservation, load_reservation
 from service.know import know
 from service.layout import Layout
-from service.ledger import (
-    NO_DECISION,
-    Booking,
-    Entry,
-    Keys,
-    RedisLedger,
-    View,
-    clock_arguments,
-    household_key,
-)
+from service.ledger import Booking, Entry, RedisLedger, clock_arguments
+from service.view import NO_DECISION, Keys, View, household_key
 
 Result = TypeVar("Result")
 HOUR = 3_600_000_000
@@ -120,7 +112,7 @@ class Rooms:
         """See a player and draw a contact that every limit allows, or none."""
 
         async def seen(key: str) -> tuple[str, View]:
-            return key, await self.ledger.view(Keys(key, b""), NO_DECISION)
+            return key, await self.ledger.view(Keys(key), NO_DECISION)
 
         key, view = self.do(self.ledger.at_home(self.key(player), seen))
         self._names += 1
@@ -154,7 +146,7 @@ class Rooms:
         if view.household and not self.do(self.ledger.hold(view.household, view.household_version or "0", name, held)):
             return "moved"
         booking = self._booking(attempt, held)
-        status, _ = self.do(self.ledger.reserve(Keys(attempt.player, b""), booking))
+        status, _ = self.do(self.ledger.reserve(Keys(attempt.player), booking))
         if status == "reserved" and held:
             for one in booking.outdated:
                 old = view.held.own[one]
@@ -183,7 +175,7 @@ class Rooms:
         """Confirm a contact at the later of its moment and now, if limits still allow it there."""
 
         async def confirmed(key: str) -> str:
-            keys = Keys(key, b"")
+            keys = Keys(key)
             view = await self.ledger.view(keys, name)
             mine, others = view.held.own.get(name), view.held.without(name)
             now_us = self.house.now_us(view.real_us)
@@ -211,7 +203,7 @@ class Rooms:
         """Tell that a contact failed."""
 
         async def told(key: str) -> str:
-            keys, body = Keys(key, b""), msgspec.msgpack.encode({"player": key, "name": name})
+            keys, body = Keys(key), msgspec.msgpack.encode({"player": key, "name": name})
             entry = Entry("outcome", f"outcome/{name}", name.encode()[-8:], body, (), name)
             return (await self.ledger.append(keys, entry)).status
 

@@ -31,10 +31,10 @@ from service import api
 from service.app import Settings, catalogue_path, lifespan
 from service.experiment import variant
 from service.harm import HarmSettings
-from service.ledger import Keys, decision_key
 from service.packs import load_rulebook, rulebook_path
+from service.view import Keys, decision_key
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 PROCESSES: Final = multiprocessing.get_context("forkserver")
 """Starts processes from one that has imported everything: a killed one is replaced within a moment."""
 PROCESSES.set_forkserver_preload(
@@ -130,7 +130,7 @@ class World:
 
     def ledger(self, player: str) -> dict[str, str]:
         """Reservations of a player by decision, as the store holds them."""
-        held: Any = self.client.hgetall(Keys(self.house.player_key(player), b"").ledger)
+        held: Any = self.client.hgetall(Keys(self.house.player_key(player)).ledger)
         return {name.decode(): entry.decode() for name, entry in held.items() if name != b"v"}
 
 

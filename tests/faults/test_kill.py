@@ -16,13 +16,13 @@ import duckdb
 import httpx
 import pytest
 from people import adult_events
+from worlds import PATIENCE, until
 
 from features.store import connect, real_now_us, socket_path
 from pipelines.worker import wait_until_in_lake
 
 PORT = 18_431
 PLAYERS = [f"k{number}" for number in range(8)]
-PATIENCE = 120.0
 
 
 @pytest.fixture
@@ -38,19 +38,6 @@ def home(tmp_path: Path) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-
-
-def until(reached: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if reached():
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.05)
 
 
 def kill(word: str, home: Path) -> None:

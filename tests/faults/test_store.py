@@ -13,7 +13,7 @@ from between import Between, Fault, Moment
 from worlds import Caller, Serving, World, now, players, timed, until
 
 from features.store import order
-from service.ledger import Keys
+from service.view import Keys
 
 ASKS = 30
 
@@ -205,7 +205,7 @@ def test_a_write_that_begins_in_the_last_memory_is_done_whole(world: World, call
     assert taken
     log: Any = world.client.xrange(f"log:{caller_slot(world, player)}")
     world.client.config_set("maxmemory", 0)
-    keys = Keys(world.house.player_key(player), b"")
+    keys = Keys(world.house.player_key(player))
     for name in taken:
         place: Any = world.client.get(keys.seen(name))
         assert place is not None, name

@@ -22,7 +22,7 @@ from service.decide import DecisionRequest, decide
 from service.experiment import variant
 from service.law import Law
 from service.layout import Layout
-from service.ledger import decision_key
+from service.view import decision_key
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:

@@ -16,12 +16,14 @@ from rulings import HOUSE
 
 from features.store import House
 from models.actions import Catalogue
+from pipelines import officer, rulebooks
 from pipelines.school import drawn
 from pipelines.worker import Worker
 from service import log
 from service.experiment import variant
 from service.layout import Layout
-from service.ledger import Keys, RedisLedger, decision_key
+from service.ledger import RedisLedger
+from service.view import NO_DECISION, Keys, decision_key
 
 
 def among(*variants: str) -> list[str]:
@@ -47,6 +49,13 @@ async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
 async def states(client: Any, player: str) -> dict[str, str]:
     told = (await client.get(f"/v1/players/{player}")).json()
     return {one["decision_id"]: one["state"] for one in told["reservations"]}
+
+
+async def live_together(client: Any, *names: str) -> None:
+    """Adults of one household, of whom one may be contacted once a day."""
+    with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
+    for name in names:
+        await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
 
 
 def with_limits(client: Any, **limits: Any) -> Catalogue:
@@ -146,7 +155,7 @@ def test_a_linked_id_belongs_to_the_variant_of_its_player(opened: Opened, worker
     run(story())
 
 
-def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker) -> None:
+def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker, store: redis.Redis) -> None:
     """One id made a deposit, the other none: the person is no newcomer; the model sees what it was trained on."""
     deposited = {"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000}
 
@@ -161,6 +170,7 @@ def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker) -
             after = await asked(client, PLAYER, after=position)
             assert (before["stage"], after["stage"]) == ("never_deposited", "first_deposit")
             assert after["features"]["values"]["deposit_count"] == 0
+            assert officer.explain(store, rulebooks.table(store), PLAYER)["stage"] == "first_deposit"
             kept = log.loads(await app_of(client).state.desk.ledger.record(after["decision_id"]))
             assert kept.seen.whole not in (None, kept.seen.features)
 
@@ -179,7 +189,7 @@ def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
             await tell(client, [event("cookie-3", "self_excluded")])
             ledger = app_of(client).state.desk.ledger
             key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
-            seal = await ledger.seal(Keys(key, b""), log.new_seal())
+            seal = await ledger.seal(Keys(key), log.new_seal())
             name = log.seal(seal, {"player_id": PLAYER}, log.NAME)
             import base64  # noqa: PLC0415 - as the house seals it
 
@@ -341,7 +351,7 @@ def test_two_ids_that_are_linked_to_each_other_at_once_end_as_one_player(opened:
 async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
     """The mark on an id that a link begins with, as one leaves it who dies then."""
     key = house.player_key(player)
-    seal = await ledger.seal(Keys(key, b""), log.new_seal())
+    seal = await ledger.seal(Keys(key), log.new_seal())
     name = base64.b64encode(log.seal(seal, {"player_id": player}, log.NAME)).decode()
     mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
     return mark
@@ -475,14 +485,38 @@ def test_a_link_told_late_lifts_no_exclusion_that_was_told_before_it(opened: Ope
     run(story())
 
 
+def test_room_that_a_confirm_took_in_the_household_and_never_used_comes_back_with_the_players_next_decision(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    """The household counted the contact for good, then its process died; the lease runs out unconfirmed."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await live_together(client, PLAYER, OTHER)
+            (made,) = await leased(client, PLAYER, 1, channels=["in_app", "email"])
+            name, keys = made["decision_id"], Keys(house.player_key(PLAYER))
+            desk = app_of(client).state.desk
+            view = await desk.ledger.view(keys, NO_DECISION)
+            sure = view.held.own[name]._replace(state="confirmed")
+            assert await desk.ledger.hold(view.household, "", name, sure, view.held.in_household(name))
+            assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True)), "the lease still runs"
+            past = sure._replace(state="reserved", valid_until_us=1)
+            store.hset(keys.ledger, name, past.dumps())
+            assert "cap:home" in rules(await asked(client, OTHER, dry_run=True)), "others cannot know"
+            assert "cap:home" not in rules(await asked(client, PLAYER, dry_run=True))
+            await asked(client, PLAYER, purpose="marketing", channels=["sms"])
+            assert name not in (await desk.ledger.view(keys, NO_DECISION)).held.household
+
+    assert worker.consumer is not None
+    run(story())
+
+
 def test_a_confirm_that_is_retried_too_late_frees_no_room_of_the_household(
     opened: Opened, worker: Worker, store: redis.Redis, house: House
 ) -> None:
     async def story() -> None:
         async with opened() as client:
-            with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
-            for name in (PLAYER, OTHER):
-                await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
+            await live_together(client, PLAYER, OTHER)
             (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
             name = made["decision_id"]
             await post(client, f"/v1/decisions/{name}/confirm", {})

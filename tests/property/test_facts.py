@@ -19,7 +19,8 @@ from pipelines import bulk
 from service import facts
 from service.facts import Consent, Facts, assertions
 from service.know import Refused, know
-from service.ledger import Keys, RedisLedger
+from service.ledger import RedisLedger
+from service.view import Keys
 
 SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 NAMES = (f"player-{n}" for n in itertools.count())
@@ -62,7 +63,7 @@ class Door:
         return [status for one in done for status in one.statuses]
 
     def raw(self, player: str) -> dict[bytes, bytes]:
-        held: Any = self.client.hgetall(Keys(self.house.player_key(player), b"").facts)
+        held: Any = self.client.hgetall(Keys(self.house.player_key(player)).facts)
         return dict(held)
 
     def facts(self, player: str, brand: str = "main") -> Facts:
