@@ -42,6 +42,8 @@ _FIRST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 # Moment 0 is where a sandbox puts what it assumes: nothing real lies there.
 Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
+# A break "for ever" is a break; it must not be refused, nor told beyond what calendars can count.
+End = Annotated[AwareDatetime, AfterValidator(lambda at: max(_FIRST, min(at, _LAST)))]
 # Printable ASCII without space or braces: ids become parts of keys and of hash tags.
 ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -197,10 +199,10 @@ class LimitSet(_Event):
 
 
 class TimeOut(_Event):
-    """The player took a break that ends by itself at `until`."""
+    """The player took a break that ends by itself at `until`; beyond the year 2200 counts as its first day."""
 
     type: Literal["time_out"]
-    until: AwareDatetime
+    until: End
 
 
 class SelfExcluded(_Event):

@@ -13,18 +13,16 @@ from typing import Final, NamedTuple, cast
 import msgspec
 import redis
 
-from features.events import REMEMBERED, Alias, Event, HouseholdChanged, Identify, micros, personal
+from features.events import REMEMBERED, Event, micros, personal
 from features.store import House, StoreError, partition_of, real_now_us
-from service import links, log
+from service import log
 from service.facts import Assertion
-from service.know import entry
+from service.know import TOLD_OF, entry
 from service.ledger import HOPS, Entry, Status, appended, ingest_command
 from service.view import Keys
 
 PER_CALL: Final = 100
 """Entries of one player in one call."""
-ONE_BY_ONE: Final = (Identify, Alias, HouseholdChanged)
-"""Events that move what is held from one player to another: they enter over HTTP only."""
 
 
 class Item(NamedTuple):
@@ -106,13 +104,10 @@ def append(client: redis.Redis, house: House, items: Sequence[Item], hops: int =
 
 def _of(item: Item, player: str) -> Item:
     """An item of a linked id as the player's, whose facts of that id are kept apart."""
-    columns = {**msgspec.msgpack.decode(item.entry.body), "player": player}
-    told = links.under(item.player, item.entry.facts)
-    entry = item.entry
-    seen = entry.seen if " " in entry.seen else f"{item.player} {entry.seen}"
-    return item._replace(
-        player=player, entry=entry._replace(seen=seen, body=msgspec.msgpack.encode(columns), facts=told)
-    )
+    columns = msgspec.msgpack.decode(item.entry.body)
+    columns |= {"player": player, "detail": {TOLD_OF: item.player} | columns.get("detail", {})}
+    entry = item.entry.of(item.player)._replace(body=msgspec.msgpack.encode(columns))
+    return item._replace(player=player, entry=entry)
 
 
 def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:

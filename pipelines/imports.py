@@ -36,6 +36,7 @@ from pipelines.mapping import EventMapping, ImportRefused, MappedRows, RowRefuse
 from pipelines.rows import Row, Source
 from pipelines.worker import Worker, wait_until_applied, wait_until_in_lake
 from service.facts import Assertion
+from service.know import JOINING, TOLD_OF
 
 __all__ = ["ImportRefused", "Imported", "run"]
 
@@ -111,7 +112,7 @@ class Rejects:
 
 
 class Seen:
-    """Which (player key, event id) pairs the lake had when the import began, and which this run took since.
+    """Which (key of the id told of, event id) pairs the lake had when the import began, and which this run took since.
 
     Each is kept as the 128 bits of a hash in DuckDB, which moves to disk what does not fit in memory.
     """
@@ -121,7 +122,8 @@ class Seen:
         self._db.execute("CREATE TABLE seen (id UHUGEINT)")
         if any(lake.glob("events/*/*.parquet")):
             rows = "read_parquet($1, hive_partitioning = false)"
-            pairs = f"SELECT md5_number(player || ' ' || event_id) FROM {rows}"  # noqa: S608 - no text from outside
+            told_of = f"coalesce(json_extract_string(detail, '$.{TOLD_OF}'), player)"
+            pairs = f"SELECT md5_number({told_of} || ' ' || event_id) FROM {rows}"  # noqa: S608 - no text from outside
             self._db.execute(f"INSERT INTO seen {pairs}", [f"{lake}/events/*/*.parquet"])
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> list[int]:
@@ -294,7 +296,7 @@ class Import:
         if row.problem:
             raise RowRefused(row.problem)
         event = self._reader.event(row.cells)
-        if isinstance(event, bulk.ONE_BY_ONE):
+        if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
         if micros(event.occurred_at) > latest_us:
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")

@@ -243,8 +243,10 @@ class Consumer:
             if is_away(reply):
                 lost.add(partition_of(player))
             elif reply == -1 and hops:
-                owner = cast("bytes", self._client.hget(Keys(player).facts, "to")).decode().split(" ")[0]
-                lost |= {partition_of(player) for _ in self._tell({owner: links.under(player, told)}, hops - 1)}
+                to = cast("bytes | None", self._client.hget(Keys(player).facts, "to"))
+                # Without a mark the link was taken away again a moment ago, and the player told what the id was.
+                owner = {to.decode().split(" ")[0]: links.under(player, told)} if to else {}
+                lost |= {partition_of(player) for _ in self._tell(owner, hops - 1)}
         return lost
 
     def _put(self, changes: Iterable[_Change]) -> set[int]:

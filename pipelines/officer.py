@@ -253,7 +253,7 @@ def _view(client: redis.Redis, table: Table, player: str) -> View:
         view = viewed(cast("list[Any]", client.fcall("croupier_view", len(names), *names)))
     except Linked as linked:
         return _view(client, table, linked.to.split(" ")[0])
-    view = replace(view, linked=[_hash(client, keys.features_of(one)) for one in links.linked(view.facts)])
+    view = replace(view, linked=[_hash(client, keys.features_of(one)) for one in links.others(view.facts)])
     return view if view.household is None else view.beside(_hash(client, household_key(view.household)))
 
 

@@ -41,7 +41,6 @@ from pipelines.schedule import read_schedules
 from pipelines.webhooks import read_webhooks
 from pipelines.worker import wait_until_applied, wait_until_in_lake
 from service.decide import requested_id
-from service.view import Keys
 
 PLAYERS: Final = 500
 SEED: Final = 7
@@ -272,7 +271,8 @@ def _print_addresses(house: House, wish: Wish, console: Console) -> None:
         "player_id": player,
         "occurred_at": now.isoformat(),
     }
-    answered_as = requested_id(house, Keys(house.player_key(player)), "hello")
+    key = house.player_key(player)
+    answered_as = requested_id(house, key, key, "hello")
     console.print("\nTry:", style="bold")
     for line in (
         _curl(f"{wish.address}/v1/events", event),

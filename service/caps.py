@@ -140,6 +140,15 @@ class Held:
         over = {name for name, one in self.own.items() if not one.counts(now_us)}
         return [name for name in self.household or () if decision_of(name) in over]
 
+    def lacking(self, now_us: int) -> dict[str, Reservation]:
+        """Contacts of the player that the household should hold and does not: who brought them in was cut off."""
+        there = {decision_of(name) for name in self.household or ()}
+        return {
+            name: one
+            for name, one in self.own.items()
+            if name not in there and one.counts(now_us) and one.purpose in PROMOTIONAL
+        }
+
     def without(self, decision_id: str) -> Held:
         """The same but for the contact of one decision."""
         return replace(
@@ -151,7 +160,7 @@ class Held:
         held = self.own
         if scope == "household" and self.household is not None:
             free = set(self.freed(now_us))
-            held = {name: one for name, one in self.household.items() if name not in free}
+            held = {name: one for name, one in self.household.items() if name not in free} | self.lacking(now_us)
         return [
             one
             for one in held.values()

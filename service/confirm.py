@@ -122,7 +122,7 @@ async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Rese
     if mine.state != "reserved":
         await ledger.let_go(view.household, view.held.in_household(decision_id))
     elif again:
-        await ledger.hold(view.household, "", decision_id, mine)
+        await ledger.hold(view.household, view.household_version or "0", decision_id, mine)
 
 
 def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:

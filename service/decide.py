@@ -13,6 +13,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
 from features.events import Brand, Channel, Id, Word
-from features.store import House, StoreError
+from features.store import House, StoreError, partition_of
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.context import context
 from models.policy import Policy, draw, uniform_number
@@ -124,20 +125,20 @@ class RequestReused(Exception):
     """The request id was used before with another body."""
 
 
-def decision_id(house: House, keys: Keys, request: DecisionRequest) -> str:
+def decision_id(house: House, player: str, asked: str, request: DecisionRequest) -> str:
     """Ours, starting with the partition; the same request id of a player always gives the same one."""
     if request.request_id is None or request.dry_run:
-        return _named(keys.partition, os.urandom(15))
-    return requested_id(house, keys, request.request_id)
+        return _named(player, os.urandom(15))
+    return requested_id(house, player, asked, request.request_id)
 
 
-def requested_id(house: House, keys: Keys, request_id: str) -> str:
-    """The decision id of a caller's request id."""
-    return _named(keys.partition, house.digest("request", keys.player, request_id))
+def requested_id(house: House, player: str, asked: str, request_id: str) -> str:
+    """The decision id of a caller's request id about a player or an id linked to them, by their keys."""
+    return _named(player, house.digest("request", asked, request_id))
 
 
-def _named(partition: int, unique: bytes) -> str:
-    return f"{partition:03d}-{base64.b32encode(unique[:15]).decode().lower()}"
+def _named(player: str, unique: bytes) -> str:
+    return f"{partition_of(player):03d}-{base64.b32encode(unique[:15]).decode().lower()}"
 
 
 async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) -> Answered:
@@ -155,7 +156,7 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
 
 async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, player: str, asked: str) -> Answered:
     keys = player_keys(table, player)
-    name = decision_id(table.house, keys, request)
+    name = decision_id(table.house, player, asked, request)
     for attempt in range(ATTEMPTS):
         try:
             view = await _read(ledger, keys, name)
@@ -165,7 +166,10 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
             raise
         if view.record is not None:
             return _replay(view.record, request)
-        decision = compose(request, table, view, (player, own_id(request, view, linked=player != asked)), name, attempt)
+        own = own_id(request, view, linked=player != asked)
+        # Attempts at this very decision whose answer got lost take no room from it.
+        free = replace(view, held=view.held.without(name)) if view.held.in_household(name) else view
+        decision = compose(request, table, free, (player, own), name, attempt)
         if request.dry_run:
             return Answered(decision.record, recorded=False)
         status, record, held = await _commit(ledger, keys, view, decision)
@@ -192,18 +196,29 @@ async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decisio
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
     household = view.household if decision.promotional else None
+    if household and (lacking := _lacking(view, decision)):
+        await ledger.join(household, lacking)
+        return "moved", decision.record, b""
     name = f"{decision.record.decision_id}{caps.ATTEMPT}{secrets.token_hex(4)}" if household else ""
     if household and not await ledger.hold(
         household, view.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
         return "moved", decision.record, b""
     status, held = await ledger.reserve(keys, _booking(decision))
-    if household and decision.reservation and status != "reserved":
+    if household and status == "reserved":
+        await ledger.let_go(household, view.held.in_household(decision.record.decision_id))
+    elif household and decision.reservation:
         await ledger.let_go(household, [name])
     if status == "lost":
         decision = lost(decision)
         status, held = await ledger.reserve(keys, _booking(decision)._replace(facts_version="", ledger_version=""))
     return status, decision.record, held
+
+
+def _lacking(view: View, decision: Decision) -> dict[str, Reservation]:
+    """What the household should hold of the player's contacts and does not, though a limit could look at it."""
+    lacking = view.held.lacking(decision.record.at_us)
+    return {name: one for name, one in lacking.items() if name not in decision.outdated}
 
 
 def lost(decision: Decision) -> Decision:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from features import events
 from features.events import Event, micros, timeliness
 from features.store import House, position
-from service import facts, links, log
+from service import facts, log
 from service.facts import Assertion
 from service.ledger import Appended, Entry, RedisLedger
 from service.view import Keys
+
+TOLD_OF: Final = "told_of"
+"""Detail of an event's row: the key of the linked id that it was told of."""
+
+
+JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged)
+"""Events that join what is held of two, one by one: they enter over HTTP only."""
 
 
 class Refused(Exception):
@@ -43,37 +50,27 @@ _REASONS = {
 }
 
 
-def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "", now_us: int = 0) -> Entry:
+def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "", asked: str = "") -> Entry:
     """What is appended for an event: no personal field but under seal, and the facts that it makes true.
 
-    `other` is the key of the id or household that it names, if it names one, `now_us` house time.
+    `other` is the key of the id or household that it names, if it names one; `asked` that of the linked id that it is
+    told of, whose event ids and facts are kept apart from the player's own.
     """
     columns: dict[str, Any] = {"player": player, **events.row(event)}
-    if other:
-        columns["detail"] = {**columns.get("detail", {}), "key": other}
+    apart = {name: key for name, key in (("key", other), (TOLD_OF, asked)) if key}
+    if apart:
+        columns["detail"] = {**columns.get("detail", {}), **apart}
     if sealed is not None:
         columns["sealed"] = sealed
-    told = [*facts.assertions(event), *_links(event, other, now_us)]
-    return Entry("event", event.event_id, _digest(event), msgspec.msgpack.encode(columns), told)
+    told = facts.assertions(event)
+    if isinstance(event, events.HouseholdChanged):
+        told = [*told, Assertion("household", micros(event.occurred_at), 0, other)]
+    taken = Entry("event", event.event_id, _digest(event), msgspec.msgpack.encode(columns), told)
+    return taken.of(asked) if asked else taken
 
 
 def _digest(event: Event) -> bytes:
     return hashlib.blake2b(event.model_dump_json().encode(), digest_size=8).digest()
-
-
-def _links(event: Event, other: str, now_us: int) -> list[Assertion]:
-    """Facts that tell of another key: a household, or an id that is the player too.
-
-    A link holds from the moment at which it is told: what was told before it was told of two.
-    """
-    at = micros(event.occurred_at)
-    match event:
-        case events.HouseholdChanged():
-            return [Assertion("household", at, 0, other)]
-        case events.Identify() | events.Alias() if other:
-            return [links.link(other, max(at, now_us))]
-        case _:
-            return []
 
 
 async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
@@ -88,25 +85,25 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
     if late is not None:
         raise Refused(late, _REASONS[late], "/occurred_at")
     asked = house.player_key(event.player_id)
-    done = await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked, now_us))
+    done = await ledger.at_home(asked, lambda player: _know(event, house, ledger, player, asked))
     if isinstance(event, events.HouseholdChanged):
         await ledger.bring(asked)
     return done
 
 
-async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str, now_us: int) -> Known:
+async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str) -> Known:
     keys = Keys(player)
     # An id's events are known by the id's own names, whoever holds them.
     seen = event.event_id if player == asked else f"{asked} {event.event_id}"
-    if isinstance(event, events.Identify | events.Alias) and (known := await ledger.known(keys, seen, _digest(event))):
+    if isinstance(event, JOINING) and (known := await ledger.known(keys, seen, _digest(event))):
         return _answered(keys, known)
     personal = events.personal(event)
     seal = await ledger.seal(keys, log.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = log.seal(seal, personal, event.event_id) if personal else None
-    told = entry(player, event, sealed, other, now_us)._replace(seen=seen)
-    if player != asked:
-        told = told._replace(facts=links.under(asked, told.facts))
+    if isinstance(event, events.HouseholdChanged) and other:
+        await ledger.bring(player, other)  # before the facts say so, and after it what came about meanwhile
+    told = entry(player, event, sealed, other, asked if player != asked else "")
     return _answered(keys, await ledger.append(keys, told))
 
 

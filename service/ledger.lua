@@ -29,6 +29,21 @@ local function assert_fact(facts, field, moment, rank, text)
   return 1
 end
 
+-- Asserts the facts that stand at some places of the arguments: field, moment, rank, text each. Returns how many changed.
+local function assert_all(facts, args, first, last)
+  local changed = 0
+  for at = first, last, 4 do
+    local field, moment, rank, text = unpack(args, at, at + 3)
+    changed = changed + assert_fact(facts, field, tonumber(moment), tonumber(rank), text)
+  end
+  return changed
+end
+
+-- Whether the mark of a linked id may be taken away again; until it is settled the id holds what is told of it too.
+local function pending(mark)
+  return string.find(mark, ' pending ', 1, true) ~= nil
+end
+
 local function append(log, kind, body, known, zone)
   return redis.call('XADD', log, '*', 'k', kind, 't', number(known), 'z', zone or '', 'b', body)
 end
@@ -79,14 +94,12 @@ local function ingest(keys, args)
       out[#out + 1] = string.sub(held, 1, #digest) == digest and 'duplicate' or 'conflict'
       out[#out + 1] = string.sub(held, #digest + 1)
     elseif linked then
+      if pending(linked) then assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1) end
       out[#out + 1] = 'linked'
       out[#out + 1] = linked
     else
       local before = changed
-      for f = 0, tonumber(facts) - 1 do
-        local field, moment, rank, text = unpack(args, at + f * 4, at + f * 4 + 3)
-        changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
-      end
+      changed = changed + assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1)
       local entry = release ~= '' and redis.call('HGET', keys[2], release)
       local state = entry and string.match(entry, '^%d+ %d+ (%l+) ')
       if state == 'reserved' or state == 'confirmed' then
@@ -170,12 +183,12 @@ local function confirm(keys, args)
   if not entry then return {'unknown', number(now)} end
   local ledger = redis.call('HGET', keys[2], 'v') or '0'
   if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
-  local send, valid, state, what, at, rest = string.match(entry, '^(%d+) (%d+) (%l+) (%S+ %S+ %S+ %S+) (%d+)(.*)$')
+  local valid, state, what, at, rest = string.match(entry, '^%d+ (%d+) (%l+) (%S+ %S+ %S+ %S+) (%d+)(.*)$')
   if state ~= 'reserved' and state ~= 'confirmed' then return {state, number(now)} end
   if now > tonumber(valid) then return {'expired', number(now)} end
   if state == 'confirmed' then return {'confirmed', at} end
   redis.call('HSET', keys[2], args[5], table.concat({args[8], valid, 'confirmed', what, number(now)}, ' ') .. rest)
-  if args[8] ~= send then redis.call('HINCRBY', keys[2], 'v', 1) end
+  redis.call('HINCRBY', keys[2], 'v', 1)
   append(keys[3], 'exposure', args[6], now)
   return {'confirmed', number(now)}
 end
@@ -184,12 +197,10 @@ end
 -- per fact field, moment, rank, text. Facts that the worker derives: merged like any other, so that telling them twice or
 -- late changes nothing. Returns how many changed, or -1 if the id was linked to a player.
 local function assert_facts(keys, args)
-  if redis.call('HEXISTS', keys[1], 'to') == 1 then return -1 end
-  local changed = 0
-  for at = 6, #args, 4 do
-    local field, moment, rank, text = unpack(args, at, at + 3)
-    changed = changed + assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
-  end
+  local linked = redis.call('HGET', keys[1], 'to')
+  if linked and not pending(linked) then return -1 end
+  local changed = assert_all(keys[1], args, 6, #args)
+  if linked then return -1 end
   if changed > 0 then
     redis.call('HINCRBY', keys[1], 'v', 1)
     local now = house_us(args[1], args[2], args[3])
@@ -287,23 +298,37 @@ local function settle(keys, args)
   return 1
 end
 
+-- The moment of a link: after now, and after all that was told until now by clocks that may be ahead by `skew`.
+local function link_moment(facts, now, skew)
+  local latest = now
+  for _, held in ipairs(redis.call('HVALS', facts)) do
+    local told = tonumber(string.match(held, '^(%-?%d+) %d+ '))
+    if told and told > latest and told <= now + skew then latest = told end
+  end
+  return latest + 1
+end
+
 -- KEYS: facts, ledger, log, budget shares of a player. ARGV: real0, house0, rate, player, sealed name of the player ('' for
--- none), number of facts, per fact field, moment, rank, text, then ledger names and entries.
--- Takes in an id that was frozen; a second time changes nothing. Open leases are taken back: they were drawn for less.
--- Returns 1, or where the player is linked to.
+-- none), microseconds that clocks may be ahead, number of ids, ids, number of facts, per fact field, moment, rank, text, then
+-- ledger names and entries.
+-- Takes in an id that was frozen, and the ids linked to it; a second time changes nothing. Open leases are taken back: they
+-- were drawn for less. Returns 1, or where the player is linked to.
 local function adopt(keys, args)
-  local linked, at = redis.call('HGET', keys[1], 'to'), 7
+  local linked, now = redis.call('HGET', keys[1], 'to'), house_us(args[1], args[2], args[3])
   if linked then return linked end
   if args[5] ~= '' then redis.call('HSETNX', keys[1], 'name', args[5]) end
-  for _ = 1, tonumber(args[6]) do
-    local field, moment, rank, text = unpack(args, at, at + 3)
-    assert_fact(keys[1], field, tonumber(moment), tonumber(rank), text)
-    at = at + 4
+  local ids, changed = tonumber(args[7]), 0
+  local facts, at = tonumber(args[8 + ids]), 9 + ids
+  changed = assert_all(keys[1], args, at, at + facts * 4 - 1)
+  at = at + facts * 4
+  local since = number(link_moment(keys[1], now, tonumber(args[6])))
+  for n = 8, 7 + ids do changed = changed + redis.call('HSETNX', keys[1], 'link:' .. args[n], since .. ' 0 linked') end
+  for n = at, #args, 2 do changed = changed + redis.call('HSETNX', keys[2], args[n], args[n + 1]) end
+  if changed > 0 then
+    redis.call('HINCRBY', keys[1], 'v', 1)
+    redis.call('HINCRBY', keys[2], 'v', 1)
+    revoke(keys[2], keys[3], keys[4], '*', args[4], now)
   end
-  for n = at, #args, 2 do redis.call('HSETNX', keys[2], args[n], args[n + 1]) end
-  redis.call('HINCRBY', keys[1], 'v', 1)
-  redis.call('HINCRBY', keys[2], 'v', 1)
-  revoke(keys[2], keys[3], keys[4], '*', args[4], house_us(args[1], args[2], args[3]))
   return 1
 end
 

@@ -8,7 +8,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
-from features.events import REMEMBERED
+from features.events import REMEMBERED, SKEW
+from features.moments import MICROSECOND
 from features.store import BUNDLES, House, Store, StoreError, bundle_key, tag
 from service import links
 from service.caps import Reservation, load_reservation
@@ -28,6 +29,7 @@ from service.view import (
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
+SKEW_US: Final = SKEW // MICROSECOND
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
 HOPS: Final = 32
 """Links of ids that are followed at most."""
@@ -35,7 +37,7 @@ SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
 """Attempts to have enough of a budget, which others of the partition may use up in between."""
-LEAST_SECONDS: Final = 0.008
+LEAST_SECONDS: Final = 0.005
 """What the store has for an answer, however late it is: a busy process is no reason to ask it in vain."""
 Result = TypeVar("Result")
 
@@ -54,6 +56,11 @@ class Entry(NamedTuple):
     facts: Sequence[Assertion] = ()
     release: str = ""
     note: tuple[str, str] = ("", "")
+
+    def of(self, asked: str) -> Entry:
+        """The same as told of an id that is linked to a player: known by the id's own names, its facts kept apart."""
+        seen = self.seen if " " in self.seen else f"{asked} {self.seen}"
+        return self._replace(seen=seen, facts=links.under(asked, self.facts))
 
 
 Status = Literal["new", "duplicate", "conflict", "linked"]
@@ -232,8 +239,8 @@ class RedisLedger:
         async def take(owner: str) -> None:
             if owner == linked:
                 return  # linked to each other at once: this link was taken away again
-            keys, told = Keys(owner), links.adopted(linked, known, owner)
-            arguments = [*self._clock, owner, name if owner == player else "", len(told)]
+            keys, told, ids = Keys(owner), links.adopted(linked, known, owner), links.ids(linked, known, owner)
+            arguments = [*self._clock, owner, name if owner == player else "", SKEW_US, len(ids), *ids, len(told)]
             arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
             names = [keys.facts, keys.ledger, keys.log, keys.budget]
             reply = await self._store.call(self._write_seconds, "croupier_adopt", names, arguments)
@@ -252,7 +259,7 @@ class RedisLedger:
         """
         asked = view_names(keys, decision_id)
         seen = viewed(await self._store.call(self._read_seconds, "croupier_view", asked, []))
-        if names := links.linked(seen.facts):
+        if names := links.others(seen.facts):
             found = [await self._hash(keys.features_of(name)) for name in names]
             seen = replace(seen, linked=found)
         if (household := seen.household) is None:
@@ -285,19 +292,22 @@ class RedisLedger:
 
         await self.at_home(player, freed)
 
-    async def bring(self, player: str) -> None:
-        """Bring a player's contacts into the household that the facts name."""
-        await self.at_home(player, self._bring)
+    async def bring(self, player: str, household: str | None = None) -> None:
+        """Bring a player's contacts into a household, by default the one that the facts name."""
+        await self.at_home(player, lambda owner: self._bring(owner, household))
 
-    async def _bring(self, player: str) -> None:
+    async def _bring(self, player: str, household: str | None = None) -> None:
         view = await self.view(Keys(player), NO_DECISION)
-        if view.household:
-            await self.join(view.household, view.held.own)
+        if household and household != view.household:
+            view = view.beside(await self._hash(household_key(household)))
+        if home := household or view.household:
+            await self.join(home, view.held.lacking(self._house.now_us(view.real_us)))
 
     async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
         """Bring contacts into a household; those that are there stay."""
         pairs = [part for name, one in held.items() for part in (name, one._replace(charges=()).dumps())]
-        await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], pairs)
+        if pairs:
+            await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], pairs)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).

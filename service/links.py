@@ -2,7 +2,8 @@
 
 What is told of a linked id is kept beside the player's own facts under the id's key, register by register, so nothing
 is lost and order does not matter. What stands is made when it is read: before a link two ids were two people, of whose
-facts the stricter holds; what is told after it was told of the one person, and the latest holds as ever.
+facts the stricter holds; what is told after it was told of the one person, and the latest holds as ever. A link holds
+since the player took the id in, and after all that was told until then.
 """
 
 from __future__ import annotations
@@ -34,33 +35,36 @@ class Register(NamedTuple):
 
 def under(linked: str, told: Iterable[Assertion]) -> list[Assertion]:
     """Facts of a linked id as its player's hash holds them; those of an id linked to it keep that one's name."""
-    return [one._replace(field=_named(linked, one.field)) for one in told]
+    return [one if one.field.startswith(_UNDER) else one._replace(field=_held(linked, one.field)) for one in told]
 
 
-def _named(linked: str, field: str) -> str:
-    return field if field.startswith((_UNDER, LINK)) else f"{_UNDER}{linked}|{field}"
+def _held(linked: str, field: str) -> str:
+    return f"{_UNDER}{linked}|{field}"
 
 
 def adopted(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[Assertion]:
-    """All facts of an id, its own linked ids' included, as the hash of its player, the owner, will hold them.
+    """What is known of an id, those that were linked to it before merged in, as its player, the owner, will hold it.
 
     The owner's own facts come home: where two ids were linked to each other at once, an id can hold what was told of
     one whom it belongs to.
     """
-    told = [
-        Assertion(_named(linked, name.decode()), *_register(value))
-        for name, value in raw.items()
-        if name not in NO_REGISTER and name.decode() != LINK + owner
-    ]
-    return [one._replace(field=one.field.removeprefix(f"{_UNDER}{owner}|")) for one in told]
+    own = _held(owner, "").encode()
+    whole = together({name: value for name, value in raw.items() if not name.startswith(own)})
+    told = {_held(linked, name.decode()): value for name, value in whole.items() if _is_told(name)}
+    told |= {name.removeprefix(own).decode(): value for name, value in raw.items() if name.startswith(own)}
+    return [Assertion(name, *_register(value)) for name, value in told.items()]
 
 
-def link(linked: str, at_us: int) -> Assertion:
-    """That an id turned out to be the player, since a moment."""
-    return Assertion(f"{LINK}{linked}", at_us, 0, "linked")
+def _is_told(name: bytes) -> bool:
+    return name not in NO_REGISTER and not name.startswith(LINK.encode())
 
 
-def linked(raw: Mapping[bytes, bytes]) -> list[str]:
+def ids(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[str]:
+    """The ids that the owner takes in with one: it and those that were linked to it."""
+    return sorted({linked, *others(raw)} - {owner})
+
+
+def others(raw: Mapping[bytes, bytes]) -> list[str]:
     """Keys of the ids that are linked to a player."""
     return [name.decode().removeprefix(LINK) for name in raw if name.startswith(LINK.encode())]
 

@@ -92,7 +92,8 @@ async def take(outcome: Outcome, catalogue: Catalogue, ledger: RedisLedger) -> K
         raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
 
     async def told(player: str) -> Known:
-        return await _take(entry(outcome, record, sent, player, catalogue), ledger, player)
+        taken = entry(outcome, record, sent, player, catalogue)
+        return await _take(taken if player == record.player else taken.of(record.player), ledger, player)
 
     done = await ledger.at_home(record.player, told)
     if outcome.type in RELEASING:

@@ -446,6 +446,29 @@ def test_what_came_by_the_api_is_not_taken_again(home: Path, sandbox: House, sto
     assert in_lake(home) == (2, 2)
 
 
+def test_event_ids_of_a_linked_id_are_its_own(home: Path, sandbox: House, store: redis.Redis) -> None:
+    """They are known again however old, and the player's own event of the same id is another."""
+    linked, player = sandbox.player_key("linked"), sandbox.player_key("player")
+    store.hset(f"facts:{linked}", "to", f"{player} done x")
+    old = (NOON - timedelta(days=60)).isoformat()
+
+    def written(name: str, who: str, type_: str, count: int) -> Path:
+        (home / name).write_text(
+            "".join(
+                json.dumps({"event_id": f"e{n}", "player_id": who, "type": type_, "occurred_at": old}) + "\n"
+                for n in range(count)
+            )
+        )
+        return home / name
+
+    theirs, own_ = written("theirs.jsonl", "linked", "login", 3), written("own.jsonl", "player", "self_excluded", 1)
+    assert counts(load(home, theirs, None)) == (3, 0, 0)
+    assert counts(load(home, own_, None)) == (1, 0, 0)
+    assert store.hget(f"facts:{player}", "exclusion:*") is not None
+    assert counts(load(home, theirs, None)) == (0, 3, 0)
+    assert counts(load(home, own_, None)) == (0, 1, 0)
+
+
 def test_the_house_clock_says_what_lies_in_the_future(home: Path, sandbox: House, store: redis.Redis) -> None:
     now = sandbox.now_us(real_now_us(store))
     assert abs(now - micros(NOON)) < 600_000_000

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, run
+from joined import asked, states
 from people import adult_events, leased, tell
 from people import told as event
 from rulings import HOUSE
@@ -23,11 +24,6 @@ from service.facts import Assertion
 
 def group(player: str) -> str:
     return variant(HOUSE.experiment.key, player, HOUSE.experiment.variants)
-
-
-async def states(client: Any, player: str) -> dict[str, str]:
-    told = (await client.get(f"/v1/players/{player}")).json()
-    return {one["decision_id"]: one["state"] for one in told["reservations"]}
 
 
 async def confirm(client: Any, decision: dict[str, Any]) -> Any:
@@ -69,6 +65,18 @@ def test_what_forbids_contact_takes_every_open_lease_back_at_once(opened: Opened
                 refused = await confirm(client, one)
                 assert refused.status_code == 409
                 assert refused.json()["code"] == "revoked"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_break_for_ever_is_taken_and_answered(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events("p1"), event("p1", "time_out", until="9999-12-31T23:59:59.999999Z")])
+            assert (await asked(client, "p1"))["action"] == "NO_CONTACT"
+            told = (await client.get("/v1/players/p1")).json()
+            assert "2200-01-01" in str([one for one in told["facts"] if one["fact"].startswith("time_out")])
 
     assert worker.consumer is not None
     run(story())

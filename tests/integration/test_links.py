@@ -1,75 +1,45 @@
-"""Ids that turn out to be one person, households, and budgets over all players, as callers meet them over HTTP."""
+"""Ids that turn out to be one person, and budgets over all players, as callers meet them over HTTP."""
 
 import asyncio
-import base64
+import json
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import redis
 from conftest import Opened, app_of, run
+from joined import (
+    IN_HOLDOUT,
+    MORE,
+    OTHER,
+    PLAYER,
+    asked,
+    facts_of,
+    marked,
+    post,
+    rules,
+    states,
+    with_limits,
+)
 from people import adult_events, leased, tell
 from people import told as event
 from rulings import HOUSE
 
+from features.events import EVENT, Event
 from features.store import House
-from models.actions import Catalogue
-from pipelines import officer, rulebooks
+from pipelines import bulk, officer, rulebooks
+from pipelines.ingest import Consumer, serving_plan
 from pipelines.school import drawn
 from pipelines.worker import Worker
 from service import log
-from service.experiment import variant
-from service.layout import Layout
-from service.ledger import RedisLedger
-from service.view import NO_DECISION, Keys, decision_key
+from service.facts import Assertion
+from service.packs import load_rulebook, rulebook_path
+from service.view import Keys, decision_key
 
 
-def among(*variants: str) -> list[str]:
-    """Players of some variants, by name."""
-    names = (f"person-{number}" for number in range(400))
-    return [one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) in variants]
-
-
-PLAYER, OTHER, *MORE = among("policy")
-IN_HOLDOUT = among("holdout")[0]
-
-
-async def post(client: Any, route: str, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
-    answer = await client.post(route, json=body)
-    assert answer.status_code == status, answer.text
-    return dict(answer.json())
-
-
-async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
-    return await post(client, "/v1/decisions", {"player_id": player, "explain": True, **more})
-
-
-async def states(client: Any, player: str) -> dict[str, str]:
-    told = (await client.get(f"/v1/players/{player}")).json()
-    return {one["decision_id"]: one["state"] for one in told["reservations"]}
-
-
-async def live_together(client: Any, *names: str) -> None:
-    """Adults of one household, of whom one may be contacted once a day."""
-    with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
-    for name in names:
-        await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
-
-
-def with_limits(client: Any, **limits: Any) -> Catalogue:
-    """Serve another catalogue: the same offers under other limits."""
-    desk = app_of(client).state.desk
-    plain = HOUSE.model_dump(mode="json") | {"caps": []} | limits
-    catalogue = Catalogue.model_validate(plain)
-    law = type(desk.table.law)(desk.table.law.book, Layout(catalogue))
-    desk.table = replace(desk.table, law=law)
-    return catalogue
-
-
-def rules(answer: dict[str, Any]) -> set[str]:
-    return {one["rule"] for one in answer["exclusions"]}
+def ago(days: int) -> dict[str, str]:
+    return {"occurred_at": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
 
 
 def test_an_exclusion_of_any_linked_id_silences_all_of_them_at_once(opened: Opened, worker: Worker) -> None:
@@ -137,10 +107,6 @@ def test_a_link_is_for_good_and_never_to_two_players(opened: Opened, worker: Wor
     run(story())
 
 
-async def facts_of(client: Any, player: str) -> list[dict[str, Any]]:
-    return list((await client.get(f"/v1/players/{player}")).json()["facts"])
-
-
 def test_a_linked_id_belongs_to_the_variant_of_its_player(opened: Opened, worker: Worker) -> None:
     async def story() -> None:
         async with opened() as client:
@@ -200,48 +166,6 @@ def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
             assert "own_exclusion" in " ".join(rules(await asked(client, PLAYER))) or (
                 (await asked(client, PLAYER))["action"] == "NO_CONTACT"
             )
-
-    assert worker.consumer is not None
-    run(story())
-
-
-def test_members_of_a_household_share_its_caps(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            with_limits(client, caps=[{"id": "home", "contacts": 2, "hours": 24, "scope": "household"}])
-            for name in (PLAYER, OTHER, MORE[0]):
-                await tell(client, adult_events(name))
-            (earlier,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
-            for name in (PLAYER, OTHER):
-                await tell(client, [event(name, "household_changed", household_id="home-9")])
-            (theirs,) = await leased(client, OTHER, 1, channels=["in_app", "email"])
-            for name in (PLAYER, OTHER):
-                assert "cap:home" in rules(await asked(client, name))
-            assert "cap:home" not in rules(await asked(client, MORE[0], dry_run=True))
-            confirmed = await post(client, f"/v1/decisions/{earlier['decision_id']}/confirm", {})
-            assert confirmed["decision_id"] == earlier["decision_id"]
-            failed = {"outcome_id": "o1", "decision_id": theirs["decision_id"], "type": "failed"}
-            await post(client, "/v1/outcomes", failed | {"occurred_at": datetime.now(UTC).isoformat()})
-            assert "cap:home" not in rules(await asked(client, PLAYER, dry_run=True))
-            await tell(client, [event(OTHER, "household_changed", household_id=None)])
-            assert "cap:home" not in rules(await asked(client, OTHER, dry_run=True))
-
-    assert worker.consumer is not None
-    run(story())
-
-
-def test_a_household_that_is_asked_about_at_once_never_gets_more_than_its_cap(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            with_limits(client, caps=[{"id": "home", "contacts": 3, "hours": 24, "scope": "household"}])
-            members = MORE[:6]
-            for name in members:
-                await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-1")])
-            answers = await asyncio.gather(*(asked(client, name, channels=["in_app"]) for name in members * 6))
-            made = [one for one in answers if one["action"] != "NO_CONTACT"]
-            assert 0 < len(made) <= 3
-            (held,) = {(await client.get(f"/v1/players/{name}")).json()["household"] for name in members}
-            assert held
 
     assert worker.consumer is not None
     run(story())
@@ -348,15 +272,6 @@ def test_two_ids_that_are_linked_to_each_other_at_once_end_as_one_player(opened:
     run(story())
 
 
-async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
-    """The mark on an id that a link begins with, as one leaves it who dies then."""
-    key = house.player_key(player)
-    seal = await ledger.seal(Keys(key), log.new_seal())
-    name = base64.b64encode(log.seal(seal, {"player_id": player}, log.NAME)).decode()
-    mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
-    return mark
-
-
 def test_two_links_that_cross_and_whose_callers_died_are_untied_by_whoever_comes_by(
     opened: Opened, worker: Worker, house: House
 ) -> None:
@@ -381,9 +296,6 @@ def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_told_of_b
 ) -> None:
     """The greater key is taken in by the lesser, the caller dies before saying so, and a link the other way crosses."""
 
-    def ago(days: int) -> dict[str, str]:
-        return {"occurred_at": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
-
     async def story() -> None:
         async with opened() as client:
             lesser, greater = sorted((PLAYER, OTHER), key=house.player_key)
@@ -399,23 +311,6 @@ def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_told_of_b
             assert {await ledger.at_home(one, ledger.home) for one in (key, to)} == {key}
             held = {one["fact"]: one["value"] for one in await facts_of(client, lesser)}
             assert held["exclusion:*"] == "ended"
-
-    assert worker.consumer is not None
-    run(story())
-
-
-def test_a_link_brings_the_contacts_of_both_into_the_household(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
-            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER), *adult_events(MORE[0])])
-            for name in (PLAYER, MORE[0]):
-                await tell(client, [event(name, "household_changed", household_id="home-3")])
-            sent = await asked(client, OTHER, channels=["in_app"], activate=True)
-            while sent["action"] == "NO_CONTACT":
-                sent = await asked(client, OTHER, channels=["in_app"], activate=True)
-            await tell(client, [event(PLAYER, "alias", previous_id=OTHER)])
-            assert "cap:home" in rules(await asked(client, MORE[0], dry_run=True))
 
     assert worker.consumer is not None
     run(story())
@@ -469,9 +364,6 @@ def test_a_link_that_is_refused_links_nothing_and_ids_of_events_stay_the_ids_own
 
 
 def test_a_link_told_late_lifts_no_exclusion_that_was_told_before_it(opened: Opened, worker: Worker) -> None:
-    def ago(days: int) -> dict[str, str]:
-        return {"occurred_at": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
-
     async def story() -> None:
         async with opened() as client:
             await tell(client, adult_events(PLAYER))
@@ -480,51 +372,6 @@ def test_a_link_told_late_lifts_no_exclusion_that_was_told_before_it(opened: Ope
             await tell(client, [event(PLAYER, "identify", anonymous_id="c-3") | ago(8)])
             held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
             assert held["exclusion:*"] == "on"
-
-    assert worker.consumer is not None
-    run(story())
-
-
-def test_room_that_a_confirm_took_in_the_household_and_never_used_comes_back_with_the_players_next_decision(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House
-) -> None:
-    """The household counted the contact for good, then its process died; the lease runs out unconfirmed."""
-
-    async def story() -> None:
-        async with opened() as client:
-            await live_together(client, PLAYER, OTHER)
-            (made,) = await leased(client, PLAYER, 1, channels=["in_app", "email"])
-            name, keys = made["decision_id"], Keys(house.player_key(PLAYER))
-            desk = app_of(client).state.desk
-            view = await desk.ledger.view(keys, NO_DECISION)
-            sure = view.held.own[name]._replace(state="confirmed")
-            assert await desk.ledger.hold(view.household, "", name, sure, view.held.in_household(name))
-            assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True)), "the lease still runs"
-            past = sure._replace(state="reserved", valid_until_us=1)
-            store.hset(keys.ledger, name, past.dumps())
-            assert "cap:home" in rules(await asked(client, OTHER, dry_run=True)), "others cannot know"
-            assert "cap:home" not in rules(await asked(client, PLAYER, dry_run=True))
-            await asked(client, PLAYER, purpose="marketing", channels=["sms"])
-            assert name not in (await desk.ledger.view(keys, NO_DECISION)).held.household
-
-    assert worker.consumer is not None
-    run(story())
-
-
-def test_a_confirm_that_is_retried_too_late_frees_no_room_of_the_household(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House
-) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await live_together(client, PLAYER, OTHER)
-            (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
-            name = made["decision_id"]
-            await post(client, f"/v1/decisions/{name}/confirm", {})
-            ledger = f"ledger:{house.player_key(PLAYER)}"
-            held = store.hget(ledger, name).decode().split(" ")  # type: ignore[union-attr]
-            store.hset(ledger, name, " ".join([held[0], held[0], *held[2:]]))
-            assert (await post(client, f"/v1/decisions/{name}/confirm", {}, 409))["code"] == "expired"
-            assert "cap:home" in rules(await asked(client, OTHER, dry_run=True))
 
     assert worker.consumer is not None
     run(story())
@@ -543,6 +390,183 @@ def test_a_link_to_oneself_changes_nothing(opened: Opened, worker: Worker, type_
             assert found["candidates"]["eligible"] > 1
             assert found["stage"] == before["stage"]
             assert not [one for one in await facts_of(client, PLAYER) if one["fact"].startswith("link:")]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_of_a_link_lifts_no_exclusion_that_was_told_of_any_of_them(opened: Opened, worker: Worker) -> None:
+    """The player came back from an exclusion of their own after the other's began, then they were known as one."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-x")])
+            await tell(client, [event(OTHER, "self_excluded") | ago(3)])
+            await tell(client, [event("cookie-x", "self_excluded") | ago(0)])
+            await tell(client, [event(OTHER, "exclusion_ended") | ago(0)])
+            await tell(client, [event(OTHER, "consent_changed", channel="email", granted=True) | ago(0)])
+            await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
+            for name in (PLAYER, OTHER, "cookie-x"):
+                held = {one["fact"]: one["value"] for one in await facts_of(client, name)}
+                assert held["exclusion:*"] == "on"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_a_linked_player_settled_stays_settled_when_they_are_linked_further(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-y")])
+            await tell(client, [event("cookie-y", "self_excluded") | ago(0)])
+            await tell(client, [event(PLAYER, "exclusion_ended") | ago(0)])
+            await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
+            held = {one["fact"]: one["value"] for one in await facts_of(client, OTHER)}
+            assert held["exclusion:*"] == "ended"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_that_is_told_again_turns_back_nothing_told_since(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, adult_events(PLAYER))
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-z")])
+            await tell(client, [event("cookie-z", "consent_changed", channel="sms", granted=False) | ago(0)])
+            await tell(client, [event(PLAYER, "consent_changed", channel="sms", granted=True) | ago(0)])
+            for number in range(2):
+                await tell(
+                    client, [event(PLAYER, "identify", anonymous_id="cookie-z") | {"event_id": f"again-{number}"}]
+                )
+                held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+                assert held["consent:main:sms"].startswith("granted")
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_clock_that_is_ahead_lifts_no_exclusion_of_before_the_link(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), event("cookie-w", "self_excluded")])
+            ahead = {"occurred_at": (datetime.now(UTC) + timedelta(seconds=4)).isoformat()}
+            await tell(client, [event(PLAYER, "self_excluded") | ago(2), event(PLAYER, "exclusion_ended") | ahead])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-w")])
+            held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+            assert held["exclusion:*"] == "on"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_an_import_tells_of_an_id_holds_whichever_way_its_link_is_untied(
+    opened: Opened, worker: Worker, house: House, store: redis.Redis
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            lesser, greater = sorted((PLAYER, OTHER), key=house.player_key)
+            position = await tell(client, [*adult_events(lesser), *adult_events(greater)])
+            (lease,) = await leased(client, greater, 1, after=position, due=True, channels=["in_app", "email"])
+            ledger = app_of(client).state.desk.ledger
+            await marked(ledger, house, greater, lesser)
+            told: Event = EVENT.validate_json(json.dumps(event(greater, "self_excluded")))
+            assert bulk.append(store, house, [bulk.Items(store, house).event(told)]).statuses == ["new"]
+            await marked(ledger, house, lesser, greater)
+            await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {}, 409)
+            for name in (lesser, greater):
+                assert (await asked(client, name))["action"] == "NO_CONTACT"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_sign_of_harm_is_told_of_an_id_whichever_way_its_link_is_untied(
+    opened: Opened, house: House, store: redis.Redis
+) -> None:
+    """The worker meets two marks that cross, whose callers died."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            ledger = app_of(client).state.desk.ledger
+            await marked(ledger, house, PLAYER, OTHER)
+            await marked(ledger, house, OTHER, PLAYER)
+            plan = serving_plan(store)
+            assert plan is not None
+            consumer = Consumer(store, plan, load_rulebook(rulebook_path()).harm)
+            sign = Assertion("harm:own:strong", 1_700_000_000_000_000, 3, "strong")
+            assert consumer._tell({house.player_key(PLAYER): [sign]}) == set()
+            for name in (OTHER, PLAYER):
+                assert "harm:own:strong" in {one["fact"] for one in await facts_of(client, name)}
+
+    run(story())
+
+
+def test_rules_look_at_an_id_whose_link_another_caller_had_begun(opened: Opened, worker: Worker, house: House) -> None:
+    deposited = {"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000}
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [one for one in adult_events(PLAYER) if one["type"] != "deposit"])
+            position = await tell(client, [event("device-6", "login") | deposited | ago(1)])
+            await asked(client, "device-6", after=position, dry_run=True)
+            await marked(app_of(client).state.desk.ledger, house, "device-6", PLAYER)
+            assert (await asked(client, "device-6"))["stage"] == "first_deposit"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, worker: Worker, house: House) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), event("cookie-s", "login")])
+            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-s")])
+            (lease,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
+            ledger = app_of(client).state.desk.ledger
+            await ledger._take_in(house.player_key("cookie-s"), house.player_key(PLAYER), 8)
+            await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {})
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_an_outcome_of_a_linked_id_is_told_of_that_id(opened: Opened, worker: Worker) -> None:
+    """Its ids stay its own, and consent that the player gave before the link does not outweigh its withdrawal."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+            (theirs,) = await leased(client, OTHER, 1, channels=["email"])
+            (mine,) = await leased(client, PLAYER, 1, channels=["email"])
+            told = {"outcome_id": "o1", "occurred_at": datetime.now(UTC).isoformat()}
+            await post(client, "/v1/outcomes", told | {"decision_id": mine["decision_id"], "type": "sent"})
+            await tell(client, [event(PLAYER, "consent_changed", channel="email", granted=True)])
+            await tell(client, [event(PLAYER, "alias", previous_id=OTHER)])
+            ended = told | {"decision_id": theirs["decision_id"], "type": "unsubscribed"}
+            assert [(await post(client, "/v1/outcomes", ended))["duplicate"] for _ in range(2)] == [False, True]
+            held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+            assert held["consent:main:email"].startswith("withdrawn")
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_one_request_id_asked_under_two_ids_of_a_person_stands_for_two_decisions(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), event(PLAYER, "identify", anonymous_id="cookie-q")])
+            found = [await asked(client, name, request_id="campaign-7") for name in (PLAYER, "cookie-q")]
+            assert len({one["decision_id"] for one in found}) == 2
+            again = [await asked(client, name, request_id="campaign-7") for name in (PLAYER, "cookie-q")]
+            assert [one["decision_id"] for one in again] == [one["decision_id"] for one in found]
 
     assert worker.consumer is not None
     run(story())

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import facts, links
-from service.facts import NO_REGISTER, Assertion
+from service.facts import Assertion
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True)
 FIELDS = {
@@ -43,7 +43,12 @@ def registers(raw: dict[bytes, bytes]) -> dict[str, tuple[int, int, str]]:
     return {one.field: one[1:] for one in facts.registers(merged)}
 
 
-ALL_LINKS = [("", links.link(linked, at)) for linked, at in LINKED.items()]
+def link(linked: str, at_us: int) -> Assertion:
+    """What the store writes when a player takes an id in."""
+    return Assertion(f"{links.LINK}{linked}", at_us, 0, "linked")
+
+
+ALL_LINKS = [("", link(linked, at)) for linked, at in LINKED.items()]
 
 
 @SETTINGS
@@ -94,14 +99,26 @@ def test_who_has_one_id_is_read_as_ever(told: list[tuple[str, Assertion]]) -> No
 
 @SETTINGS
 @given(TELLINGS)
-def test_a_player_who_is_linked_further_brings_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
+def test_a_player_who_is_linked_further_brings_what_stands_of_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
     raw = store([*told, *ALL_LINKS]) | {b"name": b"sealed", b"to": b"{p003}other pending x"}
     moved = links.adopted("{p000}player", raw, "{p003}other")
-    assert all(one.field.startswith(("~", "link:")) for one in moved)
-    assert len(moved) == len([name for name in raw if name not in NO_REGISTER])
-    again = store([("", one) for one in moved] + [("", links.link("{p000}player", 2_000))])
-    for field, (_, rank, _text) in registers(raw).items():
-        assert registers(again)[field][1] >= rank or field.startswith("link:")
+    ids = links.ids("{p000}player", raw, "{p003}other")
+    assert ids == ["{p000}player", *sorted(LINKED)]
+    again = registers(store([("", one) for one in moved] + [("", link(one, 2_000)) for one in ids]))
+    assert {name: one for name, one in again.items() if not name.startswith("link:")} == {
+        name: one for name, one in registers(raw).items() if not name.startswith("link:")
+    }
+
+
+@SETTINGS
+@given(TELLINGS)
+def test_what_an_id_was_told_of_its_owner_comes_home(told: list[tuple[str, Assertion]]) -> None:
+    """Two ids were linked to each other at once, and the one that had been taken in turned out the player."""
+    tablet = "{p002}tablet"
+    moved = links.adopted("{p000}player", store([*told, *ALL_LINKS]), tablet)
+    own = {one.field: one[1:] for one in moved if not one.field.startswith("~")}
+    assert own == registers(store([("", one) for who, one in told if who == tablet]))
+    assert not [one for one in moved if one.field.startswith((f"~{tablet}", "link:"))]
 
 
 def test_a_player_told_to_live_in_two_places_is_bound_by_both() -> None:

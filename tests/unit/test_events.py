@@ -17,6 +17,7 @@ from features.events import (
     RESTRICTING,
     SKEW,
     Event,
+    TimeOut,
     is_id,
     micros,
     moment,
@@ -146,6 +147,16 @@ def test_times_without_a_zone_are_refused(kind: str, when: object) -> None:
 
 def test_a_break_ends_at_an_aware_moment() -> None:
     assert refused(body("time_out", until="2026-12-01T00:00:00")).endswith("until")
+
+
+@pytest.mark.parametrize(
+    "until", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"]
+)
+def test_a_break_for_ever_ends_within_what_calendars_count(until: str) -> None:
+    told = read(body("time_out", until=until))
+    assert isinstance(told, TimeOut)
+    assert 1970 <= told.until.year <= 2200
+    assert moment(micros(told.until)) == told.until
 
 
 def test_unknown_types_are_refused() -> None:

@@ -1,0 +1,77 @@
+"""Ids and players who turn out to belong together, as callers tell of them over HTTP."""
+
+import base64
+from dataclasses import replace
+from typing import Any
+
+from conftest import app_of
+from people import adult_events, tell
+from people import told as event
+from rulings import HOUSE
+
+from features.store import House
+from models.actions import Catalogue
+from service import log
+from service.experiment import variant
+from service.layout import Layout
+from service.ledger import RedisLedger
+from service.view import Keys
+
+
+def among(*variants: str) -> list[str]:
+    """Players of some variants, by name."""
+    names = (f"person-{number}" for number in range(400))
+    return [one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) in variants]
+
+
+PLAYER, OTHER, *MORE = among("policy")
+IN_HOLDOUT = among("holdout")[0]
+
+
+async def post(client: Any, route: str, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
+    answer = await client.post(route, json=body)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
+    return await post(client, "/v1/decisions", {"player_id": player, "explain": True, **more})
+
+
+async def states(client: Any, player: str) -> dict[str, str]:
+    told = (await client.get(f"/v1/players/{player}")).json()
+    return {one["decision_id"]: one["state"] for one in told["reservations"]}
+
+
+async def live_together(client: Any, *names: str) -> None:
+    """Adults of one household, of whom one may be contacted once a day."""
+    with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
+    for name in names:
+        await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
+
+
+def with_limits(client: Any, **limits: Any) -> Catalogue:
+    """Serve another catalogue: the same offers under other limits."""
+    desk = app_of(client).state.desk
+    plain = HOUSE.model_dump(mode="json") | {"caps": []} | limits
+    catalogue = Catalogue.model_validate(plain)
+    law = type(desk.table.law)(desk.table.law.book, Layout(catalogue))
+    desk.table = replace(desk.table, law=law)
+    return catalogue
+
+
+def rules(answer: dict[str, Any]) -> set[str]:
+    return {one["rule"] for one in answer["exclusions"]}
+
+
+async def facts_of(client: Any, player: str) -> list[dict[str, Any]]:
+    return list((await client.get(f"/v1/players/{player}")).json()["facts"])
+
+
+async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
+    """The mark on an id that a link begins with, as one leaves it who dies then."""
+    key = house.player_key(player)
+    seal = await ledger.seal(Keys(key), log.new_seal())
+    name = base64.b64encode(log.seal(seal, {"player_id": player}, log.NAME)).decode()
+    mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
+    return mark
