@@ -167,6 +167,24 @@ def test_a_slow_store_is_waited_for_within_the_deadline_and_no_longer(
     goes_on(world, caller, player)
 
 
+@pytest.mark.parametrize("milliseconds", [5, 12])
+def test_a_decision_that_takes_more_calls_has_no_more_time(
+    world: World, between: Between, caller: Caller, player: str, milliseconds: int
+) -> None:
+    """A member of a household who has a linked id: two reads more, one write more."""
+    until(lambda: caller.event(player, type="household_changed", household_id="h").status_code == 200)
+    until(lambda: caller.event(player, type="identify", anonymous_id="cookie").status_code == 200)
+    between.delay = milliseconds / 1_000
+    word = f"slow by {milliseconds} ms, decision about a member of a household with a linked id"
+    for answer in timed(word, [lambda: caller.ask(player)] * ASKS):
+        if answer.status_code == 503:
+            put_off(answer)
+        elif not answer.json()["recorded"]:
+            left_alone(answer)
+    between.delay = 0
+    goes_on(world, caller, player)
+
+
 def test_out_of_memory_the_store_reads_on_and_every_write_is_put_off_whole(
     world: World, caller: Caller, player: str
 ) -> None:
