@@ -82,7 +82,7 @@ async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger
         except Revoked:
             await _restore(ledger, view, record.decision_id, mine, again=attempt > 0)
             raise
-        if mine is None or not await _held(ledger, view, record.decision_id, mine, send_us):
+        if mine is None or not await _held(ledger, view, record.decision_id, mine, (now_us, send_us)):
             continue
         status, at = await ledger.confirm(keys, record.decision_id, view, send_us, _exposure(record, sent, player))
         if status == "confirmed":
@@ -106,13 +106,17 @@ def _refuse(record: Record, sent: Sent, table: Table, view: View, send_us: int) 
         raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 
 
-async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, send_us: int) -> bool:
-    """Count the contact for good in the player's household first, which is then only ever too strict."""
+async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, moments: tuple[int, int]) -> bool:
+    """Count the contact for good in the player's household first, which is then only ever too strict.
+
+    `moments` are now and that of sending.
+    """
+    now_us, send_us = moments
     if not view.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
         return True
     sure = mine._replace(state="confirmed", send_us=send_us)
-    attempts = view.held.in_household(decision_id)
-    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, attempts)
+    over = [*view.held.in_household(decision_id), *view.held.freed(now_us)]
+    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, over)
 
 
 async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation | None, *, again: bool) -> None:

@@ -143,7 +143,8 @@ class Rooms:
     def commit(self, attempt: Attempt) -> str:
         """Commit what was drawn, in the household first, as a decision does."""
         view, held, name = attempt.view, attempt.held, f"{attempt.name}#1"
-        if view.household and not self.do(self.ledger.hold(view.household, view.household_version or "0", name, held)):
+        version, free = view.household_version or "0", view.held.freed(self.house.now_us(view.real_us))
+        if view.household and not self.do(self.ledger.hold(view.household, version, name, held, free)):
             return "moved"
         booking = self._booking(attempt, held)
         status, _ = self.do(self.ledger.reserve(Keys(attempt.player), booking))
@@ -188,8 +189,8 @@ class Rooms:
                 return "full"
             if view.household and mine.state == "reserved":
                 sure = mine._replace(state="confirmed", send_us=send_us)
-                attempts = view.held.in_household(name)
-                if not await self.ledger.hold(view.household, view.household_version or "0", name, sure, attempts):
+                over = [*view.held.in_household(name), *view.held.freed(now_us)]
+                if not await self.ledger.hold(view.household, view.household_version or "0", name, sure, over):
                     return "moved"
             body = msgspec.msgpack.encode({"name": name, "send_us": send_us})
             status, _ = await self.ledger.confirm(keys, name, view, send_us, body)
