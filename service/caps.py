@@ -137,8 +137,10 @@ class Held:
 
         A lease was taken back, ran out, or its confirm was cut off after the household had counted it.
         """
+        if not self.household:
+            return []
         over = {name for name, one in self.own.items() if not one.counts(now_us)}
-        return [name for name in self.household or () if decision_of(name) in over]
+        return [name for name in self.household if decision_of(name) in over]
 
     def lacking(self, now_us: int) -> dict[str, Reservation]:
         """Contacts of the player that the household should hold and does not: who brought them in was cut off."""

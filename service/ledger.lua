@@ -317,10 +317,10 @@ local function adopt(keys, args)
   local linked, now = redis.call('HGET', keys[1], 'to'), house_us(args[1], args[2], args[3])
   if linked then return linked end
   if args[5] ~= '' then redis.call('HSETNX', keys[1], 'name', args[5]) end
-  local ids, changed = tonumber(args[7]), 0
-  local facts, at = tonumber(args[8 + ids]), 9 + ids
-  changed = assert_all(keys[1], args, at, at + facts * 4 - 1)
-  at = at + facts * 4
+  local ids = tonumber(args[7])
+  local first = 9 + ids
+  local at = first + tonumber(args[first - 1]) * 4
+  local changed = assert_all(keys[1], args, first, at - 1)
   local since = number(link_moment(keys[1], now, tonumber(args[6])))
   for n = 8, 7 + ids do changed = changed + redis.call('HSETNX', keys[1], 'link:' .. args[n], since .. ' 0 linked') end
   for n = at, #args, 2 do changed = changed + redis.call('HSETNX', keys[2], args[n], args[n + 1]) end
