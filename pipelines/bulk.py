@@ -18,7 +18,7 @@ from features.store import House, StoreError, partition_of, real_now_us
 from service import log
 from service.facts import Assertion
 from service.know import TOLD_OF, entry
-from service.ledger import HOPS, Entry, Status, appended, ingest_command
+from service.ledger import HOPS, Entry, Status, appended, assert_command, ingest_command
 from service.view import Keys
 
 PER_CALL: Final = 100
@@ -95,11 +95,23 @@ def append(client: redis.Redis, house: House, items: Sequence[Item], hops: int =
         return done
     if not hops:
         raise StoreError("the links of some ids lead nowhere")
-    again = append(client, house, [_of(items[place], player) for place, player in linked.items()], hops - 1)
+    moved = [_of(items[place], to.split(" ")[0]) for place, to in linked.items()]
+    again = append(client, house, moved, hops - 1)
     statuses = list(done.statuses)
     for place, status in zip(linked, again.statuses, strict=True):
         statuses[place] = status
+    taken = [items[place] for place, to in linked.items() if " pending " in to and statuses[place] != "conflict"]
+    _hold_here(client, house, [item for item in taken if item.entry.facts])
     return Batch(statuses, done.reached | again.reached)
+
+
+def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None:
+    """Let what was told of an id hold at the id too, whose link may still be taken away again."""
+    pipe = client.pipeline(transaction=False)
+    for item in items:
+        names, arguments = assert_command(house, Keys(item.player), item.entry.facts)
+        pipe.fcall("croupier_assert", len(names), *names, *arguments)
+    pipe.execute()
 
 
 def _of(item: Item, player: str) -> Item:
@@ -111,7 +123,7 @@ def _of(item: Item, player: str) -> Item:
 
 
 def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:
-    """Append items; those of linked ids were not, and are told with the player that each is linked to."""
+    """Append items; those of linked ids were not, and are told with the mark that each bears."""
     calls = list(_calls(items))
     pipe = client.pipeline(transaction=False)
     for places in calls:
@@ -128,7 +140,7 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
             if done.status == "new":
                 reached[partition_of(items[place].player)] = done.stream_id
             elif done.status == "linked":
-                linked[place] = done.stream_id.split(" ")[0]
+                linked[place] = done.stream_id
     return Batch(statuses, reached), linked
 
 

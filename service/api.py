@@ -111,14 +111,15 @@ class BatchAnswer(Answer):
 
 async def post_decision(body: DecisionRequest, desk: At) -> Response:
     """Ask what to do for a player now."""
-    return respond(await _decided(body, desk))
+    return respond(await _decided(body, desk, alone=True))
 
 
-async def _decided(body: DecisionRequest, desk: Desk) -> dict[str, Any]:
+async def _decided(body: DecisionRequest, desk: Desk, *, alone: bool) -> dict[str, Any]:
+    """A decision as it is told; one of many at once waits for the others, and is not hurried."""
     if body.after is not None:
         await _wait(body.after, body, desk)
     try:
-        done = await decide(body, desk.table, desk.ledger)
+        done = await decide(body, desk.table, desk.ledger.hurried() if alone else desk.ledger)
     except Unread:
         return _unserved(body, "store_unavailable", "the store did not answer, so nothing is sent")
     except Contended:
@@ -173,7 +174,7 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = await translated(_decided(_REQUEST.validate_python(item), desk))
+        found: dict[str, Any] = await translated(_decided(_REQUEST.validate_python(item), desk, alone=False))
     except ValidationError as error:
         return invalid(error).body
     except ProblemError as problem:
@@ -255,7 +256,7 @@ async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
     """Ask, just before sending, whether a decided contact may still be sent."""
     if not _is_decision_id(decision_id):
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
-    done = await confirm(decision_id, desk.table, desk.ledger)
+    done = await confirm(decision_id, desk.table, desk.ledger.hurried())
     moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
     return respond({"decision_id": decision_id} | {name: answer.when(at) for name, at in moments.items()})
 

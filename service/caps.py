@@ -143,12 +143,17 @@ class Held:
         return [name for name in self.household if decision_of(name) in over]
 
     def lacking(self, now_us: int) -> dict[str, Reservation]:
-        """Contacts of the player that the household should hold and does not: who brought them in was cut off."""
-        there = {decision_of(name) for name in self.household or ()}
+        """Contacts of the player that the household should hold and does not, or not as confirmed.
+
+        Who brought them in was cut off, or they were confirmed while the player was not of it.
+        """
+        there = {(decision_of(name), one.state) for name, one in (self.household or {}).items()}
         return {
             name: one
             for name, one in self.own.items()
-            if name not in there and one.counts(now_us) and one.purpose in PROMOTIONAL
+            if one.counts(now_us)
+            and one.purpose in PROMOTIONAL
+            and not there & {(name, one.state), (name, "confirmed")}
         }
 
     def without(self, decision_id: str) -> Held:
@@ -161,8 +166,9 @@ class Held:
         """Promotional contacts that take room, of a scope."""
         held = self.own
         if scope == "household" and self.household is not None:
-            free = set(self.freed(now_us))
-            held = {name: one for name, one in self.household.items() if name not in free} | self.lacking(now_us)
+            free, lacking = set(self.freed(now_us)), self.lacking(now_us)
+            there = self.household.items()
+            held = {name: one for name, one in there if name not in free and decision_of(name) not in lacking} | lacking
         return [
             one
             for one in held.values()

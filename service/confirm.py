@@ -67,7 +67,7 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
     record = log.loads(held)
     if (sent := record.action) is None:
         raise Refused("no_contact", "the decision was to leave the player alone")
-    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger.hurried(), player))
+    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
 
 
 async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:

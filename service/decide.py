@@ -151,7 +151,7 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
         RequestReused: The request id stands for another body.
     """
     asked = table.house.player_key(request.player_id)
-    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger.hurried(), player, asked))
+    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger, player, asked))
 
 
 async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, player: str, asked: str) -> Answered:
@@ -165,6 +165,7 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
                 return _replay(linked.record, request)
             raise
         if view.record is not None:
+            await _settle(ledger, view, name)
             return _replay(view.record, request)
         own = own_id(request, view, linked=player != asked)
         # Attempts at this very decision whose answer got lost take no room from it.
@@ -197,7 +198,7 @@ async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decisio
     """
     household = view.household if decision.promotional else None
     if household and (lacking := _lacking(view, decision)):
-        await ledger.join(household, lacking)
+        await ledger.join(household, view.held, lacking)
         return "moved", decision.record, b""
     name = f"{decision.record.decision_id}{caps.ATTEMPT}{secrets.token_hex(4)}" if household else ""
     if household and not await ledger.hold(
@@ -205,14 +206,21 @@ async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decisio
     ):
         return "moved", decision.record, b""
     status, held = await ledger.reserve(keys, _booking(decision))
-    if household and status == "reserved":
-        await ledger.let_go(household, view.held.in_household(decision.record.decision_id))
-    elif household and decision.reservation:
-        await ledger.let_go(household, [name])
+    if household:
+        earlier = view.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
+        failed = [name] if decision.reservation and status != "reserved" else []
+        await ledger.let_go(household, earlier + failed)
     if status == "lost":
         decision = lost(decision)
         status, held = await ledger.reserve(keys, _booking(decision)._replace(facts_version="", ledger_version=""))
     return status, decision.record, held
+
+
+async def _settle(ledger: RedisLedger, view: View, decision_id: str) -> None:
+    """Of several attempts whose answers got lost, let the household keep what the player holds."""
+    own, entries = view.held.own.get(decision_id), view.held.in_household(decision_id)
+    if view.household and len(entries) > (own is not None):
+        await ledger.hold(view.household, view.household_version or "0", decision_id, own, entries)
 
 
 def _lacking(view: View, decision: Decision) -> dict[str, Reservation]:

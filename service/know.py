@@ -102,7 +102,8 @@ async def _know(event: Event, house: House, ledger: RedisLedger, player: str, as
     other = await _linked(event, house, ledger, keys, seal)
     sealed = log.seal(seal, personal, event.event_id) if personal else None
     if isinstance(event, events.HouseholdChanged) and other:
-        await ledger.bring(player, other)  # before the facts say so, and after it what came about meanwhile
+        # Before the facts say so; what came about meanwhile follows.
+        await ledger.bring(player, other, micros(event.occurred_at))
     told = entry(player, event, sealed, other, asked if player != asked else "")
     return _answered(keys, await ledger.append(keys, told))
 

@@ -39,11 +39,6 @@ local function assert_all(facts, args, first, last)
   return changed
 end
 
--- Whether the mark of a linked id may be taken away again; until it is settled the id holds what is told of it too.
-local function pending(mark)
-  return string.find(mark, ' pending ', 1, true) ~= nil
-end
-
 local function append(log, kind, body, known, zone)
   return redis.call('XADD', log, '*', 'k', kind, 't', number(known), 'z', zone or '', 'b', body)
 end
@@ -94,7 +89,6 @@ local function ingest(keys, args)
       out[#out + 1] = string.sub(held, 1, #digest) == digest and 'duplicate' or 'conflict'
       out[#out + 1] = string.sub(held, #digest + 1)
     elseif linked then
-      if pending(linked) then assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1) end
       out[#out + 1] = 'linked'
       out[#out + 1] = linked
     else
@@ -195,18 +189,18 @@ end
 
 -- KEYS: facts, ledger, log, budget shares. ARGV: real0, house0, rate, player, channel whose leases the facts forbid, then
 -- per fact field, moment, rank, text. Facts that the worker derives: merged like any other, so that telling them twice or
--- late changes nothing. Returns how many changed, or -1 if the id was linked to a player.
+-- late changes nothing. Returns how many changed, or -1 if the id was linked to a player; while that mark may be taken away
+-- again the facts hold here too.
 local function assert_facts(keys, args)
   local linked = redis.call('HGET', keys[1], 'to')
-  if linked and not pending(linked) then return -1 end
+  if linked and not string.find(linked, ' pending ', 1, true) then return -1 end
   local changed = assert_all(keys[1], args, 6, #args)
-  if linked then return -1 end
   if changed > 0 then
     redis.call('HINCRBY', keys[1], 'v', 1)
     local now = house_us(args[1], args[2], args[3])
     if args[5] ~= '' then revoke(keys[2], keys[3], keys[4], args[5], args[4], now) end
   end
-  return changed
+  return linked and -1 or changed
 end
 
 -- KEYS: leases that charge budgets, budget shares, ledger. ARGV: real0, house0, rate, decision.
@@ -263,9 +257,15 @@ local function let_go(keys, args)
   return 1
 end
 
--- KEYS: ledger of a household. ARGV: decision, entry pairs: contacts of one who joins; those that are there stay.
+-- KEYS: ledger of a household. ARGV: number of entries that are over, these, then decision, entry pairs: contacts of one who
+-- joins. What is there stays, but for one that was confirmed since.
 local function join(keys, args)
-  for at = 1, #args, 2 do redis.call('HSETNX', keys[1], args[at], args[at + 1]) end
+  local pairs_at = 2 + tonumber(args[1])
+  for n = 2, pairs_at - 1 do redis.call('HDEL', keys[1], args[n]) end
+  for at = pairs_at, #args, 2 do
+    local sure = string.find(args[at + 1], ' confirmed ', 1, true)
+    redis.call(sure and 'HSET' or 'HSETNX', keys[1], args[at], args[at + 1])
+  end
   redis.call('HINCRBY', keys[1], 'v', 1)
   return 1
 end

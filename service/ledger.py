@@ -12,7 +12,7 @@ from features.events import REMEMBERED, SKEW
 from features.moments import MICROSECOND
 from features.store import BUNDLES, House, Store, StoreError, bundle_key, tag
 from service import links
-from service.caps import Reservation, load_reservation
+from service.caps import Held, Reservation, load_reservation
 from service.facts import Assertion, forbids
 from service.view import (
     ANSWER,
@@ -37,7 +37,7 @@ SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
 """Attempts to have enough of a budget, which others of the partition may use up in between."""
-LEAST_SECONDS: Final = 0.005
+LEAST_SECONDS: Final = 0.007
 """What the store has for an answer, however late it is: a busy process is no reason to ask it in vain."""
 Result = TypeVar("Result")
 
@@ -292,22 +292,29 @@ class RedisLedger:
 
         await self.at_home(player, freed)
 
-    async def bring(self, player: str, household: str | None = None) -> None:
-        """Bring a player's contacts into a household, by default the one that the facts name."""
-        await self.at_home(player, lambda owner: self._bring(owner, household))
+    async def bring(self, player: str, household: str | None = None, since_us: int | None = None) -> None:
+        """Bring a player's contacts into a household, by default the one that the facts name.
 
-    async def _bring(self, player: str, household: str | None = None) -> None:
+        Nothing is brought into one that facts told at `since_us` will name, if they name a later one already.
+        """
+        await self.at_home(player, lambda owner: self._bring(owner, household, since_us))
+
+    async def _bring(self, player: str, household: str | None = None, since_us: int | None = None) -> None:
         view = await self.view(Keys(player), NO_DECISION)
         if household and household != view.household:
+            if since_us is not None and since_us < view.household_us:
+                return
             view = view.beside(await self._hash(household_key(household)))
         if home := household or view.household:
-            await self.join(home, view.held.lacking(self._house.now_us(view.real_us)))
+            await self.join(home, view.held, view.held.lacking(self._house.now_us(view.real_us)))
 
-    async def join(self, household: str, held: Mapping[str, Reservation]) -> None:
-        """Bring contacts into a household; those that are there stay."""
-        pairs = [part for name, one in held.items() for part in (name, one._replace(charges=()).dumps())]
+    async def join(self, household: str, held: Held, lacking: Mapping[str, Reservation]) -> None:
+        """Bring into a household, of which `held` is known, contacts that it lacks."""
+        over = [name for decision_id in lacking for name in held.in_household(decision_id) if name != decision_id]
+        pairs = [part for name, one in lacking.items() for part in (name, one._replace(charges=()).dumps())]
         if pairs:
-            await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], pairs)
+            arguments = [len(over), *over, *pairs]
+            await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], arguments)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
@@ -315,6 +322,8 @@ class RedisLedger:
         `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
         """
         for attempt in range(len(booking.budgets) * GRANTS + 1):
+            if attempt:
+                self._until = inf  # to fetch more of a budget is rare, and what is fetched must not get lost
             reply = [bytes(part) for part in await self._reserve(keys, booking)]
             if reply[0] == b"moved" and attempt:
                 break  # it was accepted as drawn, but for its cost: to draw again would make that hang on the action

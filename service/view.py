@@ -88,6 +88,11 @@ class View:
         told = self.facts.get(b"household")
         return None if told is None else told.decode().split(" ", 2)[2] or None
 
+    @property
+    def household_us(self) -> int:
+        """When the household was told, unix microseconds; 0 if never."""
+        return int(self.facts.get(b"household", b"0 ").split(b" ")[0])
+
     def beside(self, household: Mapping[bytes, bytes]) -> View:
         """The same with the contacts of the player's household, as the store answers them."""
         version, contacts, _ = _ledger(household)

@@ -43,11 +43,17 @@ async def states(client: Any, player: str) -> dict[str, str]:
     return {one["decision_id"]: one["state"] for one in told["reservations"]}
 
 
+async def settled(client: Any, *names: str) -> None:
+    """Adults whose features follow what was told of them: what is drawn for them now may be sent now."""
+    for name in names:
+        await asked(client, name, after=await tell(client, adult_events(name)), dry_run=True)
+
+
 async def live_together(client: Any, *names: str) -> None:
     """Adults of one household, of whom one may be contacted once a day."""
     with_limits(client, caps=[{"id": "home", "contacts": 1, "hours": 24, "scope": "household"}])
-    for name in names:
-        await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-4")])
+    await settled(client, *names)
+    await tell(client, [event(name, "household_changed", household_id="home-4") for name in names])
 
 
 def with_limits(client: Any, **limits: Any) -> Catalogue:

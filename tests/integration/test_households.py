@@ -1,7 +1,7 @@
 """Players of one household share what their contacts may be, whatever dies in between."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import pytest
@@ -15,6 +15,7 @@ from joined import (
     live_together,
     post,
     rules,
+    settled,
     with_limits,
 )
 from people import adult_events, leased, tell
@@ -22,7 +23,8 @@ from people import told as event
 
 from features.store import House, StoreError
 from pipelines.worker import Worker
-from service.ledger import RedisLedger
+from service.caps import decision_of, load_reservation
+from service.ledger import Appended, RedisLedger
 from service.view import NO_DECISION, Keys, household_key
 
 
@@ -30,8 +32,7 @@ def test_members_of_a_household_share_its_caps(opened: Opened, worker: Worker) -
     async def story() -> None:
         async with opened() as client:
             with_limits(client, caps=[{"id": "home", "contacts": 2, "hours": 24, "scope": "household"}])
-            for name in (PLAYER, OTHER, MORE[0]):
-                await tell(client, adult_events(name))
+            await settled(client, PLAYER, OTHER, MORE[0])
             (earlier,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
             for name in (PLAYER, OTHER):
                 await tell(client, [event(name, "household_changed", household_id="home-9")])
@@ -218,7 +219,7 @@ def test_a_confirm_that_is_refused_late_undoes_no_other_confirm_of_the_lease(
     async def story() -> None:
         async with opened() as client:
             await live_together(client, PLAYER)
-            (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"])
+            (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"], purpose="bonus")
 
             async def moved_first(*given: Any) -> tuple[str, int]:
                 if not seen:
@@ -247,7 +248,7 @@ def test_a_confirm_that_is_refused_late_undoes_no_other_confirm_of_the_lease(
 def test_a_confirm_that_read_before_another_succeeded_reads_again(opened: Opened, worker: Worker, house: House) -> None:
     async def story() -> None:
         async with opened() as client:
-            await tell(client, adult_events(PLAYER))
+            await settled(client, PLAYER)
             (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"])
             ledger, keys = app_of(client).state.desk.ledger, Keys(house.player_key(PLAYER))
             view = await ledger.view(keys, NO_DECISION)
@@ -279,6 +280,113 @@ def test_attempts_whose_answer_got_lost_take_no_room_from_the_decision_that_ther
             assert found["action"] != "NO_CONTACT"
             (held,) = [name for name in store.hkeys(home) if name != b"v"]  # type: ignore[union-attr]
             assert held.startswith(found["decision_id"].encode())
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def ran_out(store: redis.Redis, key: str, decision_id: str) -> None:
+    """Let the lease of a contact end, wherever a ledger holds it."""
+    held: dict[bytes, bytes] = store.hgetall(key)  # type: ignore[assignment]
+    for name, text in held.items():
+        if decision_of(name.decode()) == decision_id:
+            one = load_reservation(text.decode())
+            store.hset(key, name.decode(), one._replace(valid_until_us=one.send_us + 1).dumps())
+
+
+async def stays_counted(client: Any, store: redis.Redis, house: House, decision_id: str) -> None:
+    """A contact that was sent takes its room in the household when its lease has ended too."""
+    for key in (household_key(house.player_key("household home-4")), Keys(house.player_key(PLAYER)).ledger):
+        ran_out(store, key, decision_id)
+    for name in (PLAYER, OTHER):
+        assert "cap:home" in rules(await asked(client, name, dry_run=True))
+
+
+def test_what_is_confirmed_outside_the_household_counts_in_it_after_the_return(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await live_together(client, PLAYER, OTHER)
+            (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
+            await tell(client, [event(PLAYER, "household_changed", household_id=None)])
+            await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
+            await tell(client, [event(PLAYER, "household_changed", household_id="home-4")])
+            await stays_counted(client, store, house, made["decision_id"])
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize("then", ["goes on", "dies"])
+def test_what_is_confirmed_while_the_player_joins_counts_in_the_household(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """The confirm comes between bringing the contacts and the fact, and the process may die there too."""
+    append = RedisLedger.append
+
+    async def story() -> None:
+        async with opened() as client:
+            await live_together(client, OTHER)
+            await settled(client, PLAYER)
+            (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
+            joins = event(PLAYER, "household_changed", household_id="home-4")
+
+            async def late(*given: Any) -> Appended:
+                monkeypatch.setattr(RedisLedger, "append", append)
+                await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
+                return await (dies() if then == "dies" else append(*given))
+
+            monkeypatch.setattr(RedisLedger, "append", late)
+            await client.post("/v1/events", json=joins)
+            await post(client, "/v1/events", joins)
+            await stays_counted(client, store, house, made["decision_id"])
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_two_lost_answers_about_one_contact_leave_it_counted_once(
+    opened: Opened, worker: Worker, house: House, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt never reached the player's ledger, the second did, and only the third was answered."""
+    reserve = RedisLedger.reserve
+
+    async def story() -> None:
+        async with opened() as client:
+            await live_together(client, PLAYER)
+            with_limits(client, caps=[{"id": "home", "contacts": 2, "hours": 24, "scope": "household"}])
+            home, number, found = household_key(house.player_key("household home-4")), 0, {"action": "NO_CONTACT"}
+            while found["action"] == "NO_CONTACT":
+                number += 1
+                body = {"player_id": PLAYER, "channels": ["in_app"], "activate": True, "request_id": f"a{number}"}
+                for reaches in (False, True):
+
+                    async def lost(*given: Any, reaches: bool = reaches) -> NoReturn:
+                        if reaches:
+                            await reserve(*given)
+                        raise StoreError("no answer")
+
+                    monkeypatch.setattr(RedisLedger, "reserve", lost)
+                    await post(client, "/v1/decisions", body, 503)
+                monkeypatch.setattr(RedisLedger, "reserve", reserve)
+                found = await post(client, "/v1/decisions", body)
+            assert [name for name in store.hkeys(home) if name != b"v"] == [found["decision_id"].encode()]  # type: ignore[union-attr]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_household_that_is_told_late_and_does_not_hold_gets_nothing(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await live_together(client, OTHER)
+            await tell(client, adult_events(PLAYER))
+            await contacted(client, PLAYER)
+            await tell(client, [event(PLAYER, "household_changed", household_id="home-2")])
+            earlier = {"occurred_at": (datetime.now(UTC) - timedelta(hours=1)).isoformat(), "event_id": "late"}
+            await tell(client, [event(PLAYER, "household_changed", household_id="home-4") | earlier])
+            assert "cap:home" not in rules(await asked(client, OTHER, dry_run=True))
 
     assert worker.consumer is not None
     run(story())

@@ -19,6 +19,7 @@ from joined import (
     marked,
     post,
     rules,
+    settled,
     states,
     with_limits,
 )
@@ -485,6 +486,42 @@ def test_what_an_import_tells_of_an_id_holds_whichever_way_its_link_is_untied(
     run(story())
 
 
+def test_an_event_that_is_refused_holds_nowhere_whatever_the_link(
+    opened: Opened, worker: Worker, house: House, store: redis.Redis
+) -> None:
+    """Its id was used in an import while the link was open, which only the player's own slot knows."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await tell(client, [*adult_events(PLAYER), event("cookie-u", "support_contact")])
+            await marked(app_of(client).state.desk.ledger, house, "cookie-u", PLAYER)
+            used = event("cookie-u", "login")
+            told: Event = EVENT.validate_json(json.dumps(used))
+            assert bulk.append(store, house, [bulk.Items(store, house).event(told)]).statuses == ["new"]
+            reused = event("cookie-u", "self_excluded") | {"event_id": used["event_id"]}
+            assert (await post(client, "/v1/events", reused, 409))["code"] == "event_id_reused"
+            assert not [one for one in await facts_of(client, PLAYER) if one["fact"].startswith("exclusion")]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_an_exclusion_that_unties_a_link_takes_the_leases_back(opened: Opened, worker: Worker, house: House) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            lesser, greater = sorted((PLAYER, OTHER), key=house.player_key)
+            position = await tell(client, [*adult_events(lesser), *adult_events(greater)])
+            (lease,) = await leased(client, greater, 1, after=position, due=True, channels=["in_app", "email"])
+            ledger = app_of(client).state.desk.ledger
+            await marked(ledger, house, greater, lesser)
+            await marked(ledger, house, lesser, greater)
+            await tell(client, [event(greater, "self_excluded")])
+            assert (await states(client, greater))[lease["decision_id"]] == "revoked"
+
+    assert worker.consumer is not None
+    run(story())
+
+
 def test_a_sign_of_harm_is_told_of_an_id_whichever_way_its_link_is_untied(
     opened: Opened, house: House, store: redis.Redis
 ) -> None:
@@ -525,8 +562,8 @@ def test_rules_look_at_an_id_whose_link_another_caller_had_begun(opened: Opened,
 def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, worker: Worker, house: House) -> None:
     async def story() -> None:
         async with opened() as client:
-            await tell(client, [*adult_events(PLAYER), event("cookie-s", "login")])
-            await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-s")])
+            await settled(client, PLAYER)
+            await tell(client, [event("cookie-s", "login"), event(PLAYER, "identify", anonymous_id="cookie-s")])
             (lease,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
             ledger = app_of(client).state.desk.ledger
             await ledger._take_in(house.player_key("cookie-s"), house.player_key(PLAYER), 8)
