@@ -37,7 +37,7 @@ SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
 """Attempts to have enough of a budget, which others of the partition may use up in between."""
-LEAST_SECONDS: Final = 0.007
+LEAST_SECONDS: Final = 0.005
 """What the store has for an answer, however late it is: a busy process is no reason to ask it in vain."""
 Result = TypeVar("Result")
 
