@@ -38,7 +38,7 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 LIVE_SECONDS = 5
 CONNECTIONS = 8
-READ_SECONDS = 0.021
+READ_SECONDS = 0.02
 """Deadline of a decision's reads, and of all calls of one decision together, so that it is answered within 30 ms."""
 WRITE_SECONDS = 0.02
 """Deadline of every other call; to be raised where a disk takes longer than that for the two writes of a decision."""
