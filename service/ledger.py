@@ -322,8 +322,6 @@ class RedisLedger:
         `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
         """
         for attempt in range(len(booking.budgets) * GRANTS + 1):
-            if attempt:
-                self._until = inf  # to fetch more of a budget is rare, and what is fetched must not get lost
             reply = [bytes(part) for part in await self._reserve(keys, booking)]
             if reply[0] == b"moved" and attempt:
                 break  # it was accepted as drawn, but for its cost: to draw again would make that hang on the action
@@ -356,6 +354,7 @@ class RedisLedger:
 
     async def _granted(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
         """Bring a part of a budget into the partition; between the two calls it can get lost, never doubled."""
+        self._until = inf  # nobody is hurried any more: this is rare, and what is fetched must not get lost
         whole = booking.budgets[account]
         charged = dict(booking.reservation.charges if booking.reservation else ())[account]
         least = charged - left
