@@ -22,8 +22,6 @@ from service.view import Keys
 
 TOLD_OF: Final = "told_of"
 """Detail of an event's row: the key of the linked id that it was told of."""
-
-
 JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged)
 """Events that join what is held of two, one by one: they enter over HTTP only."""
 
@@ -80,8 +78,7 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
         Refused: It lies in the future, is too old, or its id was used for another event.
         StoreError: The store did not answer; a retry is safe.
     """
-    now_us = await ledger.now_us()
-    late = timeliness(event, now_us)
+    late = timeliness(event, await ledger.now_us())
     if late is not None:
         raise Refused(late, _REASONS[late], "/occurred_at")
     asked = house.player_key(event.player_id)

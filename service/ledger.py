@@ -8,12 +8,12 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
-from features.events import REMEMBERED, SKEW
-from features.moments import MICROSECOND
+from features.events import REMEMBERED
 from features.store import BUNDLES, House, Store, StoreError, bundle_key, tag
 from service import links
 from service.caps import Held, Reservation, load_reservation
 from service.facts import Assertion, forbids
+from service.harm import SKEW_US
 from service.view import (
     ANSWER,
     NO_DECISION,
@@ -29,7 +29,6 @@ from service.view import (
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
-SKEW_US: Final = SKEW // MICROSECOND
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
 HOPS: Final = 32
 """Links of ids that are followed at most."""
