@@ -1,0 +1,154 @@
+"""Draws, probabilities, buckets and places: what was drawn once is drawn again, for ever."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from first_build import HOUSE, differences, frozen_catalogue, frozen_names, frozen_rulebook
+
+from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
+from models.snapshot import weigh
+from service import log
+from service.caps import Held
+from service.decide import DecisionRequest, compose, requested_id
+from service.experiment import bucket, fnv1a32, variant
+from service.law import Law
+from service.layout import Layout
+from service.table import Table
+from service.view import View
+
+
+def house_moments(real_us: int) -> int:
+    return HOUSE.now_us(real_us)
+
+
+def uniform_numbers(seed: str) -> str:
+    return uniform_number(bytes.fromhex(seed)).hex()
+
+
+@cache
+def table() -> Table:
+    catalogue = frozen_catalogue()
+    ranks = priorities(catalogue)
+    drawn: dict[str, Policy] = {"policy": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
+    drawn |= {"business_rules": BusinessRules(ranks, catalogue.exploration_floor), "priority": Priority(ranks)}
+    return Table(house=HOUSE, plan=None, law=Law(frozen_rulebook(), Layout(catalogue)), policies=drawn, churn=None)
+
+
+NOBODY: Final = View(
+    real_us=HOUSE.real_us,
+    facts={},
+    features={},
+    ledger_version="0",
+    held=Held(),
+    watermark_us=None,
+    seal=bytes(32),
+    record=None,
+)
+
+
+def decisions(asked: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a decision that hang on ids alone, whatever is known of the player."""
+    request = DecisionRequest.model_validate(asked["body"])
+    key = HOUSE.player_key(request.player_id)
+    name = requested_id(HOUSE, key, key, asked["seed"])
+    record = compose(request, table(), NOBODY, (key, request.player_id), name, asked["attempt"]).record
+    return {
+        "decision_id": record.decision_id,
+        "u": record.choice.u.hex(),
+        "request": record.request.hex(),
+        "experiment": record.experiment,
+        "variant": record.variant,
+        "bucket": record.bucket,
+        "policy_version": record.choice.policy_version,
+        "catalogue": record.versions.catalogue,
+        "rules": record.versions.rules,
+    }
+
+
+def draws(asked: dict[str, Any]) -> list[Any]:
+    pmf = np.array([float.fromhex(one) for one in asked["pmf"]])
+    drawn = draw(pmf, float.fromhex(asked["u"]))
+    return [drawn.place, drawn.propensity.hex()]
+
+
+def probabilities(asked: dict[str, Any]) -> list[str]:
+    scores, eligible = np.array(asked["scores"], dtype=np.float64), np.array(asked["eligible"], dtype=np.bool_)
+    match asked["policy"]:
+        case "uniform":
+            pmf = Uniform(len(scores)).pmf(scores, eligible)
+        case "business_rules":
+            pmf = BusinessRules(scores, asked["floor"]).pmf(scores, eligible)
+        case "priority":
+            pmf = Priority(scores).pmf(scores, eligible)
+        case _:
+            pmf = np.zeros(len(scores))
+            pmf[eligible] = weigh(scores[eligible], asked["kappa"], asked["least_scale_minor"])
+    return [one.hex() for one in pmf.tolist()]
+
+
+def candidates(place: int) -> Any:
+    """Size of the catalogue at 0, then the action of each place."""
+    catalogue = frozen_catalogue()
+    if place == 0:
+        return [catalogue.size, *catalogue.shape]
+    offer, channel, timing_slot = catalogue.action(place)
+    assert catalogue.place(offer.id, channel, timing_slot) == place
+    return [offer.id, channel, timing_slot]
+
+
+def candidate_sets(chosen: list[int]) -> str:
+    layout = Layout(frozen_catalogue())
+    data = layout.dumps(sum(layout.bit(place) for place in chosen))
+    held = np.isin(np.arange(layout.catalogue.size), chosen)
+    assert log.bits(held) == data
+    return data.hex()
+
+
+def fnv_hashes(text: str) -> int:
+    return fnv1a32(text)
+
+
+def experiment_variants(asked: list[Any]) -> list[Any]:
+    key, unit, shares = asked
+    return [bucket(key, unit), variant(key, unit, shares)]
+
+
+def policy_names(name: str) -> str:
+    return table().policies[name].version
+
+
+def policy_2026(player_id: str) -> list[Any]:
+    """Place and variant of a player in the experiment of the frozen catalogue."""
+    split = frozen_catalogue().experiment
+    assert split.key == "policy_2026"
+    return [bucket(split.key, player_id), variant(split.key, player_id, split.variants)]
+
+
+FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    one.__name__: one
+    for one in (
+        house_moments,
+        uniform_numbers,
+        decisions,
+        draws,
+        probabilities,
+        candidates,
+        candidate_sets,
+        fnv_hashes,
+        experiment_variants,
+        policy_2026,
+        policy_names,
+    )
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_gives_what_the_first_build_gave(name: str) -> None:
+    assert differences("draws", name, FUNCTIONS[name]) == []
+
+
+def test_every_file_has_its_function() -> None:
+    assert frozen_names("draws") == FUNCTIONS.keys()

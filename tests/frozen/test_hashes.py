@@ -1,0 +1,189 @@
+"""Digests of what callers send, hashes of what serves and is learnt: the same content, the same bytes, for ever."""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from first_build import (
+    FROZEN,
+    PLAYER,
+    changed,
+    differences,
+    frozen_catalogue,
+    frozen_names,
+    frozen_rulebook,
+    lines,
+    replaced,
+)
+
+from features import schema
+from features.events import EVENT
+from features.schema import Dtype, Feature, Kind, Use
+from models.actions import Catalogue, content_hash
+from models.files import load_yaml
+from models.learner import LearnerSettings
+from models.policy import BusinessRules
+from models.snapshot import Snapshot
+from pipelines import lake as lakes
+from pipelines import school, uplift
+from pipelines.attribution import Terms
+from pipelines.comparisons import Metric
+from pipelines.exposures import Exposures
+from pipelines.materialise import lake_state
+from service import know, outcomes
+from service.decide import DecisionRequest
+from service.log import Record, Sent
+from service.outcomes import Outcome
+from service.packs import Pack, Rulebook
+
+
+def request_digests(body: str) -> str:
+    return DecisionRequest.model_validate_json(body).digest.hex()
+
+
+def event_digests(body: str) -> str:
+    return know.entry(PLAYER, EVENT.validate_json(body)).digest.hex()
+
+
+@cache
+def _contact() -> tuple[Record, Sent]:
+    record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=Record)
+    assert record.action is not None
+    return record, record.action
+
+
+def outcome_digests(body: str) -> list[str]:
+    """Digest of an outcome, the name it is remembered under, and the name of its note in the ledger."""
+    record, sent = _contact()
+    taken = outcomes.entry(Outcome.model_validate_json(body), record, sent, PLAYER, frozen_catalogue())
+    return [taken.digest.hex(), taken.seen, taken.note[0]]
+
+
+def catalogue_hashes(changes: dict[str, Any]) -> str:
+    return Catalogue.model_validate(replaced(frozen_catalogue(), changes)).hash
+
+
+def rulebook_hashes(changes: dict[str, Any]) -> str:
+    return Rulebook.model_validate(replaced(frozen_rulebook(), changes)).hash
+
+
+def pack_hashes(name: str) -> str:
+    return content_hash(load_yaml(FROZEN / "rulebook" / "packs" / f"{name}.yaml", Pack))
+
+
+def frozen_features() -> list[Feature]:
+    return [
+        Feature(
+            one["name"],
+            Dtype(one["dtype"]),
+            one["unit"],
+            Use(one["use"]),
+            Kind(one["kind"]),
+            {column: tuple(values) for column, values in one["when"].items()},
+            *(one[name] for name in ("value", "half_life", "nth", "beside", "power")),
+        )
+        for one in lines("schema")
+    ]
+
+
+def schema_hashes(places: list[int]) -> str:
+    """Hash of a schema that is made of these places of the frozen list of features."""
+    held = frozen_features()
+    chosen = tuple(held[place] for place in places)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "STORED", chosen)
+        return schema.schema_hash.__wrapped__()
+
+
+def lineages(changes: dict[str, Any]) -> str:
+    asked = changed("lineage", changes)
+    settings = msgspec.convert(asked["settings"], LearnerSettings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(school, "READINGS", tuple(asked["readings"]))
+        patch.setattr(school, "schema_hash", lambda: asked["schema"])
+        patch.setattr(school, "FORMAT", asked["format"])
+        return school._lineage(settings, Terms.model_validate(asked["terms"]), asked["window_us"])
+
+
+def business_rules_names(asked: dict[str, Any]) -> str:
+    return BusinessRules(np.array(asked["priorities"], dtype=np.float64), asked["floor"]).version
+
+
+def snapshot_names(changes: dict[str, Any]) -> str:
+    return msgspec.convert(changed("snapshot", changes), Snapshot).version
+
+
+def report_hashes(asked: dict[str, Any]) -> str:
+    """Hash of what a report chose before looking."""
+    found = Exposures(
+        experiment=asked["experiment"],
+        others=[],
+        players=pd.DataFrame({"catalogue_version": asked["catalogues"]}),
+        window_days=asked["window_days"],
+        has_bets=True,
+        unpriced=0,
+        latest_us=0,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BEFORE_DAYS", "CONFIDENCE", "CLEAR_OF_ZERO"):
+            patch.setattr(uplift, name, asked[name.lower()])
+        return uplift._config_hash(found, [Metric(*one) for one in asked["metrics"]])
+
+
+def chain_links(asked: list[str]) -> list[str]:
+    """Link and new head of a chain, from its head and the bytes of a record."""
+    head, body = asked
+    heads = {"17": head} if head else {}
+    link = lakes._link(heads, "17", bytes.fromhex(body))
+    return [link.hex(), heads["17"]]
+
+
+def lake_states(files: list[list[Any]], folder: Path) -> str:
+    for name, size, modified_ns in files:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size))
+        os.utime(file, ns=(modified_ns, modified_ns))
+    return lake_state(folder)
+
+
+FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    one.__name__: one
+    for one in (
+        request_digests,
+        event_digests,
+        outcome_digests,
+        catalogue_hashes,
+        rulebook_hashes,
+        pack_hashes,
+        schema_hashes,
+        lineages,
+        business_rules_names,
+        snapshot_names,
+        report_hashes,
+        chain_links,
+    )
+}
+OF_FILES: Final[dict[str, Callable[..., Any]]] = {one.__name__: one for one in (lake_states,)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_gives_what_the_first_build_gave(name: str) -> None:
+    assert differences("hashes", name, FUNCTIONS[name]) == []
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_a_function_of_files_gives_what_the_first_build_gave(name: str, tmp_path: Path) -> None:
+    folders = (tmp_path / str(number) for number in count())
+    assert differences("hashes", name, lambda given: OF_FILES[name](given, next(folders))) == []
+
+
+def test_every_file_has_its_function() -> None:
+    assert frozen_names("hashes") == FUNCTIONS.keys() | OF_FILES.keys()

@@ -1,0 +1,197 @@
+"""Keys of the store, ids, registers of facts: the names under which things stand are the same for ever."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from feast import Field
+from feast.types import Float64
+from first_build import FROZEN, HOUSE, PLAYER, differences, frozen_names
+
+from features import plan
+from features.definitions import _key_parts, _planned
+from features.events import EVENT
+from features.plan import ReadPlan
+from features.store import BUNDLES, LIVE, bundle_key, order, partition_of, pointer_key, position, socket_path, tag
+from models.limits import Budget
+from pipelines import outbox, policy, promotion, rulebooks, webhooks
+from pipelines.mapping import EventMapping, MappedRows, row_hash
+from pipelines.rows import Source
+from service import facts, know, links, reports
+from service.caps import account
+from service.decide import requested_id
+from service.facts import Assertion
+from service.view import ANSWER, NO_DECISION, Keys, decision_key, household_key
+
+
+def player_keys(player_id: str) -> str:
+    return HOUSE.player_key(player_id)
+
+
+def house_digests(parts: list[str]) -> str:
+    return HOUSE.digest(*parts).hex()
+
+
+_NAMES: Final[dict[str, Callable[..., Any]]] = {
+    "facts": lambda player: Keys(player).facts,
+    "features": lambda player: Keys(player).features.decode(),
+    "features_of": lambda player, linked: Keys(player).features_of(linked).decode(),
+    "ledger": lambda player: Keys(player).ledger,
+    "seal": lambda player: Keys(player).seal,
+    "recent": lambda player: Keys(player).recent,
+    "log": lambda player: Keys(player).log,
+    "lease": lambda player: Keys(player).lease,
+    "budget": lambda player: Keys(player).budget,
+    "expiry": lambda player: Keys(player).expiry,
+    "seen": lambda player, name: Keys(player).seen(name),
+    "decision": lambda player, name: Keys(player).decision(name),
+    "decision_key": decision_key,
+    "household_key": household_key,
+    "partition": partition_of,
+    "tag": tag,
+    "position": position,
+    "order": lambda stream_id: list(order(stream_id)),
+    "pointer": pointer_key,
+    "bundle": bundle_key,
+    "report": reports.report_key,
+    "outbox": outbox._outbox,
+    "outbox_state": outbox._state,
+    "undelivered": outbox.undelivered_key,
+    "account": lambda budget, at_us: account(Budget.model_validate(budget), at_us),
+    "live": lambda: LIVE,
+    "bundles": lambda: BUNDLES,
+    "reports": lambda: reports.REPORTS,
+    "answer": lambda: ANSWER,
+    "no_decision": lambda: NO_DECISION,
+    "webhooks_gone": lambda: outbox.GONE,
+    "promotions": lambda: [promotion._JOURNAL, promotion._RECORDED, rulebooks._HISTORY],
+    "policy": lambda: [policy._HISTORY, policy._HELD, policy._WAITING],
+}
+
+
+def store_keys(asked: list[Any]) -> Any:
+    name, *arguments = asked
+    return _NAMES[name](*arguments)
+
+
+def feature_keys(entity: str) -> str:
+    return ReadPlan.loads((FROZEN / "plan.json").read_bytes()).key(entity).hex()
+
+
+def feature_fields(asked: list[str]) -> str:
+    """Hash field of a feature, by its view and name."""
+    view, name = asked
+    return _planned(view, view, Field(name=name, dtype=Float64)).field.hex()
+
+
+def feature_key_parts(project: str) -> list[str]:
+    return [part.hex() for part in _key_parts(project)]
+
+
+def feature_values(asked: list[Any]) -> str:
+    """A value as Feast holds it, by its type, and back; `Moment` is the event time of a view."""
+    dtype, value = asked
+    wires: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]]
+    wires = {**plan._WIRES, "Moment": (plan._read_moment, plan._write_moment)}
+    read, write = wires[dtype]
+    value = bytes.fromhex(value) if dtype == "Bytes" else float.fromhex(value) if "Float" in dtype else value
+    data = write(value)
+    assert read(data) == value
+    return data.hex()
+
+
+def socket_names(home: str) -> str:
+    """The end of the private folder's name; a path that fits stays inside its home."""
+    path = socket_path(Path(home))
+    return str(path) if path.parent.name == "store" else path.parent.name.removeprefix(f"croupier-{os.getuid()}-")
+
+
+def decision_ids(asked: list[str]) -> str:
+    player_id, request_id = asked
+    key = HOUSE.player_key(player_id)
+    return requested_id(HOUSE, key, key, request_id)
+
+
+def linked_decision_ids(asked: list[str]) -> str:
+    player_id, linked_id, request_id = asked
+    return requested_id(HOUSE, HOUSE.player_key(player_id), HOUSE.player_key(linked_id), request_id)
+
+
+def seen_events(asked: dict[str, Any]) -> list[str]:
+    """Name that an event of a player, or of an id linked to one, is remembered under, and the store's key for it."""
+    linked = HOUSE.player_key(asked["linked"]) if "linked" in asked else ""
+    taken = know.entry(PLAYER, EVENT.validate_python(asked["event"], strict=False), asked=linked)
+    return [taken.seen, Keys(PLAYER).seen(taken.seen)]
+
+
+def event_facts(body: str) -> list[Any]:
+    return [list(one) for one in facts.assertions(EVENT.validate_json(body))]
+
+
+def linked_facts(asked: list[Any]) -> list[Any]:
+    linked, told = asked
+    return [list(one) for one in links.under(linked, [Assertion(*one) for one in told])]
+
+
+def row_ids(cells: list[str]) -> str:
+    return row_hash(cells)
+
+
+def webhooks_told(asked: dict[str, Any]) -> list[Any]:
+    told = webhooks.Notice(**asked["notice"])
+    message, text = webhooks.webhook_id(told, asked["endpoint"]), webhooks.body(told)
+    headers = webhooks.headers(asked["secrets"], message, datetime.fromisoformat(asked["at"]), text)
+    return [message, text, headers["webhook-signature"]]
+
+
+def import_ids(asked: dict[str, Any], folder: Path) -> list[str]:
+    """Event ids of the rows of a file that carries none."""
+    mapping = EventMapping.model_validate(asked["mapping"])
+    folder.mkdir()
+    file = folder / "rows"
+    file.write_text(asked["file"], "utf8")
+    with Source(file, mapping) as source:
+        rows = MappedRows(mapping, source.header, source.hashed)
+        return [rows.event(row.cells).event_id for chunk in source.chunks(100) for row in chunk]
+
+
+FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    one.__name__: one
+    for one in (
+        player_keys,
+        house_digests,
+        store_keys,
+        feature_keys,
+        feature_fields,
+        feature_key_parts,
+        feature_values,
+        socket_names,
+        decision_ids,
+        linked_decision_ids,
+        seen_events,
+        event_facts,
+        linked_facts,
+        row_ids,
+        webhooks_told,
+    )
+}
+OF_FILES: Final[dict[str, Callable[..., Any]]] = {one.__name__: one for one in (import_ids,)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_gives_what_the_first_build_gave(name: str) -> None:
+    assert differences("names", name, FUNCTIONS[name]) == []
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_a_function_of_files_gives_what_the_first_build_gave(name: str, tmp_path: Path) -> None:
+    folders = (tmp_path / str(number) for number in count())
+    assert differences("names", name, lambda given: OF_FILES[name](given, next(folders))) == []
+
+
+def test_every_file_has_its_function() -> None:
+    assert frozen_names("names") == FUNCTIONS.keys() | OF_FILES.keys()
