@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
 
-.PHONY: up test test-cluster install lint format types lock bench ledger faults mutate clean
+.PHONY: up test test-cluster install install-bench lint format types lock bench ledger faults mutate clean
 
 up: install
 	$(BIN)/croupier up
@@ -28,6 +28,15 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The peers of `croupier bench decide`, in an environment of their own; without them it measures the others.
+install-bench: .venv-bench/installed
+
+.venv-bench/installed: requirements-bench.lock | install
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	$(BIN)/uv pip sync --quiet --python .venv-bench/bin/python --require-hashes requirements-bench.lock || \
+		.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	touch $@
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -40,7 +49,7 @@ format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: install
+bench: install install-bench
 	$(BIN)/croupier bench decide
 	$(BIN)/croupier bench rules
 
@@ -57,11 +66,13 @@ mutate: install
 	CROUPIER_BOOKS=15 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-# Resolves the lock anew; its header holds the command and no index address.
+# Resolves the locks anew; their headers hold the command and no index address. What both hold is of one version.
 lock: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra bench --constraint requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --quiet --output-file requirements-bench.lock
 
 clean:
-	rm -rf .venv mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis

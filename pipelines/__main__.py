@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -47,6 +48,8 @@ rules = _group("rules", "Read, check, explain and compare the rules of the house
 webhooks = _group("webhooks", "Who is told that a lease was taken back; CROUPIER_WEBHOOKS names the file.")
 bench = _group("bench", "Measure against peers, in turns.")
 
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Settings of a command whose options, `--help` among them, are read by the process that it starts."""
 EndpointId = Annotated[str, typer.Argument(help="Its id in the file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 _REFUSALS = {
@@ -537,17 +540,10 @@ def report_uplift(
         shown.print("published at /reports/uplift of the API", markup=False, highlight=False)
 
 
-@bench.command("decide")
-def bench_decide(
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 10,
-    requests: Annotated[int, typer.Option(min=100, help="Requests of a turn.")] = 1_000,
-    port: Annotated[int, typer.Option(min=1, max=65_534)] = 18_900,
-    as_json: Json = False,
-) -> None:
-    """CPU of a whole decision beside a FastAPI and pydantic echo. Example: croupier bench decide --rounds 10."""
-    from pipelines.bench import decide
-
-    show(decide(rounds, requests, port, console()), as_json=as_json)
+@bench.command("decide", context_settings=_PASSED_ON)
+def bench_decide(context: typer.Context) -> None:
+    """CPU of a whole decision beside its peers. Example: croupier bench decide --rounds 10."""
+    _from_checkout("decide", context.args)
 
 
 @bench.command("rules")
@@ -566,16 +562,23 @@ def bench_ledger(rounds: Annotated[int, typer.Option(min=1)] = 10, as_json: Json
     show(ledger(rounds, console()), as_json=as_json)
 
 
-@bench.command("silence")
-def bench_silence(
-    times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,
-    port: Annotated[int, typer.Option(min=1, max=65_535)] = 18_900,
-    as_json: Json = False,
-) -> None:
+@bench.command("silence", context_settings=_PASSED_ON)
+def bench_silence(context: typer.Context) -> None:
     """Exclusions while decisions and confirms are in flight. Example: croupier bench silence --times 10000."""
-    from pipelines.silencebench import silence
+    _from_checkout("silence", context.args)
 
-    show(silence(times, port, console()), as_json=as_json)
+
+def _from_checkout(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Start a bench that lies beside the packages, and end as it ends."""
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "__main__.py").exists():
+        raise Refusal(
+            f"`croupier bench {name}` works from a checkout of Croupier, after `make install`, not from a wheel"
+        )
+    running = subprocess.Popen([sys.executable, "-m", "benchmarks", name, *arguments], cwd=root)  # noqa: S603 - ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench gets it too, and stops what it has started
+    signal.signal(signal.SIGTERM, lambda *_: running.terminate())
+    sys.exit(running.wait())
 
 
 @bench.command("learning")

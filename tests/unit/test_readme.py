@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf8")
-PACKAGES = ("features", "models", "service", "pipelines", "notebooks")
+PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "notebooks")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -26,12 +26,12 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import builds, sides
 from features.events import EVENT, Event, micros, moment
 from features.schema import MICROS
-from features.store import House, Store, connect, real_now_us, start_server
+from features.store import House, Store, connect, open_house, real_now_us, socket_path
 from models.actions import load_catalogue
 from pipelines import bulk
-from pipelines.bench import furnish, serving
 from pipelines.worker import wait_until_applied
 from service.app import catalogue_path
 from service.caps import load_reservation
@@ -63,22 +63,15 @@ class Story(NamedTuple):
     silent_ms: float
 
 
-def silence(times: int, port: int, console: Console) -> dict[str, Any]:
+def silence(times: int, console: Console) -> dict[str, Any]:
     """Let so many players exclude themselves; every one is a new player."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-silence-")))
-        server = start_server(home)
-        stack.callback(server.stop)
-        house = furnish(home, server.url, stack, players=0)
-        _people(server.url, house, times, console)
-        environment = {
-            "CROUPIER_STORE": server.url,
-            "CROUPIER_HOME": str(home),
-            "CROUPIER_READ_SECONDS": "5",
-            "CROUPIER_CATALOGUE": str(_catalogue(home)),
-        }
-        stack.enter_context(serving("service.app:create", port, environment, workers=WORKERS))
-        found = asyncio.run(_stories(times, port, server.url, house, console))
+        port = sides.free_port()
+        stack.enter_context(sides.croupier(builds.here(), home, port, _catalogue(home), WORKERS, read_seconds=5.0))
+        url = f"unix://{socket_path(home)}"
+        house = _people(url, times, console)
+        found = asyncio.run(_stories(times, port, url, house, console))
     silent = np.array([one.silent_ms for one in found])
     return {
         "exclusions": len(found),
@@ -103,9 +96,10 @@ def _catalogue(home: Path) -> Path:
     return path
 
 
-def _people(url: str, house: House, times: int, console: Console) -> None:
-    """Make players known who may be contacted, and wait until features include them."""
+def _people(url: str, times: int, console: Console) -> House:
+    """Make players known who may be contacted, and wait until features include them; the house they are in."""
     client = connect(url)
+    house = open_house(client)
     items = bulk.Items(client, house)
     now = moment(house.now_us(real_now_us(client))) - timedelta(days=20)
     reached: dict[int, str] = {}
@@ -114,6 +108,7 @@ def _people(url: str, house: House, times: int, console: Console) -> None:
         reached |= bulk.append(client, house, [items.event(event) for event in known]).reached
     wait_until_applied(client, reached)
     client.close()
+    return house
 
 
 def _known(number: int, at: datetime) -> Iterator[Event]:

@@ -1,0 +1,1 @@
+"""What Croupier costs beside its peers, measured from a checkout; outside the wheel, and imported by no part of it."""

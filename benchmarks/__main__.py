@@ -1,0 +1,78 @@
+"""The command line of the benches; `croupier bench` starts it from a checkout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+@app.callback()
+def _benches() -> None:
+    """Measure against peers, in turns."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is stopped too
+
+
+@app.command()
+def decide(
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds; fewer than six give no interval.")] = 40,
+    requests: Annotated[int, typer.Option(min=8, help="Requests of a turn.")] = 1_000,
+    players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 20_000,
+    peers: Annotated[str, typer.Option(help="Names with commas between them, all, or none.")] = "all",
+    against: Annotated[str | None, typer.Option(help="A commit to build and to measure beside this build.")] = None,
+    as_json: Json = False,
+) -> None:
+    """CPU of a whole decision beside its peers. Example: croupier bench decide --against HEAD~1."""
+    from benchmarks import result
+    from benchmarks.builds import BuildError
+    from benchmarks.decide import Plan, measure
+
+    plan = Plan(players, rounds, requests, _named(peers), against)
+    try:
+        measured = measure(plan, Console(stderr=True))
+    except (BuildError, TimeoutError) as error:
+        _fail(str(error), 2)
+    if as_json:
+        print(json.dumps(result.for_machines(measured)))
+    else:
+        result.show(measured, Console(width=None if sys.stdout.isatty() else 120))
+    if (trouble := result.trouble(measured)) is not None:
+        _fail(trouble, 1)
+
+
+@app.command()
+def silence(
+    times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Exclusions while decisions and confirms are in flight. Example: croupier bench silence --times 10000."""
+    from benchmarks.silence import silence as measure
+
+    found = measure(times, Console(stderr=True))
+    print(json.dumps(found) if as_json else "\n".join(f"{name:>18}  {value}" for name, value in found.items()))
+
+
+def _named(peers: str) -> tuple[str, ...]:
+    """Peers by name."""
+    from benchmarks.peers.servers import PEERS
+
+    names = {"all": tuple(PEERS), "none": ()}.get(peers, tuple(peers.split(",")))
+    if unknown := sorted(set(names) - PEERS.keys()):
+        _fail(f"there is no peer {', '.join(unknown)}; there are {', '.join(PEERS)}", 2)
+    return names
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(f"croupier: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app(prog_name="croupier bench")

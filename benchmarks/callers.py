@@ -1,0 +1,68 @@
+"""Eight callers over raw sockets that stay open for a turn; no retries: what was answered is what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+CALLERS: Final = 8
+_SECONDS: Final = 30.0
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Answer(NamedTuple):
+    """What a caller got; a connection that broke or stayed silent has status 0."""
+
+    status: int
+    body: bytes
+
+
+def request(path: str, body: bytes | None = None) -> bytes:
+    """The bytes of a request, a GET without a body."""
+    if body is None:
+        return f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+def ask(port: int, requests: Sequence[bytes], callers: int = CALLERS) -> list[Answer]:
+    """Ask a server on this machine; each caller sends its next request when its last one is answered."""
+    return asyncio.run(_ask(port, requests, callers))
+
+
+async def _ask(port: int, requests: Sequence[bytes], callers: int) -> list[Answer]:
+    waiting, answers = iter(requests), list[Answer]()
+    await asyncio.gather(*(_caller(port, waiting, answers) for _ in range(callers)))
+    return answers
+
+
+async def _caller(port: int, waiting: Iterator[bytes], answers: list[Answer]) -> None:
+    """Send what waits over one connection, and over a new one when that breaks."""
+    connection: Connection | None = None
+    for sent in waiting:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                connection = connection or await asyncio.open_connection("127.0.0.1", port)
+                answers.append(await _exchange(*connection, sent))
+        except (OSError, EOFError):
+            answers.append(Answer(0, b""))
+            await _close(connection)
+            connection = None
+    await _close(connection)
+
+
+async def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        connection[1].close()
+        with suppress(OSError):
+            await connection[1].wait_closed()
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> Answer:
+    writer.write(sent)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+    body = await reader.readexactly(int(length.partition(b":")[2]))
+    return Answer(int(head.split(b" ", 2)[1]), body)

@@ -1,0 +1,80 @@
+"""CPU time of running processes, from Linux's `schedstat`: nanoseconds, while `stat` counts in ticks of 10 ms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+Reading = Mapping[tuple[int, int], int]
+"""(process, thread) -> nanoseconds on a CPU since the thread began."""
+
+
+def read(processes: Iterable[int]) -> Reading:
+    """CPU time of every thread of some processes; processes and threads that have ended are left out."""
+    reading: dict[tuple[int, int], int] = {}
+    for process in processes:
+        for thread in _threads(process):
+            spent = _schedstat(process, thread)
+            if spent is not None:
+                reading[process, thread] = spent
+    return reading
+
+
+def microseconds(before: Reading, after: Reading) -> float:
+    """CPU time between two readings. A thread that ended in between counts up to the first of them."""
+    return sum(spent - before.get(thread, 0) for thread, spent in after.items()) / 1_000
+
+
+def main_threads(reading: Reading) -> Reading:
+    """The part of a reading that is of each process's main thread."""
+    return {(process, thread): spent for (process, thread), spent in reading.items() if process == thread}
+
+
+def tree(root: int) -> list[int]:
+    """A process and all its descendants."""
+    children = defaultdict[int, list[int]](list)
+    for process, parent in _parents():
+        children[parent].append(process)
+    family = [root]
+    for process in family:
+        family.extend(children[process])
+    return family
+
+
+def command(process: int) -> list[str]:
+    """The command line of a process, empty if it has ended."""
+    try:
+        return (_PROC / str(process) / "cmdline").read_text("utf8", "replace").split("\0")
+    except OSError:
+        return []
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Every process with its parent."""
+    for folder in _PROC.iterdir():
+        if folder.name.isdigit():
+            try:
+                # The name in brackets may hold spaces and brackets of its own.
+                yield (
+                    int(folder.name),
+                    int((folder / "stat").read_text("utf8", "replace").rpartition(")")[2].split()[1]),
+                )
+            except OSError:
+                continue
+
+
+def _threads(process: int) -> list[int]:
+    try:
+        return [int(folder.name) for folder in (_PROC / str(process) / "task").iterdir()]
+    except OSError:
+        return []
+
+
+def _schedstat(process: int, thread: int) -> int | None:
+    try:
+        return int((_PROC / str(process) / "task" / str(thread) / "schedstat").read_text("ascii").split()[0])
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Applications that a decision is measured against; each runs in a process of its own and imports nothing of ours."""

@@ -1,0 +1,192 @@
+"""The sides of the rounds: servers started by the bench, what each is asked, and what its turns cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks import cpu
+from benchmarks.builds import ROOT, Build
+from benchmarks.callers import Answer, ask, request
+
+READ_SECONDS: Final = 0.25
+"""Deadline of a decision in every build: the first one's own default gives up on a busy machine."""
+TAIL_SECONDS: Final = 0.3
+"""What a worker does after a turn belongs to the turn: it looks five times a second."""
+_READY_SECONDS: Final = 120.0
+_QUIET: Final = 0.15
+"""Share of one CPU below which a house counts as settled."""
+
+
+class Side(NamedTuple):
+    """A server that takes turns.
+
+    Attributes:
+        name: As results name it.
+        port: Where it listens.
+        root: Its process; descendants count with it.
+        store: The store that it asks.
+        body: Number of a player -> what it is asked.
+        path: Where it is asked.
+        share: Of the requests of a turn, for what is slow.
+    """
+
+    name: str
+    port: int
+    root: int
+    store: int
+    body: Callable[[int], Mapping[str, object]]
+    path: str = "/"
+    share: float = 1.0
+
+    def request(self, player: int) -> bytes:
+        """The bytes of a request about a player."""
+        return request(self.path, json.dumps(self.body(player)).encode())
+
+
+class Meter(NamedTuple):
+    """CPU time of a side and of its store, by thread, and the moment of reading."""
+
+    side: cpu.Reading
+    store: cpu.Reading
+    at: float
+
+    @classmethod
+    def of(cls, side: Side) -> Meter:
+        """Read it now."""
+        return cls(cpu.read(cpu.tree(side.root)), cpu.read([side.store]), time.monotonic())
+
+
+class Cost(NamedTuple):
+    """CPU time in microseconds, over `seconds`; the store's main thread apart from its others."""
+
+    server: float
+    store: float
+    store_others: float
+    seconds: float
+
+    @classmethod
+    def between(cls, before: Meter, after: Meter) -> Cost:
+        """What was spent between two readings of a side."""
+        main = cpu.microseconds(cpu.main_threads(before.store), cpu.main_threads(after.store))
+        store = cpu.microseconds(before.store, after.store)
+        return cls(cpu.microseconds(before.side, after.side), main, store - main, after.at - before.at)
+
+    def less(self, idle: Cost, requests: int) -> Cost:
+        """What each request cost beyond what is spent anyway while nobody asks."""
+        idle_share = self.seconds / idle.seconds
+        parts = zip(self, idle, strict=True)
+        return Cost(*((spent - waste * idle_share) / requests for spent, waste in parts))._replace(seconds=self.seconds)
+
+
+class Turn(NamedTuple):
+    """A turn of a side: its cost per request, requests per second while callers asked, and what they got."""
+
+    cost: Cost
+    per_second: float
+    answers: Sequence[Answer]
+
+
+def idle(sides: Sequence[Side], seconds: float) -> dict[str, Cost]:
+    """What every side spends while nobody asks."""
+    before = {side.name: Meter.of(side) for side in sides}
+    time.sleep(seconds)
+    return {side.name: Cost.between(before[side.name], Meter.of(side)) for side in sides}
+
+
+def turn(side: Side, players: Sequence[int], at_rest: Cost) -> Turn:
+    """Ask a side about players, and wait for what its answers leave to be done."""
+    asked = [side.request(player) for player in players[: max(1, round(len(players) * side.share))]]
+    before = Meter.of(side)
+    answers = ask(side.port, asked)
+    served = time.monotonic() - before.at
+    time.sleep(TAIL_SECONDS)
+    cost = Cost.between(before, Meter.of(side))
+    return Turn(cost.less(at_rest, len(asked)), len(asked) / served, answers)
+
+
+# --- Servers
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def croupier(
+    build: Build, home: Path, port: int, catalogue: Path, workers: int = 1, read_seconds: float = READ_SECONDS
+) -> Iterator[tuple[int, int]]:
+    """All of a house as `croupier up` starts it, settled; processes of its API and of its store."""
+    environment = {
+        "CROUPIER_HOME": str(home),
+        "CROUPIER_CATALOGUE": str(catalogue),
+        "CROUPIER_READ_SECONDS": str(read_seconds),
+    }
+    command = [build.croupier, "up", "--players", "0", "--port", str(port), "--workers", str(workers), "--no-screen"]
+    with process(command, environment, home / "up.log", build.folder) as root:
+        await_answer(port, request("/readyz"), root, home / "up.log")
+        settle(root)
+        yield _child(root, "serve"), _child(root, "valkey-server")
+
+
+@contextmanager
+def process(command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT) -> Iterator[int]:
+    """A process for the duration, its output in a file; its process id."""
+    own = {**{name: text for name, text in os.environ.items() if not name.startswith("CROUPIER_")}, **environment}
+    with log.open("ab") as out:
+        running = subprocess.Popen(command, env=own, cwd=folder, stdout=out, stderr=out)
+    try:
+        yield running.pid
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def await_answer(port: int, asked: bytes, root: int, log: Path) -> None:
+    """Wait until a server answers with 200.
+
+    Raises:
+        TimeoutError: It does not, or its process has ended; with the last line of its output.
+    """
+    deadline = time.monotonic() + _READY_SECONDS
+    while ask(port, [asked], callers=1)[0].status != 200:
+        if time.monotonic() > deadline or not cpu.command(root):
+            lines = log.read_text("utf8", "replace").strip().splitlines()
+            raise TimeoutError(
+                f"{log.stem} does not answer on port {port}: {lines[-1] if lines else 'it said nothing'}"
+            )
+        time.sleep(0.1)
+
+
+def settle(root: int, seconds: float = 1.0) -> None:
+    """Wait until a process and its descendants have next to nothing to do, for two spans of some seconds.
+
+    Raises:
+        TimeoutError: They go on working.
+    """
+    deadline, calm = time.monotonic() + _READY_SECONDS, 0
+    while calm < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was started does not come to rest")
+        before = cpu.read(cpu.tree(root))
+        time.sleep(seconds)
+        spent = cpu.microseconds(before, cpu.read(cpu.tree(root)))
+        calm = calm + 1 if spent < _QUIET * seconds * 1e6 else 0
+
+
+def _child(root: int, word: str) -> int:
+    """The first descendant of a process in whose command a word stands; raises TimeoutError if there is none."""
+    for process_id in cpu.tree(root)[1:]:
+        if any(part.rpartition("/")[2] == word for part in " ".join(cpu.command(process_id)).split()):
+            return process_id
+    raise TimeoutError(f"no process of {word} was started")
