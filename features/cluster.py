@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
-import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError
 from redis.retry import Retry
+
+from features.lane import Lane, answers
 
 _SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 _AWAY: Final = (
@@ -48,8 +48,6 @@ _REDIRECTS: Final = 5
 _HANG_SECONDS: Final = 2.0
 """A node that hangs holds up a worker twice in a round, which must end before its leases on the other nodes do."""
 _POLL_SECONDS: Final = 0.02
-_ROUNDS: Final = 4
-"""Of the loop, after which what had arrived was read and whoever waited for it ran."""
 _LOOK_AGAIN_SECONDS: Final = 0.1
 _LEARN_SECONDS: Final = 1.0
 _Command = tuple[tuple[Any, ...], dict[str, Any]]
@@ -316,72 +314,6 @@ def _merged(found: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the sha
     return found[0] if isinstance(found[0], bool | bytes | str) else sum(found)
 
 
-class Deadline:
-    """Ends what waits for a server that is silent, not for a reply that this process was too busy to read.
-
-    When time is up, the loop goes round a few times first: what lies in the socket is read, and whoever waits for it
-    woken, before anything is cancelled.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(None)
-        self._over = False
-
-    async def __aenter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self._timeout.__aenter__()
-        self._timer = self._loop.call_later(self._seconds, self._late, _ROUNDS)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self._over = True
-        await self._timeout.__aexit__(kind, error, trace)
-
-    def _late(self, rounds: int) -> None:
-        if self._timeout.when() is None and not self._over:
-            if rounds:
-                self._loop.call_soon(self._late, rounds - 1)
-            else:
-                self._timeout.reschedule(self._loop.time())
-
-
-class Lane:
-    """Some connections to one server, and a deadline on each answer.
-
-    Callers queue for a connection without a deadline, so that a burst is served late rather than refused; the
-    deadline is for the server's answer.
-    """
-
-    def __init__(self, url: str, connections: int) -> None:
-        self._client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
-        self._free = asyncio.Semaphore(connections)
-
-    async def send(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """Reply to a command; raises TimeoutError if it is late, redis.RedisError as the server has it."""
-        async with self._free, Deadline(seconds):
-            return await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
-
-    async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-        """Node -> whether it answers, and those of some keys whose node does not."""
-        there = await answers(self, seconds)
-        return {"store": there}, [] if there else list(keys)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-
-
-async def answers(lane: Lane, seconds: float) -> bool:
-    """Whether a server answers."""
-    try:
-        return bool(await lane.send(seconds, "PING"))
-    except (redis.RedisError, OSError):
-        return False
-
-
 class Lanes:
     """A cluster: a lane to each node, so that one that is down or hangs holds up nobody else's calls."""
 
@@ -393,10 +325,11 @@ class Lanes:
 
     async def send(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
         """See `Lane.send`; a call that finds its node away fails at once, and who holds what is asked meanwhile."""
+        until = time.monotonic() + seconds
         if not self._nodes.known:
-            await self._learn()
+            await self._learn(min(seconds, _LEARN_SECONDS))
         keys = keys_of(parts)
-        return await (self._held(seconds, parts, slot_of(keys[0])) if keys else self._anywhere(seconds, parts))
+        return await (self._held(until, parts, slot_of(keys[0])) if keys else self._anywhere(until, parts))
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         """See `Lane.silent`."""
@@ -412,11 +345,11 @@ class Lanes:
         for lane in self._lanes.values():
             await lane.close()
 
-    async def _held(self, seconds: float, parts: Sequence[Any], slot: int) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    async def _held(self, until: float, parts: Sequence[Any], slot: int) -> Any:  # noqa: ANN401 - replies have the shape of the command
         for _ in range(_REDIRECTS):
             name = self._nodes.holder(slot)
             try:
-                return await self._lane(name).send(seconds, *parts)
+                return await self._lane(name).send(until - time.monotonic(), *parts)
             except MovedError as error:
                 self._nodes.moved(error, name)
                 self._look_again()
@@ -425,11 +358,11 @@ class Lanes:
                 raise
         raise redis.ConnectionError(f"slot {slot} goes from node to node")
 
-    async def _anywhere(self, seconds: float, parts: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    async def _anywhere(self, until: float, parts: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
         trouble: Exception = redis.ConnectionError("the cluster has no nodes")
         for name in self._nodes.names:
             try:
-                return await self._lane(name).send(seconds, *parts)
+                return await self._lane(name).send(until - time.monotonic(), *parts)
             except _AWAY as error:
                 self._nodes.failed(name)
                 trouble = error
@@ -445,21 +378,21 @@ class Lanes:
             self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        await self._learn()
+        await self._learn(_LEARN_SECONDS)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
-    async def _learn(self) -> None:
+    async def _learn(self, seconds: float) -> None:
         """Ask every node who holds what and believe the first; when nobody answers, what was known stays."""
-        asked = [asyncio.create_task(self._told(name)) for name in self._nodes.names]
+        asked = [asyncio.create_task(self._told(name, seconds)) for name in self._nodes.names]
         for answer in asyncio.as_completed(asked):
             if await answer:
                 break
         for task in asked:
             task.cancel()
 
-    async def _told(self, name: str) -> bool:
+    async def _told(self, name: str, seconds: float) -> bool:
         try:
-            self._nodes.learn(await self._lane(name).send(_LEARN_SECONDS, "CLUSTER", "SLOTS"), name)
+            self._nodes.learn(await self._lane(name).send(seconds, "CLUSTER", "SLOTS"), name)
         except _AWAY:
             return False
         return True

@@ -8,8 +8,10 @@ so it shares one hash slot; the id itself stands in no key, log or file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 import subprocess
 import tempfile
@@ -25,7 +27,8 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from features.cluster import Cluster, Lane, Lanes, is_away, is_cluster, plain
+from features.cluster import Cluster, Lanes, is_away, is_cluster, plain
+from features.lane import Lane, SilentError
 from features.moments import moment
 
 PARTITIONS: Final = 256
@@ -35,6 +38,10 @@ _HOUSE: Final = "croupier:house"
 
 class StoreError(Exception):
     """The store cannot serve: it is unreachable, late, full, or holds another house than the one asked for."""
+
+
+class Absent(StoreError):
+    """Nobody listens where the store should be: what was asked reached nobody, so nothing of it was done."""
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,6 +301,10 @@ def bundle_key(digest: str) -> str:
 LIVE: Final = "croupier:live"
 """Set of the keys in which serving processes report what they serve, each alive for a few seconds."""
 
+READY: Final = "ready"
+"""What such a report holds beside the hashes once its process was seen to serve."""
+LEARNER_LEASE: Final = "lease:learner"
+"""Lease of the one process that learns."""
 
 BUNDLES: Final = "croupier:bundles"
 """Hash of version name -> digest: explanations of old decisions find the bundle that a record names."""
@@ -337,18 +348,21 @@ class Store:
         self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
 
     async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """Send one command; raises StoreError if the store is down or late."""
+        """Send one command.
+
+        Raises:
+            Absent: Nobody listens there; nothing was done.
+            StoreError: The store is late, silent or cannot take it now; unless it says so, it may have done it.
+        """
         try:
             return await self._lanes.send(seconds, *parts)
         except (redis.RedisError, OSError) as error:
             if not is_away(error):
                 raise
-            refused = isinstance(error, redis.ResponseError)
-            trouble = f"cannot take {parts[0]} now: {error}" if refused else f"did not answer {parts[0]} in time"
-            raise StoreError(f"the store {trouble}") from error
+            raise _trouble(str(parts[0]), error) from error
 
     async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
-        """Call a store function; raises StoreError if the store is down or late."""
+        """Call a store function; raises as `command` does."""
         return await self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
 
     async def reach(self, seconds: float = 0.5) -> tuple[dict[str, bool], list[int]]:
@@ -363,3 +377,25 @@ class Store:
     async def close(self) -> None:
         """Close all connections."""
         await self._lanes.close()
+
+
+def _trouble(word: str, error: Exception) -> StoreError:
+    """What a call met, in a sentence that callers may read."""
+    if isinstance(error, TimeoutError):
+        return StoreError(f"the store did not answer {word} before the deadline")
+    if isinstance(error, SilentError):
+        return StoreError("the store has been silent for longer than this request can wait")
+    if _nobody_listens(error):
+        return Absent("nobody listens at the store's address")
+    answered = isinstance(error, redis.ResponseError | redis.exceptions.BusyLoadingError)
+    return StoreError(f"the store cannot take {word} now: {error}" if answered else "the connection to the store broke")
+
+
+def _nobody_listens(error: Exception) -> bool:
+    """Whether a connection was refused at every address, or there is no socket."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(error, redis.ConnectionError) or not isinstance(cause, OSError):
+        return False
+    # Of a name with several addresses, the event loop gives the errors in one text.
+    codes = {cause.errno} if cause.errno else {int(code) for code in re.findall(r"\[Errno (\d+)\]", str(cause))}
+    return bool(codes) and codes <= {errno.ECONNREFUSED, errno.ENOENT}

@@ -78,7 +78,7 @@ class _Bench:
         self._client = client
         self._loop = asyncio.new_event_loop()
         self._store = Store(url, 1)
-        self._ledger = RedisLedger(self._store, house, 5.0, 5.0)
+        self._ledger = RedisLedger(self._store, house)
         self._house = house
         self._names = 0
         self._keys = [Keys(house.player_key(f"player-{number}")) for number in range(PLAYERS)]

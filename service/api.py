@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
@@ -14,15 +13,15 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from features.events import AnyEvent
-from features.store import StoreError, order
+from features.events import RESTRICTING, AnyEvent
+from features.store import Absent, StoreError, order
 from models.actions import Catalogue
 from models.policy import Policy
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
 from service import answer, log, players, reports
 from service.confirm import confirm
-from service.decide import Answered, Contended, DecisionRequest, Unread, decide
+from service.decide import Answered, DecisionRequest, decide
 from service.door import (
     Answer,
     At,
@@ -40,13 +39,19 @@ from service.door import (
 from service.know import know
 from service.log import Record
 from service.mask import Reason, reasons
-from service.outcomes import Outcome, take
+from service.outcomes import WITHDRAWING, Outcome, take
 from service.packs import Rulebook
+from service.readiness import Readiness
 from service.view import Keys
 from service.why import Evidence, why
 
-AFTER_SECONDS: Final = 0.5
+AFTER_SECONDS: Final = 0.05
+"""What is left of a request's time when it stops waiting for an event position."""
 _AFTER_STEP: Final = 0.005
+BATCH_SECONDS: Final = 30.0
+"""Deadline of a batch as a whole, shared by the items that name none."""
+RESTRICTING_SECONDS: Final = 5.0
+"""Deadline of what restricts contact: it is waited for longest, and while the store is silent too."""
 BATCH_MOST: Final = 500
 _LOG: Final = structlog.get_logger()
 
@@ -111,25 +116,26 @@ class BatchAnswer(Answer):
 
 async def post_decision(body: DecisionRequest, desk: At) -> Response:
     """Ask what to do for a player now."""
-    return respond(await _decided(body, desk, alone=True))
+    return respond(await _decided(body, desk.within(desk.read_seconds)))
 
 
-async def _decided(body: DecisionRequest, desk: Desk, *, alone: bool) -> dict[str, Any]:
-    """A decision as it is told; one of many at once waits for the others, and is not hurried."""
-    if body.after is not None:
-        await _wait(body.after, body, desk)
+async def _decided(body: DecisionRequest, desk: Desk) -> dict[str, Any]:
+    """A decision as it is told, within the deadline that the request names or else the desk's."""
+    if body.deadline_ms is not None:
+        desk = desk.within(body.deadline_ms / 1_000)
+    waited = {} if body.after is None else {"after_reached": await _wait(body.after, body, desk)}
     try:
-        done = await decide(body, desk.table, desk.ledger.hurried() if alone else desk.ledger)
-    except Unread:
-        return _unserved(body, "store_unavailable", "the store did not answer, so nothing is sent")
-    except Contended:
-        return _unserved(body, "contended", "the player changed at every attempt, so nothing is sent")
+        done = await decide(body, desk.table, desk.ledger)
+    except Absent:
+        if body.request_id is not None:
+            raise  # an earlier request of this id may have been recorded
+        return _unserved(body, "store_unavailable", "the store is not there, so nothing is sent") | waited
     _count(done)
     table = desk.table
     told = answer.decision(done.record, body.player_id, table.layout.catalogue, table.reasons, recorded=done.recorded)
     if body.explain:
         told["why"] = why(done.record, await _evidence(done.record, desk))
-    return told
+    return told | waited
 
 
 def _unserved(body: DecisionRequest, rule: str, reason: str) -> dict[str, Any]:
@@ -145,26 +151,28 @@ def _count(done: Answered) -> None:
         EXCLUSIONS.labels(rule).inc()
 
 
-async def _wait(after: str, body: DecisionRequest, desk: Desk) -> None:
-    """Wait, bounded, until the features of the player's partition include a position."""
+async def _wait(after: str, body: DecisionRequest, desk: Desk) -> bool:
+    """Wait, bounded, until the features of the player's partition include a position; whether they do."""
     asked = desk.table.house.player_key(body.player_id)
     try:
         keys = Keys(await desk.ledger.at_home(asked, desk.ledger.home))
     except StoreError:
-        return  # the decision meets the same store and answers for it
+        return False  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
         raise ProblemError(422, "foreign_position", "this position is not of the player's partition", "/after")
-    wanted = order(after[5:])
-    deadline = time.monotonic() + AFTER_SECONDS
+    wanted, until = order(after[5:]), desk.until - AFTER_SECONDS
+    ledger = desk.ledger.by(until)
     try:
-        while order(await desk.ledger.progress(keys.partition)) < wanted and time.monotonic() < deadline:  # noqa: ASYNC110 - what is waited for is in the store
+        while order(await ledger.progress(keys.partition)) < wanted:  # noqa: ASYNC110 - what is waited for is in the store
             await asyncio.sleep(_AFTER_STEP)
     except StoreError:
-        return  # the decision meets the same store and answers for it
+        return False
+    return True
 
 
 async def post_batch(body: BatchRequest, desk: At) -> Response:
     """Ask for many players at once; one bad item never spoils the rest."""
+    desk = desk.within(BATCH_SECONDS)
     answers = await asyncio.gather(*(_item(item, desk) for item in body.requests))
     return respond({"answers": answers})
 
@@ -174,7 +182,7 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = await translated(_decided(_REQUEST.validate_python(item), desk, alone=False))
+        found: dict[str, Any] = await translated(_decided(_REQUEST.validate_python(item), desk))
     except ValidationError as error:
         return invalid(error).body
     except ProblemError as problem:
@@ -256,7 +264,7 @@ async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
     """Ask, just before sending, whether a decided contact may still be sent."""
     if not _is_decision_id(decision_id):
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
-    done = await confirm(decision_id, desk.table, desk.ledger.hurried())
+    done = await confirm(decision_id, desk.table, desk.ledger)
     moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
     return respond({"decision_id": decision_id} | {name: answer.when(at) for name, at in moments.items()})
 
@@ -267,12 +275,16 @@ def _is_decision_id(text: str) -> bool:
 
 async def post_event(body: AnyEvent, desk: At) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
+    if body.type in RESTRICTING:
+        desk = desk.within(RESTRICTING_SECONDS)
     done = await know(body, desk.table.house, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 
 
 async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
+    if body.type in WITHDRAWING:
+        desk = desk.within(RESTRICTING_SECONDS)
     done = await take(body, desk.table.layout.catalogue, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 
@@ -283,16 +295,20 @@ async def get_health() -> Response:
 
 
 async def get_ready(request: Request) -> Response:
-    """Whether decisions can be answered: some of the store answers, and of which partitions it does not is told."""
-    desk = desk_of(request)
+    """Whether this process serves: it was seen to, and some of the store answers; what of it does not is told."""
+    desk = desk_of(request).asked()
+    readiness: Readiness = request.app.state.readiness
     try:
         now_us = await desk.ledger.now_us()
         nodes, away = await desk.ledger.reach()
     except StoreError as error:
+        readiness.trouble = str(error)
         return refuse(ProblemError(503, "store_unavailable", str(error)))
     table = desk.table
     if table.plan is None:
         return refuse(ProblemError(503, "no_definitions", "feature definitions were not applied yet"))
+    if readiness.trouble is not None:
+        return refuse(ProblemError(503, "not_ready", f"not yet seen to serve in time: {readiness.trouble}"))
     return respond(
         {
             "ready": True,

@@ -7,10 +7,11 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
+from math import nan
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from fastapi import FastAPI
 
 from features.plan import ReadPlan
 from features.schema import schema_hash
-from features.store import LIVE, House, Store, StoreError, bundle_key, pointer_key
+from features.store import LIVE, READY, House, Store, StoreError, bundle_key, pointer_key
 from models.actions import load_catalogue
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
@@ -31,6 +32,7 @@ from service.law import Law
 from service.layout import Layout
 from service.ledger import RedisLedger
 from service.packs import Rulebook, load_rulebook, rulebook_path
+from service.readiness import Readiness
 from service.table import Table
 
 POLL_SECONDS = 0.2
@@ -38,10 +40,10 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 LIVE_SECONDS = 5
 CONNECTIONS = 8
-READ_SECONDS = 0.02
-"""Deadline of a decision's reads, and of all calls of one decision together, so that it is answered within 30 ms."""
-WRITE_SECONDS = 0.02
-"""Deadline of every other call; to be raised where a disk takes longer than that for the two writes of a decision."""
+READ_SECONDS = 0.25
+"""Deadline of a decision that names none."""
+WRITE_SECONDS = 2.0
+"""Deadline of every other request; what restricts has longer."""
 KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
@@ -67,18 +69,33 @@ class Settings:
     def here(cls, store: str) -> Self:
         """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS, _READ_SECONDS and _WRITE_SECONDS.
 
-        Who waits longer for reads waits as long for writes, unless told otherwise.
+        Raises:
+            SettingError: One of them cannot be what it says.
         """
-        read_seconds = float(os.environ.get("CROUPIER_READ_SECONDS", READ_SECONDS))
-        write_seconds = read_seconds if read_seconds > READ_SECONDS else WRITE_SECONDS
         return cls(
             store=store,
             catalogue=catalogue_path(),
             rules=rulebook_path(),
             keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
-            read_seconds=read_seconds,
-            write_seconds=float(os.environ.get("CROUPIER_WRITE_SECONDS", write_seconds)),
+            read_seconds=_seconds("CROUPIER_READ_SECONDS", READ_SECONDS),
+            write_seconds=_seconds("CROUPIER_WRITE_SECONDS", WRITE_SECONDS),
         )
+
+
+class SettingError(ValueError):
+    """A setting in the environment cannot be what it says; the text is one sentence."""
+
+
+def _seconds(name: str, default: float) -> float:
+    """Seconds that a variable names, more than none and at most an hour."""
+    text = os.environ.get(name)
+    try:
+        seconds = default if text is None else float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 < seconds <= 3_600:
+        raise SettingError(f"{name} must be a number of seconds above 0, at most 3600, and is {text!r}")
+    return seconds
 
 
 def new_table(house: House, where: Settings) -> Table:
@@ -102,9 +119,10 @@ def new_table(house: House, where: Settings) -> Table:
 class Watch:
     """Loads what the store's pointers name, swaps it in whole, and reports what serves."""
 
-    def __init__(self, store: Store, desk: Desk) -> None:
+    def __init__(self, store: Store, desk: Desk, readiness: Readiness) -> None:
         self._store = store
         self._desk = desk
+        self._readiness = readiness
         self._law = desk.table.law
         self._serving: dict[str, str] = {}
         self._refused: dict[str, str] = {}
@@ -114,12 +132,21 @@ class Watch:
 
     async def run(self) -> None:
         """Look several times a second until cancelled; a store that is away is asked again."""
+        last = ""
         while True:
-            try:
-                await self.look()
-            except StoreError as error:
-                _LOG.warning("watch", trouble=str(error))
+            trouble = await self._troubled()
+            if trouble not in {"", last}:
+                _LOG.warning("watch", trouble=trouble)
+            last = trouble
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _troubled(self) -> str:
+        """What kept it from looking; empty if nothing did."""
+        try:
+            await self.look()
+        except StoreError as error:
+            return str(error)
+        return ""
 
     async def look(self) -> None:
         """Load whatever moved, then report: changes at once, and now and then to be known as alive."""
@@ -132,13 +159,13 @@ class Watch:
             raise away[0]
 
     async def _report(self) -> None:
-        at, told = self._reported
-        if told == self._serving and time.monotonic() - at < REPORT_SECONDS:
+        at, reported = self._reported
+        serving = self._serving | ({} if self._readiness.trouble else {READY: "yes"})
+        if reported == serving and time.monotonic() - at < REPORT_SECONDS:
             return
-        report = msgspec.json.encode(self._serving)
-        await self._store.command(2.0, "SET", self._name, report, "EX", LIVE_SECONDS)
+        await self._store.command(2.0, "SET", self._name, msgspec.json.encode(serving), "EX", LIVE_SECONDS)
         await self._store.command(2.0, "SADD", LIVE, self._name)
-        self._reported = (time.monotonic(), dict(self._serving))
+        self._reported = (time.monotonic(), serving)
 
     async def _follow(self, kind: str) -> StoreError | None:
         """Load a kind if its pointer moved; the trouble if that cannot be known now, which holds up no other kind."""
@@ -215,9 +242,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         house = await store.house()
         table = new_table(house, where)
         await _keep(store, table)
-        desk = Desk(table, RedisLedger(store, house, where.read_seconds, where.write_seconds), frozenset(where.keys))
-        async with _watched(Watch(store, desk)):
-            app.state.desk = desk
+        ledger = RedisLedger(store, house)
+        desk = Desk(table, ledger, frozenset(where.keys), where.read_seconds, where.write_seconds)
+        readiness = Readiness(desk)
+        async with _watched(Watch(store, desk, readiness)), _running(readiness):
+            app.state.desk, app.state.readiness = desk, readiness
             yield
     finally:
         await store.close()
@@ -233,14 +262,31 @@ async def _keep(store: Store, table: Table) -> None:
 async def _watched(watch: Watch) -> AsyncIterator[None]:
     """Watch in the background; the first look is over before the body runs."""
     await watch.look()
-    task = asyncio.create_task(watch.run())
+    try:
+        async with _beside(watch.run()):
+            yield
+    finally:
+        await watch.close()
+
+
+@asynccontextmanager
+async def _running(readiness: Readiness) -> AsyncIterator[None]:
+    """See whether this process serves: once before it is asked anything, then for as long as it does not."""
+    await readiness.look()
+    async with _beside(readiness.run()):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something without an end while the body runs."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await watch.close()
 
 
 def create() -> FastAPI:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
 from features.events import Brand, Channel, Id, Word
-from features.store import House, StoreError, partition_of
+from features.store import Absent, House, StoreError, partition_of
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.context import context
 from models.policy import Policy, draw, uniform_number
@@ -74,6 +74,9 @@ class DecisionRequest(BaseModel):
     dry_run: bool = Field(default=False, description="Decide without reserving or logging.")
     activate: bool = Field(default=False, description="Confirm at once, for what is shown right now.")
     after: Position | None = Field(default=None, description="Wait until features include this event position.")
+    deadline_ms: Annotated[int, Field(ge=1, le=30_000)] | None = Field(
+        default=None, description="How long you can wait for the answer, ms; by default 250."
+    )
 
     @property
     def purposes(self) -> frozenset[Purpose]:
@@ -83,7 +86,7 @@ class DecisionRequest(BaseModel):
     @property
     def digest(self) -> bytes:
         """Sixteen bytes that stand for the body."""
-        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).digest()
+        return hashlib.blake2b(self.model_dump_json(exclude={"deadline_ms"}).encode(), digest_size=16).digest()
 
 
 class Decision(NamedTuple):
@@ -117,10 +120,6 @@ class Contended(Exception):
     """The player moved at every attempt; nothing was recorded."""
 
 
-class Unread(StoreError):
-    """The store could not be read: nothing was drawn, nothing recorded."""
-
-
 class RequestReused(Exception):
     """The request id was used before with another body."""
 
@@ -145,8 +144,8 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
     """Decide for a player and commit it, or answer what was committed under the same request id.
 
     Raises:
-        Unread: The store could not be read, so nothing was decided.
-        StoreError: The store did not answer the reserving call; a retry under the same id is safe.
+        Absent: Nobody listened where the store should be, before anything was reserved: nothing was done.
+        StoreError: The store did not answer in time or cannot serve now; a retry under the same id is safe.
         Contended: Others changed the player at each of the three attempts.
         RequestReused: The request id stands for another body.
     """
@@ -159,7 +158,7 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
     name = decision_id(table.house, player, asked, request)
     for attempt in range(ATTEMPTS):
         try:
-            view = await _read(ledger, keys, name)
+            view = await ledger.view(keys, name)
         except Linked as linked:
             if linked.record is not None:
                 return _replay(linked.record, request)
@@ -173,7 +172,10 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
         decision = compose(request, table, free, (player, own), name, attempt)
         if request.dry_run:
             return Answered(decision.record, recorded=False)
-        status, record, held = await _commit(ledger, keys, view, decision)
+        try:
+            status, record, held = await _commit(ledger, keys, view, decision)
+        except Absent as error:  # part of it may have been done before
+            raise StoreError(str(error)) from error
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
@@ -187,7 +189,7 @@ def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
         return request.player_id
     told = log.unseal(view.seal, base64.b64decode(view.facts[b"name"]), log.NAME)
     if told is None:
-        raise Unread("the player's name is sealed under another key")
+        raise StoreError("the player's name is sealed under another key")
     return str(told["player_id"])
 
 
@@ -234,13 +236,6 @@ def lost(decision: Decision) -> Decision:
     choice = msgspec.structs.replace(decision.record.choice, role="lost")
     record = msgspec.structs.replace(decision.record, action=None, activated=False, choice=choice)
     return decision._replace(record=record, reservation=None)
-
-
-async def _read(ledger: RedisLedger, keys: Keys, name: str) -> View:
-    try:
-        return await ledger.view(keys, name)
-    except StoreError as error:
-        raise Unread(str(error)) from error
 
 
 def _booking(decision: Decision) -> Booking:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Annotated, Any, Final, get_type_hints
 
 import orjson
@@ -30,7 +31,7 @@ SECONDS: Final = Histogram(
     "croupier_request_seconds",
     "Time to answer",
     ["route"],
-    buckets=(0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5, 2.5),
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 2.5, 5),
 )
 
 
@@ -38,13 +39,35 @@ SECONDS: Final = Histogram(
 class Desk:
     """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys.
 
-    `kept` holds the churn model that was last needed to explain an old decision.
+    Attributes:
+        table: What serves now.
+        ledger: The ledger, with the deadline of the request.
+        keys: The callers' keys.
+        read_seconds: Deadline of a decision that names none.
+        write_seconds: Deadline of every other request.
+        asked_at: When the request was there, on the monotonic clock.
+        until: When it must have been answered.
+        kept: The churn model that was last needed to explain an old decision.
     """
 
     table: Table
     ledger: RedisLedger
     keys: frozenset[str]
+    read_seconds: float
+    write_seconds: float
+    asked_at: float = 0.0
+    until: float = inf
     kept: dict[str, Scorer] = field(default_factory=dict)
+
+    def asked(self) -> Desk:
+        """The desk for a request that is there now."""
+        now = time.monotonic()
+        return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
+
+    def within(self, seconds: float) -> Desk:
+        """The same for a request that must be answered so long after it was there."""
+        until = self.asked_at + seconds
+        return replace(self, ledger=self.ledger.by(until), until=until)
 
 
 class Answer(BaseModel):
@@ -165,11 +188,13 @@ class Route(APIRoute):
         async def handle(request: Request) -> Response:
             begun = time.perf_counter()
             try:
-                desk = request.app.state.desk
+                desk = desk_of(request)
                 _authorise(request, desk)
                 arguments = {name: request.path_params[name] for name in named}
+                body = b"" if adapter is None else await _body(request)
+                desk = desk.asked()
                 if adapter is not None:
-                    arguments["body"] = _parse(adapter, await _body(request))
+                    arguments["body"] = _parse(adapter, body)
                 answered: Response = await translated(endpoint(desk=desk, **arguments))
             except ProblemError as problem:
                 answered = refuse(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -23,6 +24,7 @@ from service.view import (
     decision_key,
     hashed,
     household_key,
+    probe_key,
     view_names,
     viewed,
 )
@@ -36,8 +38,11 @@ SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
 """Attempts to have enough of a budget, which others of the partition may use up in between."""
-LEAST_SECONDS: Final = 0.005
-"""What the store has for an answer, however late it is: a busy process is no reason to ask it in vain."""
+FETCH_SECONDS: Final = 5.0
+"""What fetching a part of a budget may take, whoever still waits for it: half of it done would be a part lost."""
+_FETCHES: Final[set[asyncio.Task[bool]]] = set()
+"""Fetches under way: an event loop alone would let them be forgotten."""
+PROBE_SECONDS: Final = 60
 Result = TypeVar("Result")
 
 
@@ -128,28 +133,27 @@ def appended(reply: Sequence[bytes]) -> list[Appended]:
 
 
 class RedisLedger:
-    """The ledger on a Redis-protocol store; reads and writes have a deadline each."""
+    """The ledger on a Redis-protocol store.
 
-    def __init__(
-        self, store: Store, house: House, read_seconds: float, write_seconds: float, until: float = inf
-    ) -> None:
+    Args:
+        store: Where it is.
+        house: Whose it is.
+        until: When all of its calls must have been answered, on the monotonic clock.
+    """
+
+    def __init__(self, store: Store, house: House, until: float = inf) -> None:
         self._store = store
-        self._seconds = (read_seconds, write_seconds)
-        self._until = until
         self._house = house
         self._clock = clock_arguments(house)
+        self._until = until
 
-    def hurried(self) -> RedisLedger:
-        """The same for one answer: its calls together wait for about as long as the longest of them may alone."""
-        return RedisLedger(self._store, self._house, *self._seconds, monotonic() + max(self._seconds))
-
-    @property
-    def _read_seconds(self) -> float:
-        return min(self._seconds[0], max(LEAST_SECONDS, self._until - monotonic()))
+    def by(self, until: float) -> RedisLedger:
+        """The same with another end for all of its calls together."""
+        return RedisLedger(self._store, self._house, until)
 
     @property
-    def _write_seconds(self) -> float:
-        return min(self._seconds[1], max(LEAST_SECONDS, self._until - monotonic()))
+    def _seconds(self) -> float:
+        return self._until - monotonic()
 
     async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]], hops: int = HOPS) -> Result:
         """Do something where a player is held: an id that was linked is held by another player.
@@ -166,7 +170,7 @@ class RedisLedger:
 
     async def home(self, player: str) -> str:
         """The player itself; raises Linked if it is held by another."""
-        to = await self._store.command(self._write_seconds, "HGET", Keys(player).facts, "to")
+        to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
         if to is not None:
             raise Linked(to.decode())
         return player
@@ -207,14 +211,14 @@ class RedisLedger:
             open_ = [name for name in names[names.index(last) :] if marks[name].split(" ")[1] == "pending"]
             if open_:
                 thawed = max(open_)
-                await self._store.call(self._write_seconds, "croupier_thaw", [Keys(thawed).facts], [marks[thawed]])
+                await self._store.call(self._seconds, "croupier_thaw", [Keys(thawed).facts], [marks[thawed]])
         raise StoreError("the links of this id lead nowhere")
 
     async def _marks(self, linked: str) -> dict[str, str]:
         """The marks from an id on, in order, to the player or until they come round."""
         marks: dict[str, str] = {}
         while linked not in marks:
-            to = await self._store.command(self._write_seconds, "HGET", Keys(linked).facts, "to")
+            to = await self._store.command(self._seconds, "HGET", Keys(linked).facts, "to")
             if to is None:
                 break
             marks[linked] = to.decode()
@@ -223,9 +227,7 @@ class RedisLedger:
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
         keys = Keys(linked)
-        to, known, ledger = await self._store.call(
-            self._write_seconds, "croupier_freeze", [keys.facts, keys.ledger], mark
-        )
+        to, known, ledger = await self._store.call(self._seconds, "croupier_freeze", [keys.facts, keys.ledger], mark)
         return to.decode(), hashed(known), hashed(ledger)
 
     async def _take_in(self, linked: str, player: str, hops: int) -> None:
@@ -242,13 +244,13 @@ class RedisLedger:
             arguments = [*self._clock, owner, name if owner == player else "", SKEW_US, len(ids), *ids, len(told)]
             arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
             names = [keys.facts, keys.ledger, keys.log, keys.budget]
-            reply = await self._store.call(self._write_seconds, "croupier_adopt", names, arguments)
+            reply = await self._store.call(self._seconds, "croupier_adopt", names, arguments)
             if reply != 1:
                 raise Linked(reply.decode())
             await self._bring(owner)
 
         await self.at_home(player, take, hops)
-        await self._store.call(self._write_seconds, "croupier_settle", [Keys(linked).facts], [to])
+        await self._store.call(self._seconds, "croupier_settle", [Keys(linked).facts], [to])
 
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
@@ -257,7 +259,7 @@ class RedisLedger:
             Linked: The id turned out to be another player.
         """
         asked = view_names(keys, decision_id)
-        seen = viewed(await self._store.call(self._read_seconds, "croupier_view", asked, []))
+        seen = viewed(await self._store.call(self._seconds, "croupier_view", asked, []))
         if names := links.others(seen.facts):
             found = [await self._hash(keys.features_of(name)) for name in names]
             seen = replace(seen, linked=found)
@@ -266,7 +268,7 @@ class RedisLedger:
         return seen.beside(await self._hash(household_key(household)))
 
     async def _hash(self, name: str | bytes) -> dict[bytes, bytes]:
-        return hashed(await self._store.command(self._read_seconds, "HGETALL", name))
+        return hashed(await self._store.command(self._seconds, "HGETALL", name))
 
     async def hold(
         self, household: str, version: str, name: str, held: Reservation | None, outdated: Sequence[str] = ()
@@ -274,12 +276,12 @@ class RedisLedger:
         """Hold a contact in the player's household if that stands as it was read; version "" for as it is."""
         entry = held._replace(charges=()).dumps() if held else ""
         arguments = [version, name, entry, *outdated]
-        return bool(await self._store.call(self._write_seconds, "croupier_hold", [household_key(household)], arguments))
+        return bool(await self._store.call(self._seconds, "croupier_hold", [household_key(household)], arguments))
 
     async def let_go(self, household: str, names: Sequence[str]) -> None:
         """Free what entries of a household hold."""
         if names:
-            await self._store.call(self._write_seconds, "croupier_let_go", [household_key(household)], names)
+            await self._store.call(self._seconds, "croupier_let_go", [household_key(household)], names)
 
     async def free(self, player: str, decision_id: str) -> None:
         """Free what a household holds for a decision, whichever attempt held it."""
@@ -313,7 +315,7 @@ class RedisLedger:
         pairs = [part for name, one in lacking.items() for part in (name, one._replace(charges=()).dumps())]
         if pairs:
             arguments = [len(over), *over, *pairs]
-            await self._store.call(self._write_seconds, "croupier_join", [household_key(household)], arguments)
+            await self._store.call(self._seconds, "croupier_join", [household_key(household)], arguments)
 
     async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
@@ -347,33 +349,39 @@ class RedisLedger:
             *booking.outdated,
         ]
         names += [keys.budget, keys.expiry]
-        return cast(
-            "Sequence[bytes]", await self._store.call(self._write_seconds, "croupier_reserve", names, arguments)
-        )
+        return cast("Sequence[bytes]", await self._store.call(self._seconds, "croupier_reserve", names, arguments))
 
     async def _granted(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
+        """Whether a part of a budget was brought into the partition; what was begun ends, whoever still waits."""
+        fetch = asyncio.create_task(self.by(monotonic() + FETCH_SECONDS).fetch(keys, booking, account, left))
+        _FETCHES.add(fetch)
+        fetch.add_done_callback(_FETCHES.discard)
+        done, _ = await asyncio.wait([fetch], timeout=min(self._seconds, FETCH_SECONDS))
+        if not done:
+            fetch.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise StoreError("a part of a budget did not come before the deadline")
+        return fetch.result()
+
+    async def fetch(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
         """Bring a part of a budget into the partition; between the two calls it can get lost, never doubled."""
-        self._until = inf  # nobody is hurried any more: this is rare, and what is fetched must not get lost
         whole = booking.budgets[account]
         charged = dict(booking.reservation.charges if booking.reservation else ())[account]
         least = charged - left
         arguments = [whole, least, max(least, whole // SHARES), kept_seconds(self._house)]
-        granted = await self._store.call(
-            self._write_seconds, "croupier_grant", [f"croupier:budget:{account}"], arguments
-        )
-        await self._store.call(self._write_seconds, "croupier_credit", [keys.budget], [account, granted, *booking.over])
+        granted = await self._store.call(self._seconds, "croupier_grant", [f"croupier:budget:{account}"], arguments)
+        await self._store.call(self._seconds, "croupier_credit", [keys.budget], [account, granted, *booking.over])
         return bool(granted)
 
     async def confirm(self, keys: Keys, decision_id: str, view: View, send_us: int, body: bytes) -> tuple[str, int]:
         """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
         names = [keys.facts, keys.ledger, keys.log]
         arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]
-        status, at = await self._store.call(self._write_seconds, "croupier_confirm", names, arguments)
+        status, at = await self._store.call(self._seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 
     async def known(self, keys: Keys, name: str, digest: bytes) -> Appended | None:
         """What became of an event or outcome that was told before under this id; None if none was."""
-        held = await self._store.command(self._write_seconds, "GET", keys.seen(name))
+        held = await self._store.command(self._seconds, "GET", keys.seen(name))
         if held is None:
             return None
         return Appended("duplicate" if held.startswith(digest) else "conflict", held[len(digest) :].decode())
@@ -385,48 +393,52 @@ class RedisLedger:
             Linked: The id turned out to be another player.
         """
         names, arguments = ingest_command(self._house, keys, [entry])
-        done = appended(await self._store.call(self._write_seconds, "croupier_ingest", names, arguments))[0]
+        done = appended(await self._store.call(self._seconds, "croupier_ingest", names, arguments))[0]
         if done.status == "linked":
             raise Linked(done.stream_id)
         return done
 
     async def seal(self, keys: Keys, fresh: bytes) -> bytes:
         """The player's key for personal fields; `fresh` becomes it if there was none."""
-        return bytes(await self._store.call(self._write_seconds, "croupier_seal", [keys.seal], [fresh]))
+        return bytes(await self._store.call(self._seconds, "croupier_seal", [keys.seal], [fresh]))
 
     async def record(self, decision_id: str) -> bytes | None:
         """A decision's record while it is kept, else None."""
-        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", decision_key(decision_id)))
+        return cast("bytes | None", await self._store.command(self._seconds, "GET", decision_key(decision_id)))
 
     async def recent(self, keys: Keys) -> list[bytes]:
         """Records of the player's last decisions that are still kept, the latest first."""
-        named = await self._store.command(self._write_seconds, "LRANGE", keys.recent, 0, -1)
+        named = await self._store.command(self._seconds, "LRANGE", keys.recent, 0, -1)
         if not named:
             return []
-        held = await self._store.command(self._write_seconds, "MGET", *(keys.decision(name.decode()) for name in named))
+        held = await self._store.command(self._seconds, "MGET", *(keys.decision(name.decode()) for name in named))
         return [one for one in held if one is not None]
 
     async def version(self, name: str) -> bytes | None:
         """A bundle by the name of its version, as records hold it."""
-        digest = await self._store.command(self._write_seconds, "HGET", BUNDLES, name)
+        digest = await self._store.command(self._seconds, "HGET", BUNDLES, name)
         return None if digest is None else await self.bundle(digest.decode())
 
     async def bundle(self, digest: str) -> bytes | None:
         """A bundle by its hash: a catalogue or rule file that records name."""
-        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", bundle_key(digest)))
+        return cast("bytes | None", await self._store.command(self._seconds, "GET", bundle_key(digest)))
 
     async def fields(self, key: str) -> dict[bytes, bytes]:
         """A hash that is no player's, such as a published report; empty if there is none."""
-        return dict(await self._store.command(self._write_seconds, "HGETALL", key))
+        return dict(await self._store.command(self._seconds, "HGETALL", key))
 
     async def seal_of(self, keys: Keys) -> bytes | None:
         """The player's key for personal fields, None if erased."""
-        return cast("bytes | None", await self._store.command(self._write_seconds, "GET", keys.seal))
+        return cast("bytes | None", await self._store.command(self._seconds, "GET", keys.seal))
 
     async def progress(self, partition: int) -> str:
         """Stream id up to which a partition's features are current."""
-        found = await self._store.command(self._write_seconds, "HGET", f"lease:{tag(partition)}", "cursor")
+        found = await self._store.command(self._seconds, "HGET", f"lease:{tag(partition)}", "cursor")
         return (found or b"0-0").decode()
+
+    async def probe(self, partition: int, content: bytes) -> None:
+        """Write something to a partition that ends by itself, to see that writes are acknowledged."""
+        await self._store.command(self._seconds, "SET", probe_key(partition), content, "EX", PROBE_SECONDS)
 
     async def reach(self) -> tuple[dict[str, bool], list[int]]:
         """See `Store.reach`."""
@@ -434,7 +446,7 @@ class RedisLedger:
 
     async def now_us(self) -> int:
         """House time."""
-        seconds, rest = await self._store.command(self._write_seconds, "TIME")
+        seconds, rest = await self._store.command(self._seconds, "TIME")
         return self._house.now_us(int(seconds) * 1_000_000 + int(rest))
 
 

@@ -23,6 +23,8 @@ from service.view import ANSWER, Keys
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
 """Outcomes of contacts that did not happen: their room is free again."""
+WITHDRAWING: Final = frozenset({"unsubscribed", "complained"})
+"""Outcomes that withdraw consent."""
 
 
 class Outcome(BaseModel):

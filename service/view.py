@@ -53,6 +53,11 @@ def household_key(household: str) -> str:
     return f"household:{household}"
 
 
+def probe_key(partition: int) -> str:
+    """Key under which a process that is about to serve writes, to see whether it can."""
+    return f"croupier:probe:{tag(partition)}"
+
+
 def decision_key(decision_id: str) -> str:
     """Key of a record by its id alone: an id starts with its partition."""
     return f"decision:{tag(int(decision_id[:3]))}{decision_id}"

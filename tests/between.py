@@ -46,6 +46,7 @@ class Between:
     Attributes:
         calls: Names of the calls seen.
         delay: Seconds by which each reply is late.
+        lateness: Seconds by which the next call reaches the store late.
         fault: What the next call of its name meets, once.
     """
 
@@ -53,6 +54,7 @@ class Between:
         self.url = f"unix://{path}"
         self.calls: list[str] = []
         self.delay = 0.0
+        self.lateness: Callable[[], float] = float
         self.fault: Fault | None = None
         self._path, self._store = path, store
         self._loop = asyncio.new_event_loop()
@@ -112,6 +114,7 @@ class Between:
         self.calls.append(name)
         if await self._fails(name, "before"):
             return False
+        await asyncio.sleep(self.lateness())
         back.write(_packed(command))
         reply = await _reply(there)
         await asyncio.sleep(self.delay)

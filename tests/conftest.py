@@ -15,6 +15,7 @@ import redis
 from between import Between
 from cluster import cluster
 from fastapi import FastAPI
+from patience import PATIENT
 from worlds import World
 
 from features.definitions import apply, open_store
@@ -107,7 +108,8 @@ def worker(server: Stored, house: House, lake: Path) -> Iterator[Worker]:
 @pytest.fixture
 def where(server: Stored, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
-    monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
+    for name, seconds in PATIENT.items():
+        monkeypatch.setenv(name, seconds)
     return Settings.here(server.url)
 
 

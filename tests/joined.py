@@ -1,6 +1,8 @@
 """Ids and players who turn out to belong together, as callers tell of them over HTTP."""
 
+import asyncio
 import base64
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +38,15 @@ async def post(client: Any, route: str, body: dict[str, Any], status: int = 200)
 
 async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
     return await post(client, "/v1/decisions", {"player_id": player, "explain": True, **more})
+
+
+async def asked_at_once(client: Any, players: Sequence[str], **more: Any) -> list[dict[str, Any]]:
+    """Answers to decisions that are asked for at the same moment; who finds the player changed each time gets none."""
+    bodies = [{"player_id": player, **more} for player in players]
+    answers = await asyncio.gather(*(client.post("/v1/decisions", json=body) for body in bodies))
+    for one in answers:
+        assert one.status_code == 200 or (one.status_code, one.json()["code"]) == (503, "contended"), one.text
+    return [one.json() for one in answers if one.status_code == 200]
 
 
 async def states(client: Any, player: str) -> dict[str, str]:

@@ -77,7 +77,7 @@ class Rooms:
         self.house = house
         self.loop = asyncio.new_event_loop()
         self._store = Store(url, 4)
-        self.ledger = RedisLedger(self._store, house, 60.0, 60.0)
+        self.ledger = RedisLedger(self._store, house)
         self._names = 0
         self.forgotten: Counter[str] = Counter()
         """What contacts cost that were made so long ago that the ledger no longer knows them."""
@@ -98,7 +98,7 @@ class Rooms:
     def wait(self, span_us: int) -> None:
         """Let time of the house pass at once."""
         self.house = msgspec.structs.replace(self.house, house_us=self.house.house_us + span_us)
-        self.ledger = RedisLedger(self._store, self.house, 60.0, 60.0)
+        self.ledger = RedisLedger(self._store, self.house)
 
     def now_us(self) -> int:
         return self.do(self.ledger.now_us())

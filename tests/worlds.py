@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -197,7 +198,7 @@ class Serving:
         if not self.socket.exists():
             return False
         with speaking(self.socket) as client:
-            return client.get("/healthz").status_code == 200
+            return client.get("/readyz").status_code == 200
 
     def kill(self) -> None:
         """Kill it outright; may be called from any thread."""
@@ -328,8 +329,8 @@ def until(reached: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
-def timed(word: str, calls: Sequence[Callable[[], httpx.Response]]) -> list[httpx.Response]:
-    """Answers to some calls one after the other; how long they took is told (`make faults` shows it)."""
+def timed(word: str, calls: Sequence[Callable[[], httpx.Response]], deadline_ms: float = 250) -> list[httpx.Response]:
+    """Answers to some calls one after the other; what they were and how long they took is shown by `make faults`."""
     answers, took = [], []
     gc.disable()  # a test run has so much in memory that one collection takes longer than all the calls
     for call in calls:
@@ -337,6 +338,30 @@ def timed(word: str, calls: Sequence[Callable[[], httpx.Response]]) -> list[http
         answers.append(call())
         took.append((time.perf_counter() - begun) * 1_000)
     gc.enable()
+    kinds = Counter(kind_of(answer) for answer in answers)
     middle, last = np.quantile(took, (0.5, 0.99))
-    sys.stdout.write(f"{word}: p50 {middle:.1f} ms, p99 {last:.1f} ms, {len(took)} calls\n")
+    late = sum(one > deadline_ms + GRACE_MS for one in took)
+    sys.stdout.write(
+        f"{word}: {', '.join(f'{times} {kind}' for kind, times in kinds.items())}; "
+        f"p50 {middle:.1f} ms, p99 {last:.1f} ms, {late} later than {deadline_ms:g} + {GRACE_MS} ms\n"
+    )
     return answers
+
+
+GRACE_MS: Final = 20
+"""By which an answer may follow its deadline, on a quiet machine."""
+
+
+def kind_of(answer: httpx.Response) -> str:
+    """Status of an answer, and of a decision whether it was recorded."""
+    recorded = answer.json().get("recorded") if answer.status_code == 200 else None
+    return str(answer.status_code) + {None: "", True: " recorded", False: " not recorded"}[recorded]
+
+
+@asynccontextmanager
+async def calling(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of the application over a store, in this process."""
+    app = api.build(lifespan)
+    app.state.settings = Settings.here(url)
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+        yield caller

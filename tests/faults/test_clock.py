@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENT
 from worlds import Caller, Serving, World, players, rows, until
 
 from features.moments import moment
@@ -62,7 +63,7 @@ def world(tmp_path: Path, plan: ReadPlan, clock: Clock) -> Iterator[World]:
 
 @pytest.fixture
 def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
-    with Serving(world.server.url, tmp_path, CROUPIER_READ_SECONDS="20") as serving, Caller(serving.socket) as made:
+    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as made:
         yield made
 
 

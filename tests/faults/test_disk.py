@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENT
 from worlds import PROCESSES, Caller, Serving, World, players, timed, until
 
 from features.store import PARTITIONS, connect, tag
@@ -35,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
-    with Serving(world.server.url, tmp_path, CROUPIER_READ_SECONDS="20") as serving, Caller(serving.socket) as made:
+    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as made:
         yield made
 
 

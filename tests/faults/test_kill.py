@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import httpx
 import pytest
+from patience import PATIENT
 from people import adult_events
 from worlds import PATIENCE, until
 
@@ -30,7 +31,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """A whole empty house, as `croupier up` runs it."""
     command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
     # What is proved is what survives, not how fast a busy machine is.
-    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path), "CROUPIER_READ_SECONDS": "20"}
+    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path), **PATIENT}
     process = subprocess.Popen(command, env=environment)
     try:
         until(lambda: httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200)

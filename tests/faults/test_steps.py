@@ -12,6 +12,7 @@ import pytest
 import redis
 from between import OWN, Between, Fault, Moment
 from flushes import grow
+from patience import PATIENT
 from worlds import PROCESSES, Caller, Serving, World, harm_settings, now, players, until
 
 from features.store import bundle_key, connect, pointer_key
@@ -118,7 +119,7 @@ class Round:
 
 @pytest.fixture
 def round_(world: World, tmp_path: Path) -> Iterator[Round]:
-    with Serving(world.server.url, tmp_path, CROUPIER_READ_SECONDS="20") as serving, Caller(serving.socket) as caller:
+    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as caller:
         yield Round(world, caller)
 
 
@@ -240,7 +241,7 @@ def acts(caller: Caller, player: str) -> dict[str, Callable[[], httpx.Response]]
 def test_a_serving_process_killed_at_any_call_to_the_store_leaves_everything_once(
     world: World, between: Between, tmp_path: Path
 ) -> None:
-    with Serving(between.url, tmp_path, CROUPIER_READ_SECONDS="20") as serving, Caller(serving.socket) as caller:
+    with Serving(between.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as caller:
         for act in ("event", "personal event", "decision", "confirm", "outcome") if THOROUGH else ("decision",):
             for call in calls_of(act, world, between, caller):
                 for moment in MOMENTS:

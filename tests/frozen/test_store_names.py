@@ -57,7 +57,7 @@ def booking(name: str, channel: str, seal: bytes, now_us: int) -> Booking:
 async def story(url: str) -> None:
     """A player of a household with two contacts, one of them clicked; an id is linked, then the player leaves."""
     store = Store(url, 2)
-    ledger = RedisLedger(store, SLOW, 5.0, 5.0)
+    ledger = RedisLedger(store, SLOW)
     now_us = await ledger.now_us()
     at = "2020-03-01T00:00:00Z"
     telling = {"player_id": "player-1", "occurred_at": at}

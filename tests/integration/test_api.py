@@ -1,9 +1,11 @@
 """What callers get for wrong bodies, unknown things and a store that is away."""
 
+import asyncio
 import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -11,9 +13,11 @@ import pytest
 from conftest import Opened, app_of, run
 from people import adult_events
 
-from features.store import Server, Store, connect, create_house, load_library, start_server
+from features.plan import ReadPlan
+from features.store import Server, Store, connect, create_house, load_library, publish, start_server
+from pipelines.worker import Worker
 from service import api
-from service.app import Settings, lifespan
+from service.app import SettingError, Settings, lifespan
 
 NOW = datetime.now(UTC)
 LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NOW.isoformat()}
@@ -141,38 +145,103 @@ def test_health_readiness_metrics_and_the_page_of_the_api_answer(opened: Opened)
     run(story())
 
 
-def test_a_store_that_hangs_or_is_gone_means_no_contact_and_nothing_recorded(tmp_path: Path) -> None:
+def test_an_answer_says_whether_the_position_it_was_to_wait_for_was_reached(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            position = (await client.post("/v1/events", json=LOGIN)).json()["position"]
+            asked = {"player_id": "p1", "after": position}
+            assert (await client.post("/v1/decisions", json=asked)).json()["after_reached"] is True
+            worker.stop()
+            later = f"{position.partition(':')[0]}:{2**50}-0"
+            answer = await client.post("/v1/decisions", json=asked | {"after": later, "deadline_ms": 1_000})
+            assert (answer.status_code, answer.json()["after_reached"], answer.json()["recorded"]) == (200, False, True)
+            assert "after_reached" not in (await client.post("/v1/decisions", json={"player_id": "p1"})).json()
+
+    run(story())
+
+
+def test_the_same_request_with_another_deadline_is_the_same_request(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            asked = {"player_id": "p1", "request_id": "r1"}
+            answers = [
+                await client.post("/v1/decisions", json=asked | deadline)
+                for deadline in ({}, {"deadline_ms": 5_000}, {"deadline_ms": 30_000})
+            ]
+            assert {answer.status_code for answer in answers} == {200}
+            assert len({answer.content for answer in answers}) == 1
+
+    run(story())
+
+
+def test_an_item_of_a_batch_may_name_a_deadline_and_the_others_share_that_of_the_batch(opened: Opened) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            app_of(client).state.desk.read_seconds = 1e-9  # no single decision could be answered
+            items = [{"player_id": "p1"}, {"player_id": "p2", "deadline_ms": 0}, {"player_id": "p3"}]
+            answers = (await client.post("/v1/decisions/batch", json={"requests": items})).json()["answers"]
+            assert [one.get("recorded", one.get("code")) for one in answers] == [True, "invalid_body", True]
+            alone = await client.post("/v1/decisions", json={"player_id": "p1"})
+            assert (alone.status_code, alone.headers["retry-after"]) == (503, "1")
+
+    run(story())
+
+
+@pytest.mark.parametrize("name", ["CROUPIER_READ_SECONDS", "CROUPIER_WRITE_SECONDS"])
+@pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "3601"])
+def test_a_deadline_that_is_none_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SettingError, match=f"{name} must be a number of seconds"):
+        Settings.here("unix:///nowhere")
+
+
+def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_nothing_recorded(
+    tmp_path: Path, plan: ReadPlan
+) -> None:
     server = start_server(tmp_path)
     client = connect(server.url)
     load_library(client, "service", "ledger.lua")
     create_house(client)
+    publish(client, "plan", plan.dumps())
     client.close()
 
     async def story() -> None:
         app = api.build(lifespan)
         app.state.settings = Settings.here(server.url)
         async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+            assert (await caller.get("/readyz")).status_code == 200
             os.kill(server.process.pid, signal.SIGSTOP)
             try:
-                await _left_alone(caller)
+                await _put_off(caller, "/v1/decisions", {"player_id": "p1"})
             finally:
                 os.kill(server.process.pid, signal.SIGCONT)
             server.stop()
-            await _left_alone(caller)
-            told = await caller.post("/v1/events", json=adult_events("p1")[0])
-            assert (told.status_code, told.json()["code"]) == (503, "store_unavailable")
-            assert told.headers["retry-after"]
+            answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
+            assert answer.status_code == 200
+            found = answer.json()
+            assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
+            assert found["exclusions"][0]["rule"] == "store_unavailable"
+            await _put_off(caller, "/v1/decisions", {"player_id": "p1", "request_id": "r1"})
+            await _put_off(caller, "/v1/events", adult_events("p1")[0])
             assert (await caller.get("/readyz")).status_code == 503
+            again = start_server(tmp_path)
+            await _until_ready(caller)
+            again.stop()
 
     run(story())
 
 
-async def _left_alone(caller: httpx.AsyncClient) -> None:
-    answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
-    assert answer.status_code == 200
-    found = answer.json()
-    assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
-    assert found["exclusions"][0]["rule"] == "store_unavailable"
+async def _put_off(caller: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    answer = await caller.post(path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert answer.headers["retry-after"]
+
+
+async def _until_ready(caller: httpx.AsyncClient) -> None:
+    while (await caller.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - what is waited for is another task's
+        await asyncio.sleep(0.01)
 
 
 def test_a_store_of_nobody_is_refused_in_one_sentence(tmp_path: Path) -> None:

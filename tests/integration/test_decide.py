@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Opened, app_of, run
+from joined import asked_at_once
 from people import adult_events, leased, tell
 from scipy import stats
 
@@ -113,11 +114,11 @@ def test_a_thousand_concurrent_decisions_under_a_cap_of_two_give_exactly_two_con
         async with opened() as client:
             position = await tell(client, adult_events(player))
             await asked(client, player, after=position, dry_run=True)
-            answers = await asyncio.gather(*(asked(client, player, channels=["in_app", "email"]) for _ in range(1_000)))
+            answers = await asked_at_once(client, [player] * 1_000, channels=["in_app", "email"])
             contacts = [one for one in answers if one["action"] != "NO_CONTACT"]
             assert len(contacts) == 2
-            assert all(one["recorded"] for one in contacts)
-            assert sum(one["recorded"] for one in answers) > 900
+            assert all(one["recorded"] for one in answers)
+            assert len(answers) > 900
 
     assert worker.consumer is not None
     run(story())

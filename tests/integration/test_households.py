@@ -1,6 +1,5 @@
 """Players of one household share what their contacts may be, whatever dies in between."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ from joined import (
     OTHER,
     PLAYER,
     asked,
+    asked_at_once,
     live_together,
     post,
     rules,
@@ -59,7 +59,7 @@ def test_a_household_that_is_asked_about_at_once_never_gets_more_than_its_cap(op
             members = MORE[:6]
             for name in members:
                 await tell(client, [*adult_events(name), event(name, "household_changed", household_id="home-1")])
-            answers = await asyncio.gather(*(asked(client, name, channels=["in_app"]) for name in members * 6))
+            answers = await asked_at_once(client, members * 6, channels=["in_app"])
             made = [one for one in answers if one["action"] != "NO_CONTACT"]
             assert 0 < len(made) <= 3
             (held,) = {(await client.get(f"/v1/players/{name}")).json()["household"] for name in members}

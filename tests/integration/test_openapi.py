@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.checks import not_a_server_error
+from patience import PATIENT
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -19,9 +20,15 @@ from schemathesis.specs.openapi.checks import (
 
 from features.store import House, Server
 
+
+def no_fault(_: Any, answer: schemathesis.Response, case: Any) -> None:
+    """What the page admits is no fault of ours; a deadline of a millisecond may pass."""
+    assert answer.status_code < 500 or answer.status_code == 503, case
+
+
 PORT = 18_433
 BASE = f"http://127.0.0.1:{PORT}"
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.fixture
@@ -29,7 +36,7 @@ def served(server: Server, house: House) -> Iterator[str]:
     """The application in a process of its own, as it is run."""
     assert house.partitions
     command = [sys.executable, "-m", "pipelines", "serve", "--port", str(PORT)]
-    environment = {**os.environ, "CROUPIER_STORE": server.url, "CROUPIER_READ_SECONDS": "20"}
+    environment = {**os.environ, "CROUPIER_STORE": server.url, **PATIENT}
     process = subprocess.Popen(command, env=environment)
     try:
         while not _ready():

@@ -10,6 +10,7 @@ import redis
 import structlog
 from conftest import Opened, run
 from lakes import CATALOGUE, experiment
+from patience import PATIENT
 from people import adult_events, tell
 
 from features.store import House, Server, bundle_key, real_now_us
@@ -29,7 +30,8 @@ def home(tmp_path: Path, server: Server, house: House, monkeypatch: pytest.Monke
     experiment(2_500, 1, {"policy": 300.0, "business_rules": 150.0}).write(tmp_path / "lake")
     monkeypatch.setenv("CROUPIER_HOME", str(tmp_path))
     monkeypatch.setenv("CROUPIER_STORE", server.url)
-    monkeypatch.setenv("CROUPIER_READ_SECONDS", "20")
+    for name, seconds in PATIENT.items():
+        monkeypatch.setenv(name, seconds)
     return tmp_path
 
 

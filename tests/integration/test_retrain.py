@@ -21,6 +21,7 @@ import msgspec
 import pytest
 import redis
 from mlflow.entities import Run
+from patience import PATIENT
 from rich.console import Console
 
 from features.store import House, Server, StoreError, connect, pointer_key, publish, published, serving_hashes
@@ -243,7 +244,7 @@ def served(url: str, home: Path) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     words = [sys.executable, "-m", "pipelines", "serve", "--workers", "2", "--port", str(port)]
-    environment = {**os.environ, "CROUPIER_STORE": url, "CROUPIER_HOME": str(home), "CROUPIER_READ_SECONDS": "20"}
+    environment = {**os.environ, "CROUPIER_STORE": url, "CROUPIER_HOME": str(home), **PATIENT}
     process = subprocess.Popen(words, env=environment)
     try:
         wait(lambda: len(serving_hashes(connect(url), "churn")) == 2)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from patience import PATIENT
 from rich.console import Console
 
 from models.actions import load_catalogue
@@ -29,7 +30,7 @@ QUIET = Console(quiet=True)
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("house")
     command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
-    environment = {**os.environ, "CROUPIER_HOME": str(home), "CROUPIER_READ_SECONDS": "20"}
+    environment = {**os.environ, "CROUPIER_HOME": str(home), **PATIENT}
     process = subprocess.Popen([*command, "--clock", "2026-06-01", "--rate", "20000"], env=environment)
     deadline = time.monotonic() + 120
     try:

@@ -720,7 +720,7 @@ def test_an_id_counts_once_and_another_content_under_it_changes_nothing(door: Do
 
     async def story() -> None:
         store = Store(server.url, 1)
-        ledger = RedisLedger(store, door.house, 20, 20)
+        ledger = RedisLedger(store, door.house)
         try:
             told = await know(first, door.house, ledger)
             assert not told.duplicate

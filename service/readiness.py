@@ -1,0 +1,68 @@
+"""Whether this process was seen to serve: readiness is what it did, not what it has opened."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import Final
+
+from features.store import StoreError, partition_of
+from service import log
+from service.decide import Contended, DecisionRequest, decide
+from service.door import Desk
+
+TIMES: Final = 3
+"""Decisions and writes in a row, each in time, before a process counts as ready."""
+POLL_SECONDS: Final = 0.2
+_NOBODY: Final = "readiness"
+"""Begins the ids of the players asked about, of whom nothing is ever stored."""
+
+
+class Readiness:
+    """Composes dry-run decisions and writes as much as a record takes, until three in a row were in time.
+
+    Nothing of it enters log, lake or counters; what is written ends by itself.
+
+    Attributes:
+        trouble: Why the process is not ready, None if it is.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.trouble: str | None = "no decision was composed here yet"
+        self._desk = desk
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled, while the process is not ready."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if self.trouble is not None:
+                await self.look()
+
+    async def look(self) -> None:
+        """Serve a few times in a row, each within the deadline of a decision."""
+        try:
+            for number in range(TIMES):
+                await self._serve(number)
+        except Contended:
+            self.trouble = "a player about whom nothing is stored changed at every attempt"
+        except StoreError as error:
+            self.trouble = str(error)
+        else:
+            self.trouble = None
+
+    async def _serve(self, number: int) -> None:
+        """Decide about somebody whose partition can be reached, and write as much as the record takes."""
+        _, away = await self._desk.asked().ledger.reach()
+        player = self._somebody(number, frozenset(away))
+        desk = self._desk.asked()
+        desk = desk.within(desk.read_seconds)
+        done = await decide(DecisionRequest(player_id=player, dry_run=True), desk.table, desk.ledger)
+        await desk.ledger.probe(partition_of(done.record.player), log.dumps(done.record))
+
+    def _somebody(self, number: int, away: frozenset[int]) -> str:
+        """An id in a partition that can be reached; another one for each number."""
+        house = self._desk.table.house
+        if len(away) == house.partitions:
+            raise StoreError("no partition of the store can be reached")
+        names = (f"{_NOBODY}-{number}-{attempt}" for attempt in count())
+        return next(name for name in names if partition_of(house.player_key(name)) not in away)
