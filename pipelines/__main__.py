@@ -65,6 +65,7 @@ _REFUSALS = {
     "ReportRefused",
     "ScheduleError",
     "RulesRefused",
+    "SettingError",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -141,10 +142,12 @@ def serve(
     """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
     import uvicorn
 
+    from service.app import Settings
+
     _log_to_stderr()
     if host not in LOOPBACK and not os.environ.get("CROUPIER_KEYS"):
         raise Refusal("without CROUPIER_KEYS the service listens on loopback only")
-    os.environ.setdefault("CROUPIER_STORE", store_url(home()))
+    Settings.here(os.environ.setdefault("CROUPIER_STORE", store_url(home())))
     uvicorn.run(
         "service.app:create",
         factory=True,
@@ -157,6 +160,16 @@ def serve(
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
+
+
+@app.command(hidden=True)
+def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None:
+    """Show MLflow's own screen over the house's runs and models. Example: croupier screen --port 8001."""
+    import uvicorn
+
+    from models.screen import screen as build
+
+    uvicorn.run(build(home()), host="127.0.0.1", port=port, access_log=False, log_level="warning")
 
 
 @app.command()

@@ -6,18 +6,30 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+LAST: Final = 19
+"""Niceness of what may take as long as it takes."""
+
+
+def give_way(pid: int, niceness: int = LAST) -> None:
+    """Let a process that was just started, and all that it will start, run after others."""
+    with suppress(ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
 
 
 @dataclass
 class Child:
-    """A process of ours in a session of its own."""
+    """A process of ours in a session of its own; `niceness` above 0 lets what serves go first, 19 as far as can be."""
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     log: Path
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -26,10 +38,17 @@ class Child:
             self.process = subprocess.Popen(  # noqa: S603 - the command is ours
                 self.command, env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
             )
+        if self.niceness:
+            give_way(self.process.pid, self.niceness)
 
     def dead(self) -> bool:
         """Whether it was started and has ended."""
         return self.process is not None and self.process.poll() is not None
+
+    def wait(self) -> int:
+        """Wait until it has ended; its exit code."""
+        assert self.process is not None, "it was not started"  # noqa: S101
+        return self.process.wait()
 
     def stop(self, seconds: float = 20.0) -> None:
         """Ask it to end, wait, and insist after a while."""

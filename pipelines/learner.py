@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from features.store import connect
+from features.store import LEARNER_LEASE, connect
 from models.snapshot import SnapshotError
 from pipelines import policy
 from pipelines.school import School
@@ -23,7 +23,6 @@ from pipelines.school import School
 if TYPE_CHECKING:
     from models.registry import LearnerJournal
 
-LEASE: Final = "lease:learner"
 LEASE_SECONDS: Final = 15
 POLL_SECONDS: Final = 0.5
 CHECKPOINT_SECONDS: Final = 20.0
@@ -68,7 +67,7 @@ class LearnerProcess:
             self._stopping.wait(POLL_SECONDS)
         if self._leads():
             self._keep()
-            self._client.fcall("croupier_release", 1, LEASE, self._owner)
+            self._client.fcall("croupier_release", 1, LEARNER_LEASE, self._owner)
 
     def stop(self) -> None:
         """Ask `run` to end after the flush under way."""
@@ -90,7 +89,9 @@ class LearnerProcess:
 
     def _leads(self) -> bool:
         """Whether this process is the one learner; one that becomes it begins from the checkpoint."""
-        held: object = self._client.fcall("croupier_lease", 1, LEASE, self._owner, str(LEASE_SECONDS * 1_000_000))
+        held: object = self._client.fcall(
+            "croupier_lease", 1, LEARNER_LEASE, self._owner, str(LEASE_SECONDS * 1_000_000)
+        )
         if held == 0:
             self._leading = False
         elif not self._leading:

@@ -20,7 +20,7 @@ from cronsim import CronSim, CronSimError
 
 from features.moments import micros, moment
 from features.store import House, real_now_us
-from pipelines.child import Child
+from pipelines.child import LAST, Child
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"retrain": ("retrain",)}
 """What can be scheduled -> the command line's words for it."""
@@ -81,7 +81,7 @@ class Scheduler:
         logs.mkdir(parents=True, exist_ok=True)
         own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(home)}
         self.children = {
-            name: Child(name, [sys.executable, "-m", "pipelines", *COMMANDS[name]], own, logs / f"{name}.log")
+            name: Child(name, [sys.executable, "-m", "pipelines", *COMMANDS[name]], own, logs / f"{name}.log", LAST)
             for name in schedules
         }
         self._running: set[str] = set()

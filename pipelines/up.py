@@ -1,11 +1,13 @@
-"""One machine: store, worker, API and MLflow's screen as children of one process, watched and stopped together."""
+"""One machine: store, worker, learner, API and MLflow's screen, started, watched and stopped by one process.
+
+What serves starts first; what nobody waits for, the first churn model and the screen, afterwards and more slowly.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import redis
 from rich.console import Console
@@ -23,19 +25,25 @@ from rich.console import Console
 from features.events import moment
 from features.schema import schema_hash
 from features.store import (
+    LEARNER_LEASE,
+    PARTITIONS,
+    READY,
     House,
     Server,
     StoreError,
     connect,
     create_house,
     load_library,
+    pointer_key,
     publish,
     real_now_us,
+    serving_hashes,
     start_server,
     store_url,
+    tag,
 )
 from pipelines import bulk, world
-from pipelines.child import Child
+from pipelines.child import LAST, Child
 from pipelines.ingest import serving_plan
 from pipelines.schedule import read_schedules
 from pipelines.webhooks import read_webhooks
@@ -46,7 +54,11 @@ PLAYERS: Final = 500
 SEED: Final = 7
 _CHUNK: Final = 5_000
 _SEEDED: Final = "croupier:seeded"
-_READY_SECONDS: Final = 60.0
+_READY_SECONDS: Final = 180.0
+LEARNER_NICENESS: Final = 10
+"""What learns gives way to what serves."""
+VIEW: Final = "/#/experiments?workflowType=machine_learning"
+"""Path of the view of runs and models; without it, whichever of the screen's views was seen last opens."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ def up(wish: Wish, console: Console) -> None:
             open_doors(client, house, wish, console)
             console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
             _print_addresses(house, wish, console)
+            children += _afterwards(client, wish, url, console)
             watch.join()
         finally:
             watch.stop()
@@ -157,57 +170,65 @@ def prepare(client: redis.Redis, wish: Wish, url: str) -> House:
 
 
 def _children(wish: Wish, url: str) -> list[Child]:
+    """What a house is made of, besides its store."""
+    serve = ["serve", "--port", str(wish.port), "--workers", str(wish.workers)]
+    return [
+        _child(wish, url, "worker", ["worker"]),
+        _child(wish, url, "learner", ["learn"], LEARNER_NICENESS),
+        _child(wish, url, "api", serve),
+    ]
+
+
+def _child(wish: Wish, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
+    """A process that runs one of our commands for the house."""
     logs = wish.home / "logs"
     logs.mkdir(exist_ok=True)
     own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(wish.home)}
-    croupier = [sys.executable, "-m", "pipelines"]
-    children = [
-        Child("worker", [*croupier, "worker"], own, logs / "worker.log"),
-        Child("learner", [*croupier, "learn"], own, logs / "learner.log"),
-        Child(
-            "api", [*croupier, "serve", "--port", str(wish.port), "--workers", str(wish.workers)], own, logs / "api.log"
-        ),
-    ]
-    if wish.screen:
-        children.append(Child("mlflow", _screen(wish), {}, logs / "mlflow.log"))
-    return children
-
-
-def _screen(wish: Wish) -> list[str]:
-    """MLflow's own server over the house's runs and models."""
-    folder = wish.home.resolve() / "mlflow"
-    folder.mkdir(exist_ok=True)
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(wish.port + 1),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
+    return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 
 def open_doors(client: redis.Redis, house: House, wish: Wish, console: Console) -> None:
-    """Fill and train the house if that was not done, and wait until it answers."""
+    """Fill the house if that was not done, and wait until every part of it is up.
+
+    Raises:
+        StoreError: A part did not come up.
+    """
     if wish.players and not client.exists(_SEEDED):
         with _step(console, f"a world of {wish.players} players"):
             fill(client, house, wish)
         client.set(_SEEDED, wish.players)
-    with _step(console, "API"):
-        _await(lambda: _get(f"{wish.address}/readyz"), "the API did not become ready; see logs/api.log")
-    if wish.players and not client.exists("croupier:serving:churn"):
+    with _step(console, "API, worker and learner"):
+        _await(lambda: _ready(client) >= wish.workers and _get(f"{wish.address}/readyz"), "API", "api")
+        _await(lambda: any(_leased(client, f"lease:{tag(one)}") for one in range(PARTITIONS)), "worker", "worker")
+        _await(lambda: _leased(client, LEARNER_LEASE), "learner", "learner")
+
+
+def _ready(client: redis.Redis) -> int:
+    """Serving processes that were seen to serve."""
+    return sum(found is not None for found in serving_hashes(client, READY))
+
+
+def _leased(client: redis.Redis, name: str) -> bool:
+    """Whether somebody does the work of a lease; nobody as far as is known, if its part of the store is away."""
+    try:
+        until = cast("bytes | None", client.hget(name, "until"))
+    except redis.ConnectionError:
+        return False
+    return until is not None and int(until) > real_now_us(client)
+
+
+def _afterwards(client: redis.Redis, wish: Wish, url: str, console: Console) -> list[Child]:
+    """What nobody has to wait for, after all that serves and more slowly: a first churn model, MLflow's screen."""
+    if wish.players and not client.exists(pointer_key("churn")):
         with _step(console, "first churn model"):
-            trouble = _train(wish)
+            trouble = _train(wish, url)
         if trouble:
             console.print(f"decisions go on without a churn model: {trouble}", style="yellow")
+    if not wish.screen:
+        return []
+    screen = _child(wish, url, "mlflow", ["screen", "--port", str(wish.port + 1)], LAST)
+    screen.start()
+    return [screen]
 
 
 def fill(client: redis.Redis, house: House, wish: Wish) -> None:
@@ -226,20 +247,22 @@ def fill(client: redis.Redis, house: House, wish: Wish) -> None:
     wait_until_in_lake(wish.lake, real_now_us(client))
 
 
-def _train(wish: Wish) -> str | None:
+def _train(wish: Wish, url: str) -> str | None:
     """Train and promote in a process of its own, which takes its memory with it; why there is no model, if so."""
-    environment = {**os.environ, "CROUPIER_HOME": str(wish.home)}
-    command = [sys.executable, "-m", "pipelines", "train", "churn", "--promote"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    (wish.home / "logs" / "train.log").write_text(done.stdout + done.stderr, "utf8")
-    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+    child = _child(wish, url, "train", ["train", "churn", "--promote"], LAST)
+    child.start()
+    try:
+        code = child.wait()
+    finally:
+        child.stop()
+    return f"{child.log.read_text('utf8').strip().rpartition(chr(10))[2]} (logs/train.log)" if code else None
 
 
-def _await(ready: Callable[[], bool], trouble: str) -> None:
+def _await(ready: Callable[[], bool], part: str, log: str) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while not ready():
         if time.monotonic() > deadline:
-            raise StoreError(trouble)
+            raise StoreError(f"the {part} did not come up in {_READY_SECONDS:.0f} s; see logs/{log}.log")
         time.sleep(0.05)
 
 
@@ -259,7 +282,7 @@ def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
 
 
 def _print_addresses(house: House, wish: Wish, console: Console) -> None:
-    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}" if wish.screen else ""
+    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}" if wish.screen else ""
     console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
     if not wish.players:
         return
@@ -287,7 +310,7 @@ def _someone(wish: Wish) -> tuple[str, dict[str, object]]:
     asked: dict[str, object] = {}
     for number in range(1, wish.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
-        answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True})
+        answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
         if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
             break
     return str(asked["player_id"]), asked

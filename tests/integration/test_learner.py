@@ -20,13 +20,13 @@ from conftest import Opened, run
 from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
-from features.store import Server, bundle_key, pointer_key
+from features.store import LEARNER_LEASE, Server, bundle_key, pointer_key
 from models.learner import LearnerError, LearnerSettings
 from models.snapshot import Snapshot
 from pipelines import learner
 from pipelines import school as school_module
 from pipelines.attribution import Terms
-from pipelines.learner import LEASE, LearnerProcess
+from pipelines.learner import LearnerProcess
 from pipelines.schedule import SETTINGS as SETTINGS_FILE
 from pipelines.school import LearningLog, School, drawn, open_school
 from service.log import loads
@@ -103,10 +103,10 @@ def test_killed_before_any_step_and_resumed_it_publishes_the_same_bytes(
         home = tmp_path / f"killed-{at}"
         home.mkdir()
         (home / "lake").symlink_to(lake)
-        store.delete(LEASE)
+        store.delete(LEARNER_LEASE)
         with pytest.raises(Killed):
             process(server, home, Executioner(at)).work()
-        store.delete(LEASE)  # it has run out
+        store.delete(LEARNER_LEASE)  # it has run out
         process(server, home).work()
         assert serving(store) == expected, f"killed before step {at}, {counted.steps[at - 1]}"
 
@@ -198,7 +198,7 @@ def test_one_that_does_not_hold_the_lease_learns_and_keeps_nothing(
     grow(tmp_path / "lake", 6, DECISIONS)
     second.work()
     assert (tmp_path / "learner" / "checkpoint.msgpack").read_bytes() == held
-    store.delete(LEASE)
+    store.delete(LEARNER_LEASE)
     second.work()
     assert serving(store) == newest(tmp_path / "lake")
 
@@ -291,7 +291,7 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     _until((tmp_path / "learner" / "checkpoint.msgpack").exists)
     first.kill()
     first.wait()
-    store.delete(LEASE)
+    store.delete(LEARNER_LEASE)
     second = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         _until(lambda: store.exists(pointer_key("policy")) == 1 and serving(store) == wanted)
