@@ -12,12 +12,14 @@ the old one cannot be fed the new one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import time
 from enum import StrEnum
 from functools import cache
 from typing import Final
+
+from features.forms import Form, literal
 
 HOUR: Final = 3_600
 DAY: Final = 24 * HOUR
@@ -264,7 +266,28 @@ VECTOR: Final[tuple[Reading, ...]] = (
 MODEL_FEATURES: Final = tuple(reading.name for reading in VECTOR if reading.use is Use.MODEL)
 
 
+_FORM: Final = Form("name dtype unit use kind when value half_life nth beside power")
+
+
 @cache
 def schema_hash() -> str:
     """Twelve hex digits that change with any change of what is stored."""
-    return hashlib.sha256(repr(STORED).encode()).hexdigest()[:12]
+    return hash_of(STORED)
+
+
+def hash_of(features: Sequence[Feature]) -> str:
+    """Twelve hex digits of a list of features, in the words in which the first build told them."""
+    told = [f"Feature({_told(one)})" for one in features]
+    text = f"({', '.join(told)}{',' * (len(told) == 1)})"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _told(feature: Feature) -> str:
+    """Fields of a feature; those of an enumeration by its first name, the member's name and its text."""
+    enumerations = {"dtype": "Dtype", "use": "Use", "kind": "Kind"}
+    return ", ".join(
+        f"{name}=<{enumerations[name]}.{value.upper()}: {literal(value)}>"
+        if name in enumerations
+        else f"{name}={literal(value)}"
+        for name, value in _FORM.content(feature).items()
+    )

@@ -6,7 +6,6 @@ slot by slot. Masks, scores and probabilities are arrays over these places, so a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timedelta
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.files import load_yaml
+from models.forms import CATALOGUE
 from models.limits import Budget, Cap, Gap, Group, Name, Pause
 
 NO_CONTACT: Final = 0
@@ -187,7 +187,7 @@ class Catalogue(_Part):
     @cached_property
     def hash(self) -> str:
         """Content hash; decisions log it."""
-        return content_hash(self)
+        return CATALOGUE.hash(self)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -226,11 +226,6 @@ class Action(NamedTuple):
     offer: Offer
     channel: str
     timing_slot: str
-
-
-def content_hash(model: BaseModel) -> str:
-    """Twelve hex digits of a model's content."""
-    return hashlib.sha256(model.model_dump_json(by_alias=True).encode()).hexdigest()[:12]
 
 
 def load_catalogue(path: Path) -> Catalogue:

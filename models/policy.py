@@ -78,7 +78,8 @@ class BusinessRules(NamedTuple):
     @property
     def version(self) -> str:
         """Hash of priorities and floor."""
-        digest = hashlib.sha256(self.priorities.tobytes() + str(self.floor).encode()).hexdigest()[:12]
+        content = self.priorities.astype("<f8").tobytes() + str(self.floor).encode()
+        digest = hashlib.sha256(content).hexdigest()[:12]
         return f"business_rules-{digest}"
 
     @property

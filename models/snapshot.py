@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.forms import Form
 from features.schema import CHANNELS
 from models.actions import NO_CONTACT, SLOTS, Catalogue
 from models.context import READINGS
@@ -28,6 +29,11 @@ LEFT_ALONE: Final = "NO_CONTACT"
 WIDEST: Final = 4.0
 """Standardised readings are cut to this many standard deviations."""
 Vector = NDArray[np.float64]
+_FORM: Final = Form(
+    "lineage oracle number rows at_us cursor features mean sd blocks pairs value shifts smear bounds penalties kappa"
+    " least_scale_minor"
+)
+_CURSOR: Final = Form("flush entries")
 
 
 class SnapshotError(ValueError):
@@ -86,7 +92,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def dumps(self) -> bytes:
         """The snapshot as msgpack; equal snapshots give equal bytes."""
-        return msgspec.msgpack.encode(self, order="deterministic")
+        content = _FORM.content(self)
+        content |= {name: dict(sorted(one.items())) for name, one in content.items() if isinstance(one, dict)}
+        return msgspec.msgpack.encode(content | {"cursor": _CURSOR.content(self.cursor)})
 
     @classmethod
     def loads(cls, data: bytes) -> Self:

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.events import moment
+from features.forms import literal
 from features.schema import schema_hash
 
 _FOLDERS: Final = ("events", "outcomes")
@@ -59,7 +60,7 @@ def lake_state(lake: Path) -> str:
     """Twelve hex digits that change with any file of activity in the lake."""
     files = sorted(file for folder in _FOLDERS for file in lake.glob(f"{folder}/*/*.parquet"))
     seen = [(str(file.relative_to(lake)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
+    return hashlib.sha256(literal(seen).encode()).hexdigest()[:12]
 
 
 def _write(lake: Path, names: dict[int, str], now_us: int) -> None:

@@ -10,7 +10,7 @@ its checkpoint and arrives at the same bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +23,7 @@ import structlog
 
 from features.aggregates import forward
 from features.events import micros
+from features.forms import Form, literal
 from features.schema import schema_hash
 from features.store import order
 from models.context import READINGS, context
@@ -143,7 +144,7 @@ class School:
     def __init__(self, lake: Path, settings: LearnerSettings, terms: Terms, window_days: float) -> None:
         self._lake, self._settings, self._terms = lake, settings, terms
         self._window_us = int(window_days * 86_400_000_000)
-        self.lineage = _lineage(settings, terms, self._window_us)
+        self.lineage = lineage(settings, terms, self._window_us, READINGS, schema_hash(), FORMAT)
         self.measured: dict[str, float] = {}
         self.begin()
 
@@ -247,9 +248,26 @@ def teach(learner: Learner, lesson: Lesson) -> None:
             pass
 
 
-def _lineage(settings: LearnerSettings, terms: Terms, window_us: int) -> str:
-    told = [msgspec.json.encode(settings).decode(), terms.model_dump_json(), window_us, READINGS, schema_hash(), FORMAT]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+_SETTINGS: Final = Form("oracle batch warm_up keep kappa least_scale_minor")
+_TERMS: Final = Form("version worth penalties_minor", worth=Form("type product status target share"))
+
+
+def lineage(
+    settings: LearnerSettings, terms: Terms, window_us: int, readings: Sequence[str], schema: str, format_: int
+) -> str:
+    """Twelve hex digits of all that decides what is learnt from a log.
+
+    Args:
+        settings: How is learnt.
+        terms: What is worth how much.
+        window_us: How long rewards are waited for, microseconds.
+        readings: Names of the context.
+        schema: Hash of the schema that decisions must have.
+        format_: See `models.learner.FORMAT`.
+    """
+    learnt = msgspec.json.encode(_SETTINGS.content(settings)).decode()
+    told = [learnt, _TERMS.json(terms).decode(), window_us, tuple(readings), schema, format_]
+    return hashlib.sha256(literal(told).encode()).hexdigest()[:12]
 
 
 class _Reward(msgspec.Struct, frozen=True):

@@ -314,7 +314,7 @@ def _config_hash(found: Exposures, metrics: Sequence[Metric]) -> str:
         "before_days": BEFORE_DAYS,
         "confidence": CONFIDENCE,
         "clear_of_zero": CLEAR_OF_ZERO,
-        "metrics": [list(one) for one in metrics],
+        "metrics": [[one.name, one.title, one.unit, one.before] for one in metrics],
         "catalogues": sorted(found.players["catalogue_version"].unique()),
     }
     return hashlib.sha256(msgspec.json.encode(chosen)).hexdigest()[:12]

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
 from features.events import Brand, Channel, Id, Word
+from features.forms import Form
 from features.store import Absent, House, StoreError, partition_of
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.context import context
@@ -46,6 +47,14 @@ from service.view import Keys, Linked, View
 
 ATTEMPTS: Final = 3
 Position = Annotated[str, Field(pattern=r"^p\d{3}:\d{1,20}-\d{1,20}$")]
+
+
+_FORM: Final = Form(
+    "player_id brand request_id decision_point channels offers purpose context explain dry_run activate after",
+    "deadline_ms",
+    context=Form("product page device locale"),
+)
+"""What of a request is its content; how long the caller waits is none of it."""
 
 
 class Context(BaseModel):
@@ -86,7 +95,7 @@ class DecisionRequest(BaseModel):
     @property
     def digest(self) -> bytes:
         """Sixteen bytes that stand for the body."""
-        return hashlib.blake2b(self.model_dump_json(exclude={"deadline_ms"}).encode(), digest_size=16).digest()
+        return hashlib.blake2b(_FORM.json(self), digest_size=16).digest()
 
 
 class Decision(NamedTuple):

@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from features.events import Jurisdiction, RegisterName, TimeZone
 from features.moments import micros
-from models.actions import Currency, content_hash
+from models.actions import Currency
 from models.files import CatalogueError, load_yaml
+from service.forms import RULEBOOK
 from service.harm import HarmSettings, StageDays
 from service.rule import HOUR_US, RuleBase, Sentence
 from service.rules import AnyRule, ExclusionRegister, RegisterFreshness, SelectionBasis
@@ -120,7 +121,7 @@ class Rulebook(BaseModel):
     @cached_property
     def hash(self) -> str:
         """Content hash; decisions log it."""
-        return content_hash(self)
+        return RULEBOOK.hash(self)
 
     @cached_property
     def registers(self) -> dict[str, Register]:

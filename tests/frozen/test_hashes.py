@@ -23,22 +23,23 @@ from first_build import (
     replaced,
 )
 
-from features import schema
 from features.events import EVENT
-from features.schema import Dtype, Feature, Kind, Use
-from models.actions import Catalogue, content_hash
+from features.schema import Dtype, Feature, Kind, Use, hash_of
+from models.actions import Catalogue
 from models.files import load_yaml
 from models.learner import LearnerSettings
 from models.policy import BusinessRules
 from models.snapshot import Snapshot
 from pipelines import lake as lakes
-from pipelines import school, uplift
+from pipelines import uplift
 from pipelines.attribution import Terms
 from pipelines.comparisons import Metric
 from pipelines.exposures import Exposures
 from pipelines.materialise import lake_state
+from pipelines.school import lineage
 from service import know, outcomes
 from service.decide import DecisionRequest
+from service.forms import PACK
 from service.log import Record, Sent
 from service.outcomes import Outcome
 from service.packs import Pack, Rulebook
@@ -75,7 +76,7 @@ def rulebook_hashes(changes: dict[str, Any]) -> str:
 
 
 def pack_hashes(name: str) -> str:
-    return content_hash(load_yaml(FROZEN / "rulebook" / "packs" / f"{name}.yaml", Pack))
+    return PACK.hash(load_yaml(FROZEN / "rulebook" / "packs" / f"{name}.yaml", Pack))
 
 
 def frozen_features() -> list[Feature]:
@@ -97,19 +98,13 @@ def schema_hashes(places: list[int]) -> str:
     """Hash of a schema that is made of these places of the frozen list of features."""
     held = frozen_features()
     chosen = tuple(held[place] for place in places)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "STORED", chosen)
-        return schema.schema_hash.__wrapped__()
+    return hash_of(chosen)
 
 
 def lineages(changes: dict[str, Any]) -> str:
     asked = changed("lineage", changes)
-    settings = msgspec.convert(asked["settings"], LearnerSettings)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(school, "READINGS", tuple(asked["readings"]))
-        patch.setattr(school, "schema_hash", lambda: asked["schema"])
-        patch.setattr(school, "FORMAT", asked["format"])
-        return school._lineage(settings, Terms.model_validate(asked["terms"]), asked["window_us"])
+    settings, terms = msgspec.convert(asked["settings"], LearnerSettings), Terms.model_validate(asked["terms"])
+    return lineage(settings, terms, asked["window_us"], asked["readings"], asked["schema"], asked["format"])
 
 
 def business_rules_names(asked: dict[str, Any]) -> str:
