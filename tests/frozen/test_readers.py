@@ -1,0 +1,215 @@
+"""What any build stored, every later one reads: frozen bytes open and give the frozen values, for ever.
+
+That today's writer still makes the same bytes is asserted only of the version that it writes, the last column of
+`FORMATS`: who raises one freezes cases of it beside the earlier ones, which go on being read.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+from frozen.cases import Case, assert_gives, cases, every, shown, versions, written
+
+from features.plan import ReadPlan
+from features.schema import VECTOR
+from features.store import House
+from models import learner as learner_module
+from models.actions import Catalogue
+from models.context import READINGS
+from models.learner import Act, Learner
+from models.promotions import Entry
+from models.scorer import ChurnBundle, Scorer
+from models.snapshot import Learnt, Snapshot
+from pipelines.lake import Reach
+from pipelines.policy import PolicyChange
+from pipelines.rulebooks import RulesChange
+from pipelines.school import Checkpoint
+from service import facts, links, log
+from service.caps import load_answer, load_reservation
+from service.packs import Rulebook
+
+
+class Format(NamedTuple):
+    """A format of something stored: its reader, its writer, and the version that today's writer makes."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+    version: int
+
+
+def json_of(kind: Any) -> Format:
+    """The format of a struct that is stored as JSON."""
+    return Format(lambda raw: msgspec.json.decode(raw, type=kind), lambda held: msgspec.json.encode(held).decode(), 1)
+
+
+def model_of(kind: Any) -> Format:
+    """The format of a catalogue or rulebook as the store keeps it."""
+    return Format(kind.model_validate_json, lambda held: held.model_dump_json(by_alias=True).encode(), 1)
+
+
+def read_checkpoint(raw: bytes) -> Checkpoint:
+    return msgspec.msgpack.decode(raw, type=Checkpoint)
+
+
+def relearnt(held: Checkpoint) -> bytes:
+    """A checkpoint with the learner in it taken up and written again."""
+    learner = Learner.loads(held.learner, settings(held))
+    return msgspec.msgpack.encode(msgspec.structs.replace(held, learner=learner.dumps()))
+
+
+def settings(held: Checkpoint) -> learner_module.LearnerSettings:
+    """The settings that a checkpoint was written under."""
+    return msgspec.msgpack.decode(held.learner, type=learner_module._State).settings
+
+
+FORMATS: Final = {
+    "answers": Format(load_answer, lambda held: held.dumps(), 1),
+    "catalogues": model_of(Catalogue),
+    "checkpoints": Format(read_checkpoint, relearnt, learner_module.FORMAT),
+    "churn_bundles": Format(ChurnBundle.loads, ChurnBundle.dumps, 1),
+    "churn_promotions": json_of(Entry),
+    "contacts": Format(load_reservation, lambda held: held.dumps(), 1),
+    "houses": json_of(House),
+    "lake_positions": json_of(Reach),
+    "policy_changes": json_of(PolicyChange),
+    "read_plans": Format(ReadPlan.loads, ReadPlan.dumps, 1),
+    "records": Format(log.loads, log.dumps, log.VERSION),
+    "rulebook_changes": json_of(RulesChange),
+    "rulebooks": model_of(Rulebook),
+    "snapshots": Format(Snapshot.loads, Snapshot.dumps, 1),
+}
+
+
+def catalogue() -> Catalogue:
+    (case,) = cases("catalogues", 1)
+    return Catalogue.model_validate_json(case.raw)
+
+
+# --- What is read shows these values
+
+
+def show_record(record: log.Record) -> dict[str, Any]:
+    """A record with its sets as places and its arrays as numbers."""
+    told: dict[str, Any] = shown(record)
+    size, choice, seen = catalogue().size, record.choice, record.seen
+
+    def places(bits: bytes) -> Any:
+        return np.flatnonzero(log.places(bits, size)).tolist()
+
+    told["choice"] |= {
+        "mask": places(choice.mask),
+        "excluded": {rule: places(bits) for rule, bits in choice.excluded.items()},
+        "scores": shown(log.array(choice.scores)),
+        "pmf": shown(log.array(choice.pmf)),
+        "deferrals": [shown(one) | {"candidates": places(one.candidates)} for one in choice.deferrals],
+    }
+    told["seen"]["features"] = shown(log.array(seen.features))
+    told["seen"]["whole"] = None if seen.whole is None else shown(log.array(seen.whole))
+    return told
+
+
+def show_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot with its vectors as numbers, and how it scores one context."""
+    told: dict[str, Any] = shown(snapshot)
+    told |= {name: shown(log.array(getattr(snapshot, name))) for name in ("mean", "sd", "value")}
+    told["blocks"] = {name: shown(log.array(block)) for name, block in snapshot.blocks.items()}
+    rising = {name: (at % 7) / 2 for at, name in enumerate(snapshot.features)}
+    context = np.array([rising.get(name, 0.0) for name in READINGS])
+    policy = Learnt(snapshot, catalogue())
+    scores = policy.scores(context)
+    some = np.arange(len(scores)) % 3 == 0
+    return told | {"scores": shown(scores), "pmf": shown(policy.pmf(scores, some)[some])}
+
+
+def show_checkpoint(held: Checkpoint) -> dict[str, Any]:
+    """A checkpoint: how far it read, what is open, and the snapshot after a few lessons more."""
+    learner = Learner.loads(held.learner, settings(held))
+    for at in range(2 * settings(held).batch):
+        learner.zero(np.full(len(READINGS), at / 10), Act("free_bet", "email", "evening"))
+        learner.one(np.full(len(READINGS), at / 20), Act("match_preview", "sms", "morning"), 100.0 + at)
+    then = show_snapshot(learner.snapshot(held.lineage, held.at_us, held.cursor))
+    books = shown(held.books)
+    some = {name: books["touches"][name] for name in sorted(books["touches"])[:3]}
+    return {
+        "lineage": held.lineage,
+        "cursor": shown(held.cursor),
+        "at_us": held.at_us,
+        "settings": shown(settings(held)),
+        "books": books | {"touches": some, "open": len(books["touches"])},
+        "newest": Snapshot.loads(held.newest).version if held.newest else None,
+        "then": then,
+    }
+
+
+def show_bundle(bundle: ChurnBundle) -> dict[str, Any]:
+    """A churn model with the scores that it gives to a few players."""
+    told = {name: one for name, one in shown(bundle).items() if name != "model"}
+    rows = np.array([[(at * number) % 31 for at in range(len(bundle.features))] for number in range(5)], dtype=float)
+    rows[4] = np.nan
+    matrix = np.full((len(rows), len(VECTOR)), np.nan)
+    places = {reading.name: at for at, reading in enumerate(VECTOR)}
+    matrix[:, [places[name] for name in bundle.features]] = rows
+    return told | {"scores": shown(Scorer(bundle).score_many(matrix))}
+
+
+def show_plan(plan: ReadPlan) -> dict[str, Any]:
+    return {**shown(plan), "key": plan.key("{p017}00").hex()}
+
+
+def show_catalogue(held: Catalogue) -> dict[str, Any]:
+    last = held.action(held.size - 1)
+    told = {"hash": held.hash, "size": held.size, "last": [last.offer.id, last.channel, last.timing_slot]}
+    return told | {"offers": shown(held.offers), "experiment": shown(held.experiment)}
+
+
+def show_rulebook(book: Rulebook) -> dict[str, Any]:
+    bound = {one.rule.id: [*one.places, one.begins_us, one.ends_us] for one in book.bound()}
+    return {"hash": book.hash, "bound": bound, "registers": shown(book.registers)}
+
+
+SHOWN: Final[dict[str, Callable[[Any], Any]]] = {
+    "catalogues": show_catalogue,
+    "checkpoints": show_checkpoint,
+    "churn_bundles": show_bundle,
+    "read_plans": show_plan,
+    "records": show_record,
+    "rulebooks": show_rulebook,
+    "snapshots": show_snapshot,
+}
+
+
+def gives(kind: str, raw: Any) -> Any:
+    """What today's reader makes of something stored, as frozen values show it."""
+    return SHOWN.get(kind, shown)(FORMATS[kind].read(raw))
+
+
+@every(*FORMATS)
+def test_what_was_stored_gives_the_frozen_values(case: Case) -> None:
+    assert_gives(gives(case.kind, case.raw), case.gives)
+
+
+@written({kind: one.version for kind, one in FORMATS.items()})
+def test_todays_writer_makes_the_bytes_of_the_version_that_it_writes(case: Case) -> None:
+    one = FORMATS[case.kind]
+    assert one.write(one.read(case.raw)) == case.raw
+
+
+@every("records")
+def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> None:
+    record = log.loads(case.raw)
+    assert_gives(log.unseal(bytes.fromhex(case.more["seal"]), record.sealed, record.decision_id), case.more["personal"])
+    assert log.unseal(bytes(32), record.sealed, record.decision_id) is None
+    assert log.unseal(bytes.fromhex(case.more["seal"]), record.sealed, "another") is None
+
+
+@every("facts")
+def test_facts_as_they_were_stored_say_the_same(case: Case) -> None:
+    raw = {name.encode(): text.encode() for name, text in case.raw.items()}
+    assert_gives(shown(facts.read(links.together(raw), "main")), case.gives)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_frozen_in_the_version_that_is_written(kind: str) -> None:
+    assert FORMATS[kind].version in versions(kind)
