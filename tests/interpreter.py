@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from datetime import date, datetime, time, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -25,6 +26,7 @@ class Reading:
     def __init__(self, book: Rulebook, catalogue: Catalogue, seen: Inputs) -> None:
         self.book, self.catalogue, self.seen = book, catalogue, seen
         self._binding = list(self.binding())
+        self._waits: dict[tuple[Any, ...], tuple[int, list[Any]]] = {}
 
     # --- Candidates
 
@@ -93,6 +95,13 @@ class Reading:
             for pack, rule in self._binding
             if isinstance(rule, rules.TimeWindow) and self.speaks_of(rule, offer, channel)
         ]
+        # Most candidates of a slot wait for the same rules.
+        asked = (window, fixed, *(rule.id for _, rule in hours))
+        if asked not in self._waits:
+            self._waits[asked] = self.wait(hours, window, fixed=fixed)
+        return self._waits[asked]
+
+    def wait(self, hours: list[tuple[Pack, Any]], window: Window, *, fixed: bool) -> tuple[int, list[Any]]:
         at, closed = window.send_us, []
         if self.seen.zone is None:
             return at, [rule for pack, rule in hours if self.in_force(pack, rule, at)]
@@ -329,7 +338,12 @@ def needed(rule: Any) -> tuple[str, ...]:
 
 
 def midnight(day: date, pack: Pack) -> int:
-    return micros(datetime.combine(day, time(), ZoneInfo(pack.time_zone)))
+    return _midnight(day, pack.time_zone)
+
+
+@cache
+def _midnight(day: date, zone: str) -> int:
+    return micros(datetime.combine(day, time(), ZoneInfo(zone)))
 
 
 def open_at(rule: Any, at_us: int, zone: str) -> bool:
