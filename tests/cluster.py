@@ -104,7 +104,7 @@ class Servers:
 @contextmanager
 def cluster(folder: Path, *, replicas: bool = False, options: Sequence[str] = ()) -> Iterator[Servers]:
     """Three primaries that share the slots, with a replica each or none."""
-    ports = _free_ports(12 if replicas else 6)
+    ports = free_ports(12 if replicas else 6)
     nodes = [Node(folder / str(port), port, bus, options) for port, bus in zip(ports[::2], ports[1::2], strict=True)]
     with ExitStack() as stack:
         for node in nodes:
@@ -144,7 +144,8 @@ def _covers_all(node: Node, servers: int) -> bool:
     return sum(last - first + 1 for first, last, *_ in held) == SLOTS and all(len(one) - 2 == servers for one in held)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
     with ExitStack() as stack:
         held = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
         for one in held:

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import httpx
 import pytest
+from cluster import free_ports
 from patience import PATIENT
 from people import adult_events
 from worlds import PATIENCE, until
@@ -22,19 +23,25 @@ from worlds import PATIENCE, until
 from features.store import connect, real_now_us, socket_path
 from pipelines.worker import wait_until_in_lake
 
-PORT = 18_431
 PLAYERS = [f"k{number}" for number in range(8)]
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
+def address() -> str:
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def home(tmp_path: Path, address: str) -> Iterator[Path]:
     """A whole empty house, as `croupier up` runs it."""
-    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
+    port = address.rpartition(":")[2]
+    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", port]
     # What is proved is what survives, not how fast a busy machine is.
     environment = {**os.environ, "CROUPIER_HOME": str(tmp_path), **PATIENT}
     process = subprocess.Popen(command, env=environment)
     try:
-        until(lambda: httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200)
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
         yield tmp_path
     finally:
         process.send_signal(signal.SIGINT)
@@ -65,14 +72,14 @@ def _is_ours(entry: Path, word: str, home: Path) -> bool:
 class Load(threading.Thread):
     """A caller who retries under the same id until each event, decision and outcome is acknowledged."""
 
-    def __init__(self, player: str) -> None:
+    def __init__(self, address: str, player: str) -> None:
         super().__init__()
         self.player = player
         self.stopping = threading.Event()
         self.events: list[str] = []
         self.decisions: list[str] = []
         self.outcomes: list[str] = []
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10)
+        self._client = httpx.Client(base_url=address, timeout=10)
 
     def run(self) -> None:
         number = 0
@@ -120,12 +127,12 @@ def once(lake: Path, table: str, name: str, expected: list[str]) -> None:
     assert max(times.values()) == 1
 
 
-def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: Path) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10) as caller:
+def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: Path, address: str) -> None:
+    with httpx.Client(base_url=address, timeout=10) as caller:
         for player in PLAYERS:
             for event in adult_events(player):
                 assert caller.post("/v1/events", json=event).status_code == 200
-    loads = [Load(player) for player in PLAYERS]
+    loads = [Load(address, player) for player in PLAYERS]
     for load in loads:
         load.start()
     for word in ("worker", "valkey-server"):
@@ -144,7 +151,7 @@ def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: 
     once(home / "lake", "decisions", "decision_id", [one for load in loads for one in load.decisions])
     once(home / "lake", "outcomes", "outcome_id", [one for load in loads for one in load.outcomes])
     assert sum(len(load.outcomes) for load in loads) > 0
-    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=10) as caller:
+    with httpx.Client(base_url=address, timeout=10) as caller:
         for load in loads:
             body = {"player_id": load.player, "explain": True, "dry_run": True}
             features = caller.post("/v1/decisions", json=body).json()["features"]["values"]

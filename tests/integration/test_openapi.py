@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from cluster import free_ports
 from hypothesis import HealthCheck, given, settings
 from patience import PATIENT
 from schemathesis.specs.openapi.checks import (
@@ -26,8 +27,6 @@ def no_fault(_: Any, answer: schemathesis.Response, case: Any) -> None:
     assert answer.status_code < 500 or answer.status_code == 503, case
 
 
-PORT = 18_433
-BASE = f"http://127.0.0.1:{PORT}"
 CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -35,22 +34,24 @@ CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_
 def served(server: Server, house: House) -> Iterator[str]:
     """The application in a process of its own, as it is run."""
     assert house.partitions
-    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(PORT)]
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]
     environment = {**os.environ, "CROUPIER_STORE": server.url, **PATIENT}
     process = subprocess.Popen(command, env=environment)
     try:
-        while not _ready():
+        while not _ready(address):
             assert process.poll() is None, "the application ended"
             threading.Event().wait(0.05)
-        yield BASE
+        yield address
     finally:
         process.terminate()
         process.wait()
 
 
-def _ready() -> bool:
+def _ready(address: str) -> bool:
     try:
-        return httpx.get(f"{BASE}/readyz").status_code == 200
+        return httpx.get(f"{address}/readyz").status_code == 200
     except httpx.HTTPError:
         return False
 

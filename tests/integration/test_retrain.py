@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 import redis
+from cluster import free_ports
 from mlflow.entities import Run
 from patience import PATIENT
 from rich.console import Console
@@ -240,9 +240,7 @@ def test_of_two_commands_at_once_the_second_must_look_again(store: redis.Redis, 
 @contextmanager
 def served(url: str, home: Path) -> Iterator[int]:
     """Two serving processes; the port they share."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    (port,) = free_ports(1)
     words = [sys.executable, "-m", "pipelines", "serve", "--workers", "2", "--port", str(port)]
     environment = {**os.environ, "CROUPIER_STORE": url, "CROUPIER_HOME": str(home), **PATIENT}
     process = subprocess.Popen(words, env=environment)

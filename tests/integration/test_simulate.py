@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from cluster import free_ports
 from patience import PATIENT
 from rich.console import Console
 
@@ -20,39 +21,38 @@ from models.actions import load_catalogue
 from pipelines import gauge
 from pipelines.simulate import SimulationRefused, Wish, simulate
 
-PORT = 18_441
-ADDRESS = f"http://127.0.0.1:{PORT}"
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("house")
-    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(PORT)]
-    environment = {**os.environ, "CROUPIER_HOME": str(home), **PATIENT}
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[str]:
+    """Address of a house whose days last seconds."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(port)]
+    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path / "home"), **PATIENT}
     process = subprocess.Popen([*command, "--clock", "2026-06-01", "--rate", "20000"], env=environment)
     deadline = time.monotonic() + 120
     try:
-        while not _ready():
+        while not _ready(address):
             assert time.monotonic() < deadline, "the house did not become ready"
             threading.Event().wait(0.1)
-        yield home
+        yield address
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
 
-def _ready() -> bool:
+def _ready(address: str) -> bool:
     try:
-        return httpx.get(f"{ADDRESS}/readyz").status_code == 200
+        return httpx.get(f"{address}/readyz").status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def test_a_crowd_asks_plays_and_answers_through_the_days(house: Path, tmp_path: Path) -> None:
-    assert house.exists()
-    course = simulate(Wish(ADDRESS, 1, 40, 2.0, 240), CATALOGUE, QUIET)
+def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:
+    course = simulate(Wish(house, 1, 40, 2.0, 240), CATALOGUE, QUIET)
     found = gauge.measure(course)
     assert found.decisions == len(course.steps) > 120
     assert sum(group.decisions for group in found.groups.values()) == found.decisions
@@ -68,7 +68,7 @@ def test_a_crowd_asks_plays_and_answers_through_the_days(house: Path, tmp_path: 
     assert len((tmp_path / "decisions.csv").read_text().splitlines()) == found.decisions + 1
     # The same players do not arrive twice.
     with pytest.raises(SimulationRefused, match="seed 1"):
-        simulate(Wish(ADDRESS, 1, 40, 1.0, 100), CATALOGUE, QUIET)
+        simulate(Wish(house, 1, 40, 1.0, 100), CATALOGUE, QUIET)
 
 
 def test_without_a_house_there_is_one_sentence() -> None:
