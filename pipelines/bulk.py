@@ -18,7 +18,7 @@ from features.store import House, StoreError, partition_of, real_now_us
 from service import log
 from service.facts import Assertion
 from service.know import TOLD_OF, entry
-from service.ledger import HOPS, Entry, Status, appended, assert_command, ingest_command
+from service.ledger import HOPS, Appended, Entry, Status, appended, assert_command, ingest_command
 from service.view import Keys
 
 PER_CALL: Final = 100
@@ -135,13 +135,22 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
     reached: dict[int, str] = {}
     linked: dict[int, str] = {}
     for places, reply in zip(calls, pipe.execute(), strict=True):
-        for place, done in zip(places, appended(reply), strict=True):
+        for place, answer in zip(places, appended(reply), strict=True):
+            done = _compared(client, items[place], answer)
             statuses[place] = done.status
             if done.status == "new":
                 reached[partition_of(items[place].player)] = done.stream_id
             elif done.status == "linked":
                 linked[place] = done.stream_id
     return Batch(statuses, reached), linked
+
+
+def _compared(client: redis.Redis, item: Item, done: Appended) -> Appended:
+    """What became of an item; one whose id is remembered may be the same as an earlier build told it."""
+    if done.status != "conflict":
+        return done
+    held = cast("bytes | None", client.get(Keys(item.player).seen(item.entry.seen)))
+    return done if held is None else item.entry.again(held)
 
 
 def _calls(items: Sequence[Item]) -> Iterator[list[int]]:

@@ -7,12 +7,12 @@ is on disk.
 from __future__ import annotations
 
 import base64
-import hashlib
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from features import events
+from features import digests, events
 from features.events import Event, micros, timeliness
 from features.store import House, position
 from service import facts, log
@@ -63,12 +63,16 @@ def entry(player: str, event: Event, sealed: bytes | None = None, other: str = "
     told = facts.assertions(event)
     if isinstance(event, events.HouseholdChanged):
         told = [*told, Assertion("household", micros(event.occurred_at), 0, other)]
-    taken = Entry("event", event.event_id, _digest(event), msgspec.msgpack.encode(columns), told)
+    form = digests.form_of(event)
+    taken = Entry(
+        "event",
+        event.event_id,
+        digests.digest(event, form),
+        msgspec.msgpack.encode(columns),
+        told,
+        earlier=partial(digests.earlier, event, form),
+    )
     return taken.of(asked) if asked else taken
-
-
-def _digest(event: Event) -> bytes:
-    return hashlib.blake2b(event.model_dump_json().encode(), digest_size=8).digest()
 
 
 async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
@@ -90,9 +94,8 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
 
 async def _know(event: Event, house: House, ledger: RedisLedger, player: str, asked: str) -> Known:
     keys = Keys(player)
-    # An id's events are known by the id's own names, whoever holds them.
-    seen = event.event_id if player == asked else f"{asked} {event.event_id}"
-    if isinstance(event, JOINING) and (known := await ledger.known(keys, seen, _digest(event))):
+    linked = asked if player != asked else ""
+    if isinstance(event, JOINING) and (known := await ledger.known(keys, entry(player, event, asked=linked))):
         return _answered(keys, known)
     personal = events.personal(event)
     seal = await ledger.seal(keys, log.new_seal()) if personal else b""
@@ -101,7 +104,7 @@ async def _know(event: Event, house: House, ledger: RedisLedger, player: str, as
     if isinstance(event, events.HouseholdChanged) and other:
         # Before the facts say so; what came about meanwhile follows.
         await ledger.bring(player, other, micros(event.occurred_at))
-    told = entry(player, event, sealed, other, asked if player != asked else "")
+    told = entry(player, event, sealed, other, linked)
     return _answered(keys, await ledger.append(keys, told))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from time import monotonic
@@ -50,7 +50,8 @@ class Entry(NamedTuple):
     """One thing to append to a player's log: an event or an outcome, with what it makes true.
 
     `seen` is the id that makes it unique, `digest` stands for its content, `release` names a decision whose
-    contact did not happen, `note` is the answer to a contact that limits look at, with its name in the ledger.
+    contact did not happen, `note` is the answer to a contact that limits look at, with its name in the ledger;
+    `earlier` gives what the first build may have remembered for the same content.
     """
 
     kind: Literal["event", "outcome", "facts"]
@@ -60,6 +61,12 @@ class Entry(NamedTuple):
     facts: Sequence[Assertion] = ()
     release: str = ""
     note: tuple[str, str] = ("", "")
+    earlier: Callable[[], Iterable[bytes]] = tuple
+
+    def again(self, remembered: bytes) -> Appended:
+        """What becomes of it where a digest and a place are remembered under its id: the same content, or another."""
+        digest, place = remembered[: len(self.digest)], remembered[len(self.digest) :].decode()
+        return Appended("duplicate" if digest == self.digest or digest in self.earlier() else "conflict", place)
 
     def of(self, asked: str) -> Entry:
         """The same as told of an id that is linked to a player: known by the id's own names, its facts kept apart."""
@@ -379,12 +386,10 @@ class RedisLedger:
         status, at = await self._store.call(self._seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 
-    async def known(self, keys: Keys, name: str, digest: bytes) -> Appended | None:
+    async def known(self, keys: Keys, entry: Entry) -> Appended | None:
         """What became of an event or outcome that was told before under this id; None if none was."""
-        held = await self._store.command(self._seconds, "GET", keys.seen(name))
-        if held is None:
-            return None
-        return Appended("duplicate" if held.startswith(digest) else "conflict", held[len(digest) :].decode())
+        held = await self._store.command(self._seconds, "GET", keys.seen(entry.seen))
+        return None if held is None else entry.again(held)
 
     async def append(self, keys: Keys, entry: Entry) -> Appended:
         """Apply facts, deduplicate and append in one call.
@@ -396,6 +401,8 @@ class RedisLedger:
         done = appended(await self._store.call(self._seconds, "croupier_ingest", names, arguments))[0]
         if done.status == "linked":
             raise Linked(done.stream_id)
+        if done.status == "conflict":
+            return await self.known(keys, entry) or done
         return done
 
     async def seal(self, keys: Keys, fresh: bytes) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+from functools import partial
 from typing import Final
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from features import digests
 from features.events import REMEMBERED, SKEW, Id, Moment, micros
+from features.forms import Form
 from features.schema import CHANNELS
 from features.store import position
 from models.actions import Catalogue
@@ -37,6 +39,9 @@ class Outcome(BaseModel):
     occurred_at: Moment
 
 
+_FORM: Final = Form("outcome_id decision_id type occurred_at")
+
+
 def entry(outcome: Outcome, record: Record, sent: Sent, player: str, catalogue: Catalogue) -> Entry:
     """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it."""
     at = micros(outcome.occurred_at)
@@ -53,11 +58,12 @@ def entry(outcome: Outcome, record: Record, sent: Sent, player: str, catalogue: 
     return Entry(
         "outcome",
         f"outcome/{outcome.outcome_id}",
-        hashlib.blake2b(outcome.model_dump_json().encode(), digest_size=8).digest(),
+        digests.digest(outcome, _FORM),
         msgspec.msgpack.encode(columns),
         _withdrawals(outcome, record.brand, sent.channel, at),
         outcome.decision_id if outcome.type in RELEASING else "",
         _note(outcome, record, sent, catalogue),
+        partial(digests.earlier, outcome, _FORM),
     )
 
 

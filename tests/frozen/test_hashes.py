@@ -40,6 +40,7 @@ from pipelines.school import lineage
 from service import know, outcomes
 from service.decide import DecisionRequest
 from service.forms import PACK
+from service.ledger import Entry
 from service.log import Record, Sent
 from service.outcomes import Outcome
 from service.packs import Pack, Rulebook
@@ -50,7 +51,19 @@ def request_digests(body: str) -> str:
 
 
 def event_digests(body: str) -> str:
+    """What the first build remembered for an event, moments in the offset they are spelt in."""
+    return first(know.entry(PLAYER, EVENT.validate_json(body))).hex()
+
+
+def event_digests_in_utc(body: str) -> str:
     return know.entry(PLAYER, EVENT.validate_json(body)).digest.hex()
+
+
+def first(entry: Entry) -> bytes:
+    """The digest of an entry as the first build made it, by which it is still known."""
+    digest = next(iter(entry.earlier()))
+    assert entry.again(digest + b"1-0") == ("duplicate", "1-0")
+    return digest
 
 
 @cache
@@ -64,7 +77,12 @@ def outcome_digests(body: str) -> list[str]:
     """Digest of an outcome, the name it is remembered under, and the name of its note in the ledger."""
     record, sent = _contact()
     taken = outcomes.entry(Outcome.model_validate_json(body), record, sent, PLAYER, frozen_catalogue())
-    return [taken.digest.hex(), taken.seen, taken.note[0]]
+    return [first(taken).hex(), taken.seen, taken.note[0]]
+
+
+def outcome_digests_in_utc(body: str) -> str:
+    record, sent = _contact()
+    return outcomes.entry(Outcome.model_validate_json(body), record, sent, PLAYER, frozen_catalogue()).digest.hex()
 
 
 def catalogue_hashes(changes: dict[str, Any]) -> str:
@@ -154,7 +172,9 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     for one in (
         request_digests,
         event_digests,
+        event_digests_in_utc,
         outcome_digests,
+        outcome_digests_in_utc,
         catalogue_hashes,
         rulebook_hashes,
         pack_hashes,
