@@ -27,7 +27,8 @@ from benchmarks import builds, result, rounds, sides
 from benchmarks.peers import servers
 from benchmarks.sides import Cost, Side, Turn
 from features.schema import STORED
-from features.store import connect, open_house, socket_path
+from features.server import socket_path
+from features.store import connect, open_house
 
 CATALOGUE: Final = Path(__file__).with_name("catalogue.yaml")
 IDLE_SECONDS: Final = 3.0

@@ -26,7 +26,8 @@ from benchmarks import population
 from features.aggregates import encode, forward
 from features.moments import micros
 from features.schema import CHURN_DEFAULT, MODEL_FEATURES, VECTOR
-from features.store import House, connect, real_now_us, start_server
+from features.server import start_server
+from features.store import House, connect, real_now_us
 from models.actions import NO_CONTACT, Catalogue, load_catalogue
 from models.context import context
 from models.learner import ALONE, Act, Learner, LearnerSettings

@@ -29,7 +29,8 @@ from rich.progress import track
 from benchmarks import builds, sides
 from features.events import EVENT, Event, micros, moment
 from features.schema import MICROS
-from features.store import House, Store, connect, open_house, real_now_us, socket_path
+from features.server import socket_path
+from features.store import House, Store, connect, open_house, real_now_us
 from models.actions import load_catalogue
 from pipelines import bulk
 from pipelines.worker import wait_until_applied

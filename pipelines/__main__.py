@@ -18,7 +18,8 @@ import typer
 from typer._click.exceptions import ClickException
 
 from features.moments import micros
-from features.store import connect, open_house, serving, store_url
+from features.server import relying, serving
+from features.store import connect, open_house
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,19 +148,21 @@ def serve(
     _log_to_stderr()
     if host not in LOOPBACK and not os.environ.get("CROUPIER_KEYS"):
         raise Refusal("without CROUPIER_KEYS the service listens on loopback only")
-    Settings.here(os.environ.setdefault("CROUPIER_STORE", store_url(home())))
-    uvicorn.run(
-        "service.app:create",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=5,
-    )
+    with relying(home()) as url:
+        os.environ["CROUPIER_STORE"] = url
+        Settings.here(url)
+        uvicorn.run(
+            "service.app:create",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
 
 
 @app.command(hidden=True)
@@ -180,12 +183,13 @@ def worker() -> None:
     from pipelines.worker import Worker
 
     _log_to_stderr()
-    url, schedules, told = store_url(home()), read_schedules(), read_webhooks()
-    client = connect(url)
-    running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: running.stop())
-    running.run()
+    schedules, told = read_schedules(), read_webhooks()
+    with relying(home()) as url:
+        client = connect(url)
+        running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: running.stop())
+        running.run()
 
 
 @app.command()
@@ -195,10 +199,11 @@ def learn() -> None:
     from pipelines.school import open_school
 
     _log_to_stderr()
-    running = LearnerProcess(store_url(home()), home(), open_school(home() / "lake"), Teller(home()), lambda _: None)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: running.stop())
-    running.run()
+    with relying(home()) as url:
+        running = LearnerProcess(url, home(), open_school(home() / "lake"), Teller(home()), lambda _: None)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: running.stop())
+        running.run()
 
 
 @imports.command("events")

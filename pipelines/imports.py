@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from features.events import EVENT, SKEW, Event, micros
-from features.store import PARTITIONS, House, StoreError, connect, open_house, order, real_now_us, serving, tag
+from features.server import serving
+from features.store import PARTITIONS, House, StoreError, connect, open_house, order, real_now_us, tag
 from pipelines import bulk
 from pipelines.mapping import EventMapping, ImportRefused, MappedRows, RowRefused, load, reasons
 from pipelines.rows import Row, Source

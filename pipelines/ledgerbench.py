@@ -18,7 +18,8 @@ import redis
 from rich.console import Console
 from rich.progress import track
 
-from features.store import House, Store, connect, create_house, load_library, start_server
+from features.server import start_server
+from features.store import House, Store, connect, create_house, load_library
 from models.actions import Catalogue, load_catalogue
 from service import caps, log
 from service.app import catalogue_path

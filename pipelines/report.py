@@ -13,7 +13,8 @@ import msgspec
 import redis
 
 from features.events import moment
-from features.store import StoreError, bundle_key, connect, open_house, real_now_us, store_url
+from features.server import store_url
+from features.store import StoreError, bundle_key, connect, open_house, real_now_us
 from models.actions import Catalogue, load_catalogue
 from pipelines import page
 from pipelines.exposures import Costs, Exposures, ReportRefused, exposures, opened, records

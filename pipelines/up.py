@@ -24,12 +24,12 @@ from rich.console import Console
 
 from features.events import moment
 from features.schema import schema_hash
+from features.server import Server, keeping, start_server, store_url, using
 from features.store import (
     LEARNER_LEASE,
     PARTITIONS,
     READY,
     House,
-    Server,
     StoreError,
     connect,
     create_house,
@@ -38,8 +38,6 @@ from features.store import (
     publish,
     real_now_us,
     serving_hashes,
-    start_server,
-    store_url,
     tag,
 )
 from pipelines import bulk, world
@@ -108,7 +106,7 @@ def up(wish: Wish, console: Console) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     begun = time.monotonic()
-    with _store(wish) as (url, server):
+    with _store(wish, console) as (url, server):
         client = connect(url)
         with _step(console, "house and feature definitions"):
             house = prepare(client, wish, url)
@@ -135,16 +133,21 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 @contextmanager
-def _store(wish: Wish) -> Iterator[tuple[str, list[Server]]]:
-    """The store's address, and the embedded server in a list (empty for a store elsewhere)."""
+def _store(wish: Wish, console: Console) -> Iterator[tuple[str, list[Server]]]:
+    """The store's address, and the embedded server in a list (empty for a store elsewhere).
+
+    The server of a command that runs, or one that outlived its house, is taken over; ended by who uses it last.
+    """
     if "CROUPIER_STORE" in os.environ:
         yield store_url(wish.home), []
         return
-    running = [start_server(wish.home)]
-    try:
-        yield running[0].url, running
-    finally:
-        running[-1].stop()
+    with keeping(wish.home), using(wish.home) as last:
+        running = [start_server(wish.home, console.print)]
+        try:
+            yield running[0].url, running
+        finally:
+            if last():
+                running[-1].stop()
 
 
 @contextmanager
@@ -334,9 +337,9 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Look several times a second."""
         while not self._stopping.wait(0.2):
-            if self._server and self._server[-1].process.poll() is not None:
+            if self._server and not self._server[-1].lives():
                 self._tell("store")
-                self._server.append(start_server(self._wish.home))
+                self._server.append(start_server(self._wish.home, self._console.print))
             for child in self._children:
                 if child.dead():
                     self._tell(child.name)

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from features.cluster import plain
-from features.store import server_binary
+from features.server import server_binary
 
 SLOTS = 16_384
 PATIENCE = 30.0

@@ -21,7 +21,8 @@ from worlds import World
 from features.definitions import apply, open_store
 from features.events import micros
 from features.plan import ReadPlan
-from features.store import House, connect, create_house, load_library, publish, start_server
+from features.server import start_server
+from features.store import House, connect, create_house, load_library, publish
 from models.registry import ChurnRegistry
 from pipelines import up
 from pipelines.churn import churn_frame

@@ -25,7 +25,8 @@ import uvicorn
 from people import adult_events
 
 from features.plan import ReadPlan
-from features.store import House, Server, connect, create_house, load_library, order, publish, start_server
+from features.server import Server, start_server
+from features.store import House, connect, create_house, load_library, order, publish
 from models.actions import load_catalogue
 from pipelines.ingest import Consumer, Step, onward
 from pipelines.lake import Lake, reach
@@ -70,7 +71,7 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self.server.process.send_signal(signal.SIGCONT)
+        self.server.signal(signal.SIGCONT)
         self.server.stop()
 
     def _start(self) -> Server:
@@ -90,8 +91,7 @@ class World:
     def restart(self) -> None:
         """Kill the store, if it still runs, and start it again on what it had written."""
         self.client.close()
-        self.server.process.kill()
-        self.server.process.wait()
+        self.server.kill()
         self.server = self._start()
         self.client = connect(self.server.url)
 

@@ -20,7 +20,8 @@ from patience import PATIENT
 from people import adult_events
 from worlds import PATIENCE, until
 
-from features.store import connect, real_now_us, socket_path
+from features.server import socket_path
+from features.store import connect, real_now_us
 from pipelines.worker import wait_until_in_lake
 
 PLAYERS = [f"k{number}" for number in range(8)]

@@ -126,7 +126,7 @@ def test_a_store_that_hangs_is_waited_for_until_the_deadline_and_soon_not_at_all
     world: World, between: Between, caller: Caller, player: str
 ) -> None:
     decision = caller.contact(player)
-    world.server.process.send_signal(signal.SIGSTOP)
+    world.server.signal(signal.SIGSTOP)
     for answer in timed("hung, first decisions", [lambda: caller.ask(player)] * MISSES):
         put_off(answer)
     between.calls.clear()
@@ -136,7 +136,7 @@ def test_a_store_that_hangs_is_waited_for_until_the_deadline_and_soon_not_at_all
     for word, write in writes(caller, player, decision):
         for answer in timed(f"hung, {word}", [write] * 2, 2_000):
             put_off(answer)
-    world.server.process.send_signal(signal.SIGCONT)
+    world.server.signal(signal.SIGCONT)
     until(lambda: caller.ask(player).status_code == 200)
     goes_on(world, caller, player)
 
@@ -145,12 +145,12 @@ def test_what_restricts_is_put_to_a_silent_store_too_and_gets_in_when_it_answers
     world: World, caller: Caller, player: str
 ) -> None:
     decision = caller.contact(player)
-    world.server.process.send_signal(signal.SIGSTOP)
+    world.server.signal(signal.SIGSTOP)
     for _ in range(MISSES):
         put_off(caller.ask(player))
     # A first write in vain leaves the store silent for longer than the next decision or event would wait.
     put_off(caller.event(player))
-    go_on = threading.Timer(0.5, lambda: os.kill(world.server.process.pid, signal.SIGCONT))
+    go_on = threading.Timer(0.5, lambda: world.server.signal(signal.SIGCONT))
     go_on.start()
     answer = caller.event(player, type="self_excluded", scope="all")
     go_on.join()
@@ -162,13 +162,13 @@ def test_what_restricts_is_put_to_a_silent_store_too_and_gets_in_when_it_answers
 def test_a_request_that_names_its_deadline_is_answered_by_then_and_another_later(
     world: World, caller: Caller, player: str
 ) -> None:
-    world.server.process.send_signal(signal.SIGSTOP)
+    world.server.signal(signal.SIGSTOP)
     took = []
     for milliseconds in (1_500, 400, 50):
         begun = time.monotonic()
         put_off(caller.ask(player, deadline_ms=milliseconds))
         took.append(time.monotonic() - begun)
-    world.server.process.send_signal(signal.SIGCONT)
+    world.server.signal(signal.SIGCONT)
     assert took == sorted(took, reverse=True)
     assert took[0] >= 1.5
 
@@ -180,12 +180,12 @@ def test_a_store_that_hangs_between_read_and_reservation_is_asked_again_under_th
     asked = [{"request_id": f"once-{number}", "channels": ["email", "in_app"]} for number in range(ASKS)]
 
     def stop() -> None:
-        os.kill(world.server.process.pid, signal.SIGSTOP)
+        world.server.signal(signal.SIGSTOP)
 
     def hung(number: int) -> httpx.Response:
         between.fault = Fault("croupier_reserve", "before", "go on", stop)
         answer = caller.unless_left_alone(player, **asked[number])
-        world.server.process.send_signal(signal.SIGCONT)
+        world.server.signal(signal.SIGCONT)
         return answer
 
     for answer in timed("hung before the reservation", [partial(hung, number) for number in range(ASKS)]):

@@ -16,7 +16,8 @@ from features import plan
 from features.definitions import _key_parts, _planned
 from features.events import EVENT
 from features.plan import ReadPlan
-from features.store import BUNDLES, LIVE, bundle_key, order, partition_of, pointer_key, position, socket_path, tag
+from features.server import socket_path
+from features.store import BUNDLES, LIVE, bundle_key, order, partition_of, pointer_key, position, tag
 from models.limits import Budget
 from pipelines import outbox, policy, promotion, rulebooks, webhooks
 from pipelines.mapping import EventMapping, MappedRows, row_hash

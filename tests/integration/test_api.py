@@ -1,7 +1,6 @@
 """What callers get for wrong bodies, unknown things and a store that is away."""
 
 import asyncio
-import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,8 @@ from conftest import Opened, app_of, run
 from people import adult_events
 
 from features.plan import ReadPlan
-from features.store import Server, Store, connect, create_house, load_library, publish, start_server
+from features.server import Server, start_server
+from features.store import Store, connect, create_house, load_library, publish
 from pipelines.worker import Worker
 from service import api
 from service.app import SettingError, Settings, lifespan
@@ -212,11 +212,11 @@ def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_n
         app.state.settings = Settings.here(server.url)
         async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
             assert (await caller.get("/readyz")).status_code == 200
-            os.kill(server.process.pid, signal.SIGSTOP)
+            server.signal(signal.SIGSTOP)
             try:
                 await _put_off(caller, "/v1/decisions", {"player_id": "p1"})
             finally:
-                os.kill(server.process.pid, signal.SIGCONT)
+                server.signal(signal.SIGCONT)
             server.stop()
             answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
             assert answer.status_code == 200

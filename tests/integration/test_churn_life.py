@@ -23,7 +23,8 @@ import redis
 from features.aggregates import DAY_MICROS, encode, forward
 from features.events import micros
 from features.schema import MODEL_FEATURES, STORED, VECTOR, Use
-from features.store import BUNDLES, LIVE, House, Server, StoreError, create_house, pointer_key
+from features.server import Server
+from features.store import BUNDLES, LIVE, House, StoreError, create_house, pointer_key
 from models import registry as registry_module
 from models.churn import Rows, evaluate, fit
 from models.population import TrainingRefused

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from features.events import micros
-from features.store import Server, create_house
+from features.server import Server
+from features.store import create_house
 from models.registry import ChurnRegistry
 from pipelines.churn import Training, train
 from pipelines.promotion import promote

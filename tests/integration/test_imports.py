@@ -22,7 +22,8 @@ import yaml
 from features.events import EVENT, micros
 from features.plan import ReadPlan
 from features.schema import STORED, Kind
-from features.store import House, Server, StoreError, create_house, load_library, publish, real_now_us
+from features.server import Server
+from features.store import House, StoreError, create_house, load_library, publish, real_now_us
 from pipelines import bulk, imports
 from pipelines.imports import Imported, ImportRefused
 from pipelines.mapping import SHIPPED as SHIPPED_FOLDER

@@ -20,7 +20,8 @@ from conftest import Opened, run
 from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
-from features.store import LEARNER_LEASE, Server, bundle_key, pointer_key
+from features.server import Server
+from features.store import LEARNER_LEASE, bundle_key, pointer_key
 from models.learner import LearnerError, LearnerSettings
 from models.snapshot import Snapshot
 from pipelines import learner

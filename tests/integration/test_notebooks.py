@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from features.schema import MODEL_FEATURES
-from features.store import connect, serving
+from features.server import serving
+from features.store import connect
 from models.churn import Rows
 from models.promotions import champion
 from models.registry import ChurnRegistry

@@ -19,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from features.store import House, Server
+from features.server import Server
+from features.store import House
 
 
 def no_fault(_: Any, answer: schemathesis.Response, case: Any) -> None:

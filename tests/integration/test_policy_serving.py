@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import redis
 
-from features.store import Server, pointer_key
+from features.server import Server
+from features.store import pointer_key
 from models.context import READINGS
 from models.learner import ALONE, Learner, LearnerSettings
 from models.snapshot import Cursor, Snapshot, SnapshotError

@@ -13,7 +13,8 @@ from lakes import CATALOGUE, experiment
 from patience import PATIENT
 from people import adult_events, tell
 
-from features.store import House, Server, bundle_key, real_now_us
+from features.server import Server
+from features.store import House, bundle_key, real_now_us
 from pipelines import __main__ as cli
 from pipelines import exposures, report
 from pipelines.lake import SCHEMAS

@@ -24,7 +24,8 @@ from mlflow.entities import Run
 from patience import PATIENT
 from rich.console import Console
 
-from features.store import House, Server, StoreError, connect, pointer_key, publish, published, serving_hashes
+from features.server import Server
+from features.store import House, StoreError, connect, pointer_key, publish, published, serving_hashes
 from models import registry as registry_module
 from models.registry import ChurnRegistry
 from pipelines import __main__ as command_line

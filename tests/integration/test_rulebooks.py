@@ -20,7 +20,8 @@ from people import told as event
 from rich.console import Console
 from rulings import BOOK, HOUSE, SERVICE
 
-from features.store import House, Server, pointer_key, publish, real_now_us, serving_hashes
+from features.server import Server
+from features.store import House, pointer_key, publish, real_now_us, serving_hashes
 from models.policy import Uniform
 from pipelines import hindsight, officer, rulebooks
 from pipelines.worker import Worker, wait_until_in_lake

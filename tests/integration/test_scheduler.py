@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from features.moments import micros
-from features.store import House, Server, connect, real_now_us
+from features.server import Server
+from features.store import House, connect, real_now_us
 from pipelines.schedule import Scheduler
 from pipelines.worker import Worker
 

@@ -28,7 +28,8 @@ from people import adult_events, tell
 from people import told as event
 from standardwebhooks import Webhook
 
-from features.store import House, Server, tag
+from features.server import Server
+from features.store import House, tag
 from pipelines import __main__ as cli
 from pipelines import courier as courier_file
 from pipelines.courier import Courier

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from features.events import EVENT, Event, moment
 from features.schema import CHANNELS, PRODUCTS
-from features.store import House, Server, Store, real_now_us
+from features.server import Server
+from features.store import House, Store, real_now_us
 from pipelines import bulk
 from service import facts
 from service.facts import Consent, Facts, assertions

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 )
 from ledgers import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
 
-from features.store import House, Server, create_house, load_library, open_house
+from features.server import Server
+from features.store import House, create_house, load_library, open_house
 
 EXAMPLES = int(os.environ.get("CROUPIER_EXAMPLES", "30"))
 """`make ledger` asks for 1,000."""

@@ -27,7 +27,7 @@ from features.aggregates import Activity, empty, update
 from features.definitions import apply, compile_plan, open_store
 from features.plan import DTYPES, PlanError, ReadPlan, Row
 from features.schema import STORED, Dtype, Kind
-from features.store import Server
+from features.server import Server
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MEMBER = {
