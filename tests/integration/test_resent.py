@@ -177,6 +177,7 @@ def test_a_request_is_known_again_in_every_spelling_and_another_under_its_id_is_
                 body,
                 dict(reversed(body.items())),
                 body | {"brand": "main", "offers": None, "explain": False},
+                body | {"deadline_ms": 20_000},
             ):
                 status, answer = await post(client, json.dumps(again), "/v1/decisions")
                 assert (status, answer["decision_id"]) == (200, first["decision_id"])
