@@ -30,6 +30,7 @@ from features.schema import MODEL_FEATURES, VECTOR, schema_hash
 from models.churn import Evaluation, Rows, Trained
 from models.plots import reliability_diagram
 from models.promotions import Entry
+from models.registry_database import RegistryError, prepare
 from models.scorer import ChurnBundle
 
 # Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
@@ -56,13 +57,10 @@ _ENTRY: Final = "entry"
 _WHY: Final = "why"
 _BUNDLE: Final = "bundle.msgpack"
 _ROWS: Final = "test_rows.parquet"
+_SQLITE: Final = "sqlite:///"
 
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
-
-
-class RegistryError(Exception):
-    """A model version that does not exist or is not whole; the text is one sentence."""
 
 
 class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,10 +158,7 @@ class ChurnRegistry:
     def __init__(self, home: Path) -> None:
         self.settings = Settings.read(home)
         self._name = self.settings.models.churn
-        uri = self.settings.tracking.uri
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._client = _open(self.settings.tracking)
         self._experiment = _open_experiment(self._client, self.settings)
 
     @contextmanager
@@ -318,6 +313,15 @@ class ChurnRegistry:
                 raise RegistryError(f"version {version} of {self._name} has no {name}: train it again") from error
 
 
+def _open(tracking: Tracking) -> MlflowClient:
+    """MLflow over a database that fits it; raises RegistryError if that cannot be."""
+    if tracking.uri.startswith(_SQLITE):
+        file = Path(tracking.uri.removeprefix(_SQLITE))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        prepare(file, Path(tracking.artifacts))
+    return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
+
+
 def _open_experiment(client: MlflowClient, settings: Settings) -> str:
     name, tracking = settings.experiment, settings.tracking
     found = client.get_experiment_by_name(name)
@@ -335,7 +339,7 @@ class LearnerJournal:
 
     def __init__(self, home: Path, lineage: str) -> None:
         settings = Settings.read(home)
-        self._client = MlflowClient(tracking_uri=settings.tracking.uri, registry_uri=settings.tracking.uri)
+        self._client = _open(settings.tracking)
         self._experiment = _open_experiment(self._client, settings)
         self._lineage = lineage
         self._run: str | None = None

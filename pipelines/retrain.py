@@ -21,7 +21,8 @@ from rich.console import Console
 from features.events import moment
 from features.store import StoreError, connect, published
 from models.population import TrainingRefused
-from models.registry import ChurnRegistry, RegistryError, Run
+from models.registry import ChurnRegistry, Run
+from models.registry_database import RegistryError
 from pipelines.churn import Question, Training, ask, learn
 from pipelines.materialise import materialise
 from pipelines.promotion import GateRefused, Promotion, examine, install, judge, new_entry, settle

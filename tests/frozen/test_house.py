@@ -282,6 +282,11 @@ def test_what_was_promoted_serves_and_every_change_is_told(house: Opened) -> Non
     assert_gives([msgspec.to_builtins(one) for one in policy.history(house.client)][:2], told["policy"])
     assert_gives(json.loads(msgspec.json.encode(rulebooks.history(house.client)[:1])), told["rules"])
     assert rulebooks.serving_rulebook(house.client).hash == told["rules"][0]["rulebook"]
+    registry = ChurnRegistry(house.home)
+    assert registry.champion() == told["churn"][-1]["version"]
+    for entry in told["churn"]:
+        assert registry.bundle(entry["version"])
+        assert len(registry.test_rows(entry["version"]).churned) == entry["evidence"]["test_rows"]
 
 
 def test_every_promotion_can_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

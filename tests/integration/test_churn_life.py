@@ -28,7 +28,8 @@ from features.store import BUNDLES, LIVE, House, StoreError, create_house, point
 from models import registry as registry_module
 from models.churn import Rows, evaluate, fit
 from models.population import TrainingRefused
-from models.registry import ChurnRegistry, RegistryError, Settings
+from models.registry import ChurnRegistry, Settings
+from models.registry_database import RegistryError
 from models.scorer import ChurnBundle, Scorer
 from pipelines import churn, promotion
 from pipelines.churn import population, train, training_rows
