@@ -118,19 +118,19 @@ def _name(name: Any) -> str:
     return str(name)
 
 
-def assert_gives(found: Any, frozen: Any, where: str = "") -> None:
-    """Every frozen value is there and the same, floats to the last digits but three; fields may have been added."""
+def assert_gives(found: Any, frozen: Any, where: str = "", digits: int = 12) -> None:
+    """Every frozen value is there and the same, floats to some digits; fields may have been added since."""
     if isinstance(frozen, dict):
         assert isinstance(found, dict), where
         for name, value in frozen.items():
             assert name in found, f"{where}/{name} is gone"
-            assert_gives(found[name], value, f"{where}/{name}")
+            assert_gives(found[name], value, f"{where}/{name}", digits)
     elif isinstance(frozen, list):
         assert isinstance(found, list), where
         assert len(found) == len(frozen), where
         for at, (one, value) in enumerate(zip(found, frozen, strict=True)):
-            assert_gives(one, value, f"{where}/{at}")
+            assert_gives(one, value, f"{where}/{at}", digits)
     elif isinstance(frozen, float):
-        assert found == pytest.approx(frozen, rel=1e-12, abs=1e-15), where
+        assert found == pytest.approx(frozen, rel=10**-digits, abs=1e-15), where
     else:
         assert found == frozen, where
