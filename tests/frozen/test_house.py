@@ -23,7 +23,8 @@ from fastapi import FastAPI
 from frozen.cases import assert_gives
 from worlds import linked, once, rows, until
 
-from features.store import House, connect, open_house, real_now_us, start_server
+from features.server import start_server
+from features.store import House, connect, open_house, real_now_us
 from models.learner import LearnerSettings
 from models.registry import ChurnRegistry
 from pipelines import policy, promotion, rulebooks, up

@@ -16,7 +16,6 @@ from alembic.script import ScriptDirectory
 from models import registry_database
 from models.registry import ChurnRegistry
 from models.registry_database import RegistryError, known_revisions, prepare
-from pipelines import up
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 OLD = Path(__file__).parent / "registry" / "mlflow-3.4.tar.xz"
@@ -159,11 +158,6 @@ def test_what_is_no_database_is_refused_in_one_sentence(tmp_path: Path) -> None:
     file.write_bytes(b"no database at all, but long enough to be taken for one" * 20)
     with pytest.raises(RegistryError, match=r"^MLflow's database .* cannot be opened: file is not a database$"):
         ChurnRegistry(tmp_path)
-
-
-def test_mlflows_own_screen_finds_a_database_that_it_can_open(home: Path) -> None:
-    up._screen(up.Wish(home))
-    opens_whole(home)
 
 
 def test_the_revisions_that_are_read_from_the_migrations_are_mlflows_own() -> None:

@@ -49,7 +49,7 @@ def tell(server: Stored, store: redis.Redis) -> Callable[[Story], Any]:
         async def whole() -> Any:
             calls = Store(server.url, 2)
             try:
-                return await story(RedisLedger(calls, standing(store), 60.0, 60.0))
+                return await story(RedisLedger(calls, standing(store)))
             finally:
                 await calls.close()
 
@@ -113,8 +113,8 @@ def test_ids_that_were_told_before_are_known_by_their_digest(
             if key.startswith("seen:"):
                 owner, _, name = key.removeprefix("seen:").partition(" ")
                 held = data(content["string"])
-                same = await ledger.known(Keys(owner), name, held[:8])
-                other = await ledger.known(Keys(owner), name, bytes(8))
+                same = await ledger.known(Keys(owner), Entry("event", name, held[:8], b""))
+                other = await ledger.known(Keys(owner), Entry("event", name, bytes(8), b""))
                 assert same is not None
                 assert other is not None
                 assert (same.status, other.status) == ("duplicate", "conflict")
