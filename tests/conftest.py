@@ -15,17 +15,15 @@ import redis
 from between import Between
 from cluster import cluster
 from fastapi import FastAPI
+from hypothesis import settings
 from patience import PATIENT
 from worlds import World
 
-from features.definitions import apply, open_store
 from features.events import micros
 from features.plan import ReadPlan
 from features.server import start_server
 from features.store import House, connect, create_house, load_library, publish
-from models.registry import ChurnRegistry
 from pipelines import up
-from pipelines.churn import churn_frame
 from pipelines.worker import Worker
 from service import api
 from service.app import Settings, lifespan
@@ -56,6 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
 
 @pytest.fixture(scope="session")
 def plan(server: Stored, tmp_path_factory: pytest.TempPathFactory) -> ReadPlan:
+    from features.definitions import apply, open_store
+
     home = tmp_path_factory.mktemp("feast")
     return apply(open_store(home, server.url), home / "lake")
 
@@ -117,6 +117,9 @@ def where(server: Stored, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of a house with a small world in its lake and an empty registry, whose own store runs."""
+    from models.registry import ChurnRegistry
+    from pipelines.churn import churn_frame
+
     home = tmp_path_factory.mktemp("seeded")
     running = start_server(home)
     client = connect(running.url)
@@ -154,6 +157,12 @@ def opened(house: House, where: Settings) -> Opened:
                 yield client
 
     return enter
+
+
+def pytest_configure() -> None:
+    """Let no law depend on chance, or on how busy the machine is."""
+    settings.register_profile("lawful", deadline=None, derandomize=True)
+    settings.load_profile("lawful")
 
 
 def run(work: Awaitable[Result]) -> Result:

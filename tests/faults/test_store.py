@@ -21,6 +21,7 @@ from service.view import Keys
 ASKS = 30
 MANY = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else ASKS
 """Decisions under each fault: as many as show the slowest of a thousand, or a few."""
+pytestmark = pytest.mark.timed
 
 
 @pytest.fixture

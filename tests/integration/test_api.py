@@ -72,6 +72,7 @@ LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NO
         ("/v1/elsewhere", b"", 404, "no_such_route", None),
         ("/v1/events", b" " * (256 * 1024 + 1), 413, "too_large", None),
     ],
+    ids=lambda value: "body" if isinstance(value, bytes) else None,  # bodies hold the moment of the run
 )
 def test_a_wrong_request_gets_a_problem_with_code_and_pointer(
     opened: Opened, path: str, body: bytes, status: int, code: str, pointer: str | None

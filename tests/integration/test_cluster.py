@@ -232,6 +232,7 @@ def test_what_feast_writes_into_a_cluster_is_read_by_the_plan(
 # --- The service
 
 
+@pytest.mark.timed
 def test_a_node_that_is_killed_takes_only_its_own_players_along(tmp_path: Path, plan: ReadPlan) -> None:
     async def story(stage: Stage) -> None:
         groups = stage.players(2)
@@ -351,6 +352,7 @@ async def _writes_refused(caller: Any, node: Node, mine: str, others: list[str])
     await _served(caller, [mine])
 
 
+@pytest.mark.timed
 def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, plan: ReadPlan) -> None:
     async def story(stage: Stage) -> None:
         groups = stage.players(1)
