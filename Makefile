@@ -4,6 +4,8 @@ BIN := .venv/bin
 UV := uv==0.13.9
 # One process a core, each test to whichever is free: the dear ones come first, thousands of cheap ones fill the end.
 PARALLEL := --numprocesses logical --maxschedchunk 1
+# What is imported is compiled once, not again by each process of the house and of the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: up test test-cluster install install-bench lint format types lock bench ledger faults mutate clean
 
