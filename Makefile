@@ -7,21 +7,22 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test test-cluster install install-bench lint format types lock bench ledger faults mutate clean
+.PHONY: up test quick test-cluster install install-bench lint types format bench ledger faults mutate lock clean help
 
-up: install
+up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
 
-# What measures time runs alone, before the rest.
-test: install lint types
+test: install lint types ## Everything that must hold, some minutes; what measures time runs alone, before the rest
 	$(BIN)/pytest -m timed
 	$(BIN)/pytest -m "not timed" $(PARALLEL)
 
-# The integration tests again, on three servers that share the keys; a quarter of an hour.
-test-cluster: install
+quick: install lint types ## Lint, types and unit tests, about a minute
+	$(BIN)/pytest $(PARALLEL) tests/unit
+
+test-cluster: install ## The integration tests on three servers that share the keys, a quarter of an hour
 	CROUPIER_TEST_STORE=cluster $(BIN)/pytest tests/integration
 
-install: .venv/installed
+install: .venv/installed ## Python packages into .venv
 
 # uv installs in seconds what takes pip minutes; pip does it all the same where uv cannot.
 .venv/installed: requirements.lock pyproject.toml
@@ -34,8 +35,7 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The peers of `croupier bench decide`, in an environment of their own; without them it measures the others.
-install-bench: .venv-bench/installed
+install-bench: .venv-bench/installed ## The peers of the bench of decisions into .venv-bench; without them it measures the rest
 
 .venv-bench/installed: requirements-bench.lock | install
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -43,42 +43,42 @@ install-bench: .venv-bench/installed
 		.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	touch $@
 
-lint: install
+lint: install ## Lint, format and layers of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 
-types: install
+types: install ## Types
 	$(BIN)/mypy
 
-format: install
+format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: install install-bench
+bench: install install-bench ## Decisions and rules beside peers
 	$(BIN)/croupier bench decide
 	$(BIN)/croupier bench rules
 
-# Everything callers may do to the ledger at once, a thousand stories of fifty steps; some minutes.
-ledger: install
+ledger: install ## Everything callers may do to the ledger at once, a thousand stories of fifty steps, some minutes
 	CROUPIER_EXAMPLES=1000 $(BIN)/pytest tests/property/test_ledger.py
 
-# Kills every process at every step and every call to the store, fails the store in every way; tells the times seen.
-faults: install
+faults: install ## Every process killed at every step and every call to the store, the store failed in every way
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
 
-# Changes the rules' code in every way a library can think of, and sees that a test notices; an hour or so.
-mutate: install
+mutate: install ## The rules' code changed in every way a library can think of: does a test notice? An hour or so
 	CROUPIER_BOOKS=15 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-# Resolves the locks anew; their headers hold the command and no index address. What both hold is of one version.
-lock: install
+# The headers of the locks hold the command and no index address; what both hold is of one version.
+lock: install ## Resolve the locks anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra bench --constraint requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --quiet --output-file requirements-bench.lock
 
-clean:
+clean: ## Remove what all of these made, the house in var/ too
 	rm -rf .venv .venv-bench mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+help: ## Each word of this file and what it does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
