@@ -12,11 +12,11 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features import zones
 from features.schema import (
     DAY,
     DAYS_WINDOW,
@@ -109,20 +109,15 @@ class Activity(NamedTuple):
 
 
 def local_parts(occurred_us: int, time_zone: str | None) -> tuple[str | None, bool | None]:
-    """Timing slot and night flag of a moment in a player's zone, (None, None) without a zone."""
-    if time_zone is None:
+    """Timing slot and night flag of a moment in a player's zone, (None, None) without a zone that is known."""
+    if time_zone is None or zones.known(time_zone) is None:
         return None, None
     return _parts_of_minute(*_hour_minute(occurred_us, time_zone))
 
 
 def _hour_minute(occurred_us: int, time_zone: str) -> tuple[int, int]:
-    local = datetime.fromtimestamp(occurred_us // MICROS, _zone(time_zone))
+    local = datetime.fromtimestamp(occurred_us // MICROS, zones.zone(time_zone))
     return local.hour, local.minute
-
-
-@lru_cache(maxsize=1_000)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
 
 
 @lru_cache(maxsize=1_440)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from features import zones
 from features.moments import MICROSECOND
 from features.moments import micros as micros  # noqa: PLC0414 - events are told in them, and so they are had here
 from features.moments import moment as moment  # noqa: PLC0414
@@ -25,10 +25,8 @@ SKEW: Final = timedelta(seconds=5)
 
 
 def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no IANA time zone") from error
+    if zones.known(name) is None:
+        raise ValueError(f"{name!r} is no IANA time zone")
     return name
 
 

@@ -12,10 +12,10 @@ from datetime import date, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from features import zones
 from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.files import load_yaml
@@ -257,5 +257,5 @@ def _occurrence(timing_slot: str, day: int, zone: str) -> tuple[int, int]:
     start, end = TIMING_SLOTS[timing_slot]
     opens = date.fromordinal(_EPOCH_DAY + day)
     closes = opens if start < end else opens + timedelta(days=1)
-    local = ZoneInfo(zone)
+    local = zones.zone(zone)
     return micros(datetime.combine(opens, start, local)), micros(datetime.combine(closes, end, local))

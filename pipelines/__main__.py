@@ -17,6 +17,7 @@ import redis
 import typer
 from typer._click.exceptions import ClickException
 
+from features import zones
 from features.moments import micros
 from features.server import relying, serving
 from features.store import connect, open_house
@@ -67,6 +68,7 @@ _REFUSALS = {
     "ScheduleError",
     "RulesRefused",
     "SettingError",
+    "ZonesRefused",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -617,6 +619,7 @@ def bench_learning(
 def main() -> NoReturn:
     """Run a command; whatever the user can mend ends in one sentence and exit code 2."""
     try:
+        zones.pin()
         app(standalone_mode=False)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)

@@ -181,6 +181,7 @@ def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None 
         TrainingRefused: No player was active at any cut-off whose horizon has ended.
     """
     with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         deposits, acts = _read(connection, lake)
     first_us = int(deposits["occurred_us"].min()) if len(deposits) else now_us
     cutoffs = [one for one in monthly_cutoffs(first_us, now_us, horizon_days) if limit_us is None or one <= limit_us]
@@ -198,7 +199,6 @@ def _read(connection: duckdb.DuckDBPyConnection, lake: Path) -> tuple[pd.DataFra
     """Approved deposits onto accounts, and what restricted or freed players."""
     if not any(lake.glob("events/*/*.parquet")):
         return pd.DataFrame({ENTITY: [], "occurred_us": []}), []
-    connection.execute("SET TimeZone = 'UTC'")
     files = connection.read_parquet(f"{lake}/events/*/*.parquet", union_by_name=True)
     files.create_view("activity")
     return connection.execute(_DEPOSITS).df(), [Act(*row) for row in connection.execute(_ACTS).fetchall()]

@@ -120,6 +120,7 @@ class Seen:
 
     def __init__(self, lake: Path, spill: Path) -> None:
         self._db = duckdb.connect(config={"memory_limit": "1GB", "temp_directory": str(spill)})
+        self._db.execute("SET TimeZone = 'UTC'")
         self._db.execute("CREATE TABLE seen (id UHUGEINT)")
         if any(lake.glob("events/*/*.parquet")):
             rows = "read_parquet($1, hive_partitioning = false)"

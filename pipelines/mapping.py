@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, Inexact
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
-from zoneinfo import ZoneInfo
 
 import msgspec
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from features import zones
 from features.events import EVENT, Channel, Event, Jurisdiction, TimeZone, moment
 from service import facts
 from service.facts import Assertion
@@ -394,7 +394,7 @@ def minor(text: str, decimals: int) -> int:
 
 def clock(time: TimeColumn) -> Callable[[str], datetime]:
     """How the text of a time is read; the moments it gives are aware."""
-    zone = ZoneInfo(time.zone) if time.zone else None
+    zone = zones.zone(time.zone) if time.zone else None
     read = _CLOCKS.get(time.format) or partial(_formatted, form=time.format)
 
     def aware(text: str) -> datetime:
@@ -411,7 +411,7 @@ def clock(time: TimeColumn) -> Callable[[str], datetime]:
     return aware
 
 
-def _placed(at: datetime, zone: ZoneInfo | None) -> datetime:
+def _placed(at: datetime, zone: tzinfo | None) -> datetime:
     if at.tzinfo is not None:
         return at
     if zone is None:

@@ -15,11 +15,11 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any, Final, cast
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import redis
 
+from features import zones
 from features.moments import moment
 from features.schema import CHANNELS
 from models.actions import SLOTS, Catalogue, load_catalogue
@@ -268,7 +268,7 @@ def _allowed(
     for at_us, bits in moments:
         for place in np.flatnonzero(layout.array(left & bits)):
             offer, channel, slot = layout.catalogue.action(int(place))
-            local = moment(at_us).astimezone(ZoneInfo(zone or "UTC")).isoformat(timespec="minutes")
+            local = moment(at_us).astimezone(zones.zone(zone or "UTC")).isoformat(timespec="minutes")
             found.append({"offer": offer.id, "channel": channel, "timing_slot": slot, "send_at": local})
     return found
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 import aiohttp
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from features import zones
 from features.events import micros, moment
 from features.schema import DAY, MICROS
 from models.actions import NO_CONTACT, Catalogue
@@ -261,7 +261,7 @@ class Stage:
         """The next day of play by the player's own wish, at an hour of theirs."""
         rate = member.person.play_rate(self._day(after_us))
         at_us = after_us + self._wait(member, rate)
-        zone = ZoneInfo(crowd.ZONES[member.person.place])
+        zone = zones.zone(crowd.ZONES[member.person.place])
         local = moment(at_us).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
         hour = timedelta(hours=crowd.hour_of(member.person, member.random))
         self._later(member, max(micros(local + hour), after_us + DAY_US // 24), self._play, True)

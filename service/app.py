@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI
 
+from features import zones
 from features.plan import ReadPlan
 from features.schema import schema_hash
 from features.store import LIVE, READY, House, Store, StoreError, bundle_key, pointer_key
@@ -291,6 +292,7 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
+    zones.pin()
     app = api.build(lifespan)
     app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
     return app

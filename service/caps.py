@@ -14,8 +14,8 @@ from functools import lru_cache, reduce
 from itertools import chain
 from operator import or_
 from typing import Final, Literal, NamedTuple, cast
-from zoneinfo import ZoneInfo
 
+from features import zones
 from features.moments import micros, moment
 from models.actions import PROMOTIONAL, Catalogue, Offer
 from models.limits import Budget, Calendar, Cap, Gap, Group, Pause, Scope
@@ -262,7 +262,7 @@ def _same(taken: Sequence[int], at_us: int, calendar: Calendar, zone: str | None
 
 def period(at_us: int, calendar: Calendar, zone: str) -> tuple[int, int]:
     """Begin and end of the local day or week (from Monday) around a moment, unix microseconds."""
-    today = moment(at_us).astimezone(ZoneInfo(zone)).date()
+    today = moment(at_us).astimezone(zones.zone(zone)).date()
     return _period(today, calendar, zone)
 
 
@@ -274,7 +274,7 @@ def _period(today: date, calendar: Calendar, zone: str) -> tuple[int, int]:
 
 
 def _midnight(day: date, zone: str) -> int:
-    return micros(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC))
+    return micros(datetime(day.year, day.month, day.day, tzinfo=zones.zone(zone)).astimezone(UTC))
 
 
 def fits(taken: Sequence[int], send_us: int, contacts: int, window_us: int) -> bool:
@@ -348,7 +348,7 @@ def _dearer(layout: Layout, budget: Budget, left: int) -> Candidates:
 
 def account(budget: Budget, send_us: int) -> str:
     """The day of a budget that a contact is charged to, as `bonus_day/2026-11-22`."""
-    return f"{budget.id}/{moment(send_us).astimezone(ZoneInfo(budget.time_zone)).date().isoformat()}"
+    return f"{budget.id}/{moment(send_us).astimezone(zones.zone(budget.time_zone)).date().isoformat()}"
 
 
 def charges(catalogue: Catalogue, offer: Offer, channel: str, send_us: int) -> tuple[tuple[str, int], ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final, NamedTuple
 
-from features import events
+from features import events, zones
 from features.events import Event, micros
 
 NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
@@ -292,7 +292,7 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         location=text("location"),
         elsewhere=tuple(sorted(_under(held, "elsewhere:"))),
         household=text("household") or None,
-        time_zone=text("time_zone"),
+        time_zone=zones.known(text("time_zone")),
         consent=_consents(held, brand),
         registers=_under(held, "register:"),
         objection=held.get("objection"),

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
 
+from features import zones
 from features.moments import micros, moment
 from models.actions import SLOTS, Window
 from service.layout import Candidates, Layout
@@ -61,7 +61,7 @@ class Timetable:
 
     def next(self, at_us: int, zone: str) -> int | None:
         """The moment itself if it lies in the hours, else the next that does; None if there is none for days."""
-        local = moment(at_us).astimezone(_zone(zone))
+        local = moment(at_us).astimezone(zones.zone(zone))
         clock, today = local.hour * 60 + local.minute, local.date()
         for ahead in range(_AHEAD):
             day = today + timedelta(days=ahead)
@@ -77,11 +77,6 @@ def _minutes(hour: str) -> int:
     return int(hour[:2]) * 60 + int(hour[3:])
 
 
-@lru_cache(maxsize=1_000)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
-
-
 def _opens(day: date, minute: int, zone: str, after_us: int) -> int | None:
     """The first moment after another at which the clock of a day shows a minute."""
     return next((at for at in _shown(day, minute, zone) if at > after_us), None)
@@ -90,7 +85,7 @@ def _opens(day: date, minute: int, zone: str, after_us: int) -> int | None:
 @lru_cache(maxsize=10_000)
 def _shown(day: date, minute: int, zone: str) -> tuple[int, ...]:
     """Moments at which the clock of a day shows a minute; two where it comes twice."""
-    local = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=_zone(zone))
+    local = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=zones.zone(zone))
     return tuple(sorted({micros(local), micros(local.replace(fold=1))}))
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features import zones
 from features.moments import moment
 from features.schema import VECTOR
 from service.caps import fits
@@ -226,7 +226,7 @@ def age_of(facts: Facts, now_us: int) -> int | None:
     """Age at the player's own midnight, or UTC's without a zone; None unless identity and birth date are verified."""
     if not facts.kyc_verified or facts.birth_date is None:
         return None
-    return age_on(facts.birth_date, moment(now_us).astimezone(ZoneInfo(facts.time_zone or "UTC")).date())
+    return age_on(facts.birth_date, moment(now_us).astimezone(zones.zone(facts.time_zone or "UTC")).date())
 
 
 def named(facts: Facts) -> frozenset[str] | None:

@@ -15,10 +15,10 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from features import zones
 from features.events import Jurisdiction, RegisterName, TimeZone
 from features.moments import micros
 from models.actions import Currency
@@ -171,7 +171,7 @@ def _asked(rule: RuleBase) -> set[str]:
 
 
 def _begins(day: date, pack: Pack) -> int:
-    return micros(datetime.combine(day, time(), ZoneInfo(pack.time_zone)).astimezone(UTC))
+    return micros(datetime.combine(day, time(), zones.zone(pack.time_zone)).astimezone(UTC))
 
 
 def places(named: Iterable[str]) -> frozenset[str]:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from features import zones
 from features.events import Channel, Jurisdiction, Product
 from features.moments import micros
 from models.actions import Offer, OfferKind
@@ -101,7 +101,7 @@ class Compiling(NamedTuple):
 
     def midnight_us(self, day: date) -> int:
         """When a day begins in the pack's zone, unix microseconds."""
-        return micros(datetime.combine(day, time(), ZoneInfo(self.zone)))
+        return micros(datetime.combine(day, time(), zones.zone(self.zone)))
 
 
 class RuleBase(BaseModel):

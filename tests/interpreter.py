@@ -4,8 +4,8 @@ from collections import defaultdict
 from datetime import date, datetime, time, timedelta
 from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo
 
+from features import zones
 from features.moments import micros, moment
 from features.schema import CHANNELS
 from models.actions import SLOTS, Catalogue, Offer, Window
@@ -343,12 +343,12 @@ def midnight(day: date, pack: Pack) -> int:
 
 @cache
 def _midnight(day: date, zone: str) -> int:
-    return micros(datetime.combine(day, time(), ZoneInfo(zone)))
+    return micros(datetime.combine(day, time(), zones.zone(zone)))
 
 
 def open_at(rule: Any, at_us: int, zone: str) -> bool:
     """Whether the clock on the player's wall lies in the hours of a rule."""
-    local = moment(at_us).astimezone(ZoneInfo(zone))
+    local = moment(at_us).astimezone(zones.zone(zone))
     names = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     kind = names[local.weekday()]
     if rule.holidays:

@@ -3,7 +3,6 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -13,6 +12,7 @@ from joined import asked_at_once
 from people import adult_events, leased, tell
 from scipy import stats
 
+from features import zones
 from features.moments import micros
 from features.schema import PRODUCTS
 from features.store import House, real_now_us
@@ -452,7 +452,7 @@ def in_the_afternoon() -> tuple[str, datetime]:
     now = datetime.now(UTC)
     hours = (15 - now.hour + 12) % 24 - 12
     zone = f"Etc/GMT{-hours:+d}" if hours else "UTC"
-    today = now.astimezone(ZoneInfo(zone))
+    today = now.astimezone(zones.zone(zone))
     assert today.hour == 15
     return zone, today.replace(hour=9, minute=0, second=0, microsecond=0) + timedelta(days=1)
 

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from ledgers import WHOLE
 from pydantic import ValidationError
 
+from features import zones
 from features.moments import micros, moment
 from models.actions import Catalogue
 from models.limits import Cap, Gap, Group, Pause
@@ -88,7 +88,7 @@ def test_a_calendar_cap_counts_the_players_own_day_or_week(
     held: list[Reservation], at_us: int, calendar: str, zone: str, most: int
 ) -> None:
     def place(send_us: int) -> Any:
-        local = moment(send_us).astimezone(ZoneInfo(zone))
+        local = moment(send_us).astimezone(zones.zone(zone))
         return local.date() if calendar == "day" else local.isocalendar()[:2]
 
     layout = house(caps=[{"id": "c", "contacts": most, "calendar": calendar}])
@@ -98,7 +98,7 @@ def test_a_calendar_cap_counts_the_players_own_day_or_week(
 
 @pytest.mark.parametrize(("day", "hours"), [((2026, 3, 29), 23), ((2026, 10, 25), 25), ((2026, 6, 1), 24)])
 def test_a_local_day_is_as_long_as_clocks_make_it(day: tuple[int, int, int], hours: int) -> None:
-    noon = datetime(*day, 12, tzinfo=ZoneInfo("Europe/Malta"))
+    noon = datetime(*day, 12, tzinfo=zones.zone("Europe/Malta"))
     begins, ends = period(micros(noon), "day", "Europe/Malta")
     assert ends - begins == hours * HOUR
     assert moment(begins).astimezone(noon.tzinfo).hour == 0
@@ -216,7 +216,7 @@ def test_a_budget_denies_only_once_nothing_more_is_to_be_had(left: int, state: s
     layout = house(budgets=[{"id": "b", "cost_minor": 9_000, "offer": "first", "time_zone": "America/New_York"}])
     budget = layout.catalogue.budgets[0]
     name = account(budget, at_us)
-    assert name == f"b/{moment(at_us).astimezone(ZoneInfo('America/New_York')).date()}"
+    assert name == f"b/{moment(at_us).astimezone(zones.zone('America/New_York')).date()}"
     held = Held(shares={name: left}, dry=frozenset({name} if state == "dry" else ()))
     cost = layout.catalogue.offers[0].cost_minor
     wanted = {one for one in EVERYTHING if one[0] == "first"} if state == "dry" and left < cost else set()

@@ -4,7 +4,6 @@ from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from features import zones
 from features.events import micros, moment
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.actions import (
@@ -58,11 +58,11 @@ NOW = st.integers(0, 60 * 366 * 24 * HOUR) | st.builds(
 
 
 def local(zone: str, day: date, clock: time = time(0), fold: int = 0) -> int:
-    return micros(datetime.combine(day, clock, ZoneInfo(zone)).replace(fold=fold))
+    return micros(datetime.combine(day, clock, zones.zone(zone)).replace(fold=fold))
 
 
 def clock(unix_us: int, zone: str) -> time:
-    return moment(unix_us).astimezone(ZoneInfo(zone)).time()
+    return moment(unix_us).astimezone(zones.zone(zone)).time()
 
 
 @SETTINGS

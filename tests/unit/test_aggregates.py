@@ -4,7 +4,6 @@ import math
 import random
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from features import aggregates
+from features import aggregates, zones
 from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, together, update
 from features.events import EVENT, micros
 from features.moments import moment as aware
@@ -403,7 +402,7 @@ def test_stored_values_are_encoded_as_numbers() -> None:
 
 
 def moment(zone: str, *parts: int, fold: int = 0) -> int:
-    return micros(datetime(*parts, tzinfo=ZoneInfo(zone), fold=fold))  # type: ignore[misc, arg-type]
+    return micros(datetime(*parts, tzinfo=zones.zone(zone), fold=fold))  # type: ignore[misc, arg-type]
 
 
 def test_where_no_zone_is_known_there_is_no_part_of_the_day() -> None:

@@ -2,13 +2,13 @@
 
 from datetime import date, datetime, time, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rulings import HOUSE
 
+from features import zones
 from features.moments import micros, moment
 from models.actions import SLOTS, Window, send_window
 from service.hours import Hearing, Timetable, settle
@@ -34,7 +34,7 @@ def hours(*allow: dict[str, Any], **fields: Any) -> Timetable:
 
 
 def at(*parts: int, zone: str = "Europe/Malta", us: int = 0, fold: int = 0) -> int:
-    return micros(datetime(*parts, tzinfo=ZoneInfo(zone), fold=fold)) + us  # type: ignore[arg-type, misc]
+    return micros(datetime(*parts, tzinfo=zones.zone(zone), fold=fold)) + us  # type: ignore[arg-type, misc]
 
 
 EIGHT_TO_NINE = hours({"from": "08:00", "to": "21:00"})
@@ -111,7 +111,7 @@ def test_the_next_moment_is_the_first_that_lies_in_the_hours(first: int, last: i
     now = at(2026, 1, 1, zone="UTC") + quarter * HOUR // 4
 
     def inside(at_us: int) -> bool:
-        local = moment(at_us).astimezone(ZoneInfo(zone)).time()
+        local = moment(at_us).astimezone(zones.zone(zone)).time()
         ends = time.max if last == 96 else time.fromisoformat(clock(last))
         return time.fromisoformat(clock(first)) <= local and (local < ends or last == 96)
 

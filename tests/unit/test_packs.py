@@ -4,13 +4,13 @@ from datetime import date, datetime
 from pathlib import Path
 from shutil import copytree
 from typing import get_args
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rulings import BOOK, HOUSE, SERVICE
 
+from features import zones
 from features.moments import micros
 from models.context import READINGS
 from models.files import CatalogueError
@@ -149,7 +149,7 @@ def test_rules_are_listed_by_place_and_by_day() -> None:
 
 def test_a_law_begins_at_the_midnight_of_its_own_place() -> None:
     one = next(one for one in BOOK.bound() if one.rule.id == "GB5")
-    assert one.begins_us == micros(datetime(2025, 5, 1, tzinfo=ZoneInfo("Europe/London")))
+    assert one.begins_us == micros(datetime(2025, 5, 1, tzinfo=zones.zone("Europe/London")))
 
 
 # Selection ---------------------------------------------------------------------------------------------------------

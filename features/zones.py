@@ -1,0 +1,79 @@
+"""Time zones, from one source: the pinned package `tzdata`, whatever the machine or the environment would offer.
+
+Decisions record the version of these data (`Versions.time_zones`), so local hours are computed from nothing else:
+`zone` reads the package's own files, past the search path of `zoneinfo`, which reads a machine's files first.
+`pin` does the same for libraries that read zones themselves, and is called at the start of every process.
+"""
+
+from __future__ import annotations
+
+import zoneinfo  # noqa: TID251 - this is the one home of zones
+from base64 import urlsafe_b64encode
+from datetime import tzinfo
+from functools import cache
+from hashlib import sha256
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from typing import Final
+
+import tzdata
+
+_PACKAGE: Final = "tzdata"
+
+
+class ZonesRefused(Exception):
+    """The zone data that would be used are not those that records name; the text is one sentence."""
+
+
+@cache
+def names() -> frozenset[str]:
+    """The zones that the package knows, by IANA name."""
+    return frozenset(_data().joinpath("zones").read_text("utf8").split())
+
+
+@cache
+def zone(name: str) -> tzinfo:
+    """A zone by its IANA name; raises ZoneInfoNotFoundError for a name that the package does not know."""
+    if name not in names():
+        raise zoneinfo.ZoneInfoNotFoundError(f"no time zone {name}")
+    with _data().joinpath("zoneinfo", *name.split("/")).open("rb") as file:
+        return zoneinfo.ZoneInfo.from_file(file, key=name)
+
+
+def known(name: str | None) -> str | None:
+    """A zone's name where the package knows it, else None: what was stored under other data is unknown, no fault."""
+    return name if name in names() else None
+
+
+def pin() -> str:
+    """Make the package the only source of zones in this process; answers the version of its data.
+
+    Raises:
+        ZonesRefused: The package's files are not those that were installed, or are of another version than it says.
+    """
+    zoneinfo.reset_tzpath(())
+    zoneinfo.ZoneInfo.clear_cache()
+    version = _data().joinpath("zoneinfo", "tzdata.zi").read_text("utf8").partition("\n")[0].rpartition(" ")[2]
+    if version != tzdata.IANA_VERSION:
+        raise ZonesRefused(f"tzdata says {tzdata.IANA_VERSION} and holds zones of {version}: install it anew")
+    if altered := _altered():
+        raise ZonesRefused(f"{altered} of tzdata is not the file that was installed: install it anew")
+    return version
+
+
+def _data() -> Traversable:
+    return resources.files(_PACKAGE)
+
+
+def _altered() -> str | None:
+    """The first file of the package whose bytes are not those of its record; None where no record was kept."""
+    for file in metadata.files(_PACKAGE) or ():
+        if file.parts[0] == _PACKAGE and file.hash is not None and file.suffix != ".pyc":
+            read = _data().joinpath(*file.parts[1:])
+            if not read.is_file() or _digest(read.read_bytes()) != file.hash.value:
+                return str(file)
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return urlsafe_b64encode(sha256(content).digest()).rstrip(b"=").decode()
