@@ -316,13 +316,13 @@ Folder = Annotated[Path | None, typer.Argument(help="Folder of a rulebook; by de
 
 @rules.command("lint")
 def rules_lint(folder: Folder = None, as_json: Json = False) -> None:
-    """Check a rulebook; exit code 2 if it does not load, 1 if it warns. Example: croupier rules lint rulebook/."""
+    """Check a rulebook; exit code 2 if it does not load, 1 if it errs or warns. Example: croupier rules lint FOLDER."""
     from pipelines.officer import checked
     from pipelines.ruletables import findings
 
     found = checked(folder, datetime.now(UTC).date())
     show(found, as_json=True) if as_json else paper().print(findings(found))
-    if any(one["grade"] == "warning" for one in found["findings"]):
+    if any(one["grade"] != "note" for one in found["findings"]):
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ explain   a player --> what may be sent now, what not, why
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import reduce
@@ -31,9 +31,9 @@ from service.decide import DecisionRequest, own_id, situate
 from service.experiment import variant
 from service.law import Law
 from service.layout import Candidates, Layout
-from service.packs import Pack, Rulebook, load_rulebook, rulebook_path
+from service.packs import Bound, Pack, Rulebook, load_rulebook, rulebook_path
 from service.rule import RuleBase
-from service.rules import JurisdictionScope, TimeWindow
+from service.rules import TimeWindow
 from service.table import Table, player_keys
 from service.view import NO_DECISION, Linked, View, hashed, household_key, view_names, viewed
 
@@ -63,9 +63,9 @@ def checked(folder: Path | None, today: date) -> dict[str, Any]:
 def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, str]]:
     """What is doubtful in a rulebook that loads: rule or pack, how grave, what.
 
-    `warning` wants a person to act, `note` to know.
+    `error` forbids that it serves, `warning` wants a person to act, `note` to know.
     """
-    return [*_packs_checked(book, today), *_rules_alive(book, catalogue, today), *_places_covered(book)]
+    return [*_packs_checked(book, today), *_rules_alive(book, catalogue, today), *_places_covered(book, today)]
 
 
 def _finding(grade: str, where: str, what: str) -> dict[str, str]:
@@ -104,19 +104,34 @@ def _holidays_end(rule: TimeWindow, soon: date) -> int | None:
     return last if soon.year > last else None
 
 
-def _places_covered(book: Rulebook) -> Iterator[dict[str, str]]:
-    held = {place for pack in book.packs for place in pack.jurisdictions}
-    parts = {place for pack in book.packs for place in _parts(pack)}
-    for pack in book.packs:
-        for rule in pack.rules:
-            if isinstance(rule, JurisdictionScope) and rule.state != "off":
-                for place in sorted(one for one in rule.licensed if not {one, _country(one)} & held):
-                    yield _finding("warning", rule.id, f"{place} is licensed, and no pack holds its law")
-                for place in sorted(set(rule.licensed) - held - parts):
-                    if _country(place) in held:
-                        yield _finding(
-                            "note", rule.id, f"{place} is licensed; its country's law binds, and none of its own"
-                        )
+def _places_covered(book: Rulebook, today: date) -> Iterator[dict[str, str]]:
+    ruled, licensed = book.ruled(), book.licensed()
+    if not licensed:
+        yield _finding("error", "rulebook", "no rule says where the house is licensed")
+    for place in sorted(licensed):
+        own = [one.rule for one in ruled.get(place, ()) if _in_force(one.rule, today)]
+        if not own:
+            yield _finding("error", place, f"{place} is licensed, and {_lacks(place, ruled)}")
+        elif silent := [channel for channel in CHANNELS if not any(_on_bonuses(rule, channel) for rule in own)]:
+            yield _finding("warning", place, f"no rule of its own speaks of bonuses by {', '.join(silent)}")
+        if parts := sorted(part for part in ruled if _country(part) == place != part):
+            named = f"{', '.join(parts)} have rules of their own, which miss players of whom only {place} is told"
+            yield _finding("warning", place, named)
+
+
+def _in_force(rule: RuleBase, on: date) -> bool:
+    return rule.valid_from <= on and (rule.valid_to is None or on < rule.valid_to)
+
+
+def _on_bonuses(rule: RuleBase, channel: str) -> bool:
+    return "bonus" in rule.purposes and (rule.channels is None or channel in rule.channels)
+
+
+def _lacks(place: str, ruled: Mapping[str, Sequence[Bound]]) -> str:
+    if place in ruled:
+        return "none of its own rules is in force today"
+    binding = f" beside that of {_country(place)}" if _country(place) in ruled else ""
+    return f"no pack holds its law{binding}: marketing and bonuses are denied there"
 
 
 def _country(place: str) -> str:
@@ -132,7 +147,16 @@ def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
     known = {one for pack in book.packs for one in (*pack.jurisdictions, *_parts(pack))}
     if place not in known and _country(place) not in known:
         raise RulesRefused(f"no pack holds the law of {place}: one of {', '.join(sorted(known - {packs.EVERYWHERE}))}")
-    return {"rulebook": book.hash, "jurisdiction": place, "on": on.isoformat(), "rules": listed(book, place, on)}
+    own = place in book.ruled()
+    return {
+        "rulebook": book.hash,
+        "jurisdiction": place,
+        "on": on.isoformat(),
+        "rules": listed(book, place, on),
+        "note": ""
+        if own
+        else f"{place} has no rules of its own: a house licensed there sends no marketing and no bonus",
+    }
 
 
 def _parts(pack: Pack) -> set[str]:
@@ -147,7 +171,7 @@ def listed(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
         for pack in book.packs
         for rule in pack.rules
         if not where.isdisjoint(rule.jurisdictions or pack.jurisdictions)
-        if rule.valid_from <= on and (rule.valid_to is None or on < rule.valid_to)
+        if _in_force(rule, on)
     ]
 
 

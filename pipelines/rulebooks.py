@@ -100,7 +100,7 @@ class RulesChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = False) -> RulesChange:
-    """Let a rulebook serve that loads, compiles and has no warning; return when every serving process reports it.
+    """Let a rulebook serve that loads, compiles and lints clean; return when every serving process reports it.
 
     Args:
         url: The store.
@@ -109,7 +109,7 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
         weaker: Whether it may lack rules that are applied now.
 
     Raises:
-        RulesRefused: Its lint warns, or it lacks rules that are applied now.
+        RulesRefused: Its lint finds an error or warns, or it lacks rules that are applied now.
         CatalogueError: Its files are not valid.
         StoreError: A serving process did not load it; what served before goes on serving.
     """
@@ -117,7 +117,7 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
     book, catalogue = rulebook(folder, client), load_catalogue(catalogue_path())
     Law(book, Layout(catalogue))
     today = moment(open_house(client).now_us(real_now_us(client))).date()
-    warned = [one for one in lint(book, catalogue, today) if one["grade"] == "warning"]
+    warned = [one for one in lint(book, catalogue, today) if one["grade"] != "note"]
     if warned:
         raise RulesRefused(f"not promoted: {warned[0]['where']}: {warned[0]['what']}")
     lost = lacking(serving_rulebook(client), book)

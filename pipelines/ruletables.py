@@ -25,7 +25,7 @@ def findings(found: Mapping[str, Any]) -> Group:
     """What lint found."""
     states = ", ".join(f"{found[name]} {name}" for name in ("on", "strict", "off") if name in found)
     table = _table("What to know and what to mend", "grade", "where", "what")
-    for one in sorted(found["findings"], key=lambda one: one["grade"], reverse=True):
+    for one in sorted(found["findings"], key=lambda one: ("error", "warning", "note").index(one["grade"])):
         table.add_row(one["grade"], one["where"], one["what"])
     return Group(
         Text(f"Rulebook {found['rulebook']}: {found['packs']} packs, {found['rules']} rules ({states})."), table
@@ -44,7 +44,8 @@ def rules_of(found: Mapping[str, Any]) -> Group:
         note = [f"note: {one['note']}"] if one["note"] else []
         told = [one["reason"], f"{one['type']}; {one['terms']}", f"{one['source']} ({one['confidence']})", *note]
         grid.add_row(Text(f"{one['rule']}{state}\nfrom {one['valid_from']}{until}"), Text("\n".join((*told, ""))))
-    return Group(Text(title + "\n"), grid)
+    head = "\n".join(filter(None, (title, found["note"])))
+    return Group(Text(head + "\n"), grid)
 
 
 def explained(found: Mapping[str, Any]) -> Group:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import count, groupby, product
+from operator import or_
 from types import CodeType
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from service.packs import EVERYWHERE, FOREVER_US, Bound, Rulebook
 from service.rule import DAY_US, Compiling, Group, Money, RuleBase
 from service.rules import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
 
+NO_RULES: Final = "no_rules"
+"""Kind of the reason that denies in a licensed place whose law the rulebook does not hold, as `no_rules:AU-VIC`."""
 Sends = Sequence[tuple[int, Candidates]]
 Found = list[tuple[int, Candidates]]
 
@@ -74,7 +77,7 @@ class Law:
         book: The rulebook.
         layout: The catalogue.
         bound: Rules that are applied, in order; their numbers are the places here.
-        names: Ids of the rules that are applied.
+        names: Ids of the rules that are applied, and of places that lack them.
         source: The generated function, as text.
         longest_us: The longest window that a rule looks back over.
     """
@@ -91,7 +94,8 @@ class Law:
         self._timetables = {
             number: Timetable(one.rule) for number, one in enumerate(self.bound) if isinstance(one.rule, TimeWindow)
         }
-        self.names = frozenset(one.rule.id for one in self.bound)
+        self._unruled = book.unruled()
+        self.names = frozenset((*(one.rule.id for one in self.bound), *map(unruled, self._unruled)))
         self.source = "\n".join(self._lines())
         self._function = self._made(compile(self.source, f"<rulebook {book.hash}>", "exec"))
         windows = [one.rule.hours for one in self.bound if isinstance(one.rule, (CountCap, ValueCap))]
@@ -188,7 +192,17 @@ class Law:
         sends = self._both(windows, settled.moments)
         found = self._function(inputs, sends, min(sends)[0], max(sends)[0])
         found += [(number, bits) for number, bits in settled.blocked.items() if bits]
-        return Verdict(self._reasons(found, inputs), settled.moments, settled.deferrals)
+        blocked = self._reasons(found, inputs) | self._lawless(inputs, sends)
+        return Verdict(blocked, settled.moments, settled.deferrals)
+
+    def _lawless(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
+        """What is promotional and sent while a licensed place of the player has no rules of its own, by place."""
+        found = {}
+        for place in sorted(self._unruled.keys() & (inputs.named or ())):
+            late = reduce(or_, (bits for at, bits in sends if at >= self._unruled[place]), 0)
+            if denied := late & self.layout.promotional:
+                found[unruled(place)] = denied
+        return found
 
     def _both(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
         """Contacts at the moments their slots began, and at those to which they were put off."""
@@ -271,6 +285,11 @@ class Law:
     def by_candidate(self, verdict: Verdict) -> NDArray[np.uint64]:
         """For every candidate the bits of the reasons that deny it, in the order of `verdict.blocked`."""
         return self.layout.by_candidate(list(verdict.blocked.values()))
+
+
+def unruled(place: str) -> str:
+    """Id of the reason that denies in a licensed place without rules of its own."""
+    return f"{NO_RULES}:{place}"
 
 
 def _guard(where: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from models.actions import Purpose, Stage, Window
 from service.harm import Harm
 from service.inputs import INPUTS, Inputs
-from service.law import Law, Verdict
+from service.law import NO_RULES, Law, Verdict
 from service.layout import Candidates
 from service.packs import Rulebook
 
@@ -156,7 +156,7 @@ def reasons(book: Rulebook) -> dict[str, Reason]:
     for pack in book.packs:
         for rule in pack.rules:
             found[rule.id] = Reason(
-                rule.reason,
+                f"{rule.reason} ({rule.asks})" if rule.asks else rule.reason,
                 rule.source,
                 rule.jurisdictions or pack.jurisdictions,
                 str(rule.checked_on or pack.checked_on),
@@ -181,6 +181,10 @@ _LIMITS: Final = {
 
 def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
     """The reason of an id; limits are the catalogue's, an id of another rulebook speaks for itself."""
-    if told := _LIMITS.get(rule.partition(":")[0]):
+    kind, _, which = rule.partition(":")
+    if kind == NO_RULES:
+        told = f"{which} is licensed, and the rulebook holds no rules of its own: what its law forbids is not known"
+        return Reason(told, "house: unknown denies", (which,))
+    if told := _LIMITS.get(kind, ""):
         return Reason(told, "catalogue")
     return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))

@@ -26,7 +26,7 @@ from models.files import CatalogueError, load_yaml
 from service.forms import RULEBOOK
 from service.harm import HarmSettings, StageDays
 from service.rule import HOUR_US, RuleBase, Sentence
-from service.rules import AnyRule, ExclusionRegister, RegisterFreshness, SelectionBasis
+from service.rules import AnyRule, ExclusionRegister, JurisdictionScope, RegisterFreshness, SelectionBasis
 
 EVERYWHERE: Final = "*"
 OWN: Final = "own"
@@ -147,6 +147,33 @@ class Rulebook(BaseModel):
                     ends = FOREVER_US if rule.valid_to is None else _begins(rule.valid_to, pack)
                     places = rule.jurisdictions or pack.jurisdictions
                     yield Bound(rule, pack, places, _begins(rule.valid_from, pack), ends)
+
+    def licensed(self) -> frozenset[str]:
+        """Places where the house holds a licence, by the rules that say so."""
+        scopes = (one.rule for one in self.bound() if isinstance(one.rule, JurisdictionScope))
+        return frozenset(place for scope in scopes for place in scope.licensed)
+
+    def ruled(self) -> dict[str, tuple[Bound, ...]]:
+        """Places with the rules of their own that are applied.
+
+        What binds everywhere is no place's own, even where it names places; a country's rules bind in its parts, whose
+        own they are not.
+        """
+        found: dict[str, tuple[Bound, ...]] = {}
+        for one in self.bound():
+            if EVERYWHERE not in one.pack.jurisdictions:
+                found |= {place: (*found.get(place, ()), one) for place in one.places}
+        return found
+
+    def unruled(self) -> dict[str, int]:
+        """Licensed places whose law the rulebook does not hold, with the moment from which on; unix microseconds.
+
+        A place lacks rules from the end of its last one on, or since ever. One whose rules all begin later counts as
+        ruled, so that sandboxes of earlier years serve; lint tells of it.
+        """
+        ruled = self.ruled()
+        ends = {place: max((one.ends_us for one in ruled.get(place, ())), default=0) for place in self.licensed()}
+        return {place: at_us for place, at_us in ends.items() if at_us < FOREVER_US}
 
     def selections(self, now_us: int) -> Iterator[tuple[str, SelectionBasis]]:
         """Rules on what players may be selected by that are in force, by place."""

@@ -171,6 +171,11 @@ class RuleBase(BaseModel):
         """Names of the inputs whose absence, age or future makes the condition hold."""
         return ()
 
+    @property
+    def asks(self) -> str:
+        """What has to be told for the rule to be met, in the words of events and of the catalogue; empty for none."""
+        return ""
+
     def denies(self, group: Group, to: Compiling) -> str:  # noqa: ARG002
         """The condition as an expression; `True` where the candidate itself is the reason."""
         return "True"

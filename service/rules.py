@@ -210,6 +210,12 @@ class ConsentRequired(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("consent",)
 
+    @property
+    def asks(self) -> str:
+        parts = (("basis", self.bases), ("origin", self.origins))
+        named = [f"{name} {' or '.join(words)}" for name, words in parts if words]
+        return f"tell consent with {' and '.join(named)}" if named else ""
+
     def denies(self, group: Group, to: Compiling) -> str:
         asked = f"{group.channel!r}, {group.product!r}" + (", narrow=True" if self.per_product else "")
         parts = [f"(c := i.consent({asked})) is None or not c.granted"]
@@ -525,6 +531,10 @@ class ContentRequired(RuleBase):
     must: tuple[Name, ...] = ()
     must_not: tuple[Name, ...] = ()
     approved: bool = False
+
+    @property
+    def asks(self) -> str:
+        return f"tag the offer {' and '.join(self.must)}" if self.must else ""
 
     def violates(self, offer: Offer, channel: str, money: Money) -> bool:
         tags = offer.tags

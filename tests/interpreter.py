@@ -46,7 +46,22 @@ class Reading:
                         for pack, rule in self._binding:
                             if not isinstance(rule, rules.TimeWindow) and self.denies(pack, rule, offer, channel, sent):
                                 self.note(found, rule, place)
+                        if offer.purpose in {"marketing", "bonus"}:
+                            for where in self.lawless(sent):
+                                found[f"no_rules:{where}"].add(place)
         return dict(found), moments
+
+    def lawless(self, sent: int) -> list[str]:
+        """Licensed places of the player whose own rules have all ended at a moment, or never were."""
+        applied = [(pack, rule) for pack in self.book.packs for rule in pack.rules if rule.state != "off"]
+        licensed = {one for _, rule in applied if rule.type == "jurisdiction_scope" for one in rule.licensed}
+        own = {
+            place
+            for pack, rule in applied
+            if "*" not in pack.jurisdictions and (rule.valid_to is None or sent < midnight(rule.valid_to, pack))
+            for place in rule.jurisdictions or pack.jurisdictions
+        }
+        return sorted((licensed & (self.seen.named or set())) - own)
 
     def note(self, found: dict[str, set[int]], rule: Any, place: int) -> None:
         found[rule.id].add(place)
