@@ -27,6 +27,8 @@ A lawyer must read each rule before it is relied on.
 Confidence is told with each rule, and what is doubtful ships off or in its strictest reading and says so.
 Where residence, licence and present place of a player differ, the packs of all three bind, so the strictest wins.
 Rules silence marketing and bonuses only; service, safer-gambling and regulatory messages pass them.
+A country's rules bind in all its parts. A licensed place for which no rule of its own is applied, such as a state of a
+country whose other states stand here, gets no marketing and no bonus: `no_rules:AU-VIC`.
 """
 
 
