@@ -3,7 +3,6 @@
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 import pytest
 from first_build import lines
@@ -13,6 +12,7 @@ from pydantic import create_model
 
 from features.digests import digest, earlier, form_of
 from features.events import EVENT, Event, Login
+from features.zones import zone
 from service.outcomes import _FORM, Outcome
 
 FIRST: dict[str, Event] = {}
@@ -88,7 +88,7 @@ def test_what_the_first_build_remembered_in_any_offset_is_among_the_earlier_dige
 
 @pytest.mark.parametrize("place", ["Europe/Stockholm", "Australia/Lord_Howe", "America/St_Johns", "Asia/Kathmandu"])
 def test_moments_of_an_imported_file_stand_in_its_zone_and_have_the_digest_of_utc(place: str) -> None:
-    at = datetime(2026, 7, 2, 10, 11, 12, 500, tzinfo=ZoneInfo(place))
-    until = datetime(2027, 1, 2, tzinfo=ZoneInfo(place))
+    at = datetime(2026, 7, 2, 10, 11, 12, 500, tzinfo=zone(place))
+    until = datetime(2027, 1, 2, tzinfo=zone(place))
     mapped = EVENT.validate_python({**BREAK, "occurred_at": at, "until": until})
     assert of(mapped) == of(read(**BREAK, occurred_at=at.astimezone(UTC).isoformat(), until=until.isoformat()))
