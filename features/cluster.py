@@ -360,9 +360,12 @@ class Lanes:
 
     async def _anywhere(self, until: float, parts: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
         trouble: Exception = redis.ConnectionError("the cluster has no nodes")
-        for name in self._nodes.names:
+        names = list(self._nodes.names)
+        for place, name in enumerate(names):
+            # One that hangs must leave time for the others.
+            seconds = (until - time.monotonic()) / (len(names) - place)
             try:
-                return await self._lane(name).send(until - time.monotonic(), *parts)
+                return await self._lane(name).send(seconds, *parts)
             except _AWAY as error:
                 self._nodes.failed(name)
                 trouble = error

@@ -22,7 +22,7 @@ LONGEST_SECONDS: Final = 10.0
 MISSES: Final = 3
 """Deadlines in a row that pass without any answer before a server counts as silent."""
 PATIENT_SECONDS: Final = 4.0
-"""Whoever has this much time left is never sent away: a silent server may answer again meanwhile."""
+"""A call with this much time left is always sent: a silent server may answer again meanwhile."""
 _PROBE_SECONDS: Final = 1.0
 _ROUNDS: Final = 4
 """Of the loop, after which what had arrived was read and whoever waited for it ran."""
@@ -65,10 +65,10 @@ class Deadline:
 
 
 class Breaker:
-    """Knows how long a server has been silent, and asks it until it answers.
+    """Measures how long a server has been silent, and asks it until it answers.
 
-    Open, it sends away whoever could not wait longer than others have waited in vain already. Any answer closes it, an
-    error or a connection refused too: then the server, or its absence, is known at once.
+    Open, it refuses a call whose time is shorter than the present silence. Any answer closes it, an error or a refused
+    connection too: then the server, or its absence, is known at once.
 
     Args:
         probe: Asks the server anything; raises whatever a call may raise.
@@ -81,8 +81,8 @@ class Breaker:
         self._heard_at = -inf
         self._probing: asyncio.Task[None] | None = None
 
-    def sends_away(self, seconds: float) -> bool:
-        """Whether a call that can wait this long would wait in vain."""
+    def refuses(self, seconds: float) -> bool:
+        """Whether a call with this much time would wait in vain."""
         return self._misses >= MISSES and seconds < min(monotonic() - self._silent_since, PATIENT_SECONDS)
 
     def heard(self) -> None:
@@ -100,19 +100,21 @@ class Breaker:
 
     async def close(self) -> None:
         """Stop asking."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait([self._probing])
+        if (probing := self._probing) is not None:
+            probing.cancel()
+            await asyncio.wait([probing])
 
     async def _ask(self) -> None:
         """Ask until anything comes back."""
-        while self._misses:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    with suppress(redis.RedisError, ConnectionError):
-                        await self._probe()
-                self.heard()
-        self._probing = None
+        try:
+            while self._misses:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PROBE_SECONDS):
+                        with suppress(redis.RedisError, ConnectionError):
+                            await self._probe()
+                    self.heard()
+        finally:
+            self._probing = None
 
 
 class Lane:
@@ -133,7 +135,7 @@ class Lane:
         """
         if seconds <= 0:
             raise TimeoutError
-        if self._breaker.sends_away(seconds):
+        if self._breaker.refuses(seconds):
             raise SilentError("it has been silent for longer than this call could wait")
         sent_at = -inf
         try:

@@ -1,8 +1,8 @@
-"""The embedded Valkey server of a home: never two on the same files, whoever started one and whatever became of them.
+"""The embedded Valkey server of a home: never two on the same files.
 
-The server holds a lock on its files for as long as it lives: whoever starts it takes the lock and hands it down. So a
-server that is silent is known to be there, what a crash or a reboot left behind is no lock, and a copied home is free.
-Whoever uses the server shares a second lock, and the last who does ends it.
+The server holds a lock on its files for as long as it lives: its starter takes the lock and hands it down. So a silent
+server is known to be there, what a crash or a reboot left behind is no lock, and a copied home is free. The processes
+that use a server share a second lock, and the last of them ends it. `croupier up` holds a third one, alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
@@ -32,143 +33,175 @@ WAIT_SECONDS: Final = 600.0
 """How long a server that lives is waited for until it answers."""
 STOP_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.02
+_SILENT_SECONDS: Final = 1.0
 _SAY_AGAIN_SECONDS: Final = 10.0
+_LONGEST_PATH: Final = 100
+"""Bytes of a socket's path; systems take 104 or 108."""
 _SERVER, _USERS, _HOUSE = "server.lock", "users.lock", "house.lock"
+_ABSENT: Final = "is starting or ending"
 Say = Callable[[str], object]
-"""Takes a sentence for whoever waits."""
+"""Tells people why they wait."""
 
 
 def aloud(sentence: str) -> None:
-    """Say something to whoever waits at a terminal."""
+    """Write a sentence to standard error."""
     sys.stderr.write(f"{sentence}\n")
 
 
 @dataclass
 class Server:
-    """An embedded server that lives.
+    """An embedded server that this process uses.
 
     Attributes:
-        home: Whose it is.
-        pid: Its process.
-        started: When that started, so that a number that was given again is known.
+        home: Directory of the house.
+        pid: Process of the server.
+        started: When that process started, which tells it from a later one of the same number.
+        user: Descriptor of this process's lock as a user, -1 once it is none.
         child: The process, if this one started it.
+        foreign: Whether it holds no lock, as servers of earlier builds: it is used, and never ended.
     """
 
     home: Path
     pid: int
     started: str
+    user: int
     child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    foreign: bool = False
 
     @property
     def url(self) -> str:
-        """Its address."""
-        return f"unix://{socket_path(self.home)}"
+        """Address of the server."""
+        return f"unix://{_socket(self.home)}"
 
     def lives(self) -> bool:
         """Whether it, or a process that it started to write its files, still lives."""
         if self.child is not None and self.child.poll() is None:
             return True
-        lock = _taken(self.home, _SERVER)
-        if lock is not None:
-            os.close(lock)
-        return lock is None
+        if self.foreign:
+            return _started(self.pid) == self.started
+        return _is_taken(self.home, _SERVER)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process, if it is still there."""
+        """Send a signal to its process, if that is still there."""
         if _started(self.pid) == self.started:
             os.kill(self.pid, number)
 
-    def kill(self) -> None:
-        """End it without a word to it."""
-        self.signal(signal.SIGKILL)
-        self._await_end()
-
-    def stop(self) -> None:
-        """Ask it to end, and wait until it has.
+    def stop(self, say: Say = aloud) -> None:
+        """Use it no more; where nobody else does, ask it to end and wait until it has.
 
         Raises:
-            StoreError: It has not within half a minute, and is left to itself.
+            StoreError: It has not within half a minute, and is left alone.
         """
-        self.signal(signal.SIGTERM)
-        self._await_end()
+        if self.user < 0:
+            return
+        try:
+            if not self.foreign and _lock(self.user, fcntl.LOCK_EX | fcntl.LOCK_NB, self.home):
+                self.signal(signal.SIGTERM)
+                self._await_end(say)
+        finally:
+            os.close(self.user)
+            self.user = -1
+        if self.child is not None:
+            self.child.poll()
 
-    def _await_end(self) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
+    def _await_end(self, say: Say) -> None:
+        begun = time.monotonic()
+        said = False
         while self.lives():
-            if time.monotonic() > deadline:
+            passed = time.monotonic() - begun
+            if passed > STOP_SECONDS:
                 raise StoreError(f"the store of {self.home} was asked to end and has not in {STOP_SECONDS:g} s")
+            if passed > _SILENT_SECONDS and not said:
+                say(f"the store of {self.home} is ending")
+                said = True
             time.sleep(_LOOK_SECONDS)
 
 
 def socket_path(home: Path) -> Path:
     """Where a home's server listens: inside the home, or in a private folder if that path is too long."""
     inside = _folder(home) / "valkey.sock"
-    if len(os.fsencode(inside)) < 100:
+    if len(os.fsencode(inside)) < _LONGEST_PATH:
         return inside
     name = hashlib.blake2b(os.fsencode(home.resolve()), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"croupier-{os.getuid()}-{name}" / "valkey.sock"
+    places = [Path(place, f"croupier-{os.getuid()}-{name}", "valkey.sock") for place in (tempfile.gettempdir(), "/tmp")]  # noqa: S108 - a private folder in it
+    return next((place for place in places if len(os.fsencode(place)) < _LONGEST_PATH), places[-1])
 
 
 def store_url(home: Path) -> str:
     """Address of the store: `CROUPIER_STORE`, or the home's own server."""
-    return os.environ.get("CROUPIER_STORE") or f"unix://{socket_path(home)}"
+    return os.environ.get("CROUPIER_STORE") or f"unix://{_socket(home)}"
 
 
-def start_server(home: Path, say: Say = aloud) -> Server:
+def start_server(home: Path, say: Say = aloud, giving_up: threading.Event | None = None) -> Server:
     """The embedded Valkey of a home: private unix socket, every acknowledged write on disk.
 
-    One that lives is waited for, however it came to be there; a new one is started only where none does.
+    A server that lives is waited for, whatever started it; a new one is started only where none does.
 
     Args:
         home: Directory of the house.
         say: Told why one waits.
+        giving_up: Ends the waiting when it is set.
 
     Raises:
         StoreError: It did not start, or does not answer for ten minutes, or the home's file system has no locks.
     """
     for place in (_folder(home), socket_path(home).parent):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    waiting = _Waiting(home, say)
-    child: subprocess.Popen[bytes] | None = None
-    while not waiting.over():
-        if child is not None and child.poll() is not None:
-            raise StoreError("the embedded store did not start; its log is valkey.log in the home's store folder")
-        if child is None and (lock := _taken(home, _SERVER)) is not None:
-            child = _launched(home, lock)
-    pid = waiting.pid if child is None else child.pid
-    return Server(home, pid, _started(pid), child)
+    user = _shared(home, say)
+    looking = _Looking(home, say, giving_up)
+    try:
+        looking.until_answered()
+    except BaseException:
+        looking.end()
+        os.close(user)
+        raise
+    return Server(home, looking.pid, _started(looking.pid), user, looking.child, not _is_taken(home, _SERVER))
 
 
-class _Waiting:
-    """Looks whether a server answers, and says now and then why it does not.
+class _Looking:
+    """Looks until a server answers, starts one where none lives, and says now and then what is waited for.
 
     Attributes:
-        pid: The server's process, once it answers.
+        pid: Process of the server, once it answers.
+        child: That process, if it was started here.
     """
 
-    def __init__(self, home: Path, say: Say) -> None:
+    def __init__(self, home: Path, say: Say, giving_up: threading.Event | None) -> None:
         self._home, self._say = home, say
+        self._giving_up = giving_up or threading.Event()
         self._begun = time.monotonic()
-        self._say_at = self._begun + 1.0
+        self._say_at = self._begun + _SILENT_SECONDS
         self.pid = 0
+        self.child: subprocess.Popen[bytes] | None = None
 
-    def over(self) -> bool:
-        """Whether the server answers now; waits a moment if it does not."""
-        trouble = self._look()
-        if trouble is None:
-            return True
+    def until_answered(self) -> None:
+        """Wait until the server answers; raises StoreError if it does not start or does not answer for too long."""
+        while (trouble := self._trouble()) is not None:
+            if self.child is not None and self.child.poll() is not None:
+                raise StoreError("the embedded store did not start; its log is valkey.log in the home's store folder")
+            # A server without a lock, of an earlier build, is there as long as anything listens.
+            if self.child is None and trouble == _ABSENT and (lock := _taken(self._home, _SERVER)) is not None:
+                self.child = _launched(self._home, lock)
+            self._wait(trouble)
+
+    def end(self) -> None:
+        """End what was started here."""
+        if self.child is not None:
+            self.child.terminate()
+            self.child.wait()
+
+    def _wait(self, trouble: str) -> None:
         now = time.monotonic()
-        if now - self._begun > WAIT_SECONDS:
-            raise StoreError(f"the store of {self._home} {trouble}, for {WAIT_SECONDS:g} s now")
+        if now - self._begun > WAIT_SECONDS or self._giving_up.is_set():
+            raise StoreError(f"the store of {self._home}{_process(self._home)} {trouble}; no longer waited for")
         if now >= self._say_at:
-            self._say(f"the store of {self._home} {trouble}; waiting")
+            self._say(f"the store of {self._home}{_process(self._home)} {trouble}; waiting")
             self._say_at = now + _SAY_AGAIN_SECONDS
         time.sleep(_LOOK_SECONDS)
-        return False
 
-    def _look(self) -> str | None:
+    def _trouble(self) -> str | None:
         """Why the server does not answer; None if it does."""
-        client = plain(f"unix://{socket_path(self._home)}", 1.0)
+        client = plain(f"unix://{_socket(self._home)}", _SILENT_SECONDS)
         try:
             client.ping()
             self.pid = int(cast("dict[str, Any]", client.info("server"))["process_id"])
@@ -177,7 +210,7 @@ class _Waiting:
         except redis.TimeoutError:
             return "is busy and does not answer"
         except redis.RedisError:
-            return "is starting or ending"
+            return _ABSENT
         finally:
             client.close()
         return None
@@ -199,11 +232,14 @@ def _launched(home: Path, lock: int) -> subprocess.Popen[bytes]:
         "logfile": str(folder / "valkey.log"),
         "daemonize": "no",
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    words = [str(server_binary()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    quiet = subprocess.DEVNULL  # whatever waits for the end of this process's output must not wait for the server's
     try:
-        process = subprocess.Popen([str(server_binary()), *words], start_new_session=True, pass_fds=(lock,))  # noqa: S603 - the binary comes with a dependency, the arguments are ours
+        process = subprocess.Popen(  # noqa: S603 - the binary comes with a dependency, the arguments are ours
+            words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, pass_fds=(lock,)
+        )
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{process.pid} {_started(process.pid)}\n".encode(), 0)
+        os.pwrite(lock, f"{process.pid} {_started(process.pid)} {path}\n".encode(), 0)
     finally:
         os.close(lock)
     return process
@@ -218,6 +254,28 @@ def server_binary() -> Path:
     return Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system().lower()}-{kind}" / "valkey-server"
 
 
+def _noted(home: Path) -> tuple[int, Path] | None:
+    """Process and socket of a home's server as its starter noted them; None where none holds the lock."""
+    if not _is_taken(home, _SERVER):  # what a copied home says is of the server of another
+        return None
+    with suppress(OSError, ValueError):
+        pid, started, path = (_folder(home) / _SERVER).read_text("utf8").rstrip("\n").split(" ", 2)
+        if started and _started(int(pid)) == started:
+            return int(pid), Path(path)
+    return None
+
+
+def _socket(home: Path) -> Path:
+    """Where the home's server listens, or will: another process may have other folders for what is temporary."""
+    found = _noted(home)
+    return socket_path(home) if found is None else found[1]
+
+
+def _process(home: Path) -> str:
+    found = _noted(home)
+    return "" if found is None else f" (process {found[0]})"
+
+
 def _started(pid: int) -> str:
     """When a process started, in ticks since the machine did; empty if there is no such process."""
     try:
@@ -228,43 +286,42 @@ def _started(pid: int) -> str:
 
 @contextmanager
 def serving(home: Path, say: Say = aloud) -> Iterator[str]:
-    """Address of the store for as long as the block runs: `CROUPIER_STORE`, or the home's own server."""
-    if told := os.environ.get("CROUPIER_STORE"):
-        yield told
+    """Address of the store while the block runs: `CROUPIER_STORE`, or the home's own server."""
+    if "CROUPIER_STORE" in os.environ:
+        with relying(home, say) as url:
+            yield url
         return
-    with using(home) as last:
-        server = start_server(home, say)
-        try:
-            yield server.url
-        finally:
-            if last():
-                server.stop()
-
-
-@contextmanager
-def using(home: Path) -> Iterator[Callable[[], bool]]:
-    """Keep a home's server from being ended by others while the block runs.
-
-    Yields:
-        Whether nobody else uses it: to be asked once, at the end; then whoever comes waits until the block is over.
-    """
-    lock = _opened(home, _USERS)
+    server = start_server(home, say)
     try:
-        _lock(lock, fcntl.LOCK_SH, home)
-        yield lambda: _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, home)
+        yield server.url
     finally:
-        os.close(lock)
+        _leave(server, say)
 
 
 @contextmanager
-def relying(home: Path) -> Iterator[str]:
-    """Address of a store that somebody else started, and keeps while the block runs if it is the home's own."""
+def relying(home: Path, say: Say = aloud) -> Iterator[str]:
+    """Address of a store that something else started; the home's own server is kept while the block runs."""
     url = store_url(home)
-    if url != f"unix://{socket_path(home)}":
+    if url != f"unix://{_socket(home)}":
         yield url
         return
-    with using(home):
+    user = _shared(home, say)
+    try:
         yield url
+    finally:
+        found = _noted(home)
+        if found is None:
+            os.close(user)
+        else:
+            _leave(Server(home, found[0], _started(found[0]), user), say)
+
+
+def _leave(server: Server, say: Say) -> None:
+    """Use a server no more; what was done with it is not undone by its not ending."""
+    try:
+        server.stop(say)
+    except StoreError as error:
+        say(str(error))
 
 
 @contextmanager
@@ -283,6 +340,9 @@ def keeping(home: Path) -> Iterator[None]:
         os.close(lock)
 
 
+# --- Locks
+
+
 def _folder(home: Path) -> Path:
     return home.resolve() / "store"
 
@@ -292,13 +352,36 @@ def _opened(home: Path, name: str) -> int:
     return os.open(_folder(home) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _taken(home: Path, name: str) -> int | None:
-    """A lock as the file that holds it, None if somebody else has it."""
+def _taken(home: Path, name: str, how: int = fcntl.LOCK_EX) -> int | None:
+    """A lock as the descriptor that holds it, None if another process has it."""
     lock = _opened(home, name)
-    if _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, home):
+    try:
+        held = _lock(lock, how | fcntl.LOCK_NB, home)
+    except BaseException:
+        os.close(lock)
+        raise
+    if held:
         return lock
     os.close(lock)
     return None
+
+
+def _is_taken(home: Path, name: str) -> bool:
+    lock = _taken(home, name)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
+def _shared(home: Path, say: Say) -> int:
+    """The lock of a user of the server; waits while the last user before ends it."""
+    said_at = time.monotonic() + _SILENT_SECONDS
+    while (lock := _taken(home, _USERS, fcntl.LOCK_SH)) is None:
+        if time.monotonic() > said_at:
+            say(f"the store of {home}{_process(home)} is ending; waiting")
+            said_at += _SAY_AGAIN_SECONDS
+        time.sleep(_LOOK_SECONDS)
+    return lock
 
 
 def _lock(lock: int, how: int, home: Path) -> bool:
@@ -307,7 +390,6 @@ def _lock(lock: int, how: int, home: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        os.close(lock)
         raise StoreError(
             f"{_folder(home)} lies on a file system without locks ({error.strerror}), where two stores could open the "
             "same files: let CROUPIER_HOME name a local folder, or CROUPIER_STORE a server"

@@ -1,4 +1,4 @@
-"""The store and the house in it: connection, clock, keys. The one home of redis-py.
+"""The store and the house in it: connection, clock, keys.
 
 A *house* is what `CROUPIER_HOME` holds: it is created once in the store, with its partitions, its clock and
 its secret, and never changes after. A player is known inside by a *player key*, `{p017}` + 30 hex digits: a

@@ -21,6 +21,7 @@ from features import zones
 from features.moments import micros
 from features.server import relying, serving
 from features.store import connect, open_house
+from pipelines.child import end_with_parent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,6 +154,7 @@ def serve(
     with relying(home()) as url:
         os.environ["CROUPIER_STORE"] = url
         Settings.here(url)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
             "service.app:create",
             factory=True,
@@ -618,6 +620,7 @@ def bench_learning(
 
 def main() -> NoReturn:
     """Run a command; whatever the user can mend ends in one sentence and exit code 2."""
+    end_with_parent()
     try:
         zones.pin()
         app(standalone_mode=False)

@@ -5,14 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+TIED: Final = "CROUPIER_TIED"
+"""Set for a child whose standard input ends when its parent does, whatever became of that."""
 LAST: Final = 19
 """Niceness of what may take as long as it takes."""
+
+
+def end_with_parent() -> None:
+    """In a child: ask this process to end when the one that started it has ended, were it killed outright."""
+    if os.environ.pop(TIED, None) is None:
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def give_way(pid: int, niceness: int = LAST) -> None:
@@ -34,9 +50,10 @@ class Child:
 
     def start(self) -> None:
         """Start it, its output appended to its log."""
+        environment = {**os.environ, **self.environment, TIED: "yes"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - the command is ours
-                self.command, env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+                self.command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
         if self.niceness:
             give_way(self.process.pid, self.niceness)

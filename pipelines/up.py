@@ -24,7 +24,7 @@ from rich.console import Console
 
 from features.events import moment
 from features.schema import schema_hash
-from features.server import Server, keeping, start_server, store_url, using
+from features.server import Server, keeping, start_server, store_url
 from features.store import (
     LEARNER_LEASE,
     PARTITIONS,
@@ -53,6 +53,7 @@ SEED: Final = 7
 _CHUNK: Final = 5_000
 _SEEDED: Final = "croupier:seeded"
 _READY_SECONDS: Final = 180.0
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LEARNER_NICENESS: Final = 10
 """What learns gives way to what serves."""
 VIEW: Final = "/#/experiments?workflowType=machine_learning"
@@ -103,7 +104,7 @@ def up(wish: Wish, console: Console) -> None:
     read_schedules()
     read_webhooks()
     wish.home.mkdir(parents=True, exist_ok=True)
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in ENDING:
         signal.signal(name, _interrupt)
     begun = time.monotonic()
     with _store(wish, console) as (url, server):
@@ -122,6 +123,8 @@ def up(wish: Wish, console: Console) -> None:
             children += _afterwards(client, wish, url, console)
             watch.join()
         finally:
+            for name in ENDING:
+                signal.signal(name, signal.SIG_IGN)  # what is being ended is ended whole
             watch.stop()
             with _step(console, "stopping"):
                 for child in reversed(children):
@@ -136,18 +139,17 @@ def _interrupt(*_: object) -> NoReturn:
 def _store(wish: Wish, console: Console) -> Iterator[tuple[str, list[Server]]]:
     """The store's address, and the embedded server in a list (empty for a store elsewhere).
 
-    The server of a command that runs, or one that outlived its house, is taken over; ended by who uses it last.
+    The server of a command that runs, or one that outlived its house, is taken over.
     """
     if "CROUPIER_STORE" in os.environ:
         yield store_url(wish.home), []
         return
-    with keeping(wish.home), using(wish.home) as last:
+    with keeping(wish.home):
         running = [start_server(wish.home, console.print)]
         try:
             yield running[0].url, running
         finally:
-            if last():
-                running[-1].stop()
+            running[-1].stop(console.print)
 
 
 @contextmanager
@@ -207,15 +209,18 @@ def open_doors(client: redis.Redis, house: House, wish: Wish, console: Console) 
 
 
 def _ready(client: redis.Redis) -> int:
-    """Serving processes that were seen to serve."""
-    return sum(found is not None for found in serving_hashes(client, READY))
+    """Serving processes that were seen to serve, as far as is known."""
+    try:
+        return sum(found is not None for found in serving_hashes(client, READY))
+    except redis.RedisError:
+        return 0
 
 
 def _leased(client: redis.Redis, name: str) -> bool:
     """Whether somebody does the work of a lease; nobody as far as is known, if its part of the store is away."""
     try:
         until = cast("bytes | None", client.hget(name, "until"))
-    except redis.ConnectionError:
+    except redis.RedisError:
         return False
     return until is not None and int(until) > real_now_us(client)
 
@@ -279,13 +284,13 @@ def _get(url: str) -> bool:
 
 def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own loopback address
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
         found: dict[str, object] = json.load(answer)
         return found
 
 
 def _print_addresses(house: House, wish: Wish, console: Console) -> None:
-    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}" if wish.screen else ""
+    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}  (starts last)" if wish.screen else ""
     console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
     if not wish.players:
         return
@@ -313,7 +318,10 @@ def _someone(wish: Wish) -> tuple[str, dict[str, object]]:
     asked: dict[str, object] = {}
     for number in range(1, wish.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
-        answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
+        try:
+            answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
+        except OSError:  # the machine is busy: whoever it is, the lines can be sent
+            break
         if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
             break
     return str(asked["player_id"]), asked
@@ -339,11 +347,22 @@ class Watch(threading.Thread):
         while not self._stopping.wait(0.2):
             if self._server and not self._server[-1].lives():
                 self._tell("store")
-                self._server.append(start_server(self._wish.home, self._console.print))
+                if not self._restarted_store():
+                    return
             for child in self._children:
                 if child.dead():
                     self._tell(child.name)
                     child.start()
+
+    def _restarted_store(self) -> bool:
+        before = self._server[-1]
+        try:
+            self._server.append(start_server(self._wish.home, self._console.print, self._stopping))
+        except StoreError as error:
+            self._console.print(str(error), style="red")
+            return False
+        before.stop(self._console.print)
+        return True
 
     def stop(self) -> None:
         """Stop looking, so that what ends now stays ended."""

@@ -50,8 +50,6 @@ AFTER_SECONDS: Final = 0.05
 _AFTER_STEP: Final = 0.005
 BATCH_SECONDS: Final = 30.0
 """Deadline of a batch as a whole, shared by the items that name none."""
-RESTRICTING_SECONDS: Final = 5.0
-"""Deadline of what restricts contact: it is waited for longest, and while the store is silent too."""
 BATCH_MOST: Final = 500
 _LOG: Final = structlog.get_logger()
 
@@ -154,14 +152,14 @@ def _count(done: Answered) -> None:
 async def _wait(after: str, body: DecisionRequest, desk: Desk) -> bool:
     """Wait, bounded, until the features of the player's partition include a position; whether they do."""
     asked = desk.table.house.player_key(body.player_id)
+    ledger = desk.ledger.by(desk.until - AFTER_SECONDS)
     try:
-        keys = Keys(await desk.ledger.at_home(asked, desk.ledger.home))
+        keys = Keys(await ledger.at_home(asked, ledger.home))
     except StoreError:
         return False  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
         raise ProblemError(422, "foreign_position", "this position is not of the player's partition", "/after")
-    wanted, until = order(after[5:]), desk.until - AFTER_SECONDS
-    ledger = desk.ledger.by(until)
+    wanted = order(after[5:])
     try:
         while order(await ledger.progress(keys.partition)) < wanted:  # noqa: ASYNC110 - what is waited for is in the store
             await asyncio.sleep(_AFTER_STEP)
@@ -276,7 +274,7 @@ def _is_decision_id(text: str) -> bool:
 async def post_event(body: AnyEvent, desk: At) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
     if body.type in RESTRICTING:
-        desk = desk.within(RESTRICTING_SECONDS)
+        desk = desk.restricting()
     done = await know(body, desk.table.house, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 
@@ -284,7 +282,7 @@ async def post_event(body: AnyEvent, desk: At) -> Response:
 async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
     if body.type in WITHDRAWING:
-        desk = desk.within(RESTRICTING_SECONDS)
+        desk = desk.restricting()
     done = await take(body, desk.table.layout.catalogue, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 

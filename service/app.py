@@ -31,7 +31,7 @@ from service import api
 from service.door import Desk
 from service.law import Law
 from service.layout import Layout
-from service.ledger import RedisLedger
+from service.ledger import RedisLedger, fetched
 from service.packs import Rulebook, load_rulebook, rulebook_path
 from service.readiness import Readiness
 from service.table import Table
@@ -41,6 +41,8 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 LIVE_SECONDS = 5
 CONNECTIONS = 8
+SPARE_CONNECTIONS = 2
+"""Kept for what restricts contact, so that nothing else stands before it."""
 READ_SECONDS = 0.25
 """Deadline of a decision that names none."""
 WRITE_SECONDS = 2.0
@@ -238,19 +240,21 @@ def _own_plan(bundle: bytes) -> ReadPlan:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the store, load files and bundles, watch for new ones; close all at the end."""
     where: Settings = app.state.settings
-    store = Store(where.store, CONNECTIONS)
+    store, spare = Store(where.store, CONNECTIONS), Store(where.store, SPARE_CONNECTIONS)
     try:
         house = await store.house()
         table = new_table(house, where)
         await _keep(store, table)
-        ledger = RedisLedger(store, house)
-        desk = Desk(table, ledger, frozenset(where.keys), where.read_seconds, where.write_seconds)
+        ledgers = RedisLedger(store, house), RedisLedger(spare, house)
+        desk = Desk(table, *ledgers, frozenset(where.keys), where.read_seconds, where.write_seconds)
         readiness = Readiness(desk)
         async with _watched(Watch(store, desk, readiness)), _running(readiness):
             app.state.desk, app.state.readiness = desk, readiness
             yield
     finally:
+        await fetched()
         await store.close()
+        await spare.close()
 
 
 async def _keep(store: Store, table: Table) -> None:

@@ -26,6 +26,8 @@ from service.ledger import RedisLedger
 from service.table import Table
 
 BODY_BYTES: Final = 256 * 1024
+RESTRICTING_SECONDS: Final = 5.0
+"""Deadline of what restricts contact; it is waited for while the store is silent too."""
 _LOG: Final = structlog.get_logger()
 SECONDS: Final = Histogram(
     "croupier_request_seconds",
@@ -42,9 +44,10 @@ class Desk:
     Attributes:
         table: What serves now.
         ledger: The ledger, with the deadline of the request.
+        spare: The same over connections that nothing else takes, for what restricts contact.
         keys: The callers' keys.
         read_seconds: Deadline of a decision that names none.
-        write_seconds: Deadline of every other request.
+        write_seconds: Deadline of every request whose route names no other.
         asked_at: When the request was there, on the monotonic clock.
         until: When it must have been answered.
         kept: The churn model that was last needed to explain an old decision.
@@ -52,6 +55,7 @@ class Desk:
 
     table: Table
     ledger: RedisLedger
+    spare: RedisLedger
     keys: frozenset[str]
     read_seconds: float
     write_seconds: float
@@ -63,6 +67,10 @@ class Desk:
         """The desk for a request that is there now."""
         now = time.monotonic()
         return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
+
+    def restricting(self) -> Desk:
+        """The same for a request that restricts contact: it has the longest deadline, and nobody stands before it."""
+        return replace(self, ledger=self.spare).within(RESTRICTING_SECONDS)
 
     def within(self, seconds: float) -> Desk:
         """The same for a request that must be answered so long after it was there."""

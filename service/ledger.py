@@ -46,6 +46,12 @@ PROBE_SECONDS: Final = 60
 Result = TypeVar("Result")
 
 
+async def fetched() -> None:
+    """Wait until every fetch under way has ended, before the store is closed."""
+    if _FETCHES:
+        await asyncio.wait(_FETCHES, timeout=FETCH_SECONDS)
+
+
 class Entry(NamedTuple):
     """One thing to append to a player's log: an event or an outcome, with what it makes true.
 

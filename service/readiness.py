@@ -6,14 +6,17 @@ import asyncio
 from itertools import count
 from typing import Final
 
+import structlog
+
 from features.store import StoreError, partition_of
 from service import log
-from service.decide import Contended, DecisionRequest, decide
+from service.decide import DecisionRequest, decide
 from service.door import Desk
 
 TIMES: Final = 3
 """Decisions and writes in a row, each in time, before a process counts as ready."""
 POLL_SECONDS: Final = 0.2
+_LOG: Final = structlog.get_logger()
 _NOBODY: Final = "readiness"
 """Begins the ids of the players asked about, of whom nothing is ever stored."""
 
@@ -43,10 +46,11 @@ class Readiness:
         try:
             for number in range(TIMES):
                 await self._serve(number)
-        except Contended:
-            self.trouble = "a player about whom nothing is stored changed at every attempt"
         except StoreError as error:
             self.trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from deciding, what restricts must get in
+            self.trouble = f"{type(error).__name__}: {error}"
+            _LOG.error("readiness", trouble=self.trouble)
         else:
             self.trouble = None
 

@@ -45,6 +45,13 @@ PROCESSES.set_forkserver_preload(
 )
 
 
+def killed(server: Server) -> None:
+    """Kill a server outright and wait until it has ended; this process uses it no more."""
+    server.signal(signal.SIGKILL)
+    until(lambda: not server.lives())
+    server.stop()
+
+
 class World:
     """A house with an embedded store of its own.
 
@@ -91,7 +98,7 @@ class World:
     def restart(self) -> None:
         """Kill the store, if it still runs, and start it again on what it had written."""
         self.client.close()
-        self.server.kill()
+        killed(self.server)
         self.server = self._start()
         self.client = connect(self.server.url)
 

@@ -70,6 +70,19 @@ def _is_ours(entry: Path, word: str, home: Path) -> bool:
     return any(one.endswith(word) for one in words) and (inside or named)
 
 
+def left(home: Path) -> set[str]:
+    """Commands of the processes of a house."""
+    words = ("up", "worker", "learn", "serve", "valkey-server")
+    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return {word for word in words if any(_is_ours(entry, word, home) for entry in entries)}
+
+
+def test_a_house_that_is_killed_outright_leaves_no_process_behind(home: Path) -> None:
+    until(lambda: {"up", "worker", "learn", "serve", "valkey-server"} <= left(home))
+    kill("up", home)
+    until(lambda: left(home) == set())
+
+
 class Load(threading.Thread):
     """A caller who retries under the same id until each event, decision and outcome is acknowledged."""
 

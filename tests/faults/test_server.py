@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from cluster import free_ports
-from worlds import PATIENCE, PROCESSES, until
+from worlds import PATIENCE, PROCESSES, killed, until
 
-from features.server import Server, keeping, serving, socket_path, start_server, using
+from features.cluster import plain
+from features.server import Server, keeping, server_binary, serving, socket_path, start_server
 from features.store import StoreError, connect
 
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
@@ -31,11 +32,10 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(home: Path) -> Iterator[Server]:
-    with using(home):
-        running = start_server(home)
-        yield running
-        running.signal(signal.SIGCONT)
-        running.stop()
+    running = start_server(home)
+    yield running
+    running.signal(signal.SIGCONT)
+    running.stop()
 
 
 def servers(home: Path) -> set[int]:
@@ -113,7 +113,8 @@ def test_a_server_outlives_who_started_it_and_is_taken_over(home: Path) -> None:
     again = start_server(home)
     assert (again.pid, again.child) == (pid, None)
     assert acknowledged(home) == ["before"]
-    until(lambda: servers(home) == set())
+    again.stop()
+    assert servers(home) == set()
 
 
 def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside_it(home: Path, server: Server) -> None:
@@ -130,6 +131,7 @@ def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside
     waiting.join()
     assert [one.pid for one in found] == [server.pid]
     assert acknowledged(home) == ["before"]
+    found[0].stop()
 
 
 COMMANDS = [
@@ -180,7 +182,7 @@ def test_what_a_crash_or_a_reboot_left_is_no_lock(home: Path) -> None:
     socket_path(home).touch()
     assert acknowledged(home) == ["before"]
     running = start_server(home)
-    running.kill()
+    killed(running)
     assert acknowledged(home) == ["before"]
 
 
@@ -197,7 +199,10 @@ def test_a_copied_home_has_a_server_of_its_own(home: Path, server: Server, tmp_p
 def test_one_home_under_two_names_has_one_server(home: Path, server: Server, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.symlink_to(home)
-    assert start_server(other).pid == server.pid
+    found = start_server(other)
+    assert found.pid == server.pid
+    found.stop()
+    assert server.lives()
 
 
 def test_a_house_is_up_once(home: Path) -> None:
@@ -216,11 +221,14 @@ def test_a_file_system_without_locks_is_refused(home: Path, tmp_path: Path) -> N
     source, library = tmp_path / "nolocks.c", tmp_path / "nolocks.so"
     source.write_text(NO_LOCKS)
     subprocess.run([str(COMPILER), "-shared", "-fPIC", "-o", library, source], check=True)
-    code = f"from pathlib import Path; from features.server import start_server; start_server(Path({str(home)!r}))"
-    environment = {**os.environ, "LD_PRELOAD": str(library)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "lies on a file system without locks (No locks available)" in done.stderr
-    assert servers(home) == set()
+    environment = {**os.environ, "LD_PRELOAD": str(library), "CROUPIER_HOME": str(home)}
+    for command in ("rules explain player-1", "up --players 0"):
+        words = [sys.executable, "-m", "pipelines", *command.split()]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "lies on a file system without locks (No locks available)" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert servers(home) == set()
 
 
 def test_a_server_that_loads_a_large_file_is_waited_for(home: Path) -> None:
@@ -236,7 +244,8 @@ def test_a_server_that_loads_a_large_file_is_waited_for(home: Path) -> None:
     for other in others:
         assert other.found() == running.pid
         other.end()
-    until(lambda: not running.lives())
+    running.stop()
+    assert servers(home) == set()
 
 
 def test_a_server_that_cannot_start_says_where_to_look(home: Path) -> None:
@@ -245,4 +254,65 @@ def test_a_server_that_cannot_start_says_where_to_look(home: Path) -> None:
     manifest.write_text("nonsense\n")
     with pytest.raises(StoreError, match=r"did not start; its log is valkey\.log"):
         start_server(home)
+    assert servers(home) == set()
+
+
+def connect_soon(home: Path) -> Any:
+    """A connection to a server that is just starting."""
+    until(lambda: bool(plain(f"unix://{socket_path(home)}", 1.0).ping()))
+    return connect(f"unix://{socket_path(home)}")
+
+
+@pytest.fixture
+def unlocked(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server as an earlier build started it: on the home's socket, without a lock."""
+    with serving(home):
+        pass
+    options = {"port": "0", "unixsocket": str(socket_path(home)), "dir": str(home / "store"), "appendonly": "yes"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = subprocess.Popen([str(server_binary()), *words], stdout=subprocess.DEVNULL)
+    with connect_soon(home):
+        yield process
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    process.wait()
+
+
+def test_a_server_without_a_lock_is_used_and_neither_ended_nor_doubled(
+    home: Path, unlocked: subprocess.Popen[bytes]
+) -> None:
+    put(home, "before")
+    found = start_server(home)
+    assert (found.pid, found.foreign, found.lives()) == (unlocked.pid, True, True)
+    unlocked.send_signal(signal.SIGSTOP)
+    said: list[str] = []
+    waiting = threading.Thread(target=lambda: start_server(home, said.append).stop())
+    waiting.start()
+    until(lambda: bool(said))
+    assert servers(home) == {unlocked.pid}
+    unlocked.send_signal(signal.SIGCONT)
+    waiting.join()
+    found.stop()
+    assert servers(home) == {unlocked.pid}
+    unlocked.terminate()
+    unlocked.wait()
+    assert not found.lives()
+
+
+def test_the_end_of_a_command_is_not_held_up_by_the_server_that_it_started(home: Path) -> None:
+    code = (
+        "from pathlib import Path; import os; from features.server import start_server; "
+        f"print(start_server(Path({str(home)!r})).pid, flush=True); os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert servers(home) == {int(done.stdout)}
+    start_server(home).stop()
+    assert servers(home) == set()
+
+
+def test_who_gives_up_waiting_ends_what_was_started_for_it(home: Path) -> None:
+    giving_up = threading.Event()
+    giving_up.set()
+    with pytest.raises(StoreError, match="no longer waited for"):
+        start_server(home, giving_up=giving_up)
     assert servers(home) == set()

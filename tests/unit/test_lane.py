@@ -50,16 +50,16 @@ def silent(breaker: Breaker, times: int = MISSES) -> None:
 
 async def settled(breaker: Breaker) -> None:
     """Until the breaker lets everybody through."""
-    while breaker.sends_away(0.001):  # noqa: ASYNC110 - it is the breaker's own task that is waited for
+    while breaker.refuses(0.001):  # noqa: ASYNC110 - it is the breaker's own task that is waited for
         await asyncio.sleep(0)
 
 
 def test_a_few_deadlines_in_a_row_without_an_answer_send_the_next_away() -> None:
     async def story(breaker: Breaker, _: Server) -> None:
         silent(breaker, MISSES - 1)
-        assert not breaker.sends_away(0.001)
+        assert not breaker.refuses(0.001)
         silent(breaker, 1)
-        assert breaker.sends_away(0.001)
+        assert breaker.refuses(0.001)
 
     told(story)
 
@@ -69,7 +69,7 @@ def test_an_answer_in_between_begins_the_count_anew() -> None:
         silent(breaker, MISSES - 1)
         breaker.heard()
         breaker.missed(monotonic())
-        assert not breaker.sends_away(0.001)
+        assert not breaker.refuses(0.001)
 
     told(story)
 
@@ -80,7 +80,7 @@ def test_a_deadline_of_a_call_that_saw_others_answered_is_no_silence() -> None:
         breaker.heard()
         for _call in range(2 * MISSES):
             breaker.missed(sent_at)
-        assert not breaker.sends_away(0.001)
+        assert not breaker.refuses(0.001)
 
     told(story)
 
@@ -89,7 +89,7 @@ def test_calls_that_were_never_sent_say_nothing_of_the_server() -> None:
     async def story(breaker: Breaker, _: Server) -> None:
         for _call in range(2 * MISSES):
             breaker.missed(-inf)
-        assert not breaker.sends_away(0.001)
+        assert not breaker.refuses(0.001)
 
     told(story)
 
@@ -98,7 +98,7 @@ def test_whoever_can_wait_longer_than_the_silence_lasts_is_let_through() -> None
     async def story(breaker: Breaker, _: Server) -> None:
         for _call in range(MISSES):
             breaker.missed(monotonic())
-        assert not breaker.sends_away(PATIENT_SECONDS - 1)
+        assert not breaker.refuses(PATIENT_SECONDS - 1)
 
     told(story)
 
@@ -106,8 +106,8 @@ def test_whoever_can_wait_longer_than_the_silence_lasts_is_let_through() -> None
 def test_whoever_is_patient_is_let_through_however_long_the_silence() -> None:
     async def story(breaker: Breaker, _: Server) -> None:
         silent(breaker)
-        assert breaker.sends_away(PATIENT_SECONDS - 0.001)
-        assert not breaker.sends_away(PATIENT_SECONDS)
+        assert breaker.refuses(PATIENT_SECONDS - 0.001)
+        assert not breaker.refuses(PATIENT_SECONDS)
 
     told(story)
 
