@@ -146,8 +146,8 @@ def show_checkpoint(held: Checkpoint) -> dict[str, Any]:
 def show_bundle(bundle: ChurnBundle) -> dict[str, Any]:
     """A churn model with the scores that it gives to a few players."""
     told = {name: one for name, one in shown(bundle).items() if name != "model"}
-    rows = np.array([[(at * number) % 31 for at in range(len(bundle.features))] for number in range(5)], dtype=float)
-    rows[4] = np.nan
+    rows = np.array([[(at * 37 + number * 101) % 89 for at in range(len(bundle.features))] for number in range(9)]) / 8
+    rows[-1] = np.nan
     matrix = np.full((len(rows), len(VECTOR)), np.nan)
     places = {reading.name: at for at, reading in enumerate(VECTOR)}
     matrix[:, [places[name] for name in bundle.features]] = rows
@@ -159,8 +159,9 @@ def show_plan(plan: ReadPlan) -> dict[str, Any]:
 
 
 def show_catalogue(held: Catalogue) -> dict[str, Any]:
-    last = held.action(held.size - 1)
-    told = {"hash": held.hash, "size": held.size, "last": [last.offer.id, last.channel, last.timing_slot]}
+    some = {place: held.action(place) for place in range(1, held.size, 7)}
+    places = {place: [one.offer.id, one.channel, one.timing_slot] for place, one in some.items()}
+    told = {"hash": held.hash, "size": held.size, "places": shown(places)}
     return told | {"offers": shown(held.offers), "experiment": shown(held.experiment)}
 
 

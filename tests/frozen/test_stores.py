@@ -149,9 +149,18 @@ def show_features(held: Mapping[bytes, bytes]) -> dict[str, Any]:
     }
 
 
-@every("features")
+@every("features", "feature_values")
 def test_features_as_they_were_stored_have_the_same_values(case: Case) -> None:
     assert_gives(show_features({data(name): data(value) for name, value in case.raw.items()}), case.gives)
+
+
+@written({"feature_values": WRITTEN["features"]})
+def test_todays_plan_writes_values_as_the_frozen_bytes(case: Case) -> None:
+    read = frozen_plan()
+    held = {data(name): data(value) for name, value in case.raw.items()}
+    row = read.decode([held.get(name) for name in read.fields])
+    pairs = read.encode(row.values, row.as_of["behaviour"] or 0)
+    assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == held
 
 
 @written({"features": WRITTEN["features"]})
