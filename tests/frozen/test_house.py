@@ -267,7 +267,7 @@ def test_the_learner_goes_on_from_its_checkpoint(house: Opened) -> None:
         for flush in one.waiting():
             one.learn(flush)
     assert afresh.newest is not None
-    assert resumed.newest.version == afresh.newest.version
+    assert (resumed.newest.version, resumed.open) == (afresh.newest.version, afresh.open)
     process = LearnerProcess(house.url, house.home, school(), lambda _: None, lambda _: None)
     process.work()
     process.stop()
