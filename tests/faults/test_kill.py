@@ -70,17 +70,18 @@ def _is_ours(entry: Path, word: str, home: Path) -> bool:
     return any(one.endswith(word) for one in words) and (inside or named)
 
 
-def left(home: Path) -> set[str]:
-    """Commands of the processes of a house."""
-    words = ("up", "worker", "learn", "serve", "valkey-server")
+def running(home: Path) -> dict[str, Path]:
+    """Processes that a house has started, by word."""
     entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return {word for word in words if any(_is_ours(entry, word, home) for entry in entries)}
+    words = ("worker", "learn", "serve", "valkey-server")
+    return {word: entry for word in words for entry in entries if _is_ours(entry, word, home)}
 
 
 def test_a_house_that_is_killed_outright_leaves_no_process_behind(home: Path) -> None:
-    until(lambda: {"up", "worker", "learn", "serve", "valkey-server"} <= left(home))
-    kill("up", home)
-    until(lambda: left(home) == set())
+    until(lambda: len(running(home)) == 4)
+    parent = (running(home)["worker"] / "stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(parent), signal.SIGKILL)
+    until(lambda: not running(home))
 
 
 class Load(threading.Thread):

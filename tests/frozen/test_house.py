@@ -171,7 +171,13 @@ def test_a_record_is_explained_as_it_was(house: Opened, decision_id: str) -> Non
 def test_the_same_request_again_gets_the_recorded_answer(house: Opened, told: dict[str, Any]) -> None:
     answer = house.post("/v1/decisions", told["body"])
     assert answer.status_code == 200
-    assert_gives(answer.json(), told["answer"])
+    assert_gives(_without_texts(answer.json()), _without_texts(told["answer"]))
+
+
+def _without_texts(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the sentences of its reasons, in which later builds may say more."""
+    named = [{key: value for key, value in one.items() if key != "reason"} for one in answer.get("exclusions", [])]
+    return {**answer, "exclusions": named}
 
 
 @of("events")
