@@ -214,13 +214,39 @@ def learn() -> None:
 def import_events(
     file: Annotated[Path, typer.Argument(help="CSV or JSON lines, gzipped or not.")],
     mapping: Annotated[Path | None, typer.Option(help="Which column means what; without it, our own events.")] = None,
-    rejects: Annotated[Path | None, typer.Option(help="Where rejected rows go; by default FILE.rejects.csv.")] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where rejected rows go; by default CROUPIER_HOME/rejects.")
+    ] = None,
+    max_rejected_share: Annotated[
+        float | None, typer.Option(help="End where more is rejected; by default the mapping's, 0.5.", min=0, max=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import events of any age. Example: croupier import events log.csv.gz --mapping payments_log."""
     from pipelines.imports import run
 
-    show(run(home(), file, mapping=mapping, rejects=rejects)._asdict(), as_json=as_json)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _leave)
+    done = run(home(), file, mapping=mapping, rejects=rejects, max_rejected_share=max_rejected_share)
+    show(done._asdict(), as_json=as_json)
+    for warning in done.warnings:
+        print(f"croupier: warning: {warning}", file=sys.stderr)
+    if done.refusal:
+        raise Refusal(done.refusal)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """End by a signal as by an exception: what is open is closed, temporary files go; a second one changes nothing."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+@imports.command("schema")
+def import_schema() -> None:
+    """Print the JSON schema of a mapping file. Example: croupier import schema > mapping.schema.json."""
+    from pipelines.columns import schema
+
+    print(json.dumps(schema(), indent=2))
 
 
 @train.command("churn")

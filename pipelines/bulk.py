@@ -88,6 +88,25 @@ class Items:
         return self._seals[player]
 
 
+def remembered(client: redis.Redis, items: Sequence[Item], hops: int = HOPS) -> list[int]:
+    """Places of the items whose ids the store remembers: appending such an item only tells what became of it."""
+    pipe = client.pipeline(transaction=False)
+    for item in items:
+        keys = Keys(item.player)
+        pipe.exists(keys.seen(item.entry.seen))
+        pipe.hget(keys.facts, "to")
+    replies = pipe.execute()
+    there = [place for place, exists in enumerate(replies[::2]) if exists]
+    linked = {place: to for place, to in enumerate(replies[1::2]) if to is not None and not replies[2 * place]}
+    if not linked:
+        return there
+    if not hops:
+        raise StoreError("the links of some ids lead nowhere")
+    moved = [_of(items[place], to.decode().split(" ")[0]) for place, to in linked.items()]
+    places = list(linked)
+    return sorted([*there, *(places[at] for at in remembered(client, moved, hops - 1))])
+
+
 def append(client: redis.Redis, house: House, items: Sequence[Item], hops: int = HOPS) -> Batch:
     """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
     done, linked = _append(client, house, items)

@@ -1,218 +1,118 @@
 """Outside events into the house: any CSV or JSON lines file by a mapping, or our own events, each exactly once.
 
-    file --Source--> rows --mapping--> events --Seen--> those that neither lake nor run has --bulk--> the log
+    file --Source--> rows --mapping--> records of events --Seen, judge--> those that are new --bulk--> the log
 
-What is wrong with file or mapping is found before anything is appended. What is wrong with a row goes to the
-rejects file with its reason, and the import goes on. An import that was killed is run again: what the log
+What is wrong with file or mapping is found before anything is appended. A record is a row with all the events that it
+is made into: taken whole or not at all. What is wrong with one, or says otherwise than what was taken under its id,
+goes to the rejects file with its reason, and the import goes on. An import that was killed is run again: what the log
 took is in the lake by then, and not taken twice.
 """
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import gc
+import re
+import shutil
 import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self, cast
+from typing import Final, NamedTuple, Protocol
 
-import duckdb
 import redis
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from features.events import EVENT, SKEW, Event, micros
 from features.server import serving
-from features.store import PARTITIONS, House, StoreError, connect, open_house, order, real_now_us, tag
+from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
-from pipelines.mapping import EventMapping, ImportRefused, MappedRows, RowRefused, load, reasons
+from pipelines.cells import RowRefused, reasons
+from pipelines.columns import REJECTED_SHARE, EventMapping
+from pipelines.follower import Follower, following
+from pipelines.mapping import ImportRefused, MappedRows, load
+from pipelines.rejects import Rejects, Tally, rejects_path
 from pipelines.rows import Row, Source
-from pipelines.worker import Worker, wait_until_applied, wait_until_in_lake
+from pipelines.seen import Seen, Told, judge, told
 from service.facts import Assertion
-from service.know import JOINING, TOLD_OF
+from service.know import JOINING
+from service.ledger import Status
 
 __all__ = ["ImportRefused", "Imported", "run"]
 
 CHUNK_ROWS: Final = 20_000
+FIRST_ROWS: Final = 1_000
+"""Rows after which an import ends early if too many of them are rejected; they are the first chunk."""
 AHEAD: Final = 4
 """Chunks that the log may be ahead of the features: more would grow the store, fewer would idle it."""
-PATIENCE_SECONDS: Final = 600.0
 _SKEW_US: Final = int(SKEW.total_seconds() * 1_000_000)
+_SPILL: Final = "import-"
+_MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|VALUE!|NUM!|NULL!|DIV/0!|#+)")
+"""What a spreadsheet makes of a long number, and of what it could not compute."""
 
 
 class Imported(NamedTuple):
-    """What became of a file: rows = accepted + duplicates + rejected."""
+    """What became of a file: records = accepted + duplicates + conflicts + rejected.
 
-    rows: int
+    Attributes:
+        records: Rows that were read, each with all the events that it is made into.
+        accepted: Those of which any event is new.
+        duplicates: Those that the house has already.
+        conflicts: Those with an event whose id was used for other content; they are in the rejects.
+        rejected: Those that are no events; they are in the rejects too.
+        events: New events.
+        seconds: How long it took.
+        rows: The older name of `records`.
+        lines: Lines of the file that were read, its header and blank ones too.
+        events_per_second: New events per second.
+        rejects: The file of the rejected rows, None if there are none.
+        reasons: Why rows were rejected and how often, the commonest first.
+        warnings: What to look at, though it was taken.
+        refusal: Why the import counts as failed, None if it does not.
+    """
+
+    records: int
     accepted: int
     duplicates: int
+    conflicts: int
     rejected: int
+    events: int
     seconds: float
+    rows: int
+    lines: int
     events_per_second: float
     rejects: str | None
-    """The file of the rejected rows, None if there are none."""
+    reasons: dict[str, int]
+    warnings: list[str]
+    refusal: str | None
 
 
 class Rows(Protocol):
     """What makes events of the cells of rows."""
 
-    def event(self, row: Sequence[str]) -> Event:
-        """The event that a row is; raises ValueError if it is none."""
+    @property
+    def names(self) -> Sequence[int]:
+        """Places of the cells that name a player or an event."""
+        ...
+
+    def events(self, row: Sequence[str]) -> list[Event]:
+        """The events that a row is, one at least; raises ValueError if it is none."""
         ...
 
 
 class OwnRows:
     """Our own event format, one JSON object a line, as `POST /v1/events` takes it."""
 
-    def event(self, row: Sequence[str]) -> Event:
+    names: Sequence[int] = ()
+
+    def events(self, row: Sequence[str]) -> list[Event]:
         """See `Rows`."""
-        return EVENT.validate_json(row[0])
-
-
-class Rejects:
-    """The file of rejected rows; it takes the place of an earlier one when the import has ended."""
-
-    def __init__(self, path: Path, source: Path, columns: Sequence[str]) -> None:
-        if path.is_dir():
-            raise ImportRefused(f"--rejects {path} is a directory")
-        if path.exists() and path.samefile(source):
-            raise ImportRefused(f"--rejects {path} is the file to import itself")
-        self._path = path
-        self._unfinished = path.with_name(f".{path.name}.tmp")
-        try:
-            self._file = self._unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            sentence = f"the rejects file {path} cannot be written ({error.strerror}): name another with --rejects"
-            raise ImportRefused(sentence) from error
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(["row", "reason", *columns])
-        self.count = 0
-
-    def add(self, row: Row, reason: str) -> None:
-        """Keep a row and why it was rejected."""
-        self._writer.writerow([row.number, " ".join(reason.split()), *row.original])
-        self.count += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._file.close()
-        if kind is None and (self.count or self._path.exists()):
-            self._unfinished.replace(self._path)
-        else:
-            self._unfinished.unlink()
-
-
-class Seen:
-    """Which (key of the id told of, event id) pairs the lake had when the import began, and which this run took since.
-
-    Each is kept as the 128 bits of a hash in DuckDB, which moves to disk what does not fit in memory.
-    """
-
-    def __init__(self, lake: Path, spill: Path) -> None:
-        self._db = duckdb.connect(config={"memory_limit": "1GB", "temp_directory": str(spill)})
-        self._db.execute("SET TimeZone = 'UTC'")
-        self._db.execute("CREATE TABLE seen (id UHUGEINT)")
-        if any(lake.glob("events/*/*.parquet")):
-            rows = "read_parquet($1, hive_partitioning = false)"
-            told_of = f"coalesce(json_extract_string(detail, '$.{TOLD_OF}'), player)"
-            pairs = f"SELECT md5_number({told_of} || ' ' || event_id) FROM {rows}"  # noqa: S608 - no text from outside
-            self._db.execute(f"INSERT INTO seen {pairs}", [f"{lake}/events/*/*.parquet"])
-
-    def add(self, pairs: Iterable[tuple[str, str]]) -> list[int]:
-        """Remember pairs; returns the places of those that are new, in order, the first of equal ones."""
-        self._db.execute(
-            "CREATE OR REPLACE TEMP TABLE fresh AS SELECT id, min(place) - 1 AS place FROM ("
-            " SELECT md5_number(unnest($1::VARCHAR[])) AS id, generate_subscripts($1::VARCHAR[], 1) AS place"
-            ") ANTI JOIN seen USING (id) GROUP BY id",
-            [[f"{player} {event_id}" for player, event_id in pairs]],
-        )
-        self._db.execute("INSERT INTO seen SELECT id FROM fresh")
-        return [place for (place,) in self._db.execute("SELECT place FROM fresh ORDER BY place").fetchall()]
-
-    def close(self) -> None:
-        """Forget all."""
-        self._db.close()
-
-
-class Follower:
-    """The worker that follows the log with features and lake: one that runs already, else ours in a thread."""
-
-    def __init__(self, client: redis.Redis, url: str, lake: Path) -> None:
-        self._client = client
-        self._lake = lake
-        self._failure: BaseException | None = None
-        self._own = None if _is_served(client) else Worker(url, lake)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        if self._own:
-            self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            cast("Worker", self._own).run()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-            self._failure = error
-
-    def applied(self, reached: Mapping[int, str]) -> None:
-        """Wait until features include these places of the log."""
-        self._wait(lambda seconds: wait_until_applied(self._client, reached, seconds))
-
-    def in_lake(self, places: Iterable[str]) -> None:
-        """Wait until the lake holds these places of the log."""
-        last = max((order(place)[0] for place in places), default=-1)
-        self._wait(lambda seconds: wait_until_in_lake(self._lake, (last + 1) * 1_000, seconds))
-
-    def stop(self) -> None:
-        """End our own worker, if there is one; it flushes as it ends."""
-        if self._own:
-            self._own.stop()
-            self._thread.join()
-
-    def _wait(self, until: Callable[[float], None]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            if self._failure:
-                raise StoreError(f"the worker failed: {self._failure}") from self._failure
-            try:
-                return until(1.0)
-            except StoreError:
-                if time.monotonic() > deadline:
-                    raise
-
-
-def _is_served(client: redis.Redis) -> bool:
-    """Whether a worker holds partitions: one that died holds its leases a few seconds more, but renews none."""
-    held = _held_until(client)
-    while held > real_now_us(client):
-        time.sleep(0.2)
-        if (later := _held_until(client)) > held:
-            return True
-        held = later
-    return False
-
-
-def _held_until(client: redis.Redis) -> int:
-    pipe = client.pipeline(transaction=False)
-    for partition in range(PARTITIONS):
-        pipe.hget(f"lease:{tag(partition)}", "until")
-    return max(int(until or 0) for until in pipe.execute())
-
-
-def _logged(client: redis.Redis) -> list[str]:
-    """The last entry of each partition's log, where there is one."""
-    pipe = client.pipeline(transaction=False)
-    for partition in range(PARTITIONS):
-        pipe.xrevrange(f"log:{tag(partition)}", count=1)
-    return [entries[0][0].decode() for entries in pipe.execute() if entries]
+        return [EVENT.validate_json(row[0])]
 
 
 class Door(NamedTuple):
@@ -238,78 +138,132 @@ def _open(home: Path) -> Iterator[Door]:
 class Import:
     """One import under way.
 
+    Args:
+        door: The house.
+        reader: What makes events of rows.
+        assume: Facts assumed of every player.
+        rejects: Where rejected rows go.
+        most: The share of rejected records above which it ends.
+
     Attributes:
-        rows: Rows read so far; `accepted` and `duplicates` of them, the others are in the rejects.
+        records: Records read so far; `accepted`, `duplicates` and `conflicts` of them, the others are rejected.
+        events: New events so far.
+        doubts: What to look at, though it was taken.
     """
 
-    def __init__(self, door: Door, reader: Rows, assume: Sequence[Assertion], rejects: Rejects) -> None:
+    def __init__(
+        self, door: Door, reader: Rows, assume: Sequence[Assertion], rejects: Rejects, most: float = REJECTED_SHARE
+    ) -> None:
         self._door = door
         self._reader = reader
         self._assume = assume
         self._rejects = rejects
+        self._most = most
         self._items = bulk.Items(door.client, door.house)
         self._key = lru_cache(maxsize=100_000)(door.house.player_key)
         self._players: set[str] = set()
         self._ahead: deque[dict[int, str]] = deque()
         self._reached: dict[int, str] = {}
-        self.rows = self.accepted = self.duplicates = 0
+        self.doubts = Tally()
+        self.records = self.accepted = self.duplicates = self.conflicts = self.events = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more of the records were rejected than may be."""
+        return self._rejects.count > self._most * self.records
 
     def take(self, chunks: Iterable[Sequence[Row]], tell: Callable[[Import], None]) -> None:
-        """Take chunks of rows; returns when features and lake have what is new of them.
+        """Take chunks of rows until too many are rejected; returns when features and lake have what is new of them.
 
         What the log holds at the start, of a killed import too, goes to the lake first: there it is seen.
         """
-        with _following(self._door) as follower:
-            follower.in_lake(_logged(self._door.client))
-            with _seen(self._door.home) as seen:
-                for chunk in chunks:
-                    self._take(chunk, seen)
-                    self._hold_back(follower)
-                    tell(self)
+        with following(self._door.client, self._door.url, self._door.lake) as follower, _seen(self._door.home) as seen:
+            for chunk in chunks:
+                self._take(chunk, seen)
+                self._hold_back(follower)
+                tell(self)
+                if self.too_many and self.records >= FIRST_ROWS:
+                    break
             follower.applied(self._reached)
             follower.stop()
             follower.in_lake(self._reached.values())
 
     def _take(self, chunk: Sequence[Row], seen: Seen) -> None:
-        events = list(self._events(chunk))
+        rows, records = list[Row](), list[list[Told]]()
+        for row, record in self._readable(chunk):
+            rows.append(row)
+            records.append(record)
+        verdicts = list(judge(records, self._known(list(chain(*records)), seen)))
         if self._assume:
-            self._take_assumed([event for _, event in events], seen)
-        pairs = [(self._key(event.player_id), event.event_id) for _, event in events]
-        new = seen.add(pairs)
-        done = self._append([self._items.event(events[place][1]) for place in new])
-        for place, status in zip(new, done.statuses, strict=True):
-            if status == "conflict":
-                self._rejects.add(events[place][0], "this event id was used before for another event")
-        self.rows += len(chunk)
-        self.accepted += done.accepted
-        self.duplicates += len(events) - done.accepted - done.statuses.count("conflict")
+            self._take_assumed([record[0].player_id for record in records], seen)
+        statuses = iter(self._take_new([one for verdict in verdicts for one in verdict.fresh], seen))
+        for row, verdict in zip(rows, verdicts, strict=True):
+            self._count(row, verdict.status == "conflict", [next(statuses) for _ in verdict.fresh])
+        self.records += len(chunk)
 
-    def _events(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, Event]]:
-        """The events among some rows, with them; the other rows go to the rejects."""
+    def _readable(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, list[Told]]]:
+        """The rows that are events, with them; the others go to the rejects."""
         door = self._door
         latest_us = door.house.now_us(real_now_us(door.client)) + _SKEW_US
         for row in chunk:
             try:
-                yield row, self._event(row, latest_us)
+                yield row, [self._told(event, latest_us) for event in self._events(row)]
             except ValueError as error:
                 self._rejects.add(row, reasons(error))
 
-    def _event(self, row: Row, latest_us: int) -> Event:
+    def _events(self, row: Row) -> list[Event]:
         if row.problem:
             raise RowRefused(row.problem)
-        event = self._reader.event(row.cells)
+        found = self._reader.events(row.cells)
+        if row.doubt:
+            self.doubts.add(row.doubt, row.line)
+        if any(_MANGLED.fullmatch(row.cells[at]) for at in self._reader.names):
+            self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
+        return found
+
+    def _told(self, event: Event, latest_us: int) -> Told:
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
         if micros(event.occurred_at) > latest_us:
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
-        return event
+        return told(self._items.event(event), event, self._key(event.player_id))
 
-    def _take_assumed(self, events: Iterable[Event], seen: Seen) -> None:
+    def _known(self, events: Sequence[Told], seen: Seen) -> dict[int, bool]:
+        """The places of events whose ids lake, run or store have, and whether for the same."""
+        known = seen.known(events)
+        asked = [at for at, one in enumerate(events) if one.item.remember and at not in known]
+        there = bulk.remembered(self._door.client, [events[at].item for at in asked])
+        # The store compares content itself, and appends nothing under an id that it remembers.
+        done = self._append([events[asked[at]].item for at in there])
+        return known | {asked[at]: status != "conflict" for at, status in zip(there, done.statuses, strict=True)}
+
+    def _take_assumed(self, players: Iterable[str], seen: Seen) -> None:
         """Append what is assumed of players that the file has not named before."""
-        new = [player for player in dict.fromkeys(event.player_id for event in events) if player not in self._players]
+        new = [player for player in dict.fromkeys(players) if player not in self._players]
         self._players.update(new)
         items = [self._items.assumed(player, self._assume) for player in new]
-        self._append([items[place] for place in seen.add([(item.player, item.entry.seen) for item in items])])
+        assumed = [Told(one, player, f"{one.player} {one.entry.seen}") for one, player in zip(items, new, strict=True)]
+        known = seen.known(assumed)
+        fresh = [one for at, one in enumerate(assumed) if at not in known]
+        self._append([one.item for one in fresh])
+        seen.add(fresh)
+
+    def _take_new(self, fresh: Sequence[Told], seen: Seen) -> Sequence[Status]:
+        """Append new events; what became of each, where the store came to know its id a moment ago too."""
+        done = self._append([one.item for one in fresh])
+        seen.add([one for one, status in zip(fresh, done.statuses, strict=True) if status != "conflict"])
+        self.events += done.accepted
+        return done.statuses
+
+    def _count(self, row: Row, conflict: bool, statuses: Sequence[Status]) -> None:  # noqa: FBT001 - private
+        """Count a record by what became of its new events."""
+        if conflict or "conflict" in statuses:
+            self.conflicts += 1
+            self._rejects.add(row, "this event id was used before for another event")
+        elif "new" in statuses:
+            self.accepted += 1
+        else:
+            self.duplicates += 1
 
     def _append(self, items: Sequence[bulk.Item]) -> bulk.Batch:
         done = bulk.append(self._door.client, self._door.house, items)
@@ -344,27 +298,20 @@ def _alone(home: Path) -> Iterator[None]:
     """One import at a time: two of the same file would not see what the other takes."""
     if not home.is_dir():
         raise StoreError(f"{home} holds no house yet: run `croupier up` once")
-    with (home / "import.lock").open("w") as held:
+    with (home / "import.lock").open("w") as lock:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ImportRefused("another import into this house is running") from error
         yield
 
 
 @contextmanager
-def _following(door: Door) -> Iterator[Follower]:
-    follower = Follower(door.client, door.url, door.lake)
-    try:
-        yield follower
-    finally:
-        follower.stop()
-
-
-@contextmanager
 def _seen(home: Path) -> Iterator[Seen]:
+    for left in home.glob(f"{_SPILL}*"):  # of an import that was killed: this is the only one
+        shutil.rmtree(left, ignore_errors=True)
     with (
-        tempfile.TemporaryDirectory(prefix="import-", dir=home) as spill,
+        tempfile.TemporaryDirectory(prefix=_SPILL, dir=home) as spill,
         closing(Seen(home / "lake", Path(spill))) as seen,
     ):
         yield seen
@@ -383,12 +330,18 @@ def _bar(source: Source, *, shown: bool) -> Iterator[Callable[[Import], None]]:
     with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as progress:
         task = progress.add_task("importing", total=source.size)
         yield lambda done: progress.update(
-            task, completed=source.read_bytes(), description=f"{done.rows:,} rows, {done.accepted:,} new"
+            task, completed=source.read_bytes(), description=f"{done.records:,} records, {done.events:,} new events"
         )
 
 
 def run(
-    home: Path, file: Path, *, mapping: Path | None = None, rejects: Path | None = None, progress: bool = True
+    home: Path,
+    file: Path,
+    *,
+    mapping: Path | None = None,
+    rejects: Path | None = None,
+    max_rejected_share: float | None = None,
+    progress: bool = True,
 ) -> Imported:
     """Import a file of events into a house; returns when features and lake have all of it.
 
@@ -396,7 +349,8 @@ def run(
         home: Where the house's state lies.
         file: CSV or JSON lines, gzipped or not.
         mapping: Mapping file, or the name of a shipped one; None for JSON lines in our own event format.
-        rejects: Where rejected rows go; by default beside the file, `FILE.rejects.csv`.
+        rejects: Where rejected rows go; by default into the house's folder `rejects`.
+        max_rejected_share: The import ends where a greater share of the records is rejected; by default the mapping's.
         progress: Whether a bar is drawn on stderr.
 
     Raises:
@@ -405,35 +359,60 @@ def run(
     """
     begun = time.monotonic()
     chosen = load(mapping) if mapping else None
-    kept = rejects or file.with_name(f"{file.name}.rejects.csv")
+    most = (
+        (chosen.max_rejected_share if chosen else REJECTED_SHARE) if max_rejected_share is None else max_rejected_share
+    )
     with _rarely_collecting(), Source(file, chosen) as source, _alone(home), _open(home) as door:
-        chunks = source.chunks(CHUNK_ROWS)
-        first = next(chunks, [])
+        kept = rejects or rejects_path(home, file)
+        first = source.chunk(min(FIRST_ROWS, CHUNK_ROWS))
         reader, assume = _reader(chosen, source, first), _assumed(chosen, door.house)
-        with Rejects(kept, file, source.original) as rejected, _bar(source, shown=progress) as tell:
-            done = Import(door, reader, assume, rejected)
-            done.take(chain([first], chunks), tell)
-    return _counted(done, rejected, kept, time.monotonic() - begun)
+        with Rejects(home, kept, file, source.original) as rejected, _bar(source, shown=progress) as tell:
+            done = Import(door, reader, assume, rejected, most)
+            done.take(chain([first], source.chunks(CHUNK_ROWS)), tell)
+            return _counted(done, rejected, kept, source, time.monotonic() - begun)
 
 
 @contextmanager
 def _rarely_collecting() -> Iterator[None]:
     """Rows by the thousand are no garbage: looking for cycles among them costs a quarter of an import."""
-    held = gc.get_threshold()
+    before = gc.get_threshold()
     gc.set_threshold(200_000, 50, 100)
     try:
         yield
     finally:
-        gc.set_threshold(*held)
+        gc.set_threshold(*before)
 
 
-def _counted(done: Import, rejects: Rejects, kept: Path, seconds: float) -> Imported:
+def _counted(done: Import, rejects: Rejects, kept: Path, source: Source, seconds: float) -> Imported:
+    lines = source.lines
+    left = bool(source.chunk(1))
+    cut = [] if left or not source.cut_short else ["the last line has no end: was the file cut?"]
     return Imported(
-        rows=done.rows,
+        records=done.records,
         accepted=done.accepted,
         duplicates=done.duplicates,
-        rejected=rejects.count,
+        conflicts=done.conflicts,
+        rejected=rejects.count - done.conflicts,
+        events=done.events,
         seconds=round(seconds, 3),
-        events_per_second=round(done.accepted / seconds, 1),
+        rows=done.records,
+        lines=lines if left else source.lines,
+        events_per_second=round(done.events / seconds, 1),
         rejects=str(kept) if rejects.count else None,
+        reasons=rejects.reasons.counts(),
+        warnings=[*done.doubts.sentences(), *cut],
+        refusal=_refusal(done, rejects, kept, lines if left else 0),
     )
+
+
+def _refusal(done: Import, rejects: Rejects, kept: Path, ended: int) -> str | None:
+    """Why an import failed, the commonest reason first, and what was taken all the same; None if it did not.
+
+    `ended` is the last line that was read where the import ended early.
+    """
+    if not rejects.count or not (done.too_many or rejects.count == done.records):
+        return None
+    share = f"{rejects.count:,} of {done.records:,} records were rejected"
+    taken = f"{done.accepted:,} were taken and stay" if done.accepted else "nothing was taken"
+    early = f", and the file was read no further than line {ended:,}" if ended else ""
+    return f"{rejects.reasons.sentences()[0]}: {share}, {taken}{early}; with their reasons they stand in {kept}"

@@ -24,7 +24,7 @@ from features.plan import ReadPlan
 from features.schema import STORED, Kind
 from features.server import Server
 from features.store import House, StoreError, create_house, load_library, publish, real_now_us
-from pipelines import bulk, imports
+from pipelines import bulk, follower, imports
 from pipelines.imports import Imported, ImportRefused
 from pipelines.mapping import SHIPPED as SHIPPED_FOLDER
 from pipelines.worker import Worker
@@ -86,7 +86,7 @@ def write(file: Path, cells: list[Cells]) -> Path:
 
 def load(home: Path, file: Path, mapping: Path | None = SHIPPED) -> Imported:
     done = imports.run(home, file, mapping=mapping, rejects=home / "rejects.csv", progress=False)
-    assert done.rows == done.accepted + done.duplicates + done.rejected
+    assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     return done
 
 
@@ -178,9 +178,9 @@ def test_rejected_rows_are_kept_with_number_reason_and_columns(home: Path, sandb
     assert done.rejects == str(home / "rejects.csv")
     with (home / "rejects.csv").open(encoding="utf-8", newline="") as found:
         assert list(csv.reader(found)) == [
-            ["row", "reason", *HEADER],
-            ["2", "no rule of the mapping matches", *unmatched],
-            ["4", "occurred_at 2020-03-03T00:00:00+00:00 lies in the future of the house's clock", *late],
+            ["row", "line", "reason", *HEADER],
+            ["2", "3", "no rule of the mapping matches", *unmatched],
+            ["4", "6", "occurred_at 2020-03-03T00:00:00+00:00 lies in the future of the house's clock", *late],
         ]
 
 
@@ -304,7 +304,7 @@ def test_a_worker_that_runs_is_not_joined_by_another(
     def second(*_: Any) -> Worker:
         raise AssertionError("another worker")
 
-    monkeypatch.setattr(imports, "Worker", second)
+    monkeypatch.setattr(follower, "Worker", second)
     assert counts(load(home, write(home / "a.csv", rows(700)))) == (700, 0, 0)
     assert in_lake(home) == (700, 700)
 
@@ -432,7 +432,7 @@ def test_our_own_events_need_no_mapping(home: Path, sandbox: House, store: redis
     with (home / "rejects.csv").open(encoding="utf-8", newline="") as found:
         rejected = list(csv.reader(found))
     assert [row[0] for row in rejected] == ["row", "5", "6", "7", "8", "9"]
-    assert json.loads(rejected[1][2]) == lines[4]
+    assert json.loads(rejected[1][3]) == lines[4]
     known = facts.read(store.hgetall(f"facts:{sandbox.player_key('p1')}"), "main")  # type: ignore[arg-type]
     assert known.jurisdiction == "MT"
     assert counts(load(home, file, None)) == (0, 4, 5)
