@@ -22,20 +22,20 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import redis
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from features.events import EVENT, SKEW, Event, micros
+from features.events import SKEW, Event, micros
 from features.server import serving
 from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
 from pipelines.cells import RowRefused, reasons
 from pipelines.columns import REJECTED_SHARE, EventMapping
 from pipelines.follower import Follower, following
-from pipelines.mapping import ImportRefused, MappedRows, load
+from pipelines.mapping import ImportRefused, MappedRows, OwnRows, Rows, load
 from pipelines.rejects import Rejects, Tally, rejects_path
 from pipelines.rows import Row, Source
 from pipelines.seen import Seen, Told, judge, told
@@ -90,29 +90,6 @@ class Imported(NamedTuple):
     reasons: dict[str, int]
     warnings: list[str]
     refusal: str | None
-
-
-class Rows(Protocol):
-    """What makes events of the cells of rows."""
-
-    @property
-    def names(self) -> Sequence[int]:
-        """Places of the cells that name a player or an event."""
-        ...
-
-    def events(self, row: Sequence[str]) -> list[Event]:
-        """The events that a row is, one at least; raises ValueError if it is none."""
-        ...
-
-
-class OwnRows:
-    """Our own event format, one JSON object a line, as `POST /v1/events` takes it."""
-
-    names: Sequence[int] = ()
-
-    def events(self, row: Sequence[str]) -> list[Event]:
-        """See `Rows`."""
-        return [EVENT.validate_json(row[0])]
 
 
 class Door(NamedTuple):

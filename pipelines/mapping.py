@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import yaml
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from features.events import EVENT, Event
 from pipelines.cells import Arithmetic, RowRefused, Zoneless, clock, minor, row_hash, tags, truth, whole_minor
 from pipelines.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn
 
-__all__ = ["SHIPPED", "EventMapping", "ImportRefused", "MappedRows", "load", "row_hash"]
+__all__ = ["SHIPPED", "EventMapping", "ImportRefused", "MappedRows", "OwnRows", "Rows", "load", "row_hash"]
 
 SHIPPED: Final = Path(__file__).with_name("mappings")
 """Mappings of public data sets that come with Croupier; they are found by their bare name."""
@@ -64,6 +64,30 @@ def _checked(file: Path, content: object) -> EventMapping:
 _TRUTHS: Final = {
     name for model in MODELS.values() for name, field in model.model_fields.items() if field.annotation is bool
 }
+
+
+class Rows(Protocol):
+    """What makes events of the cells of rows."""
+
+    @property
+    def names(self) -> Sequence[int]:
+        """Places of the cells that name a player or an event."""
+        ...
+
+    def events(self, row: Sequence[str]) -> list[Event]:
+        """The events that a row is, one at least; raises ValueError if it is none."""
+        ...
+
+
+class OwnRows:
+    """Our own event format, one JSON object a line, as `POST /v1/events` takes it."""
+
+    names: Sequence[int] = ()
+
+    def events(self, row: Sequence[str]) -> list[Event]:
+        """See `Rows`."""
+        return [EVENT.validate_json(row[0])]
+
 
 Read = Callable[[Sequence[str]], object]
 """What a field of an event is read as from a row; an empty text means that it is not there."""

@@ -62,7 +62,6 @@ class _Lines:
     Attributes:
         taken: The lines of the row that is being read.
         number: Lines read so far.
-        blank: How many of them were blank rows.
         whole: Whether the last line had an end.
     """
 
@@ -70,7 +69,7 @@ class _Lines:
         self._text = text
         self._again: deque[str] = deque()
         self.taken: list[str] = []
-        self.number = self.blank = self.characters = 0
+        self.number = self.characters = 0
         self.whole = True
 
     def __iter__(self) -> Self:
@@ -286,8 +285,8 @@ class Source:
                 yield self._apart(f"the row is no CSV: {error}")
                 continue
             if not cells:
-                lines.blank += 1
-            elif lines.cut:
+                continue
+            if lines.cut:
                 yield self._broken(_TOO_LONG)
             elif len(cells) == width:
                 yield self._row(cells, cells, doubt=self._swallowed())
@@ -317,8 +316,8 @@ class Source:
             if (line := next(lines, None)) is None:
                 return
             if not (text := line.strip()):
-                lines.blank += 1
-            elif lines.cut:
+                continue
+            if lines.cut:
                 yield self._broken(_TOO_LONG)
             else:
                 yield self._row(*_json_cells(text, named) if named else ([text], [text]))
@@ -344,7 +343,7 @@ _JSON: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=s
 def _objects(content: str) -> list[dict[str, object]]:
     """The first objects of a file, as far as they are whole."""
     found = []
-    for line in content.split("\n", _LOOKED_AT)[:_LOOKED_AT]:
+    for line in re.split(r"\r\n?|\n", content, maxsplit=_LOOKED_AT)[:_LOOKED_AT]:
         try:
             found.append(_JSON.decode(line.strip()))
         except (ValueError, RecursionError):
