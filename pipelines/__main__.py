@@ -225,8 +225,10 @@ def import_events(
     """Import events of any age. Example: croupier import events log.csv.gz --mapping payments_log."""
     from pipelines.imports import run
 
+    _log_to_stderr()
     for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _leave)
+        if signal.getsignal(name) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(name, _leave)
     done = run(home(), file, mapping=mapping, rejects=rejects, max_rejected_share=max_rejected_share)
     show(done._asdict(), as_json=as_json)
     for warning in done.warnings:
@@ -649,9 +651,7 @@ def main() -> NoReturn:
     end_with_parent()
     try:
         zones.pin()
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        code = app(standalone_mode=False)
     except ClickException as usage:
         usage.show()
         sys.exit(2)
@@ -663,7 +663,7 @@ def main() -> NoReturn:
         if type(error).__name__ in _REFUSALS:
             _fail(str(error), 2)
         raise
-    sys.exit(0)
+    sys.exit(code)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -304,7 +304,9 @@ def _bar(source: Source, *, shown: bool) -> Iterator[Callable[[Import], None]]:
         DownloadColumn(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as progress:
+    console = Console(stderr=True)
+    shown = shown and console.is_terminal
+    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
         task = progress.add_task("importing", total=source.size)
         yield lambda done: progress.update(
             task, completed=source.read_bytes(), description=f"{done.records:,} records, {done.events:,} new events"

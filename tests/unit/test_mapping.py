@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs  # schemathesis brings it
 import pytest
 import yaml
 from hypothesis import given
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from features.events import Event
 from pipelines.cells import RowRefused, clock, minor, reasons
-from pipelines.columns import AmountColumn, EventMapping, TimeColumn
-from pipelines.mapping import ImportRefused, MappedRows, load, row_hash
+from pipelines.columns import AmountColumn, Assume, EventMapping, IdColumn, Made, Rule, TimeColumn, schema
+from pipelines.mapping import SHIPPED, ImportRefused, MappedRows, load, row_hash
 from pipelines.rows import Row, Source
 
 PLAIN: dict[str, Any] = {
@@ -148,6 +149,63 @@ def test_what_is_no_amount_is_refused_with_a_reason(text: str) -> None:
     assert len(refused(sum=text)) > 10
 
 
+@pytest.mark.parametrize(
+    ("text", "rounding", "expected"),
+    [
+        ("158.82999999999998", True, 15_883),
+        ("0.005", "half_up", 1),
+        ("0.005", "half_even", 0),
+        ("0.0199", "down", 1),
+        ("7.07", True, 707),
+        ("2.5e-7", True, 0),
+    ],
+)
+def test_an_amount_is_rounded_as_the_mapping_says(text: str, rounding: bool | str, expected: int) -> None:  # noqa: FBT001
+    said = {"column": "sum", "round": rounding}
+    assert rows(amount=said).event([*GOOD[:2], text, *GOOD[3:]]).amount_minor == expected  # type: ignore[union-attr]
+
+
+def test_an_amount_is_computed_of_columns_by_any_name() -> None:
+    header = [*HEADER, "Net amount", "fee"]
+    bound = rows(header, amount={"compute": "-('Net amount' + fee) / 100", "decimals": 2})
+    assert bound.event([*GOOD, "-1250", "50"]).amount_minor == 1200  # type: ignore[union-attr]
+    for net, reason in (("", "no plain number"), ("1e-9", "decimals"), ("nan", "no plain number")):
+        with pytest.raises(RowRefused, match=reason):
+            bound.event([*GOOD, net, "50"])
+    with pytest.raises(RowRefused, match="no value"):
+        rows(header, amount={"compute": "sum / fee"}).event([*GOOD, "1", "0"])
+    with pytest.raises(ImportRefused, match="'Gross'"):
+        rows(header, amount={"compute": "Gross - fee"})
+
+
+def test_a_row_that_no_event_of_its_rule_is_for_is_refused() -> None:
+    with pytest.raises(RowRefused, match="no event of this row"):
+        rows(rules=[{"when": {}, "event": "login", "unless": {"kind": ["in", "out"]}}]).event(GOOD)
+
+
+def test_every_event_of_a_row_has_its_own_time_amount_and_columns() -> None:
+    header = [*HEADER, "ended", "won", "how"]
+    closing = {"event": "deposit", "time": "ended", "amount": "won", "columns": {"method": "how"}}
+    rule = {"when": {}, "events": [{"event": "login"}, closing | {"fields": {"status": "approved"}}]}
+    bound = rows(header, id={"column": "hash", "by_kind": True}, rules=[rule])
+    first, second = bound.events([*GOOD, "2020-01-02T04:00:00Z", "3", "wallet"])
+    assert first.event_id.removesuffix(":login") == second.event_id.removesuffix(":deposit")
+    assert second.occurred_at == datetime(2020, 1, 2, 4, tzinfo=UTC)
+    assert (second.amount_minor, second.method) == (300, "wallet")  # type: ignore[union-attr]
+
+
+def test_every_field_that_is_true_or_false_is_read_from_a_column() -> None:
+    header = [*HEADER, "value"]
+    for field, event, fixed in (
+        ("listed", "register_checked", {"register_name": "gamstop"}),
+        ("objects", "objection_changed", {}),
+        ("vip", "vip_changed", {}),
+        ("reopened", "registered", {}),
+    ):
+        found = rows(header, columns={field: "value"}, rules=[{"when": {}, "event": event, "fields": fixed}])
+        assert getattr(found.event([*GOOD, "yes"]), field) is True
+
+
 def test_an_empty_amount_is_missed_where_the_event_needs_one() -> None:
     assert refused(sum="") == "amount_minor: Field required"
 
@@ -272,6 +330,29 @@ def test_the_hash_does_not_depend_on_the_order_of_columns(tmp_path: Path) -> Non
         ({"columns": {"favourite": "sum"}}, "favourite"),
         ({"colour": "red"}, "colour"),
         ({"delimiter": ";;"}, "delimiter"),
+        ({"delimiter": "\n"}, "delimiter"),
+        ({"quote": "''"}, "quote"),
+        ({"encoding": "klingon"}, "encoding"),
+        ({"encoding": "base64"}, "encoding"),
+        ({"max_rejected_share": float("inf")}, "max_rejected_share"),
+        ({"max_rejected_share": 1.5}, "max_rejected_share"),
+        ({"amount": {"decimals": 2}}, "compute"),
+        ({"amount": {"column": "sum", "compute": "sum * 2"}}, "compute"),
+        ({"amount": {"compute": "sum ** 2"}}, "arithmetic"),
+        ({"amount": {"compute": "__import__('os')"}}, "arithmetic"),
+        ({"amount": {"compute": "sum *"}}, "arithmetic"),
+        ({"amount": {"compute": "1e400 * sum"}}, "arithmetic"),
+        ({"amount": {"column": "sum", "round": "up_and_away"}}, "amount.round"),
+        ({"rules": [{"when": {}, "event": "login", "events": [{"event": "login"}]}]}, "rules.0"),
+        ({"rules": [{"when": {}, "events": []}]}, "rules.0.events"),
+        ({"rules": [{"when": {}, "events": [{"event": "login"}, {"event": "session_started"}]}]}, "by_kind"),
+        (
+            {
+                "id": {"column": "ref", "by_kind": True},
+                "rules": [{"when": {}, "events": [{"event": "login"}, {"event": "login"}]}],
+            },
+            "kind",
+        ),
         ({"player": None}, "player"),
         ({"assume": {"jurisdiction": "Malta"}}, "assume.jurisdiction"),
         ({"assume": {"consent": ["pigeon"]}}, "assume.consent"),
@@ -515,3 +596,63 @@ def test_rejected_rows_keep_the_order_of_their_columns(tmp_path: Path) -> None:
     file.write_bytes(content)
     with Source(file, mapping()) as opened:
         assert opened.original == next(csv.reader(["who,at,sum,ref,kind,extra"]))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-8-sig", None), ("utf-16", None), ("utf-16-be", "utf-16-be"), ("latin-1", "latin-1"), ("cp1252", "cp1252")],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_is_read_in_its_encoding(tmp_path: Path, encoding: str, named: str | None, *, packed: bool) -> None:
+    content = "who,at,sum,ref,kind\r\nZoë,t,1,é,in\r\n".encode(encoding)
+    (row,) = source(tmp_path, gzip.compress(content) if packed else content, mapping(encoding=named))
+    assert list(row.cells) == ["Zoë", "t", "1", "é", "in"]
+    assert not row.problem
+
+
+def test_what_is_no_text_in_the_encoding_of_the_file_spoils_its_row_only(tmp_path: Path) -> None:
+    content = "who,at,sum,ref,kind\np1,t,1,e,in\np2,t,1,e,in\n".encode("utf-16")
+    first, second = source(tmp_path, content[:-3], mapping())
+    assert (first.problem, second.problem) == ("", "the row is no text in the encoding of the file")
+
+
+def test_blanks_and_tabs_separate_and_quotes_keep_them(tmp_path: Path) -> None:
+    content = b"who at \t sum ref kind \n  p1 'a  b' 1 'it''s' in\n\np2 'open t 2 e in\np3 t 3 a'b in\np4 t 4\n"
+    found = source(tmp_path, content, mapping(delimiter="whitespace", quote="'"))
+    assert [list(row.cells) for row in found[::2]] == [["p1", "a  b", "1", "it's", "in"], ["p3", "t", "3", "a'b", "in"]]
+    assert [bool(row.problem) for row in found] == [False, True, False, True]
+
+
+def test_where_cells_have_no_quotes_a_quote_is_text(tmp_path: Path) -> None:
+    (row,) = source(tmp_path, b'who,at,sum,ref,kind\np1,t,1,"e,in\n', mapping(quote=None))
+    assert list(row.cells) == ["p1", "t", "1", '"e', "in"]
+
+
+def test_the_page_of_the_mapping_names_every_word_and_its_example_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text("utf8")
+    for model in (EventMapping, TimeColumn, AmountColumn, IdColumn, Made, Rule, Assume):
+        assert all(f"`{name}`" in page for name in model.model_fields), model
+    found = load(written(tmp_path, page.split("```yaml")[1].split("```")[0]))
+    header = ["Player", "Finished", "Round", "Game", "Stake", "Multiple", "Net amount", "Method"]
+    bound = MappedRows(found, header, range(len(header)))
+    bet, win = bound.events(["p", "02/03/2020 10:00:00", "r1", "slots", "1.10", "2.1", "", ""])
+    assert (bet.event_id, win.event_id) == ("r1:bet", "r1:win")
+    assert (bet.amount_minor, win.amount_minor) == (110, 231)  # type: ignore[union-attr]
+    (deposit,) = bound.events(["p", "02/03/2020 10:00:00", "r2", "cashier", "", "", "-2000", "card"])
+    assert (deposit.amount_minor, deposit.method) == (2_000, "card")  # type: ignore[union-attr]
+
+
+def test_the_json_schema_takes_what_the_mapping_takes() -> None:
+    check = jsonschema_rs.validator_for(schema())
+    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text("utf8")
+    shipped = (SHIPPED / "payments_log.yaml").read_text("utf8")
+    for text in (page.split("```yaml")[1].split("```")[0], shipped, yaml.safe_dump(PLAIN)):
+        assert check.is_valid(json.loads(json.dumps(yaml.safe_load(text), default=str)))
+    faults: list[dict[str, Any]] = [
+        {"colour": "red"},
+        {"rules": []},
+        {"rules": [{"when": {}}]},
+        {"amount": {"decimals": -1}},
+    ]
+    for wrong in faults:
+        assert not check.is_valid(PLAIN | wrong)
