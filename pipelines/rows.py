@@ -336,7 +336,14 @@ def _reader(lines: _Lines, mapping: EventMapping) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=mapping.delimiter, quotechar=mapping.quote, strict=True)
 
 
-_JSON: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+_JSON: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_once)
 """Numbers stay the text they are, so that no amount passes through binary fractions."""
 
 

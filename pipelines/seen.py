@@ -6,10 +6,11 @@ The lake's rows are put into that text by DuckDB, an import's events by `content
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import duckdb
 import msgspec
@@ -22,8 +23,16 @@ from service.know import TOLD_OF
 _COLUMNS: Final = ("type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel")
 _APART: Final = "\x1f"
 _TOLD_OF: Final = f"coalesce(json_extract_string(detail, '$.{TOLD_OF}'), player)"
-# What is no content of the event: whose id it was told of, and the keys of others that it names. `until` is a moment.
-_REST: Final = f"""replace(regexp_replace(detail, ',?"({TOLD_OF}|key|until)":"[^"]*"', '', 'g'), '{{,', '{{')"""
+_DEFAULTS: Final = {
+    f'"{name}":{msgspec.json.encode(field.default).decode()}'
+    for model in get_args(Event)
+    for name, field in model.model_fields.items()
+    if name not in {*_COLUMNS, "event_id"} and not field.is_required() and field.default is not None
+}
+"""Details that say nothing: so a field that comes later leaves the content of what the lake has already."""
+# No content either: whose id the event was told of, and the keys of others that it names. `until` is a moment.
+_EMPTY: Final = "|".join([f'"({TOLD_OF}|key|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
+_REST: Final = f"replace(regexp_replace(detail, ',?({_EMPTY})', '', 'g'), '{{,', '{{')"
 _UNTIL: Final = "epoch_us(try_cast(json_extract_string(detail, '$.until') AS TIMESTAMPTZ))"
 _TEXTS: Final = [
     *(f"coalesce({'epoch_us(occurred_at)' if name == 'occurred_at' else name}::VARCHAR, '')" for name in _COLUMNS),
@@ -37,10 +46,15 @@ CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 def content(event: Event) -> str:
     """The content of an event, as `CONTENT` gives it for the row that the lake will hold."""
     row: dict[str, Any] = events.row(event)
-    rest, until = dict(row.get("detail", {})), getattr(event, "until", None)
-    rest.pop("until", None)
-    texts = [*(row.get(name) for name in _COLUMNS), msgspec.json.encode(rest).decode() if rest else None]
-    texts.append(None if until is None else micros(until))
+    until = getattr(event, "until", None)
+    details = [
+        f'"{name}":{msgspec.json.encode(value).decode()}'
+        for name, value in row.get("detail", {}).items()
+        if name != "until"
+    ]
+    rest = ",".join(detail for detail in details if detail not in _DEFAULTS)
+    texts = [row.get(name) for name in _COLUMNS]
+    texts += [f"{{{rest}}}" if rest else None, None if until is None else micros(until)]
     return _APART.join("" if text is None else str(text) for text in texts)
 
 

@@ -562,6 +562,7 @@ def test_an_object_is_the_same_in_any_spelling(tmp_path: Path) -> None:
     [
         ("{", "no JSON"),
         ("[1]", "no JSON object"),
+        ('{"who": "p1", "who": "p2"}', "twice"),
         ("[" * 100_000, "no JSON"),
         ('{"who": ["p1"]}', "'who' holds a list"),
         ('{"sum": {"a": 1}}', "'sum' holds a list"),
