@@ -156,7 +156,7 @@ def test_what_restricts_is_put_to_a_silent_store_too_and_gets_in_when_it_answers
     answer = caller.event(player, type="self_excluded", scope="all")
     go_on.join()
     assert answer.status_code == 200
-    assert caller.confirm(decision).status_code == 409
+    until(lambda: caller.confirm(decision).status_code == 409)
     world.keeps(caller)
 
 
