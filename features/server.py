@@ -256,7 +256,8 @@ def server_binary() -> Path:
 
 def _noted(home: Path) -> tuple[int, Path] | None:
     """Process and socket of a home's server as its starter noted them; None where none holds the lock."""
-    if not _is_taken(home, _SERVER):  # what a copied home says is of the server of another
+    # What a copied home says is of the server of another; what never had one is left as it is.
+    if not (_folder(home) / _SERVER).exists() or not _is_taken(home, _SERVER):
         return None
     with suppress(OSError, ValueError):
         pid, started, path = (_folder(home) / _SERVER).read_text("utf8").rstrip("\n").split(" ", 2)

@@ -663,7 +663,7 @@ def main() -> NoReturn:
         if type(error).__name__ in _REFUSALS:
             _fail(str(error), 2)
         raise
-    sys.exit(code)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
+    sys.exit(code or 0)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -60,12 +60,22 @@ class Child:
 
     def dead(self) -> bool:
         """Whether it was started and has ended."""
-        return self.process is not None and self.process.poll() is not None
+        if self.process is None or self.process.poll() is None:
+            return False
+        self._let_go(self.process)
+        return True
+
+    def _let_go(self, process: subprocess.Popen[bytes]) -> None:
+        """Close our end of what an ended child read from."""
+        if process.stdin is not None:
+            process.stdin.close()
 
     def wait(self) -> int:
         """Wait until it has ended; its exit code."""
         assert self.process is not None, "it was not started"  # noqa: S101
-        return self.process.wait()
+        code = self.process.wait()
+        self._let_go(self.process)
+        return code
 
     def stop(self, seconds: float = 20.0) -> None:
         """Ask it to end, wait, and insist after a while."""
@@ -77,3 +87,4 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self._let_go(self.process)
