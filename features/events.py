@@ -2,7 +2,7 @@
 
 Every event names itself, its player, its brand and an aware moment. Unknown types, unknown fields, naive
 times and wrong values are refused by the models here; lateness and the future are judged against the
-house's clock by `timeliness`.
+house's clock by `timeliness`, from which what restricts contact is free (`service.facts.restricts`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _FIRST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 # Moment 0 is where a sandbox puts what it assumes: nothing real lies there.
 Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
-# A break "for ever" is a break; it must not be refused, nor told beyond what calendars can count.
-End = Annotated[AwareDatetime, AfterValidator(lambda at: max(_FIRST, min(at, _LAST)))]
+# What restricts contact must not be refused for its moment, nor told beyond what calendars can count.
+AnyMoment = Annotated[AwareDatetime, AfterValidator(lambda at: max(_FIRST, min(at, _LAST)))]
 # Printable ASCII without space or braces: ids become parts of keys and of hash tags.
 ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -68,6 +68,12 @@ class _Event(BaseModel):
     player_id: Id
     occurred_at: Moment
     brand: Brand = "main"
+
+
+class _Gate(_Event):
+    """What can restrict contact: it is taken from any moment, however wrong the clock that told it."""
+
+    occurred_at: AnyMoment
 
 
 class Registered(_Event):
@@ -161,7 +167,7 @@ class WithdrawalCancelled(_Event):
     method: Word | None = None
 
 
-class SupportContact(_Event):
+class SupportContact(_Gate):
     """The player contacted support.
 
     The tag `harm` marks any mention of harm, debt or loss of control; `complaint` opens a complaint, `resolved` ends
@@ -172,7 +178,7 @@ class SupportContact(_Event):
     tags: tuple[Word, ...] = Field(default=(), max_length=16, strict=False)
 
 
-class ConsentChanged(_Event):
+class ConsentChanged(_Gate):
     """Consent to be contacted on a channel was given or withdrawn.
 
     `product` narrows it to one product; `basis` says what it rests on if it was not given in so many words, `origin`
@@ -187,7 +193,7 @@ class ConsentChanged(_Event):
     origin: Origin | None = None
 
 
-class LimitSet(_Event):
+class LimitSet(_Gate):
     """A limit of the player's own was set, moved or removed."""
 
     type: Literal["limit_set"]
@@ -196,14 +202,14 @@ class LimitSet(_Event):
     amount_minor: Minor | None = None
 
 
-class TimeOut(_Event):
+class TimeOut(_Gate):
     """The player took a break that ends by itself at `until`; beyond the year 2200 counts as its first day."""
 
     type: Literal["time_out"]
-    until: End
+    until: AnyMoment
 
 
-class SelfExcluded(_Event):
+class SelfExcluded(_Gate):
     """The player excluded themselves; it holds until `exclusion_ended` says otherwise, whatever the calendar."""
 
     type: Literal["self_excluded"]
@@ -217,19 +223,19 @@ class ExclusionEnded(_Event):
     scope: Scope = "all"
 
 
-class AccountClosed(_Event):
+class AccountClosed(_Gate):
     """The account was closed."""
 
     type: Literal["account_closed"]
 
 
-class ClosureRequested(_Event):
+class ClosureRequested(_Gate):
     """The player asked for the account to be closed."""
 
     type: Literal["closure_requested"]
 
 
-class RegisterChecked(_Event):
+class RegisterChecked(_Gate):
     """A register of excluded people (ROFUS, Spelpaus, GAMSTOP ...) was asked about the player at `occurred_at`."""
 
     type: Literal["register_checked"]
@@ -237,14 +243,14 @@ class RegisterChecked(_Event):
     listed: bool
 
 
-class ObjectionChanged(_Event):
+class ObjectionChanged(_Gate):
     """The player objected to direct marketing and profiling for it (GDPR Art. 21(2)), or took that back."""
 
     type: Literal["objection_changed"]
     objects: bool
 
 
-class HarmScored(_Event):
+class HarmScored(_Gate):
     """Another system judged the player's level of harm."""
 
     type: Literal["harm_scored"]
@@ -252,14 +258,14 @@ class HarmScored(_Event):
     level: HarmLevel
 
 
-class HarmReviewed(_Event):
+class HarmReviewed(_Gate):
     """A person reviewed the signs of harm: from now on this level holds, until signs show again."""
 
     type: Literal["harm_reviewed"]
     level: HarmLevel
 
 
-class VipChanged(_Event):
+class VipChanged(_Gate):
     """The player became or ceased to be a VIP; `checked` tells that affordability, funds and harm were checked."""
 
     type: Literal["vip_changed"]
@@ -275,21 +281,21 @@ class BonusGranted(_Event):
     product: Product | None = None
 
 
-class Identify(_Event):
+class Identify(_Gate):
     """An anonymous or device id turned out to be the player: from now on both are one person."""
 
     type: Literal["identify"]
     anonymous_id: Id
 
 
-class Alias(_Event):
+class Alias(_Gate):
     """An id by which the player was known before, such as one of another system."""
 
     type: Literal["alias"]
     previous_id: Id
 
 
-class HouseholdChanged(_Event):
+class HouseholdChanged(_Gate):
     """The player joined a household, whose members share caps, or left it (`household_id` null)."""
 
     type: Literal["household_changed"]
@@ -329,24 +335,6 @@ Event = (
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
 
-RESTRICTING: Final = frozenset(
-    {
-        "self_excluded",
-        "time_out",
-        "closure_requested",
-        "account_closed",
-        "consent_changed",
-        "limit_set",
-        "register_checked",
-        "objection_changed",
-        "harm_scored",
-        "identify",
-        "alias",
-        "household_changed",
-    }
-)
-"""Types that are never refused for their age: what restricts contact must always get in."""
-
 PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id"})
 """Fields that log and lake hold sealed only."""
 _KEPT_APART: Final = PERSONAL | {"player_id"}
@@ -355,14 +343,11 @@ _COLUMNS: Final = frozenset(
 )
 
 
-def timeliness(event: Event, now_us: int) -> str | None:
-    """Why an event's time is refused at this moment: `event_in_future`, `event_too_old`, or None."""
-    occurred_us = micros(event.occurred_at)
+def timeliness(occurred_us: int, now_us: int) -> Literal["ahead", "old"] | None:
+    """Whether a moment lies further ahead of the house's clock than clocks may run, or beyond what is remembered."""
     if occurred_us > now_us + SKEW // MICROSECOND:
-        return "event_in_future"
-    if occurred_us < now_us - REMEMBERED // MICROSECOND and event.type not in RESTRICTING:
-        return "event_too_old"
-    return None
+        return "ahead"
+    return "old" if occurred_us < now_us - REMEMBERED // MICROSECOND else None
 
 
 def row(event: Event) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Final, NamedTuple, cast
@@ -13,12 +12,12 @@ from typing import Final, NamedTuple, cast
 import msgspec
 import redis
 
-from features.events import REMEMBERED, Event, micros, personal
-from features.store import House, StoreError, partition_of, real_now_us
-from service import log
+from features.events import Event, micros, personal, timeliness
+from features.store import House, partition_of, real_now_us
+from service import links, log
 from service.facts import Assertion
-from service.know import TOLD_OF, entry
-from service.ledger import HOPS, Appended, Entry, Status, appended, assert_command, ingest_command
+from service.know import TOLD_OF, Ahead, entry
+from service.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
 from service.view import Keys
 
 PER_CALL: Final = 100
@@ -56,14 +55,22 @@ class Items:
         self._house = house
         self._seals: dict[str, bytes] = {}
         self._key = lru_cache(maxsize=100_000)(house.player_key)
-        self._remembered_us = house.now_us(real_now_us(client)) - REMEMBERED // timedelta(microseconds=1)
+        self._now_us = house.now_us(real_now_us(client))
 
-    def event(self, event: Event) -> Item:
-        """An event of any age; the caller vouches that one older than 35 days is new."""
+    def event(self, event: Event, now_us: int | None = None) -> Item:
+        """An event of any age at house time, by default that at the start; one older than 35 days must be new."""
         player = self._key(event.player_id)
         fields = personal(event)
         sealed = log.seal(self._seal(player), fields, event.event_id) if fields else None
-        return Item(player, entry(player, event, sealed), micros(event.occurred_at) >= self._remembered_us)
+        now_us = self._now_us if now_us is None else now_us
+        late = timeliness(micros(event.occurred_at), now_us)
+        ahead = Ahead(now_us, self._facts(player)) if late == "ahead" else None
+        return Item(player, entry(player, event, sealed, ahead=ahead), late != "old")
+
+    def _facts(self, player: str) -> dict[bytes, bytes]:
+        """What is held of a player."""
+        home = homes(self._client, [player])[player]
+        return cast("dict[bytes, bytes]", self._client.hgetall(Keys(home).facts))
 
     def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
         """Facts that a sandbox assumes of a player: at moment 0, where everything known beats them."""
@@ -88,7 +95,26 @@ class Items:
         return self._seals[player]
 
 
-def remembered(client: redis.Redis, items: Sequence[Item], hops: int = HOPS) -> list[int]:
+def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
+    """The player that holds each of some ids; a ring of links is untied first."""
+    asked, marks = set(players), dict[str, str]()
+    ahead = asked
+    while ahead:
+        pipe = client.pipeline(transaction=False)
+        for player in ahead:
+            pipe.hget(Keys(player).facts, "to")
+        found = {player: to.decode() for player, to in zip(ahead, pipe.execute(), strict=True) if to is not None}
+        marks |= found
+        ahead = {links.Mark.loads(mark).to for mark in found.values()} - marks.keys()
+    ways = {player: links.way(player, marks) for player in asked}
+    if not (crossed := {name for way in ways.values() if (name := links.crossed(way)) is not None}):
+        return {player: links.end(way) or player for player, way in ways.items()}
+    for name in crossed:
+        client.fcall("croupier_thaw", 1, Keys(name).facts, marks[name])
+    return homes(client, asked)
+
+
+def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
     """Places of the items whose ids the store remembers: appending such an item only tells what became of it."""
     pipe = client.pipeline(transaction=False)
     for item in items:
@@ -97,31 +123,31 @@ def remembered(client: redis.Redis, items: Sequence[Item], hops: int = HOPS) -> 
         pipe.hget(keys.facts, "to")
     replies = pipe.execute()
     there = [place for place, exists in enumerate(replies[::2]) if exists]
-    linked = {place: to for place, to in enumerate(replies[1::2]) if to is not None and not replies[2 * place]}
+    linked = [place for place, to in enumerate(replies[1::2]) if to is not None and not replies[2 * place]]
     if not linked:
         return there
-    if not hops:
-        raise StoreError("the links of some ids lead nowhere")
-    moved = [_of(items[place], to.decode().split(" ")[0]) for place, to in linked.items()]
-    places = list(linked)
-    return sorted([*there, *(places[at] for at in remembered(client, moved, hops - 1))])
+    moved = _moved(client, [items[place] for place in linked])
+    return sorted([*there, *(linked[at] for at in remembered(client, moved))])
 
 
-def append(client: redis.Redis, house: House, items: Sequence[Item], hops: int = HOPS) -> Batch:
+def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
     """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
     done, linked = _append(client, house, items)
     if not linked:
         return done
-    if not hops:
-        raise StoreError("the links of some ids lead nowhere")
-    moved = [_of(items[place], to.split(" ")[0]) for place, to in linked.items()]
-    again = append(client, house, moved, hops - 1)
+    again = append(client, house, _moved(client, [items[place] for place in linked]))
     statuses = list(done.statuses)
     for place, status in zip(linked, again.statuses, strict=True):
         statuses[place] = status
     taken = [items[place] for place, to in linked.items() if " pending " in to and statuses[place] != "conflict"]
     _hold_here(client, house, [item for item in taken if item.entry.facts])
     return Batch(statuses, done.reached | again.reached)
+
+
+def _moved(client: redis.Redis, items: Sequence[Item]) -> list[Item]:
+    """Items of linked ids as those of the players that hold them."""
+    home = homes(client, [item.player for item in items])
+    return [item if home[item.player] == item.player else _of(item, home[item.player]) for item in items]
 
 
 def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None:

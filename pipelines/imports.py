@@ -28,7 +28,7 @@ import redis
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from features.events import SKEW, Event, micros
+from features.events import Event, micros, timeliness
 from features.server import serving
 from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
@@ -39,7 +39,7 @@ from pipelines.mapping import ImportRefused, MappedRows, OwnRows, Rows, load
 from pipelines.rejects import Rejects, Tally, rejects_path
 from pipelines.rows import Row, Source
 from pipelines.seen import Seen, Told, judge, told
-from service.facts import Assertion
+from service.facts import Assertion, restricts
 from service.know import JOINING
 from service.ledger import Status
 
@@ -50,7 +50,6 @@ FIRST_ROWS: Final = 1_000
 """Rows after which an import ends early if too many of them are rejected; they are the first chunk."""
 AHEAD: Final = 4
 """Chunks that the log may be ahead of the features: more would grow the store, fewer would idle it."""
-_SKEW_US: Final = int(SKEW.total_seconds() * 1_000_000)
 _SPILL: Final = "import-"
 _MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|VALUE!|NUM!|NULL!|DIV/0!|#+)")
 """What a spreadsheet makes of a long number, and of what it could not compute."""
@@ -181,10 +180,10 @@ class Import:
     def _readable(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, list[Told]]]:
         """The rows that are events, with them; the others go to the rejects."""
         door = self._door
-        latest_us = door.house.now_us(real_now_us(door.client)) + _SKEW_US
+        now_us = door.house.now_us(real_now_us(door.client))
         for row in chunk:
             try:
-                yield row, [self._told(event, latest_us) for event in self._events(row)]
+                yield row, [self._told(event, now_us) for event in self._events(row)]
             except ValueError as error:
                 self._rejects.add(row, reasons(error))
 
@@ -198,12 +197,12 @@ class Import:
             self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
         return found
 
-    def _told(self, event: Event, latest_us: int) -> Told:
+    def _told(self, event: Event, now_us: int) -> Told:
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
-        if micros(event.occurred_at) > latest_us:
+        if timeliness(micros(event.occurred_at), now_us) == "ahead" and not restricts(event):
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
-        return told(self._items.event(event), event, self._key(event.player_id))
+        return told(self._items.event(event, now_us), event, self._key(event.player_id))
 
     def _known(self, events: Sequence[Told], seen: Seen) -> dict[int, bool]:
         """The places of events whose ids lake, run or store have, and whether for the same."""

@@ -25,9 +25,10 @@ from features.aggregates import DAY_MICROS, Activity, encode, forward, local_par
 from features.cluster import is_away, replies
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
+from pipelines.bulk import homes
 from service import facts, harm, inputs, links
 from service.harm import HarmSettings
-from service.ledger import HOPS, assert_command, clock_arguments
+from service.ledger import assert_command, clock_arguments
 from service.view import Keys
 
 LEASE_SECONDS: Final = 5
@@ -230,7 +231,7 @@ class Consumer:
         pairs = self._plan.encode(values, values[0])
         return _Change(player, self._signs(stored, known, rows), rows[-1][0], pairs)
 
-    def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]], hops: int = HOPS) -> set[int]:
+    def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
         """Make signs of harm facts, of ids that were linked meanwhile the player's; the partitions that are away."""
         if not signs:
             return set()
@@ -239,14 +240,21 @@ class Consumer:
         for player, told in signs.items():
             names, arguments = assert_command(self._house, Keys(player), told)
             pipe.fcall("croupier_assert", len(names), *names, *arguments)
-        for (player, told), reply in zip(signs.items(), replies(pipe), strict=True):
+        linked = []
+        for player, reply in zip(signs, replies(pipe), strict=True):
             if is_away(reply):
                 lost.add(partition_of(player))
-            elif reply == -1 and hops:
-                to = cast("bytes | None", self._client.hget(Keys(player).facts, "to"))
-                # Without a mark the link was taken away again a moment ago, and the player told what the id was.
-                owner = {to.decode().split(" ")[0]: links.under(player, told)} if to else {}
-                lost |= {partition_of(player) for _ in self._tell(owner, hops - 1)}
+            elif reply == -1:
+                linked.append(player)
+        return lost | self._tell_home({player: signs[player] for player in linked})
+
+    def _tell_home(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
+        """Tell the players that hold linked ids what was told of these; the partitions of those that are not told."""
+        home, lost = homes(self._client, signs), set[int]()
+        for player, told in signs.items():
+            # Where the link was taken away again a moment ago, the id holds the signs itself.
+            if home[player] != player and self._tell({home[player]: links.under(player, told)}):
+                lost.add(partition_of(player))
         return lost
 
     def _put(self, changes: Iterable[_Change]) -> set[int]:

@@ -30,6 +30,7 @@ from features.events import moment
 from features.store import PARTITIONS, order, position, real_now_us, tag
 from pipelines.ingest import Logged, Step, logged, onward
 from service import log
+from service.know import TOLD_AT
 from service.log import Record
 
 LEASE: Final = "lease:lake"
@@ -104,7 +105,10 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
         ]
     ),
 }
-"""Columns of the lake; money in minor units, moments in UTC, `player` is the player key."""
+"""Columns of the lake; money in minor units, moments in UTC, `player` is the player key.
+
+An outcome that names no decision has "" for it. A file with outcomes that a clock far ahead told has `told_at` too: the
+moment it told, while `occurred_at` is when they began to hold."""
 
 
 class Reach(msgspec.Struct, kw_only=True):
@@ -207,7 +211,10 @@ class Lake:
     def _write(self, table: str, day: str, name: str, rows: list[dict[str, Any]]) -> None:
         folder = self._folder / table / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
-        content = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+        schema = SCHEMAS[table]
+        if any(TOLD_AT in row for row in rows):
+            schema = schema.append(pa.field(TOLD_AT, _MOMENT))
+        content = pa.Table.from_pylist(rows, schema=schema)
         self._put(folder / f"{name}.parquet", lambda file: pq.write_table(content, file, compression="zstd"))
 
     def _save(self) -> None:

@@ -179,6 +179,8 @@ class School:
         if entry.table == "decisions":
             if (found := self._drawn(columns["record"])) is not None:
                 yield from self._attribution.decided(found, entry.known_us)
+        elif entry.table == "outcomes" and not columns["decision_id"]:
+            return  # told of a player: there is no contact to learn from
         elif entry.table == "outcomes":
             at_us = micros(columns["occurred_at"])
             yield from self._attribution.outcome(columns["decision_id"], columns["type"], at_us, entry.known_us)

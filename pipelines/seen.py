@@ -18,7 +18,7 @@ import msgspec
 from features import events
 from features.events import Event, micros
 from pipelines.bulk import Item
-from service.know import TOLD_OF
+from service.know import TOLD_AT, TOLD_OF
 
 _COLUMNS: Final = ("type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel")
 _APART: Final = "\x1f"
@@ -30,14 +30,20 @@ _DEFAULTS: Final = {
     if name not in {*_COLUMNS, "event_id"} and not field.is_required() and field.default is not None
 }
 """Details that say nothing: so a field that comes later leaves the content of what the lake has already."""
-# No content either: whose id the event was told of, and the keys of others that it names. `until` is a moment.
-_EMPTY: Final = "|".join([f'"({TOLD_OF}|key|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
+# No content either: whose id the event was told of, and the keys of others that it names. The others are moments.
+_EMPTY: Final = "|".join([f'"({TOLD_OF}|key|{TOLD_AT}|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
 _REST: Final = f"replace(regexp_replace(detail, ',?({_EMPTY})', '', 'g'), '{{,', '{{')"
-_UNTIL: Final = "epoch_us(try_cast(json_extract_string(detail, '$.until') AS TIMESTAMPTZ))"
+
+
+def _moment(name: str) -> str:
+    return f"epoch_us(try_cast(json_extract_string(detail, '$.{name}') AS TIMESTAMPTZ))"
+
+
+_OCCURRED: Final = f"coalesce({_moment(TOLD_AT)}, epoch_us(occurred_at))"
 _TEXTS: Final = [
-    *(f"coalesce({'epoch_us(occurred_at)' if name == 'occurred_at' else name}::VARCHAR, '')" for name in _COLUMNS),
+    *(f"coalesce({_OCCURRED if name == 'occurred_at' else name}::VARCHAR, '')" for name in _COLUMNS),
     f"coalesce(nullif({_REST}, '{{}}'), '')",
-    f"coalesce({_UNTIL}::VARCHAR, '')",
+    f"coalesce({_moment('until')}::VARCHAR, '')",
 ]
 CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 """The content of an event's row in the lake, as an expression of DuckDB."""

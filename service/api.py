@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from features.events import RESTRICTING, AnyEvent
+from features.events import AnyEvent
 from features.store import Absent, StoreError, order
 from models.actions import Catalogue
 from models.policy import Policy
@@ -36,6 +36,7 @@ from service.door import (
     summary,
     translated,
 )
+from service.facts import restricts
 from service.know import know
 from service.log import Record
 from service.mask import Reason, reasons
@@ -273,7 +274,7 @@ def _is_decision_id(text: str) -> bool:
 
 async def post_event(body: AnyEvent, desk: At) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
-    if body.type in RESTRICTING:
+    if restricts(body):
         desk = desk.restricting()
     done = await know(body, desk.table.house, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
@@ -283,7 +284,7 @@ async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
     if body.type in WITHDRAWING:
         desk = desk.restricting()
-    done = await take(body, desk.table.layout.catalogue, desk.ledger)
+    done = await take(body, desk.table.house, desk.table.layout.catalogue, desk.ledger)
     return respond({"position": done.position, "duplicate": done.duplicate})
 
 

@@ -17,6 +17,8 @@ from features.events import Event, micros
 
 NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
 """Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
+BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
+"""Registers whose moment is no moment of telling: the greatest is the strictest."""
 _LATEST_US: Final = 2**53
 _RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
 
@@ -241,6 +243,56 @@ def forbids(told: Iterable[Assertion]) -> str:
         if kind == "consent" and one.text.startswith("withdrawn"):
             found.add(rest[1])
     return "" if not found else found.pop() if len(found) == 1 else "*"
+
+
+_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised"})
+_GRANTED_AGE: Final = 21
+"""The highest age of majority that any place asks for, years (Estonia, Greece, most states of the US)."""
+
+
+def restricts(event: Event) -> bool:
+    """Whether an event restricts contact: by a fact that it asserts, or by joining what restricts another.
+
+    Such an event is never refused for its age, for a clock that is ahead, for links or for load.
+    """
+    match event:
+        case events.Identify() | events.Alias():
+            return True
+        case events.HouseholdChanged():
+            return event.household_id is not None
+        case _:
+            return any(_restricts(one, event.occurred_at.date()) for one in assertions(event))
+
+
+def _restricts(one: Assertion, day: date) -> bool:
+    """Whether an assertion leaves less allowed than before: a child's birth date does, a grant of consent does not."""
+    kind = one.field.partition(":")[0]
+    match kind:
+        case "harm":
+            return one.text != "none"
+        case "complaint" | "vip":
+            return one.rank > 0
+        case "birth_date" | "verified_birth_date":
+            return day.year - date.fromisoformat(one.text).year <= _GRANTED_AGE
+        case _:
+            return kind in _RESTRICTING or bool(forbids([one]))
+
+
+def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int) -> list[Assertion]:
+    """Facts that a clock far ahead told, as they hold from now on: later than all that the store's hash has of them."""
+    held = {one.field: one.moment_us for one in registers(raw)}
+
+    def since(one: Assertion) -> int:
+        apart = one.field.partition(":")[0] in BY_MOMENT
+        return one.moment_us if apart else max(now_us, held.get(one.field, 0) + 1)
+
+    return [one._replace(moment_us=since(one)) for one in told]
+
+
+def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:
+    """Whether any of some assertions would change the store's hash of registers."""
+    held = {one.field: one for one in registers(raw)}
+    return any(one.field not in held or one[1:] > held[one.field][1:] for one in told)
 
 
 def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:

@@ -290,10 +290,12 @@ local function thaw(keys, args)
   return 1
 end
 
--- KEYS: facts of an id. ARGV: the mark that it bore when the player that it names took it in; another one stays.
+-- KEYS: facts of an id. ARGV: the mark that it bore when it was taken in, the player that has it by now (by default the one
+-- that the mark names). Another mark stays.
 local function settle(keys, args)
   if redis.call('HGET', keys[1], 'to') == args[1] then
-    redis.call('HSET', keys[1], 'to', (string.gsub(args[1], ' pending ', ' done ')))
+    local to, name = string.match(args[1], '^(%S+) %l+ (.*)$')
+    redis.call('HSET', keys[1], 'to', (args[2] or to) .. ' done ' .. name)
   end
   return 1
 end

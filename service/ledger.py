@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from time import monotonic
@@ -32,8 +33,8 @@ from service.view import (
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
-HOPS: Final = 32
-"""Links of ids that are followed at most."""
+ROUNDS: Final = 100
+"""Times that the way of an id's links is looked up at most, while others change it."""
 SHARES: Final = 1_024
 """A partition takes this part of a budget at once, or what it needs if that is more."""
 GRANTS: Final = 3
@@ -168,102 +169,101 @@ class RedisLedger:
     def _seconds(self) -> float:
         return self._until - monotonic()
 
-    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]], hops: int = HOPS) -> Result:
-        """Do something where a player is held: an id that was linked is held by another player.
-
-        Raises:
-            StoreError: The links of ids lead nowhere.
-        """
-        for left in range(hops, 0, -1):
+    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]]) -> Result:
+        """Do something where a player is held: an id that was linked is held by another player."""
+        while True:
             try:
                 return await work(player)
-            except Linked as linked:
-                player = await self._follow(player, linked.to, left - 1)
-        raise StoreError("the links of this id lead nowhere")
+            except Linked:
+                player = await self._follow(player)
 
     async def home(self, player: str) -> str:
         """The player itself; raises Linked if it is held by another."""
-        to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
-        if to is not None:
-            raise Linked(to.decode())
-        return player
-
-    async def _follow(self, linked: str, to: str, hops: int = HOPS) -> str:
-        """The player that an id is linked to; what is not yet taken in is taken in first."""
-        player, state, _ = to.split(" ")
-        if state == "pending":
-            if not await self._ring_opened(linked):
-                return linked
-            await self._take_in(linked, player, hops)
+        if (to := await self._mark(player)) is not None:
+            raise Linked(to)
         return player
 
     async def link(self, linked: str, player: str, sealed_name: str) -> str:
-        """Link an id to a player for good: all of it is the player's from now on. Returns whom it is linked to.
+        """Link an id to a player for good: all of it is the player's from now on. Returns who holds it.
 
         Begins with a mark on the id that sends everybody on; whoever meets it before all was taken in does that first.
+        Ids that were linked to this one lead to the player at once, so that no way of links grows long.
         """
-        to, _, _ = await self._frozen(linked, player, sealed_name)
-        if (owner := await self._follow(linked, to)) == linked:
+        _, known, _ = await self._frozen(linked, player, sealed_name)
+        if (owner := await self._follow(linked)) == linked:
             raise StoreError("two ids were linked to each other at the same moment")
+        await asyncio.gather(*(self._shorten(name, owner) for name in links.others(known)))
         return owner
 
-    async def _ring_opened(self, linked: str) -> bool:
-        """Whether an id is still linked once no ring of links leads through it.
+    async def _follow(self, linked: str) -> str:
+        """The player that an id belongs to; who was not yet taken in on the way is taken in first."""
+        for _ in range(ROUNDS):
+            way = await self._way(linked)
+            owner = links.end(way) or linked
+            if owner in way:
+                await self._untie(way)
+            elif await self._taken_in(way, owner):
+                return owner
+        raise StoreError("the links of this id are being changed by others")
 
-        Where ids were linked to each other at the same moment, of the links that nobody has taken in yet that of the
-        greatest id is taken away, whoever comes by; so whoever looks decides alike.
-        """
-        for _ in range(HOPS):
-            marks = await self._marks(linked)
-            if linked not in marks:
-                return False
-            last = marks[next(reversed(marks))].split(" ")[0]
-            if last not in marks:
-                return True
-            names = list(marks)
-            open_ = [name for name in names[names.index(last) :] if marks[name].split(" ")[1] == "pending"]
-            if open_:
-                thawed = max(open_)
-                await self._store.call(self._seconds, "croupier_thaw", [Keys(thawed).facts], [marks[thawed]])
-        raise StoreError("the links of this id lead nowhere")
-
-    async def _marks(self, linked: str) -> dict[str, str]:
+    async def _way(self, linked: str) -> dict[str, str]:
         """The marks from an id on, in order, to the player or until they come round."""
-        marks: dict[str, str] = {}
-        while linked not in marks:
-            to = await self._store.command(self._seconds, "HGET", Keys(linked).facts, "to")
-            if to is None:
-                break
-            marks[linked] = to.decode()
-            linked = marks[linked].split(" ")[0]
-        return marks
+        way: dict[str, str] = {}
+        while linked not in way and (mark := await self._mark(linked)) is not None:
+            way[linked] = mark
+            linked = links.Mark.loads(mark).to
+        return way
+
+    async def _mark(self, player: str) -> str | None:
+        to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
+        return None if to is None else to.decode()
+
+    async def _untie(self, way: Mapping[str, str]) -> None:
+        """Take one mark of a ring away."""
+        with suppress(ValueError):  # all were taken in since the first was read: the next look is another
+            if (crossed := links.crossed(way)) is not None:
+                await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
+
+    async def _taken_in(self, way: Mapping[str, str], owner: str) -> bool:
+        """Let a player take in all ids of a way, the nearest first; whether that went through."""
+        pending = [name for name, mark in way.items() if links.Mark.loads(mark).state == "pending"]
+        for name in reversed(pending):
+            if not await self._take_in(name, way[name], owner):
+                return False
+        if pending:
+            await self._bring(owner)
+        await asyncio.gather(*(self._shorten(name, owner) for name in list(way)[:-1]))
+        return True
+
+    async def _shorten(self, linked: str, owner: str) -> None:
+        """Let an id that was taken in by another before lead to its player at once."""
+        mark = await self._mark(linked)
+        if mark is not None and links.Mark.loads(mark).state == "done" and not mark.startswith(f"{owner} "):
+            await self._settle(linked, mark, owner)
+
+    async def _settle(self, linked: str, mark: str, owner: str) -> None:
+        await self._store.call(self._seconds, "croupier_settle", [Keys(linked).facts], [mark, owner])
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
         keys = Keys(linked)
         to, known, ledger = await self._store.call(self._seconds, "croupier_freeze", [keys.facts, keys.ledger], mark)
         return to.decode(), hashed(known), hashed(ledger)
 
-    async def _take_in(self, linked: str, player: str, hops: int) -> None:
+    async def _take_in(self, linked: str, mark: str, owner: str) -> bool:
+        """Let a player take in an id that bears a mark; False if either was linked elsewhere meanwhile."""
         to, known, ledger = await self._frozen(linked)
-        if not to.startswith(f"{player} "):
-            return
-        name = to.split(" ")[2]
+        if to != mark:
+            return False
+        player, _, name = links.Mark.loads(mark)
+        keys, told, ids = Keys(owner), links.adopted(linked, known, owner), links.ids(linked, known, owner)
         contacts = {key.decode(): _adopted(key, text) for key, text in ledger.items() if key != b"v"}
-
-        async def take(owner: str) -> None:
-            if owner == linked:
-                return  # linked to each other at once: this link was taken away again
-            keys, told, ids = Keys(owner), links.adopted(linked, known, owner), links.ids(linked, known, owner)
-            arguments = [*self._clock, owner, name if owner == player else "", SKEW_US, len(ids), *ids, len(told)]
-            arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
-            names = [keys.facts, keys.ledger, keys.log, keys.budget]
-            reply = await self._store.call(self._seconds, "croupier_adopt", names, arguments)
-            if reply != 1:
-                raise Linked(reply.decode())
-            await self._bring(owner)
-
-        await self.at_home(player, take, hops)
-        await self._store.call(self._seconds, "croupier_settle", [Keys(linked).facts], [to])
+        arguments = [*self._clock, owner, name if owner == player else "", SKEW_US, len(ids), *ids, len(told)]
+        arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
+        names = [keys.facts, keys.ledger, keys.log, keys.budget]
+        if await self._store.call(self._seconds, "croupier_adopt", names, arguments) != 1:
+            return False
+        await self._settle(linked, mark, owner)
+        return True
 
     async def view(self, keys: Keys, decision_id: str) -> View:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
@@ -274,7 +274,7 @@ class RedisLedger:
         asked = view_names(keys, decision_id)
         seen = viewed(await self._store.call(self._seconds, "croupier_view", asked, []))
         if names := links.others(seen.facts):
-            found = [await self._hash(keys.features_of(name)) for name in names]
+            found = await asyncio.gather(*(self._hash(keys.features_of(name)) for name in names))
             seen = replace(seen, linked=found)
         if (household := seen.household) is None:
             return seen
@@ -391,6 +391,13 @@ class RedisLedger:
         arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]
         status, at = await self._store.call(self._seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
+
+    async def facts(self, keys: Keys) -> dict[bytes, bytes]:
+        """A player's hash of facts, as it stands; raises Linked if the id turned out to be another player."""
+        raw = await self._hash(keys.facts)
+        if b"to" in raw:
+            raise Linked(raw[b"to"].decode())
+        return raw
 
     async def known(self, keys: Keys, entry: Entry) -> Appended | None:
         """What became of an event or outcome that was told before under this id; None if none was."""

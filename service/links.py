@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from service.facts import NO_REGISTER, Assertion
+from service.facts import BY_MOMENT, NO_REGISTER, Assertion
 
 LINK: Final = "link:"
 ELSEWHERE: Final = "elsewhere:"
 _UNDER: Final = "~"
 _PLACES: Final = frozenset({"jurisdiction", "licence"})
-_BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
-"""Registers whose moment is no moment of telling: the greatest is the strictest."""
 
 
 class Register(NamedTuple):
@@ -34,7 +32,7 @@ class Register(NamedTuple):
 
 
 def under(linked: str, told: Iterable[Assertion]) -> list[Assertion]:
-    """Facts of a linked id as its player's hash holds them; those of an id linked to it keep that one's name."""
+    """Facts of a linked id as its player's hash holds them; those of an id linked to it keep its name."""
     return [one if one.field.startswith(_UNDER) else one._replace(field=_held(linked, one.field)) for one in told]
 
 
@@ -62,6 +60,53 @@ def _is_told(name: bytes) -> bool:
 def ids(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[str]:
     """The ids that the owner takes in with one: it and those that were linked to it."""
     return sorted({linked, *others(raw)} - {owner})
+
+
+class Mark(NamedTuple):
+    """Where an id was linked to: a player, `pending` until the id was taken in, and the sealed name of that player."""
+
+    to: str
+    state: str
+    name: str
+
+    @classmethod
+    def loads(cls, text: str) -> Mark:
+        """A mark as the store holds it."""
+        to, state, name = text.split(" ")
+        return cls(to, state, name)
+
+
+def way(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
+    """The marks from an id on, in order, to the player or until they come round."""
+    found: dict[str, str] = {}
+    while linked in marks and linked not in found:
+        found[linked] = marks[linked]
+        linked = Mark.loads(marks[linked]).to
+    return found
+
+
+def end(way: Mapping[str, str]) -> str | None:
+    """The player that marks lead to, None where there are none."""
+    return Mark.loads(list(way.values())[-1]).to if way else None
+
+
+def crossed(way: Mapping[str, str]) -> str | None:
+    """The id whose mark has to go, where marks lead in a ring; None where they end at a player.
+
+    Ids that were linked to each other at the same moment make a ring. Of its marks that nobody has taken in yet that of
+    the greatest id goes, whoever comes by; so whoever looks decides alike.
+
+    Args:
+        way: The marks from an id on, in order.
+
+    Raises:
+        ValueError: All ids of the ring were taken in.
+    """
+    last = end(way)
+    if last is None or last not in way:
+        return None
+    ring = list(way)[list(way).index(last) :]
+    return max(name for name in ring if Mark.loads(way[name]).state == "pending")
 
 
 def others(raw: Mapping[bytes, bytes]) -> list[str]:
@@ -99,7 +144,7 @@ def _merged(field: str, own: Register | None, other: Register, linked_us: int) -
     if own is None or own == other:
         yield field, other
         return
-    if field.partition(":")[0] in _BY_MOMENT or max(own, other).moment_us >= linked_us:
+    if field.partition(":")[0] in BY_MOMENT or max(own, other).moment_us >= linked_us:
         yield field, max(own, other)
         return
     stricter = max(own, other, key=lambda one: (one.rank, one.moment_us, one.text))

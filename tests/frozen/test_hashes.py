@@ -42,7 +42,7 @@ from service.decide import DecisionRequest
 from service.forms import PACK
 from service.ledger import Entry
 from service.log import Record, Sent
-from service.outcomes import Outcome
+from service.outcomes import Contact, Outcome
 from service.packs import Pack, Rulebook
 
 
@@ -75,14 +75,14 @@ def _contact() -> tuple[Record, Sent]:
 
 def outcome_digests(body: str) -> list[str]:
     """Digest of an outcome, the name it is remembered under, and the name of its note in the ledger."""
-    record, sent = _contact()
-    taken = outcomes.entry(Outcome.model_validate_json(body), record, sent, PLAYER, frozen_catalogue())
+    about = Contact.of(_contact()[0])
+    taken = outcomes.entry(Outcome.model_validate_json(body), about, PLAYER, frozen_catalogue())
     return [first(taken).hex(), taken.seen, taken.note[0]]
 
 
 def outcome_digests_in_utc(body: str) -> str:
-    record, sent = _contact()
-    return outcomes.entry(Outcome.model_validate_json(body), record, sent, PLAYER, frozen_catalogue()).digest.hex()
+    about = Contact.of(_contact()[0])
+    return outcomes.entry(Outcome.model_validate_json(body), about, PLAYER, frozen_catalogue()).digest.hex()
 
 
 def catalogue_hashes(changes: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ async def story(url: str) -> None:
         status, _ = await ledger.reserve(Keys(PLAYER), booking(name, channel, seal, now_us))
         assert status == "reserved"
     clicked = {"outcome_id": "o1", "decision_id": CONTACT, "type": "clicked", "occurred_at": at}
-    await outcomes.take(Outcome.model_validate(clicked), PAUSING, ledger)
+    await outcomes.take(Outcome.model_validate(clicked), SLOW, PAUSING, ledger)
     await tell("e4", type="household_changed", household_id="home-1")
     await tell("e5", type="alias", previous_id="device-1")
     await tell("e6", type="login", player_id="device-1")

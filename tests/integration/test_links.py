@@ -305,7 +305,7 @@ def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_told_of_b
             await tell(client, [event(greater, "self_excluded") | ago(10)])
             ledger = app_of(client).state.desk.ledger
             mark = await marked(ledger, house, greater, lesser)
-            await ledger._take_in(key, to, 8)
+            assert await ledger._take_in(key, mark, to)
             store.hset(f"facts:{key}", "to", mark)
             await marked(ledger, house, lesser, greater)
             await tell(client, [event(lesser, "login"), event(greater, "exclusion_ended") | ago(2)])

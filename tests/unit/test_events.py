@@ -14,7 +14,6 @@ from features.events import (
     EVENT,
     PERSONAL,
     REMEMBERED,
-    RESTRICTING,
     SKEW,
     Event,
     TimeOut,
@@ -110,7 +109,6 @@ def refused(said: dict[str, Any]) -> str:
 def test_the_tables_of_these_tests_name_every_type() -> None:
     known = {get_args(model.model_fields["type"].annotation)[0] for model in get_args(Event)}
     assert set(MINIMAL) == known
-    assert known >= RESTRICTING
     for model in get_args(Event):
         kind = get_args(model.model_fields["type"].annotation)[0]
         fields = {name for name in model.model_fields if name not in {"type", "event_id", "player_id", "occurred_at"}}
@@ -292,36 +290,22 @@ def test_microseconds_name_a_moment_exactly_whatever_its_zone(naive: datetime, m
     ],
 )
 def test_moments_lie_in_our_time(when: str, lawful: bool) -> None:  # noqa: FBT001 - a column of the table
-    said = body("self_excluded", occurred_at=when)
+    said = body("login", occurred_at=when)
     if lawful:
         assert read(said).occurred_at == datetime.fromisoformat(when)
     else:
         assert refused(said).endswith("occurred_at")
 
 
-def at(kind: str, when: datetime) -> Event:
-    return read(body(kind, occurred_at=when.isoformat()))
+def test_a_clock_may_run_five_seconds_ahead_and_not_a_microsecond_more() -> None:
+    assert timeliness(micros(NOW + SKEW), micros(NOW)) is None
+    assert timeliness(micros(NOW + SKEW + US), micros(NOW)) == "ahead"
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_a_clock_may_run_five_seconds_ahead_and_not_a_microsecond_more(kind: str) -> None:
-    assert timeliness(at(kind, NOW + SKEW), micros(NOW)) is None
-    assert timeliness(at(kind, NOW + SKEW + US), micros(NOW)) == "event_in_future"
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_after_thirty_five_days_only_what_restricts_contact_gets_in(kind: str) -> None:
-    assert timeliness(at(kind, NOW), micros(NOW)) is None
-    assert timeliness(at(kind, NOW - REMEMBERED), micros(NOW)) is None
-    late = None if kind in RESTRICTING else "event_too_old"
-    assert timeliness(at(kind, NOW - REMEMBERED - US), micros(NOW)) == late
-    assert timeliness(at(kind, NOW.replace(year=1999)), micros(NOW)) == late
-
-
-def test_what_restricts_contact_is_exactly_this() -> None:
-    restricts = {"self_excluded", "time_out", "closure_requested", "account_closed", "consent_changed", "limit_set"}
-    links = {"identify", "alias", "household_changed"}
-    assert restricts | links | {"register_checked", "objection_changed", "harm_scored"} == RESTRICTING
+def test_ids_are_remembered_for_thirty_five_days_and_not_a_microsecond_more() -> None:
+    assert timeliness(micros(NOW), micros(NOW)) is None
+    assert timeliness(micros(NOW - REMEMBERED), micros(NOW)) is None
+    assert timeliness(micros(NOW - REMEMBERED - US), micros(NOW)) == "old"
 
 
 COLUMNS = {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product"}

@@ -1,0 +1,344 @@
+"""What restricts contact gets in whatever its clock, its age, the links of its id, or a decision that is gone."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from conftest import Opened, app_of, run
+from joined import OTHER, PLAYER, asked, facts_of, marked, post, settled, states
+from people import leased, tell
+from people import told as event
+
+from features.store import House, partition_of
+from pipelines import bulk
+from pipelines.worker import Worker
+from service.view import Keys, decision_key
+
+CHAIN = 200
+RESTRICTING: list[dict[str, Any]] = [
+    {"type_": "self_excluded"},
+    {"type_": "time_out", "until": "2999-01-01T00:00:00Z"},
+    {"type_": "closure_requested"},
+    {"type_": "account_closed"},
+    {"type_": "objection_changed", "objects": True},
+    {"type_": "register_checked", "register_name": "gamstop", "listed": True},
+    {"type_": "harm_scored", "source": "model-x", "level": "strong"},
+    {"type_": "support_contact", "tags": ["harm"]},
+    {"type_": "support_contact", "tags": ["complaint"]},
+    {"type_": "consent_changed", "channel": "email", "granted": False},
+]
+FAR_AHEAD = ["+8 s", "+10 min", "+3 years", "9999"]
+
+
+def ahead(how: str) -> str:
+    now = datetime.now(UTC)
+    if how == "9999":
+        return "9999-12-31T23:59:59Z"
+    number, unit = how[1:].split(" ")
+    seconds = {"s": 1, "min": 60, "years": 365 * 86_400}[unit] * int(number)
+    return (now + timedelta(seconds=seconds)).isoformat()
+
+
+def ago(days: float) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+
+async def silent(client: Any, player: str, channel: str = "email") -> bool:
+    answers = [await asked(client, player, channels=[channel], dry_run=True) for _ in range(20)]
+    return all(answer["action"] == "NO_CONTACT" for answer in answers)
+
+
+async def held(client: Any, player: str) -> dict[str, str]:
+    return {one["fact"]: one["value"] for one in await facts_of(client, player)}
+
+
+def logged(store: redis.Redis, player: str, kind: str) -> list[dict[str, Any]]:
+    """Bodies of some kind in a player's log, in order."""
+    entries: Any = store.xrange(Keys(player).log)
+    bodies = [msgspec.msgpack.decode(fields[b"b"]) for _, fields in entries if fields[b"k"].decode() == kind]
+    return [body for body in bodies if body["player"] == player]
+
+
+@pytest.mark.parametrize("how", FAR_AHEAD)
+def test_what_restricts_holds_from_now_however_far_its_clock_is_ahead(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House, how: str
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            for number, said in enumerate(RESTRICTING):
+                player = f"{PLAYER}-{number}"
+                await settled(client, player)
+                told = event(player, **said) | {"occurred_at": ahead(how)}
+                first = await post(client, "/v1/events", told)
+                again = await post(client, "/v1/events", told)
+                assert (first["duplicate"], again["duplicate"]) == (False, True)
+                assert again["position"] == first["position"]
+                # A register binds where a law asks for it.
+                listed = (await held(client, player)).get("register:gamstop") == "listed"
+                assert listed or await silent(client, player), said
+                body = logged(store, house.player_key(player), "event")[-1]
+                now_us = datetime.now(UTC).timestamp() * 1e6
+                assert now_us - 60e6 < body["occurred_at"] <= now_us
+                kept = datetime.fromisoformat(body["detail"]["told_at"])
+                assert kept == min(datetime.fromisoformat(told["occurred_at"]), datetime(2200, 1, 1, tzinfo=UTC))
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_withdrawal_by_a_clock_far_ahead_outweighs_a_grant_by_one_a_little_ahead(
+    opened: Opened, worker: Worker
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER)
+            grant = event(PLAYER, "consent_changed", channel="email", granted=True) | {"occurred_at": ahead("+4 s")}
+            ended = event(PLAYER, "consent_changed", channel="email", granted=False) | {"occurred_at": ahead("+30 s")}
+            await tell(client, [grant, ended])
+            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+            assert await silent(client, PLAYER)
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER)
+            await tell(client, [event(PLAYER, "self_excluded") | {"occurred_at": ahead("+3 years")}])
+            ended = event(PLAYER, "exclusion_ended") | {"occurred_at": datetime.now(UTC).isoformat()}
+            await tell(client, [ended])
+            assert (await held(client, PLAYER))["exclusion:*"] == "ended"
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type_": "consent_changed", "channel": "sms", "granted": True},
+        {"type_": "exclusion_ended"},
+        {"type_": "register_checked", "register_name": "gamstop", "listed": False},
+        {"type_": "login"},
+    ],
+)
+def test_what_allows_more_is_refused_as_ever(opened: Opened, worker: Worker, said: dict[str, Any]) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            for when, code in ((ahead("+8 s"), "event_in_future"), (ago(36), "event_too_old")):
+                answer = await post(client, "/v1/events", event(PLAYER, **said) | {"occurred_at": when}, 422)
+                assert answer["code"] == code
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_what_restricted_long_ago_is_appended_once_and_a_duplicate_where_it_changes_nothing(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            for number, said in enumerate(RESTRICTING):
+                player = f"{PLAYER}-{number}"
+                told = event(player, **said) | {"occurred_at": ago(1_000)}
+                assert not (await post(client, "/v1/events", told))["duplicate"]
+                # After 35 days the id is forgotten, which a deleted key and another id stand for alike.
+                store.delete(Keys(house.player_key(player)).seen(told["event_id"]))
+                assert (await post(client, "/v1/events", told))["duplicate"], said
+                other = await post(client, "/v1/events", told | {"event_id": "again"})
+                assert other["duplicate"]
+                assert len(logged(store, house.player_key(player), "event")) == 1
+                await asked(client, player, after=other["position"])
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_link_told_of_long_ago_links_once(opened: Opened, worker: Worker, store: redis.Redis, house: House) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            link = event(PLAYER, "alias", previous_id="before") | {"occurred_at": ago(1_000)}
+            assert not (await post(client, "/v1/events", link))["duplicate"]
+            assert (await post(client, "/v1/events", link | {"event_id": "again"}))["duplicate"]
+            assert len(logged(store, house.player_key(PLAYER), "event")) == 1
+            home = event(PLAYER, "household_changed", household_id="home-1") | {"occurred_at": ago(1_000)}
+            assert not (await post(client, "/v1/events", home))["duplicate"]
+            assert (await post(client, "/v1/events", home | {"event_id": "home again"}, 422))["code"] == "invalid_body"
+            assert (await post(client, "/v1/events", home | {"event_id": "home-again"}))["duplicate"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def withdrawal(type_: str, **more: Any) -> dict[str, Any]:
+    told = {"outcome_id": f"o-{type_}", "type": type_, "occurred_at": datetime.now(UTC).isoformat()}
+    return told | {"player_id": PLAYER, "channel": "email"} | more
+
+
+@pytest.mark.parametrize("type_", ["unsubscribed", "complained"])
+@pytest.mark.parametrize("when", ["now", "+10 min", "9999", "36 days ago", "3 years ago"])
+def test_who_unsubscribes_or_complains_needs_no_decision_that_is_kept(
+    opened: Opened, worker: Worker, type_: str, when: str
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER)
+            await leased(client, PLAYER, 1, channels=["email"])
+            at = {"36 days ago": ago(36), "3 years ago": ago(1_095), "now": ago(0)}.get(when) or ahead(when)
+            told = withdrawal(type_, occurred_at=at)
+            answers = [await post(client, "/v1/outcomes", told) for _ in range(2)]
+            assert [answer["duplicate"] for answer in answers] == [False, True]
+            if "ago" not in when:  # consent that was given since holds
+                assert set((await states(client, PLAYER)).values()) == {"revoked"}
+                assert await silent(client, PLAYER)
+            stands = await held(client, PLAYER)
+            assert "unsubscribed:main:email" in stands
+            assert ("complained" in stands) == (type_ == "complained")
+            assert ("unsubscribed:main:sms" in stands) == (type_ == "complained")
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_a_decision_that_is_gone_is_told_with_the_way_to_unsubscribe(
+    opened: Opened, worker: Worker, store: redis.Redis
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER)
+            (contact,) = await leased(client, PLAYER, 1, channels=["email"])
+            store.delete(decision_key(contact["decision_id"]))
+            told = withdrawal("unsubscribed", decision_id=contact["decision_id"])
+            alone = {name: value for name, value in told.items() if name not in {"player_id", "channel"}}
+            refused = await post(client, "/v1/outcomes", alone, 404)
+            assert "player_id and channel" in refused["detail"]
+            assert not (await post(client, "/v1/outcomes", told))["duplicate"]
+            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened, worker: Worker) -> None:
+    """A decision of somebody else beside the player changes nothing for either but what was said of the player."""
+
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER, OTHER)
+            (contact,) = await leased(client, OTHER, 1, channels=["email"])
+            await post(client, "/v1/outcomes", withdrawal("unsubscribed", decision_id=contact["decision_id"]))
+            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+            assert (await held(client, OTHER))["consent:main:email"].startswith("granted")
+
+    assert worker.consumer is not None
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"player_id": None, "channel": None}, "name the decision_id or player_id and channel"),
+        ({"channel": None}, "name both player_id and channel"),
+        ({"player_id": None}, "name both player_id and channel"),
+        ({"type": "clicked"}, "are for complained and unsubscribed"),
+        ({"type": "clicked", "player_id": None, "channel": None}, "name the decision_id"),
+    ],
+)
+def test_an_outcome_names_a_decision_or_what_may_stand_in_its_place(
+    opened: Opened, worker: Worker, changes: dict[str, Any], said: str
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            told = {name: value for name, value in (withdrawal("unsubscribed") | changes).items() if value is not None}
+            refused = await post(client, "/v1/outcomes", told, 422)
+            assert said in refused["detail"]
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def linked_in_a_row(names: list[str]) -> list[dict[str, Any]]:
+    return [event(to, "alias", previous_id=name) for name, to in pairwise(names)]
+
+
+async def crossed(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
+    """A ring of links whose callers all died at the same moment."""
+    ledger = app_of(client).state.desk.ledger
+    for name, to in zip(names, [*names[1:], names[0]], strict=True):
+        await marked(ledger, house, name, to)
+    assert all(store.hexists(f"facts:{house.player_key(name)}", "to") for name in names)
+
+
+async def chained(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
+    await tell(client, linked_in_a_row(names))
+    marks = [store.hget(f"facts:{house.player_key(name)}", "to") for name in names[:-1]]
+    assert {str(mark).split(" ")[0].removeprefix("b'") for mark in marks} == {house.player_key(names[-1])}
+
+
+async def chained_at_once(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
+    links = linked_in_a_row(names)
+    random.Random(4).shuffle(links)
+    for _ in range(20):
+        answers = await asyncio.gather(*(client.post("/v1/events", json=link) for link in links))
+        links = [link for link, answer in zip(links, answers, strict=True) if answer.status_code != 200]
+        assert {answer.status_code for answer in answers} <= {200, 503}
+    assert not links
+    assert store.hexists(f"facts:{house.player_key(names[0])}", "to")
+
+
+async def never_taken_in(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
+    """A row of links whose callers all died, as long as one of an earlier build may be."""
+    ledger = app_of(client).state.desk.ledger
+    for name, to in pairwise(names):
+        await marked(ledger, house, name, to)
+    assert store.hexists(f"facts:{house.player_key(names[0])}", "to")
+
+
+@pytest.mark.parametrize("linked", [chained, chained_at_once, never_taken_in, crossed])
+@pytest.mark.parametrize("size", [2, 33, CHAIN])
+def test_what_restricts_gets_in_and_holds_for_every_linked_id_however_many_there_are(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House, linked: Callable[..., Any], size: int
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            names = [f"id-{number:03}" for number in random.Random(size).sample(range(size), size)]
+            await settled(client, names[0], names[-1])
+            await linked(client, house, names, store)
+            told = random.Random(1).choice(names)
+            await tell(client, [event(told, "self_excluded")])
+            some = {names[0], names[size // 2], names[-1], told}
+            for name in some:
+                answer = await asked(client, name, deadline_ms=5_000)
+                assert answer["action"] == "NO_CONTACT"
+                assert (await held(client, name))["exclusion:*"] == "on"
+            home = {(await client.get(f"/v1/players/{name}")).json()["player"] for name in some}
+            assert len(home) == 1
+
+    assert worker.consumer is not None
+    run(story())
+
+
+def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
+    opened: Opened, worker: Worker, store: redis.Redis, house: House
+) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            names = [f"id-{number:03}" for number in range(60)]
+            await never_taken_in(client, house, names, store)
+            ring = [f"ring-{number:03}" for number in range(40)]
+            await crossed(client, house, ring, store)
+            homes = bulk.homes(store, [house.player_key(name) for name in (*names, *ring)])
+            assert {homes[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
+            assert len({homes[house.player_key(name)] for name in ring}) == 1
+            assert {partition_of(home) for home in homes.values()}
+
+    assert worker.consumer is not None
+    run(story())
