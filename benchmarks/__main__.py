@@ -59,6 +59,18 @@ def silence(
     print(json.dumps(found) if as_json else "\n".join(f"{name:>18}  {value}" for name, value in found.items()))
 
 
+@app.command()
+def restricting(
+    times: Annotated[int, typer.Option(min=4, help="Facts that are told.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Facts that restrict, of linked ids, under load. Example: croupier bench restricting --times 10000."""
+    from benchmarks.restricting import restricting as measure
+
+    found = measure(times, Console(stderr=True))
+    print(json.dumps(found) if as_json else "\n".join(f"{name:>18}  {value}" for name, value in found.items()))
+
+
 def _named(peers: str) -> tuple[str, ...]:
     """Peers by name."""
     from benchmarks.peers.servers import PEERS

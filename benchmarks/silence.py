@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -69,9 +69,11 @@ def silence(times: int, console: Console) -> dict[str, Any]:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-silence-")))
         port = sides.free_port()
-        stack.enter_context(sides.croupier(builds.here(), home, port, _catalogue(home), WORKERS, read_seconds=5.0))
+        stack.enter_context(
+            sides.croupier(builds.here(), home, port, catalogue_without_caps(home), WORKERS, read_seconds=5.0)
+        )
         url = f"unix://{socket_path(home)}"
-        house = _people(url, times, console)
+        house = people(url, [_name(number) for number in range(times)], console)
         found = asyncio.run(_stories(times, port, url, house, console))
     silent = np.array([one.silent_ms for one in found])
     return {
@@ -88,8 +90,8 @@ def silence(times: int, console: Console) -> dict[str, Any]:
     }
 
 
-def _catalogue(home: Path) -> Path:
-    """The catalogue without caps, all players drawn by chance: so that leases come quickly."""
+def catalogue_without_caps(home: Path) -> Path:
+    """A catalogue without caps, all players drawn by chance: so that leases come quickly."""
     plain = load_catalogue(catalogue_path()).model_dump(mode="json")
     plain |= {"caps": [], "experiment": {"key": "silence", "variants": {"uniform": 1.0}}}
     path = home / "catalogue.yaml"
@@ -97,22 +99,22 @@ def _catalogue(home: Path) -> Path:
     return path
 
 
-def _people(url: str, times: int, console: Console) -> House:
+def people(url: str, names: Sequence[str], console: Console) -> House:
     """Make players known who may be contacted, and wait until features include them; the house they are in."""
     client = connect(url)
     house = open_house(client)
     items = bulk.Items(client, house)
     now = moment(house.now_us(real_now_us(client))) - timedelta(days=20)
     reached: dict[int, str] = {}
-    for first in track(range(0, times, _CHUNK // 10), "players arrive", console=console, transient=True):
-        known = [event for number in range(first, min(first + _CHUNK // 10, times)) for event in _known(number, now)]
+    for first in track(range(0, len(names), _CHUNK // 10), "players arrive", console=console, transient=True):
+        known = [event for name in names[first : first + _CHUNK // 10] for event in _known(name, now)]
         reached |= bulk.append(client, house, [items.event(event) for event in known]).reached
     wait_until_applied(client, reached)
     client.close()
     return house
 
 
-def _known(number: int, at: datetime) -> Iterator[Event]:
+def _known(name: str, at: datetime) -> Iterator[Event]:
     facts: list[dict[str, Any]] = [
         {"type": "registered", "jurisdiction": "MT", "time_zone": "Europe/Malta", "birth_date": "1980-05-17"},
         {"type": "kyc_verified"},
@@ -120,7 +122,7 @@ def _known(number: int, at: datetime) -> Iterator[Event]:
         *({"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000} for _ in range(2)),
     ]
     for place, fields in enumerate(facts):
-        about = {"event_id": f"k{place}", "player_id": _name(number), "occurred_at": at + timedelta(minutes=place)}
+        about = {"event_id": f"k{place}", "player_id": name, "occurred_at": at + timedelta(minutes=place)}
         yield EVENT.validate_python(fields | about, strict=False)
 
 

@@ -618,6 +618,12 @@ def bench_silence(context: typer.Context) -> None:
     _from_checkout("silence", context.args)
 
 
+@bench.command("restricting", context_settings=_PASSED_ON)
+def bench_restricting(context: typer.Context) -> None:
+    """Facts that restrict, of linked ids, under load. Example: croupier bench restricting --times 10000."""
+    _from_checkout("restricting", context.args)
+
+
 def _from_checkout(name: str, arguments: Sequence[str]) -> NoReturn:
     """Start a bench that lies beside the packages, and end as it ends."""
     root = Path(__file__).parents[1]

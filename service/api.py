@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
 
@@ -37,7 +37,8 @@ from service.door import (
     translated,
 )
 from service.facts import restricts
-from service.know import know
+from service.know import Known, know
+from service.ledger import RedisLedger
 from service.log import Record
 from service.mask import Reason, reasons
 from service.outcomes import WITHDRAWING, Outcome, take
@@ -274,17 +275,20 @@ def _is_decision_id(text: str) -> bool:
 
 async def post_event(body: AnyEvent, desk: At) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
-    if restricts(body):
-        desk = desk.restricting()
-    done = await know(body, desk.table.house, desk.ledger)
-    return respond({"position": done.position, "duplicate": done.duplicate})
+    return await _accepted(lambda ledger: know(body, desk.table.house, ledger), desk, restricting=restricts(body))
 
 
 async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
-    if body.type in WITHDRAWING:
-        desk = desk.restricting()
-    done = await take(body, desk.table.house, desk.table.layout.catalogue, desk.ledger)
+    table = desk.table
+    work = lambda ledger: take(body, table.house, table.layout.catalogue, ledger)  # noqa: E731 - called with either ledger
+    return await _accepted(work, desk, restricting=body.type in WITHDRAWING)
+
+
+async def _accepted(
+    work: Callable[[RedisLedger], Coroutine[Any, Any, Known]], desk: Desk, *, restricting: bool
+) -> Response:
+    done = await (desk.restricting(work) if restricting else work(desk.ledger))
     return respond({"position": done.position, "duplicate": done.duplicate})
 
 

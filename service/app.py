@@ -28,6 +28,7 @@ from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
 from service import api
+from service.aside import Aside
 from service.door import Desk
 from service.law import Law
 from service.layout import Layout
@@ -41,7 +42,7 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 LIVE_SECONDS = 5
 CONNECTIONS = 8
-SPARE_CONNECTIONS = 2
+SPARE_CONNECTIONS = 4
 """Kept for what restricts contact, so that nothing else stands before it."""
 READ_SECONDS = 0.25
 """Deadline of a decision that names none."""
@@ -240,21 +241,32 @@ def _own_plan(bundle: bytes) -> ReadPlan:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the store, load files and bundles, watch for new ones; close all at the end."""
     where: Settings = app.state.settings
-    store, spare = Store(where.store, CONNECTIONS), Store(where.store, SPARE_CONNECTIONS)
+    store = Store(where.store, CONNECTIONS)
     try:
         house = await store.house()
         table = new_table(house, where)
         await _keep(store, table)
-        ledgers = RedisLedger(store, house), RedisLedger(spare, house)
-        desk = Desk(table, *ledgers, frozenset(where.keys), where.read_seconds, where.write_seconds)
-        readiness = Readiness(desk)
-        async with _watched(Watch(store, desk, readiness)), _running(readiness):
-            app.state.desk, app.state.readiness = desk, readiness
-            yield
+        async with _spare(where.store) as (spare, aside):
+            ledgers = RedisLedger(store, house), RedisLedger(spare, house)
+            desk = Desk(table, *ledgers, aside, frozenset(where.keys), where.read_seconds, where.write_seconds)
+            readiness = Readiness(desk)
+            async with _watched(Watch(store, desk, readiness)), _running(readiness):
+                app.state.desk, app.state.readiness = desk, readiness
+                yield
     finally:
         await fetched()
         await store.close()
-        await spare.close()
+
+
+@asynccontextmanager
+async def _spare(url: str) -> AsyncIterator[tuple[Store, Aside]]:
+    """The store over connections of their own, and where they may be used."""
+    async with Aside() as aside:
+        spare = Store(url, SPARE_CONNECTIONS)
+        try:
+            yield spare, aside
+        finally:
+            await aside.run(spare.close())
 
 
 async def _keep(store: Store, table: Table) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from features.events import AnyEvent
 from features.store import StoreError
 from models.scorer import Scorer
+from service.aside import Aside, Result
 from service.confirm import Revoked
 from service.decide import Contended, RequestReused
 from service.know import Refused
@@ -44,7 +45,8 @@ class Desk:
     Attributes:
         table: What serves now.
         ledger: The ledger, with the deadline of the request.
-        spare: The same over connections that nothing else takes, for what restricts contact.
+        spare: The same over connections of `aside` that nothing else takes, for what restricts contact.
+        aside: Where that runs, whatever this loop is busy with.
         keys: The callers' keys.
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.
@@ -56,6 +58,7 @@ class Desk:
     table: Table
     ledger: RedisLedger
     spare: RedisLedger
+    aside: Aside
     keys: frozenset[str]
     read_seconds: float
     write_seconds: float
@@ -68,9 +71,9 @@ class Desk:
         now = time.monotonic()
         return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
 
-    def restricting(self) -> Desk:
-        """The same for a request that restricts contact: it has the longest deadline, and nobody stands before it."""
-        return replace(self, ledger=self.spare).within(RESTRICTING_SECONDS)
+    async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
+        """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
+        return await self.aside.run(work(self.spare.by(self.asked_at + RESTRICTING_SECONDS)))
 
     def within(self, seconds: float) -> Desk:
         """The same for a request that must be answered so long after it was there."""

@@ -133,11 +133,11 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
 async def _know(telling: Telling, house: House, ledger: RedisLedger, player: str) -> Known:
     event, keys = telling.event, Keys(player)
     linked = telling.asked if player != telling.asked else ""
-    if (telling.late or isinstance(event, JOINING)) and (
-        known := await ledger.known(keys, entry(player, event, asked=linked))
-    ):
-        return _answered(keys, known)
-    held = await ledger.facts(keys) if telling.late else {}
+    held: Mapping[bytes, bytes] = {}
+    if telling.late or isinstance(event, JOINING):
+        known, held = await ledger.known_or_facts(keys, entry(player, event, asked=linked))
+        if known is not None:
+            return _answered(keys, known)
     personal = events.personal(event)
     seal = await ledger.seal(keys, log.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
@@ -177,16 +177,13 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
             linked = house.player_key(event.previous_id)
         case _:
             return ""
-    await ledger.home(keys.player)
     if linked == keys.player:
         return ""
     home = await ledger.at_home(linked, ledger.home)
-    if home == keys.player:
-        return linked
-    if home != linked:
-        raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
-    name = base64.b64encode(log.seal(seal, {"player_id": event.player_id}, log.NAME)).decode()
-    if await ledger.link(linked, keys.player, name) != keys.player:
+    if home == linked:
+        name = base64.b64encode(log.seal(seal, {"player_id": event.player_id}, log.NAME)).decode()
+        home = await ledger.link(linked, keys.player, name)
+    if home != keys.player:
         await ledger.home(keys.player)  # where the player was linked further meanwhile, the event goes on there
         raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
     return linked

@@ -169,17 +169,22 @@ class RedisLedger:
     def _seconds(self) -> float:
         return self._until - monotonic()
 
-    async def at_home(self, player: str, work: Callable[[str], Awaitable[Result]]) -> Result:
+    async def at_home(self, asked: str, work: Callable[[str], Awaitable[Result]]) -> Result:
         """Do something where a player is held: an id that was linked is held by another player."""
+        try:
+            return await work(asked)
+        except Linked as linked:
+            mark = links.Mark.loads(linked.to)
+        player = mark.to if mark.state == "done" else await self._follow(asked)
         while True:
             try:
                 return await work(player)
             except Linked:
-                player = await self._follow(player)
+                player = await self._follow(asked)
 
     async def home(self, player: str) -> str:
         """The player itself; raises Linked if it is held by another."""
-        if (to := await self._mark(player)) is not None:
+        if (to := await self._marked(player)) is not None:
             raise Linked(to)
         return player
 
@@ -189,11 +194,15 @@ class RedisLedger:
         Begins with a mark on the id that sends everybody on; whoever meets it before all was taken in does that first.
         Ids that were linked to this one lead to the player at once, so that no way of links grows long.
         """
-        _, known, _ = await self._frozen(linked, player, sealed_name)
+        known = await self.mark(linked, player, sealed_name)
         if (owner := await self._follow(linked)) == linked:
             raise StoreError("two ids were linked to each other at the same moment")
         await asyncio.gather(*(self._shorten(name, owner) for name in links.others(known)))
         return owner
+
+    async def mark(self, linked: str, player: str, sealed_name: str) -> Mapping[bytes, bytes]:
+        """Begin a link, unless the id is linked already; what is known of the id."""
+        return (await self._frozen(linked, player, sealed_name))[1]
 
     async def _follow(self, linked: str) -> str:
         """The player that an id belongs to; who was not yet taken in on the way is taken in first."""
@@ -209,12 +218,12 @@ class RedisLedger:
     async def _way(self, linked: str) -> dict[str, str]:
         """The marks from an id on, in order, to the player or until they come round."""
         way: dict[str, str] = {}
-        while linked not in way and (mark := await self._mark(linked)) is not None:
+        while linked not in way and (mark := await self._marked(linked)) is not None:
             way[linked] = mark
             linked = links.Mark.loads(mark).to
         return way
 
-    async def _mark(self, player: str) -> str | None:
+    async def _marked(self, player: str) -> str | None:
         to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
         return None if to is None else to.decode()
 
@@ -225,19 +234,22 @@ class RedisLedger:
                 await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
 
     async def _taken_in(self, way: Mapping[str, str], owner: str) -> bool:
-        """Let a player take in all ids of a way, the nearest first; whether that went through."""
+        """Let a player take in all ids of a way, the nearest first; False if the player was linked meanwhile."""
         pending = [name for name, mark in way.items() if links.Mark.loads(mark).state == "pending"]
         for name in reversed(pending):
             if not await self._take_in(name, way[name], owner):
                 return False
-        if pending:
-            await self._bring(owner)
+        try:
+            if pending:
+                await self._bring(owner)
+        except Linked:
+            return False
         await asyncio.gather(*(self._shorten(name, owner) for name in list(way)[:-1]))
         return True
 
     async def _shorten(self, linked: str, owner: str) -> None:
         """Let an id that was taken in by another before lead to its player at once."""
-        mark = await self._mark(linked)
+        mark = await self._marked(linked)
         if mark is not None and links.Mark.loads(mark).state == "done" and not mark.startswith(f"{owner} "):
             await self._settle(linked, mark, owner)
 
@@ -392,17 +404,21 @@ class RedisLedger:
         status, at = await self._store.call(self._seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 
-    async def facts(self, keys: Keys) -> dict[bytes, bytes]:
-        """A player's hash of facts, as it stands; raises Linked if the id turned out to be another player."""
-        raw = await self._hash(keys.facts)
-        if b"to" in raw:
-            raise Linked(raw[b"to"].decode())
-        return raw
-
     async def known(self, keys: Keys, entry: Entry) -> Appended | None:
         """What became of an event or outcome that was told before under this id; None if none was."""
         held = await self._store.command(self._seconds, "GET", keys.seen(entry.seen))
         return None if held is None else entry.again(held)
+
+    async def known_or_facts(self, keys: Keys, entry: Entry) -> tuple[Appended | None, Mapping[bytes, bytes]]:
+        """See `known`, and the player's facts as they stand.
+
+        Raises:
+            Linked: It was not told before, and the id turned out to be another player.
+        """
+        known, facts = await asyncio.gather(self.known(keys, entry), self._hash(keys.facts))
+        if known is None and b"to" in facts:
+            raise Linked(facts[b"to"].decode())
+        return known, facts
 
     async def append(self, keys: Keys, entry: Entry) -> Appended:
         """Apply facts, deduplicate and append in one call.

@@ -146,13 +146,13 @@ async def take(outcome: Outcome, house: House, catalogue: Catalogue, ledger: Red
     about = await _contact(outcome, house, ledger)
 
     async def told(player: str) -> Known:
-        keys, linked = Keys(player), player != about.player
-        held = await ledger.facts(keys) if late else {}
-        ahead = Ahead(now_us, held) if late == "ahead" else None
-        taken = entry(outcome, about, player, catalogue, ahead)
-        taken = taken.of(about.player) if linked else taken
-        if late and (known := await ledger.known(keys, taken)):
+        keys, linked = Keys(player), about.player if player != about.player else ""
+        plain = entry(outcome, about, player, catalogue)
+        known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
+        if known is not None:
             return _answered(keys, known)
+        taken = entry(outcome, about, player, catalogue, Ahead(now_us, held)) if late == "ahead" else plain
+        taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Known(position(keys.partition, NOWHERE), duplicate=True)
         return _answered(keys, await ledger.append(keys, taken))

@@ -1,5 +1,6 @@
 """Players of one household share what their contacts may be, whatever dies in between."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -332,9 +333,12 @@ def test_what_is_confirmed_while_the_player_joins_counts_in_the_household(
             (made,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
             joins = event(PLAYER, "household_changed", household_id="home-4")
 
+            loop = asyncio.get_running_loop()
+
             async def late(*given: Any) -> Appended:
                 monkeypatch.setattr(RedisLedger, "append", append)
-                await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
+                confirms = post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(confirms, loop))
                 return await (dies() if then == "dies" else append(*given))
 
             monkeypatch.setattr(RedisLedger, "append", late)

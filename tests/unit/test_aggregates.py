@@ -459,4 +459,4 @@ def test_slots_that_leave_a_gap_are_refused_aloud(monkeypatch: pytest.MonkeyPatc
 def test_a_time_that_has_no_place_in_a_local_day_is_refused(when: str) -> None:
     """An accepted event must not stop the worker, which asks for its slot."""
     with pytest.raises(ValidationError, match="moments lie between 1970 and 2200"):
-        EVENT.validate_json(f'{{"type":"self_excluded","event_id":"e","player_id":"p","occurred_at":"{when}"}}')
+        EVENT.validate_json(f'{{"type":"login","event_id":"e","player_id":"p","occurred_at":"{when}"}}')
