@@ -111,7 +111,8 @@ async def _run(
 ) -> dict[str, Any]:
     store = Store(url, TELLERS)
     ledger = RedisLedger(store, house)
-    connector = aiohttp.TCPConnector(limit=0)
+    # Before the server ends a connection that nobody uses.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
         for group in track(groups, "ids are linked", console=console, transient=True):
             await _link(group, house, ledger, session)

@@ -234,17 +234,16 @@ class RedisLedger:
                 await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
 
     async def _taken_in(self, way: Mapping[str, str], owner: str) -> bool:
-        """Let a player take in all ids of a way, the nearest first; False if the player was linked meanwhile."""
-        pending = [name for name, mark in way.items() if links.Mark.loads(mark).state == "pending"]
-        for name in reversed(pending):
-            if not await self._take_in(name, way[name], owner):
-                return False
+        """Let a player take in all ids of a way and be found at once; False if any was linked elsewhere meanwhile."""
+        marks = {name: links.Mark.loads(mark) for name, mark in way.items()}
+        pending = [name for name, mark in marks.items() if mark.state == "pending"]
         try:
-            if pending:
-                await self._bring(owner)
+            if pending and not await self._take_in({name: way[name] for name in pending}, owner):
+                return False
         except Linked:
             return False
-        await asyncio.gather(*(self._shorten(name, owner) for name in list(way)[:-1]))
+        far = [name for name, mark in marks.items() if mark.state == "done" and mark.to != owner]
+        await asyncio.gather(*(self._settle(name, way[name], owner) for name in far))
         return True
 
     async def _shorten(self, linked: str, owner: str) -> None:
@@ -261,20 +260,30 @@ class RedisLedger:
         to, known, ledger = await self._store.call(self._seconds, "croupier_freeze", [keys.facts, keys.ledger], mark)
         return to.decode(), hashed(known), hashed(ledger)
 
-    async def _take_in(self, linked: str, mark: str, owner: str) -> bool:
-        """Let a player take in an id that bears a mark; False if either was linked elsewhere meanwhile."""
-        to, known, ledger = await self._frozen(linked)
-        if to != mark:
+    async def _take_in(self, pending: Mapping[str, str], owner: str) -> bool:
+        """Let a player take in ids that bear marks, all in one call; False if any was linked elsewhere meanwhile.
+
+        Raises:
+            Linked: The player was linked, after all was taken in.
+        """
+        frozen = await asyncio.gather(*(self._frozen(name) for name in pending))
+        if [to for to, _, _ in frozen] != list(pending.values()):
             return False
-        player, _, name = links.Mark.loads(mark)
-        keys, told, ids = Keys(owner), links.adopted(linked, known, owner), links.ids(linked, known, owner)
-        contacts = {key.decode(): _adopted(key, text) for key, text in ledger.items() if key != b"v"}
-        arguments = [*self._clock, owner, name if owner == player else "", SKEW_US, len(ids), *ids, len(told)]
+        names = {mark.to: mark.name for mark in map(links.Mark.loads, pending.values())}
+        facts = dict(zip(pending, (known for _, known, _ in frozen), strict=True))
+        ids = sorted({one for name, known in facts.items() for one in links.ids(name, known, owner)})
+        told = [one for name, known in facts.items() for one in links.adopted(name, known, owner)]
+        contacts = {
+            key.decode(): _adopted(key, text) for _, _, held in frozen for key, text in held.items() if key != b"v"
+        }
+        arguments = [*self._clock, owner, names.get(owner, ""), SKEW_US, len(ids), *ids, len(told)]
         arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
-        names = [keys.facts, keys.ledger, keys.log, keys.budget]
-        if await self._store.call(self._seconds, "croupier_adopt", names, arguments) != 1:
+        keys = Keys(owner)
+        into = [keys.facts, keys.ledger, keys.log, keys.budget]
+        if await self._store.call(self._seconds, "croupier_adopt", into, arguments) != 1:
             return False
-        await self._settle(linked, mark, owner)
+        await asyncio.gather(*(self._settle(name, mark, owner) for name, mark in pending.items()))
+        await self._bring(owner)
         return True
 
     async def view(self, keys: Keys, decision_id: str) -> View:

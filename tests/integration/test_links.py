@@ -305,7 +305,7 @@ def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_told_of_b
             await tell(client, [event(greater, "self_excluded") | ago(10)])
             ledger = app_of(client).state.desk.ledger
             mark = await marked(ledger, house, greater, lesser)
-            assert await ledger._take_in(key, mark, to)
+            assert await ledger._take_in({key: mark}, to)
             store.hset(f"facts:{key}", "to", mark)
             await marked(ledger, house, lesser, greater)
             await tell(client, [event(lesser, "login"), event(greater, "exclusion_ended") | ago(2)])
@@ -566,7 +566,8 @@ def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, worker: 
             await tell(client, [event("cookie-s", "login"), event(PLAYER, "identify", anonymous_id="cookie-s")])
             (lease,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
             ledger = app_of(client).state.desk.ledger
-            await ledger._take_in(house.player_key("cookie-s"), house.player_key(PLAYER), 8)
+            linked, owner = house.player_key("cookie-s"), house.player_key(PLAYER)
+            assert await ledger._take_in({linked: await ledger._marked(linked)}, owner)
             await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {})
 
     assert worker.consumer is not None
