@@ -1,9 +1,5 @@
 """The store's clock is set forward and back: places in the log only grow, and nothing is lost, doubled or overshot."""
 
-import os
-import shutil
-import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import COMPILER, Clock
 from patience import PATIENT
 from worlds import Caller, Serving, World, players, rows, until
 
@@ -23,25 +20,7 @@ from pipelines.lake import LEASE, Lake, reach
 HOUR = 3_600
 JUMPS = [HOUR, -HOUR, 26 * HOUR, 0, -2 * HOUR, 0]
 """Offsets of the store's clock from this machine's, one after the other."""
-COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the lie about the time is compiled, and there is no compiler")
-
-
-class Clock:
-    """The store's clock, which may be set."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file, lie = folder / "offset", folder / "clock.so"
-        self.set(0)
-        source = Path(__file__).parents[1] / "clock.c"
-        subprocess.run([str(COMPILER), "-O1", "-shared", "-fPIC", "-o", lie, source], check=True)
-        self.environment = {"LD_PRELOAD": str(lie), "CLOCK_OFFSET": str(self._file)}
-
-    def set(self, seconds: int) -> None:
-        """Set the clock so far before this machine's; in place, for it is mapped."""
-        held = os.open(self._file, os.O_RDWR | os.O_CREAT)
-        os.pwrite(held, struct.pack("q", seconds), 0)
-        os.close(held)
 
 
 def jump(world: World, clock: Clock, seconds: int) -> None:
