@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 from platform import machine, system
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import redis
 
@@ -254,16 +254,49 @@ def server_binary() -> Path:
     return Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system().lower()}-{kind}" / "valkey-server"
 
 
+class Lock(NamedTuple):
+    """What the lock on a home's files says of their server.
+
+    Attributes:
+        taken: Whether a process holds it.
+        pid: Process of the server as its starter noted it, 0 for none.
+        alive: Whether that process still is the one that was noted.
+        socket: Where it listens, as noted.
+    """
+
+    taken: bool = False
+    pid: int = 0
+    alive: bool = False
+    socket: str = ""
+
+
+def read_lock(home: Path) -> Lock:
+    """The lock of a home, which is left as it is.
+
+    Raises:
+        StoreError: The home's file system has no locks.
+        OSError: The lock may not be read.
+    """
+    try:
+        lock = os.open(_folder(home) / _SERVER, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Lock()
+    try:
+        taken = not _lock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB, home)
+        noted = os.read(lock, 4_096).decode("utf8", "replace")
+    finally:
+        os.close(lock)
+    with suppress(ValueError):
+        pid, started, path = noted.rstrip("\n").split(" ", 2)
+        return Lock(taken, int(pid), bool(started) and _started(int(pid)) == started, path)
+    return Lock(taken)
+
+
 def _noted(home: Path) -> tuple[int, Path] | None:
     """Process and socket of a home's server as its starter noted them; None where none holds the lock."""
-    # What a copied home says is of the server of another; what never had one is left as it is.
-    if not (_folder(home) / _SERVER).exists() or not _is_taken(home, _SERVER):
-        return None
-    with suppress(OSError, ValueError):
-        pid, started, path = (_folder(home) / _SERVER).read_text("utf8").rstrip("\n").split(" ", 2)
-        if started and _started(int(pid)) == started:
-            return int(pid), Path(path)
-    return None
+    # What a copied home says is of the server of another.
+    found = read_lock(home)
+    return (found.pid, Path(found.socket)) if found.taken and found.alive else None
 
 
 def _socket(home: Path) -> Path:
