@@ -103,7 +103,7 @@ def up(wish: Wish, console: Console) -> None:
     """
     read_schedules()
     read_webhooks()
-    wish.home.mkdir(parents=True, exist_ok=True)
+    wish.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ENDING:
         signal.signal(name, _interrupt)
     begun = time.monotonic()
