@@ -70,6 +70,7 @@ _REFUSALS = {
     "RulesRefused",
     "SettingError",
     "ZonesRefused",
+    "NoHouse",
 }
 """Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -167,6 +168,22 @@ def serve(
             log_level="warning",
             timeout_graceful_shutdown=5,
         )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at a house and say what to do; exit code 1 if there is a fault. Example: croupier doctor."""
+    from pipelines.doctor import examine
+
+    found = examine(home())
+    healthy = all(one.grade != "fault" for one in found)
+    if as_json:
+        show({"home": str(home()), "healthy": healthy, "checks": [one._asdict() for one in found]}, as_json=True)
+    else:
+        for one in found:
+            print(f"{one.grade:<7}  {one.check:<10}  {one.seen}{f'; to do: {one.do}' if one.do else ''}")
+    if not healthy:
+        sys.exit(1)
 
 
 @app.command(hidden=True)
@@ -656,7 +673,8 @@ def main() -> NoReturn:
     """Run a command; whatever the user can mend ends in one sentence and exit code 2."""
     end_with_parent()
     try:
-        zones.pin()
+        if sys.argv[1:2] != ["doctor"]:  # which tells what is wrong with them
+            zones.pin()
         code = app(standalone_mode=False)
     except ClickException as usage:
         usage.show()
