@@ -15,7 +15,10 @@ Result = TypeVar("Result")
 
 
 class Aside:
-    """Runs coroutines while it is entered; connections that they open belong to its loop."""
+    """Runs coroutines while it is entered, and cancels what runs still when it is left.
+
+    Connections that they open belong to its loop.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -29,6 +32,7 @@ class Aside:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.run(_cancelled())
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()
@@ -36,3 +40,12 @@ class Aside:
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of a coroutine, or what it raises; cancelled where the caller is."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+
+async def _cancelled() -> None:
+    """Cancel all else on this loop, and wait until it has ended: whoever waits for it would wait for ever."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        if not task.cancelling():  # a second time would break off what it ends with
+            task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,59 @@
+"""The loop beside the serving one: what runs there ends with it, and answers as it would anywhere."""
+
+import asyncio
+
+import pytest
+
+from service.aside import Aside
+
+
+async def _waits(ended: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        ended.append("ended")
+
+
+async def _begun(aside: Aside, ended: list[str]) -> asyncio.Task[None]:
+    waiting = asyncio.create_task(aside.run(_waits(ended)))
+    await asyncio.sleep(0)
+    await aside.run(asyncio.sleep(0))  # it was begun before this
+    return waiting
+
+
+def test_what_runs_still_when_the_loop_is_left_is_cancelled_and_so_is_who_waits_for_it() -> None:
+    async def story() -> None:
+        ended: list[str] = []
+        async with Aside() as aside:
+            waiting = await _begun(aside, ended)
+        assert ended == ["ended"]
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(story())
+
+
+def test_work_is_cancelled_with_who_waits_for_it() -> None:
+    async def story() -> None:
+        ended: list[str] = []
+        async with Aside() as aside:
+            waiting = await _begun(aside, ended)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert ended == ["ended"]
+
+    asyncio.run(story())
+
+
+def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
+    async def fails() -> None:
+        raise LookupError("gone")
+
+    async def story() -> None:
+        async with Aside() as aside:
+            with pytest.raises(LookupError, match="gone"):
+                await aside.run(fails())
+
+    asyncio.run(story())
