@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from features import events, zones
@@ -278,15 +278,31 @@ def _restricts(one: Assertion, day: date) -> bool:
             return kind in _RESTRICTING or bool(forbids([one]))
 
 
+_FROM_NOW: Final = frozenset({"support", "household"})
+"""Registers that hold contact back for a while, or under the caps of others."""
+
+
 def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int) -> list[Assertion]:
-    """Facts that a clock far ahead told, as they hold from now on: later than all that the store's hash has of them."""
+    """Facts that a clock far ahead told, as they hold from now on: later than all that the store's hash has of them.
+
+    What allows more fills gaps only: nobody knows whether what is held came before it or after.
+    """
     held = {one.field: one.moment_us for one in registers(raw)}
+    day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us)).date()
 
     def since(one: Assertion) -> int:
         apart = one.field.partition(":")[0] in BY_MOMENT
         return one.moment_us if apart else max(now_us, held.get(one.field, 0) + 1)
 
-    return [one._replace(moment_us=since(one)) for one in told]
+    kept = [_raising(one) for one in told if _restricts(one, day) or one.field in _FROM_NOW or one.field not in held]
+    return [one._replace(moment_us=since(one)) for one in kept]
+
+
+def _raising(one: Assertion) -> Assertion:
+    """A review as a sign where its level is not the gravest, for a review voids the signs before it."""
+    if one.field != "harm:review" or one.text == "strong":
+        return one
+    return one._replace(field=f"harm:by:review:{one.text}")
 
 
 def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:

@@ -115,3 +115,37 @@ def test_what_is_held_already_changes_nothing() -> None:
     assert not changes(told, raw(*told))
     assert not changes(told, raw(*(one._replace(moment_us=one.moment_us + 1, rank=0, text="ended") for one in told)))
     assert changes(told, raw(*(one._replace(moment_us=one.moment_us, rank=0, text="ended") for one in told)))
+
+
+def later_than_held(said: dict[str, Any], *held: Assertion) -> dict[str, str]:
+    """Facts by register after an event that a clock far ahead told."""
+    stands = {one.field: one for one in held}
+    told = from_now(facts.assertions(event(said)), raw(*held), NOW_US)
+    stands |= {one.field: one for one in told if changes([one], raw(*held))}
+    return {name: one.text for name, one in stands.items()}
+
+
+def test_a_review_by_a_clock_far_ahead_voids_no_sign_and_no_graver_review() -> None:
+    sign = Assertion("harm:signal", NOW_US - 1, 0, "strong")
+    graver = Assertion("harm:review", NOW_US - 1, 3, "strong")
+    stands = later_than_held({"type": "harm_reviewed", "level": "low"}, sign, graver)
+    assert stands == {"harm:signal": "strong", "harm:review": "strong", "harm:by:review:low": "low"}
+    read = facts.read(
+        raw(*from_now(facts.assertions(event({"type": "harm_reviewed", "level": "moderate"})), {}, 7)), "m"
+    )
+    assert {told.text for told in read.harm.values()} == {"moderate"}
+
+
+def test_what_a_clock_far_ahead_allows_beside_a_restriction_undoes_nothing_that_is_held() -> None:
+    young = {"type": "registered", "birth_date": "2012-02-29", "reopened": True, "jurisdiction": "MT"}
+    closed = Assertion("account", NOW_US - 1, 2, "closed")
+    stands = later_than_held(young, closed, Assertion("jurisdiction", NOW_US - 1, 0, "GB"))
+    assert (stands["account"], stands["jurisdiction"], stands["birth_date"]) == ("closed", "GB", "2012-02-29")
+    both = {"type": "support_contact", "tags": ["harm", "resolved"]}
+    stands = later_than_held(both, Assertion("complaint", NOW_US - 1, 1, "open"), Assertion("support", 1, 0, ""))
+    assert (stands["complaint"], stands["harm:signal"]) == ("open", "strong")
+
+
+def test_what_a_clock_far_ahead_allows_beside_a_restriction_fills_gaps() -> None:
+    young = {"type": "registered", "birth_date": "2012-02-29", "jurisdiction": "MT"}
+    assert later_than_held(young)["jurisdiction"] == "MT"
