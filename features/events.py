@@ -350,6 +350,11 @@ def timeliness(occurred_us: int, now_us: int) -> Literal["ahead", "old"] | None:
     return "old" if occurred_us < now_us - REMEMBERED // MICROSECOND else None
 
 
+def of_our_time(event: Event) -> bool:
+    """Whether an event names a moment that can be; of what restricts contact others are read too, as the nearest."""
+    return _FIRST < event.occurred_at < _LAST
+
+
 def row(event: Event) -> dict[str, Any]:
     """Flat columns of an event for log and lake, without personal fields and without the player's id.
 

@@ -28,7 +28,7 @@ import redis
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from features.events import Event, micros, timeliness
+from features.events import Event, micros, of_our_time, timeliness
 from features.server import serving
 from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
@@ -200,8 +200,10 @@ class Import:
     def _told(self, event: Event, now_us: int) -> Told:
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
-        if timeliness(micros(event.occurred_at), now_us) == "ahead" and not restricts(event):
+        if not (free := restricts(event)) and timeliness(micros(event.occurred_at), now_us) == "ahead":
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
+        if not free and not of_our_time(event):
+            raise RowRefused("occurred_at: moments lie between 1970 and 2200")
         return told(self._items.event(event, now_us), event, self._key(event.player_id))
 
     def _known(self, events: Sequence[Told], seen: Seen) -> dict[int, bool]:

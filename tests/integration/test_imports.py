@@ -479,6 +479,40 @@ def test_the_house_clock_says_what_lies_in_the_future(home: Path, sandbox: House
     assert counts(load(home, file, None)) == (1, 0, 1)
 
 
+def test_a_moment_that_cannot_be_is_taken_of_what_restricts_only(
+    home: Path, sandbox: House, store: redis.Redis
+) -> None:
+    never = "0001-01-01T00:00:00Z"
+    lines = [
+        own(1, type="consent_changed", channel="email", granted=True, occurred_at=never),
+        own(2, type="consent_changed", channel="sms", granted=False, occurred_at=never),
+        own(3, type="register_checked", register_name="rofus", listed=False, occurred_at=never),
+        own(4, type="self_excluded", occurred_at=never),
+    ]
+    file = home / "events.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), "utf8")
+    assert counts(load(home, file, None)) == (2, 0, 2)
+    known = facts.read(store.hgetall(f"facts:{sandbox.player_key('p1')}"), "main")  # type: ignore[arg-type]
+    assert [(channel, consent.granted) for channel, consent in known.consent.items()] == [(("sms", "*"), False)]
+    assert known.excluded_us is not None
+    assert known.registers == {}
+
+
+def test_what_restricts_and_came_by_the_api_from_a_clock_ahead_is_not_taken_again(
+    home: Path, sandbox: House, store: redis.Redis
+) -> None:
+    """Nor is it another event once only the lake remembers its id."""
+    soon = (NOON + timedelta(minutes=10)).isoformat()
+    lines = [own(1, type="self_excluded", occurred_at=soon), own(2, type="time_out", until=soon, occurred_at=soon)]
+    items = bulk.Items(store, sandbox)
+    bulk.append(store, sandbox, [items.event(EVENT.validate_json(json.dumps(line))) for line in lines])
+    file = home / "events.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*lines, own(3)])), "utf8")
+    assert counts(load(home, file, None)) == (1, 2, 0)
+    store.delete(*store.keys("seen:*"))  # type: ignore[misc]
+    assert counts(load(home, file, None)) == (0, 3, 0)
+
+
 @pytest.mark.skipif(not LOG.exists(), reason=f"the payments log is not at {LOG} (Mendeley Data 10.17632/9j5gcygnwg.1)")
 def test_the_real_log(
     home: Path, sandbox: House, store: redis.Redis, plan: ReadPlan, monkeypatch: pytest.MonkeyPatch
