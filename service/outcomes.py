@@ -45,7 +45,7 @@ class Outcome(BaseModel):
     occurred_at: AnyMoment
     player_id: Id | None = Field(default=None, description="With `channel`, for `unsubscribed` and `complained` only.")
     channel: Channel | None = None
-    brand: Brand = "main"
+    brand: Brand | None = Field(default=None, description="With `player_id`: the decision's if left out, else `main`.")
 
     @model_validator(mode="after")
     def _names_a_contact(self) -> Outcome:
@@ -54,6 +54,8 @@ class Outcome(BaseModel):
             raise ValueError(f"player_id and channel are for {' and '.join(sorted(WITHDRAWING))}; name the decision_id")
         if any(named) != all(named):
             raise ValueError("name both player_id and channel")
+        if self.brand is not None and not any(named):
+            raise ValueError("brand goes with player_id and channel; the decision has its own")
         if self.decision_id is None and not any(named):
             more = " or player_id and channel" if self.type in WITHDRAWING else ""
             raise ValueError(f"name the decision_id{more}")
@@ -171,10 +173,14 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
         if record is None:
             raise Refused("unknown_decision", _UNKNOWN[outcome.type in WITHDRAWING], "/decision_id")
         return Contact.of(record)
-    named = Contact(house.player_key(outcome.player_id), outcome.brand, outcome.channel)
-    if record is not None and record.action is not None and named[:3] == Contact.of(record)[:3]:
-        return Contact.of(record)
-    return named
+    player = house.player_key(outcome.player_id)
+    theirs = record if record is not None and record.player == player else None
+    brand = outcome.brand or (theirs.brand if theirs else "main")
+    if theirs is not None and theirs.action is not None:
+        decided = Contact.of(theirs)
+        if (decided.brand, decided.channel) == (brand, outcome.channel):
+            return decided
+    return Contact(player, brand, outcome.channel)
 
 
 def _answered(keys: Keys, done: Appended) -> Known:

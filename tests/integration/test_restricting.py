@@ -242,6 +242,25 @@ def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened, worker: Worke
     run(story())
 
 
+def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened, worker: Worker) -> None:
+    async def story() -> None:
+        async with opened() as client:
+            await settled(client, PLAYER)
+            grant = event(PLAYER, "consent_changed", channel="email", granted=True, brand="second")
+            await tell(client, [grant])
+            answer = await asked(client, PLAYER, brand="second", channels=["email"])
+            told = withdrawal("unsubscribed", decision_id=answer["decision_id"])
+            await post(client, "/v1/outcomes", told)
+            stands = await held(client, PLAYER)
+            assert stands["consent:second:email"].startswith("withdrawn")
+            assert stands["consent:main:email"].startswith("granted")
+            await post(client, "/v1/outcomes", told | {"outcome_id": "other", "brand": "main"})
+            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+
+    assert worker.consumer is not None
+    run(story())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -250,6 +269,7 @@ def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened, worker: Worke
         ({"player_id": None}, "name both player_id and channel"),
         ({"type": "clicked"}, "are for complained and unsubscribed"),
         ({"type": "clicked", "player_id": None, "channel": None}, "name the decision_id"),
+        ({"player_id": None, "channel": None, "brand": "second"}, "brand goes with player_id"),
     ],
 )
 def test_an_outcome_names_a_decision_or_what_may_stand_in_its_place(
