@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
@@ -153,17 +153,19 @@ class RedisLedger:
         store: Where it is.
         house: Whose it is.
         until: When all of its calls must have been answered, on the monotonic clock.
+        turn: Whose turn it is to take in ids, for all who share it.
     """
 
-    def __init__(self, store: Store, house: House, until: float = inf) -> None:
+    def __init__(self, store: Store, house: House, until: float = inf, turn: asyncio.Lock | None = None) -> None:
         self._store = store
         self._house = house
         self._clock = clock_arguments(house)
         self._until = until
+        self._turn = turn or asyncio.Lock()
 
     def by(self, until: float) -> RedisLedger:
         """The same with another end for all of its calls together."""
-        return RedisLedger(self._store, self._house, until)
+        return RedisLedger(self._store, self._house, until, self._turn)
 
     @property
     def _seconds(self) -> float:
@@ -205,7 +207,17 @@ class RedisLedger:
         return (await self._frozen(linked, player, sealed_name))[1]
 
     async def _follow(self, linked: str) -> str:
-        """The player that an id belongs to; who was not yet taken in on the way is taken in first."""
+        """The player that an id belongs to; who was not yet taken in on the way is taken in first.
+
+        One at a time: of a thousand who meet the same way of links, one walks it, and the others find it short.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, self._seconds) if isfinite(self._until) else None), self._turn:
+                return await self._followed(linked)
+        except TimeoutError as error:
+            raise StoreError("the links of this id were not followed before the deadline") from error
+
+    async def _followed(self, linked: str) -> str:
         for _ in range(ROUNDS):
             way = await self._way(linked)
             owner = links.end(way) or linked

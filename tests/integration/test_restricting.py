@@ -346,6 +346,28 @@ def test_what_restricts_gets_in_and_holds_for_every_linked_id_however_many_there
     run(story())
 
 
+def test_what_restricts_gets_in_while_its_ids_are_being_linked(opened: Opened, worker: Worker, house: House) -> None:
+    """A ring of links and exclusions of its ids, all at once."""
+
+    async def story() -> None:
+        async with opened() as client:
+            names = [f"id-{number:03}" for number in range(60)]
+            await settled(client, names[0])
+            told = linked_in_a_row([*names, names[0]]) + [event(name, "self_excluded") for name in names * 4]
+            told = [one | {"event_id": f"e{place}"} for place, one in enumerate(told)]
+            random.Random(9).shuffle(told)
+            answers = await asyncio.gather(*(client.post("/v1/events", json=one) for one in told))
+            taken = [
+                one.status_code for one, said in zip(answers, told, strict=True) if said["type"] == "self_excluded"
+            ]
+            assert set(taken) == {200}
+            assert (await asked(client, names[0], deadline_ms=5_000))["action"] == "NO_CONTACT"
+
+    assert worker.consumer is not None
+    assert house.partitions
+    run(story())
+
+
 def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
     opened: Opened, worker: Worker, store: redis.Redis, house: House
 ) -> None:
