@@ -61,7 +61,9 @@ def is_cluster(url: str) -> bool:
 
 def plain(url: str, timeout: float) -> redis.Redis:
     """Blocking client of one server that tries once."""
-    return redis.Redis.from_url(url, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+    once = Retry(NoBackoff(), 0)
+    # Without its own time, to connect to a socket whose queue is full would take until somebody is let in.
+    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
 
 
 def is_away(error: object) -> bool:

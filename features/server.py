@@ -39,6 +39,7 @@ _LONGEST_PATH: Final = 100
 """Bytes of a socket's path; systems take 104 or 108."""
 _SERVER, _USERS, _HOUSE = "server.lock", "users.lock", "house.lock"
 _ABSENT: Final = "is starting or ending"
+_BUSY: Final = "is busy and does not answer"
 Say = Callable[[str], object]
 """Tells people why they wait."""
 
@@ -132,6 +133,22 @@ def store_url(home: Path) -> str:
     return os.environ.get("CROUPIER_STORE") or f"unix://{_socket(home)}"
 
 
+def heard(home: Path, say: Say = aloud) -> str:
+    """Address of the store, once the home's own server is not silent; whether one listens there is not said.
+
+    Raises:
+        StoreError: It is silent for ten minutes.
+    """
+    if _is_own(home):
+        _Looking(home, say).until_heard()
+    return store_url(home)
+
+
+def _is_own(home: Path) -> bool:
+    """Whether the store is the home's own server."""
+    return store_url(home) == f"unix://{_socket(home)}"
+
+
 def start_server(home: Path, say: Say = aloud, giving_up: threading.Event | None = None) -> Server:
     """The embedded Valkey of a home: private unix socket, every acknowledged write on disk.
 
@@ -166,13 +183,18 @@ class _Looking:
         child: That process, if it was started here.
     """
 
-    def __init__(self, home: Path, say: Say, giving_up: threading.Event | None) -> None:
+    def __init__(self, home: Path, say: Say, giving_up: threading.Event | None = None) -> None:
         self._home, self._say = home, say
         self._giving_up = giving_up or threading.Event()
         self._begun = time.monotonic()
         self._say_at = self._begun + _SILENT_SECONDS
         self.pid = 0
         self.child: subprocess.Popen[bytes] | None = None
+
+    def until_heard(self) -> None:
+        """Wait while the server is silent or loads its file; that none listens is for others to say."""
+        while (trouble := self._trouble()) not in {None, _ABSENT}:
+            self._wait(str(trouble))
 
     def until_answered(self) -> None:
         """Wait until the server answers; raises StoreError if it does not start or does not answer for too long."""
@@ -208,9 +230,10 @@ class _Looking:
         except redis.exceptions.BusyLoadingError:
             return "is loading its file"
         except redis.TimeoutError:
-            return "is busy and does not answer"
-        except redis.RedisError:
-            return _ABSENT
+            return _BUSY
+        except redis.RedisError as error:
+            # The queue of a socket is full when its server has long been silent.
+            return _BUSY if isinstance(error.__cause__ or error.__context__, BlockingIOError) else _ABSENT
         finally:
             client.close()
         return None
@@ -334,14 +357,17 @@ def serving(home: Path, say: Say = aloud) -> Iterator[str]:
 
 @contextmanager
 def relying(home: Path, say: Say = aloud) -> Iterator[str]:
-    """Address of a store that something else started; the home's own server is kept while the block runs."""
-    url = store_url(home)
-    if url != f"unix://{_socket(home)}":
-        yield url
+    """Address of a store that something else started; the home's own server is waited for, and kept meanwhile.
+
+    Raises:
+        StoreError: It is silent for ten minutes.
+    """
+    if not _is_own(home):
+        yield store_url(home)
         return
     user = _shared(home, say)
     try:
-        yield url
+        yield heard(home, say)
     finally:
         found = _noted(home)
         if found is None:

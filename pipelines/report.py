@@ -13,7 +13,7 @@ import msgspec
 import redis
 
 from features.events import moment
-from features.server import store_url
+from features.server import heard
 from features.store import StoreError, bundle_key, connect, open_house, real_now_us
 from models.actions import Catalogue, load_catalogue
 from pipelines import page
@@ -148,7 +148,7 @@ def _others(found: Exposures, known: Iterable[str]) -> list[str]:
 def running(home: Path) -> House | None:
     """The house of a home, if a store answers; the caller closes its client."""
     try:
-        client = connect(store_url(home), timeout=10.0)
+        client = connect(heard(home), timeout=10.0)
     except StoreError:
         return None
     try:

@@ -1,27 +1,40 @@
 """Never two servers on the files of one home, and none that is taken for gone because it is silent."""
 
+import base64
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from cluster import free_ports
+from people import adult_events
+from typer.main import get_command
 from worlds import PATIENCE, PROCESSES, killed, until
 
 from features.cluster import plain
 from features.server import Server, keeping, server_binary, serving, socket_path, start_server
 from features.store import StoreError, connect
+from pipelines.__main__ import app
+from pipelines.up import Wish, prepare
 
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
 COMPILER = shutil.which("cc")
 NO_LOCKS = "#include <errno.h>\nint flock(int file, int how) { errno = ENOLCK; return -1; }\n"
+SILENT_SECONDS = 60
+SLOWLY = 5 * PATIENCE
+"""Seconds for many processes at once, some of which import all there is."""
+SECRET = {"CRM_SECRET": "whsec_" + base64.b64encode(bytes(range(32))).decode()}
 BIG_BYTES = 1_000_000_000 if THOROUGH else 100_000_000
 
 
@@ -134,56 +147,173 @@ def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside
     found[0].stop()
 
 
-COMMANDS = [
-    "import events README.md",
-    "train churn",
-    "promote churn 1",
-    "promote policy",
-    "promote rules service/rulebook",
-    "rollback churn",
-    "rollback policy",
-    "rollback rules",
-    "report uplift",
-    "retrain",
-    "rules explain player-1",
-    "rules diff service/rulebook service/rulebook --since 7d",
-]
-"""Everything at the command line that asks a home's own store."""
+ASKING = {
+    "import events": "FILE",
+    "train churn": "",
+    "promote churn": "1",
+    "promote policy": "",
+    "promote rules": "service/rulebook",
+    "rollback churn": "",
+    "rollback policy": "",
+    "rollback rules": "",
+    "report uplift": "",
+    "retrain": "",
+    "rules explain": "player-1",
+    "rules diff": "service/rulebook service/rulebook --since 7d",
+    "settle": "",
+    "webhooks enable": "crm",
+}
+"""Commands that ask a home's own store and end, with arguments."""
+SERVING = {"up": "--players 0 --no-screen --port PORT", "serve": "--port PORT", "worker": "", "learn": ""}
+"""Commands that ask it until they are ended."""
+APART = {
+    "import schema",
+    "rules lint",
+    "rules list",
+    "rules page",
+    "screen",
+    "simulate",
+    "webhooks check",
+    "webhooks test",
+}
+"""Commands that never ask it; nor do benches, which make houses of their own."""
 
 
-def test_under_a_silent_store_every_command_waits_and_none_starts_another(home: Path, server: Server) -> None:
+def test_of_every_command_it_is_known_here_whether_it_asks_the_store() -> None:
+    def names(group: Any, before: str = "") -> Iterator[str]:
+        for name, command in group.commands.items():
+            yield from names(command, f"{before}{name} ") if hasattr(command, "commands") else [f"{before}{name}"]
+
+    every = {name for name in names(get_command(app)) if not name.startswith("bench ")}
+    assert every == ASKING.keys() | SERVING.keys() | APART
+
+
+def files(home: Path) -> list[Path]:
+    """The log of all changes of a home's server."""
+    return [file for file in (home / "store" / "appendonlydir").iterdir() if file.suffix != ".manifest"]
+
+
+def bytes_of(home: Path) -> dict[str, bytes]:
+    """What a home's server has written of the log of its changes."""
+    return {file.name: file.read_bytes() for file in files(home)}
+
+
+def goes_on(before: dict[str, bytes], home: Path) -> int:
+    """That nothing of the log is lost or changed, whatever was added; how many bytes were compared."""
+    after = bytes_of(home)
+    assert all(after[name].startswith(held) for name, held in before.items())
+    return sum(map(len, before.values()))
+
+
+@pytest.fixture
+def furnished(home: Path, server: Server) -> Path:
+    """What commands are pointed at, in a folder, and a house in the store."""
+    with connect(server.url) as client:
+        prepare(client, Wish(home, players=0), server.url)
+    folder = home.parent / "files"
+    folder.mkdir()
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, adult_events("player-1"))), "utf8")
+    webhooks = "endpoints: [{id: crm, url: 'http://127.0.0.1:1/', secret_env: CRM_SECRET}]"
+    (folder / "webhooks.yaml").write_text(webhooks, "utf8")
+    return folder
+
+
+class Running:
+    """A command over a home, and what it says."""
+
+    def __init__(self, name: str, arguments: str, home: Path, folder: Path) -> None:
+        arguments = arguments.replace("FILE", str(folder / "events.jsonl")).replace("PORT", str(free_ports(1)[0]))
+        self.name, self._file = name, folder / f"{name}.txt"
+        words = [sys.executable, "-m", "pipelines", *name.split(), *arguments.split()]
+        more = {"CROUPIER_HOME": str(home), "CROUPIER_WEBHOOKS": str(folder / "webhooks.yaml"), "COLUMNS": "1000"}
+        with self._file.open("w") as file:
+            self.process = subprocess.Popen(
+                words, env={**os.environ, **more, **SECRET}, stdout=subprocess.DEVNULL, stderr=file
+            )
+
+    @property
+    def said(self) -> str:
+        return self._file.read_text("utf8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def waits(self) -> bool:
+        """Whether it says that it waits for a silent store."""
+        assert self.process.poll() is None, self.said
+        return "is busy and does not answer; waiting" in self.said
+
+    def ends(self) -> None:
+        """Wait until it has ended, by itself or as it is asked to, with nothing that a person could not read."""
+        if self.name in SERVING:
+            assert self.process.poll() is None, self.said
+            self.process.send_signal(signal.SIGINT)
+        self.process.wait(SLOWLY)
+        assert "Traceback" not in self.said, self.said
+
+
+def test_under_a_silent_store_every_command_waits_and_none_starts_another(
+    home: Path, server: Server, furnished: Path
+) -> None:
     put(home, "before")
-    held = {file.name: file.read_bytes() for file in (home / "store").rglob("*.aof")}
+    held = bytes_of(home)
     server.signal(signal.SIGSTOP)
-    running = [_begun(command, home) for command in (COMMANDS if THOROUGH else COMMANDS[-2:])]
-    said = [process.stderr.readline() for process in running if process.stderr]
-    if THOROUGH:
-        threading.Event().wait(60)
-    assert servers(home) == {server.pid}
-    assert all("is busy and does not answer; waiting" in one for one in said), said
-    assert {file.name: file.read_bytes() for file in (home / "store").rglob("*.aof")} == held
-    server.signal(signal.SIGCONT)
-    for process in running:
-        _, error = process.communicate(timeout=PATIENCE)
-        assert "Traceback" not in error, error
+    begun = time.monotonic()
+    every = ASKING | SERVING
+    with ExitStack() as stack:
+        asked = every if THOROUGH else {name: every[name] for name in ("rules explain", "worker")}
+        running = [stack.enter_context(Running(*one, home, furnished)) for one in asked.items()]
+        for command in running:
+            until(command.waits, SLOWLY)
+            assert servers(home) == {server.pid}
+        while THOROUGH and time.monotonic() - begun < SILENT_SECONDS:
+            assert servers(home) == {server.pid}
+            threading.Event().wait(0.1)
+        assert bytes_of(home) == held
+        silent = time.monotonic() - begun
+        server.signal(signal.SIGCONT)
+        for command in running:
+            command.ends()
     assert servers(home) == {server.pid}
     assert acknowledged(home) == ["before"]
+    compared = goes_on(held, home)
+    sys.stdout.write(f"{len(running)} commands, {silent:.0f} s of silence, 1 server, {compared} bytes compared\n")
 
 
-def _begun(command: str, home: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "pipelines", *command.split()]
-    environment = {**os.environ, "CROUPIER_HOME": str(home)}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def test_of_two_houses_that_begin_at_once_one_is_up(home: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "webhooks.yaml").write_text("endpoints: []", "utf8")
+    with ExitStack() as stack:
+        both = [stack.enter_context(Running("up", SERVING["up"], home, folder)) for folder in folders]
+        until(lambda: any("ready after" in house.said for house in both), SLOWLY)
+        (other,) = [house for house in both if "ready after" not in house.said]
+        assert other.process.wait(SLOWLY) == 2
+        assert "is up already" in other.said
+        assert len(servers(home)) == 1
+        (house,) = [house for house in both if house is not other]
+        house.ends()
+    assert servers(home) == set()
 
 
 def test_what_a_crash_or_a_reboot_left_is_no_lock(home: Path) -> None:
     put(home, "before")
-    (home / "store" / "server.lock").write_text(f"{os.getpid()} 1\n")
+    held = bytes_of(home)
+    (home / "store" / "server.lock").write_text(f"{os.getpid()} 1 {socket_path(home)}\n")
     socket_path(home).touch()
     assert acknowledged(home) == ["before"]
     running = start_server(home)
-    killed(running)
-    assert acknowledged(home) == ["before"]
+    with connect(running.url) as client:
+        client.rpush("acknowledged", "just before")
+        held = bytes_of(home)
+        killed(running)
+    assert acknowledged(home) == ["before", "just before"]
+    assert goes_on(held, home) > 0
 
 
 def test_a_copied_home_has_a_server_of_its_own(home: Path, server: Server, tmp_path: Path) -> None:
@@ -234,10 +364,14 @@ def test_a_file_system_without_locks_is_refused(home: Path, tmp_path: Path) -> N
 def test_a_server_that_loads_a_large_file_is_waited_for(home: Path) -> None:
     with serving(home) as url, connect(url) as client:
         for number in range(BIG_BYTES // 1_000_000):
-            client.set(f"big-{number}", bytes(1_000_000))
+            client.set(f"big-{number}", os.urandom(1_000_000))  # what can be packed, the server packs
+    size = sum(file.stat().st_size for file in files(home))
+    assert size > BIG_BYTES
     said: list[str] = []
+    begun = time.monotonic()
     others = [Other(home) for _ in range(2)]
     running = start_server(home, said.append)
+    waited = time.monotonic() - begun
     assert servers(home) == {running.pid}
     with connect(running.url) as client:
         assert client.dbsize() == BIG_BYTES // 1_000_000
@@ -246,6 +380,7 @@ def test_a_server_that_loads_a_large_file_is_waited_for(home: Path) -> None:
         other.end()
     running.stop()
     assert servers(home) == set()
+    sys.stdout.write(f"a file of {size / 1e9:.2f} GB, waited {waited:.1f} s by three, who said: {said}\n")
 
 
 def test_a_server_that_cannot_start_says_where_to_look(home: Path) -> None:
@@ -297,6 +432,38 @@ def test_a_server_without_a_lock_is_used_and_neither_ended_nor_doubled(
     unlocked.terminate()
     unlocked.wait()
     assert not found.lives()
+
+
+@contextmanager
+def crowded(path: Path) -> Iterator[None]:
+    """As many connections to a silent server as it lets wait."""
+    with ExitStack() as stack:
+        while True:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            try:
+                waiting.connect(str(path))
+            except BlockingIOError:
+                break
+        yield
+
+
+def test_a_silent_server_with_a_full_queue_of_connections_is_busy(
+    home: Path, unlocked: subprocess.Popen[bytes]
+) -> None:
+    put(home, "before")
+    unlocked.send_signal(signal.SIGSTOP)
+    said: list[str] = []
+    with crowded(socket_path(home)):
+        waiting = threading.Thread(target=lambda: start_server(home, said.append).stop())
+        waiting.start()
+        until(lambda: bool(said))
+        assert servers(home) == {unlocked.pid}
+        assert "is busy and does not answer; waiting" in said[0]
+    unlocked.send_signal(signal.SIGCONT)
+    waiting.join()
+    assert servers(home) == {unlocked.pid}
+    assert acknowledged(home) == ["before"]
 
 
 def test_the_end_of_a_command_is_not_held_up_by_the_server_that_it_started(home: Path) -> None:
