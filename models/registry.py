@@ -30,7 +30,7 @@ from features.schema import MODEL_FEATURES, VECTOR, schema_hash
 from models.churn import Evaluation, Rows, Trained
 from models.plots import reliability_diagram
 from models.promotions import Entry
-from models.registry_database import RegistryError, prepare
+from models.registry_database import RegistryError, making, prepare
 from models.scorer import ChurnBundle
 
 # Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
@@ -319,6 +319,8 @@ def _open(tracking: Tracking) -> MlflowClient:
         file = Path(tracking.uri.removeprefix(_SQLITE))
         file.parent.mkdir(parents=True, exist_ok=True)
         prepare(file, Path(tracking.artifacts))
+        with making(file):
+            return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
     return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
 
 

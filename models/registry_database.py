@@ -61,6 +61,16 @@ def prepare(file: Path, artifacts: Path) -> None:
         raise RegistryError(f"MLflow's database {file} cannot be opened: {error}") from error
 
 
+@contextmanager
+def making(file: Path) -> Iterator[None]:
+    """Let one process of ours at a time make a database that is not there: of two, MLflow would make it into one."""
+    if _revision(file) is not None:
+        yield
+        return
+    with _alone(file):
+        yield
+
+
 # --- Its schema
 
 
