@@ -55,9 +55,10 @@ def of(commit: str, folder: Path, root: Path = ROOT) -> Build:
     Raises:
         BuildError: There is no such commit, or it does not install.
     """
-    name = _git(
-        root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", trouble=f"there is no commit {commit} here"
-    )
+    trouble = f"there is no commit {commit} here"
+    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        trouble += ", for this clone lacks the earlier ones: `git fetch --unshallow` brings them"
+    name = _git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", trouble=trouble)
     place = folder / name[:12]
     _unpack(root, name, place)
     if not (place / _FURNISHER).exists():

@@ -50,3 +50,12 @@ def test_a_build_furnishes_with_what_was_written_for_it(commits: list[str], tmp_
 def test_a_commit_that_is_not_there_is_one_sentence(commits: list[str], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"^there is no commit {commits[0][::-1]} here$"):
         of(commits[0][::-1], tmp_path / "builds", tmp_path)
+
+
+def test_a_clone_without_the_earlier_commits_says_how_to_get_them(commits: list[str], tmp_path: Path) -> None:
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "--quiet", "--depth", "1", tmp_path.as_uri(), str(shallow))
+    with pytest.raises(
+        BuildError, match=f"^there is no commit {commits[0]} here, .* `git fetch --unshallow` brings them$"
+    ):
+        of(commits[0], tmp_path / "builds", shallow)
