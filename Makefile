@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster install install-bench lint types format bench ledger faults mutate lock clean help
+.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger faults mutate lock clean help
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -21,6 +21,9 @@ quick: install lint types ## Lint, types and unit tests, about a minute
 
 test-cluster: install ## The integration tests on three servers that share the keys, a quarter of an hour
 	CROUPIER_TEST_STORE=cluster $(BIN)/pytest tests/integration
+
+test-builds: install ## The first build and this one over one house, after each other and side by side, some minutes
+	$(BIN)/pytest -rP tests/builds/builds_together.py
 
 install: .venv/installed ## Python packages into .venv
 
