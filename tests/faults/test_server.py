@@ -167,6 +167,7 @@ ASKING = {
 SERVING = {"up": "--players 0 --no-screen --port PORT", "serve": "--port PORT", "worker": "", "learn": ""}
 """Commands that ask it until they are ended."""
 APART = {
+    "doctor",
     "import schema",
     "rules lint",
     "rules list",
@@ -176,7 +177,7 @@ APART = {
     "webhooks check",
     "webhooks test",
 }
-"""Commands that never ask it; nor do benches, which make houses of their own."""
+"""Commands that never wait for it: doctor says that it is silent, and benches make houses of their own."""
 
 
 def test_of_every_command_it_is_known_here_whether_it_asks_the_store() -> None:
