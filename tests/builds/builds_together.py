@@ -83,7 +83,7 @@ def test_a_house_of_this_build_stands_under_the_first_one_and_under_this_one_aga
     for build in (first, here()):
         with up(build, home, {}) as side:
             _keeps(side, made)
-            _goes_on(side, f"later-{build.name}-")
+            _goes_on(side, f"later-{build.name.replace(' ', '-')}-")
     lake = home / "lake"
     once(lake, "events", "event_id", [event["event_id"] for event, _ in made.events])
     once(lake, "decisions", "decision_id", list(made.decisions))
