@@ -11,12 +11,22 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+)
 
-from features import zones
+from features import places, zones
 from features.moments import MICROSECOND
 from features.moments import micros as micros  # noqa: PLC0414 - events are told in them, and so they are had here
 from features.moments import moment as moment  # noqa: PLC0414
+from features.words import LOWER, SPELT, listed, nearest
 
 REMEMBERED: Final = timedelta(days=35)
 """How long event ids are remembered; older events enter by import, against the lake."""
@@ -26,8 +36,14 @@ SKEW: Final = timedelta(seconds=5)
 
 def _known_zone(name: str) -> str:
     if zones.known(name) is None:
-        raise ValueError(f"{name!r} is no IANA time zone")
+        raise ValueError(no_zone(name))
     return name
+
+
+def no_zone(name: str) -> str:
+    """The sentence that says that a name is no zone, with the nearest."""
+    near = nearest(name, sorted(zones.names()))
+    return f"{name!r} is no IANA time zone" + (f": did you mean {near}?" if near else "")
 
 
 def _of_our_time(at: datetime) -> datetime:
@@ -45,18 +61,22 @@ AnyMoment = Annotated[AwareDatetime, AfterValidator(lambda at: max(_FIRST, min(a
 # Printable ASCII without space or braces: ids become parts of keys and of hash tags.
 ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Brand = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$")]
-Jurisdiction = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
-TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_zone)]
+Brand = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$"), listed("brands")]
+Jurisdiction = Annotated[str, BeforeValidator(places.spelt), StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+# What a player's system sends for a zone is taken; facts hold only what is one.
+ZoneName = Annotated[str, BeforeValidator(zones.spelt), StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,64}$")]
+TimeZone = Annotated[ZoneName, AfterValidator(_known_zone)]
 Minor = Annotated[int, Field(ge=0, le=10**12)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,64}$")]
-Product = Literal["casino", "sports", "poker", "bingo", "lottery"]
-Channel = Literal["email", "sms", "push", "in_app", "call"]
-Scope = Literal["brand", "all"]
-ConsentBasis = Literal["express", "soft_opt_in", "implied", "enquiry"]
-Origin = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
-RegisterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Tag = Annotated[Word, listed("tags", kept=True)]
+Product = Annotated[Literal["casino", "sports", "poker", "bingo", "lottery"], SPELT]
+Channel = Annotated[Literal["email", "sms", "push", "in_app", "call"], SPELT]
+Scope = Annotated[Literal["brand", "all"], SPELT]
+ConsentBasis = Annotated[Literal["express", "soft_opt_in", "implied", "enquiry"], SPELT]
+Origin = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
+RegisterName = Annotated[str, SPELT, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), listed("registers")]
 HarmLevel = Literal["none", "low", "moderate", "strong"]
+_Level = Annotated[HarmLevel, SPELT]
 
 
 class _Event(BaseModel):
@@ -85,7 +105,7 @@ class Registered(_Event):
     type: Literal["registered"]
     jurisdiction: Jurisdiction | None = None
     licence: Jurisdiction | None = None
-    time_zone: TimeZone | None = None
+    time_zone: ZoneName | None = None
     birth_date: date | None = None
     reopened: bool = False
 
@@ -121,10 +141,10 @@ class Deposit(_Event):
     """Money moved towards play: onto the gambling account, or into a wallet that funds it."""
 
     type: Literal["deposit"]
-    status: Literal["approved", "declined"]
+    status: Annotated[Literal["approved", "declined"], SPELT]
     method: Word
     amount_minor: Minor
-    target: Literal["account", "wallet"] = "account"
+    target: Annotated[Literal["account", "wallet"], SPELT] = "account"
 
 
 class Bet(_Event):
@@ -175,7 +195,7 @@ class SupportContact(_Gate):
     """
 
     type: Literal["support_contact"]
-    tags: tuple[Word, ...] = Field(default=(), max_length=16, strict=False)
+    tags: tuple[Tag, ...] = Field(default=(), max_length=16, strict=False)
 
 
 class ConsentChanged(_Gate):
@@ -197,8 +217,8 @@ class LimitSet(_Gate):
     """A limit of the player's own was set, moved or removed."""
 
     type: Literal["limit_set"]
-    limit: Literal["deposit", "loss", "stake", "time"]
-    change: Literal["set", "lowered", "raised", "removed"]
+    limit: Annotated[Literal["deposit", "loss", "stake", "time"], SPELT]
+    change: Annotated[Literal["set", "lowered", "raised", "removed"], SPELT]
     amount_minor: Minor | None = None
 
 
@@ -255,14 +275,14 @@ class HarmScored(_Gate):
 
     type: Literal["harm_scored"]
     source: Origin
-    level: HarmLevel
+    level: _Level
 
 
 class HarmReviewed(_Gate):
     """A person reviewed the signs of harm: from now on this level holds, until signs show again."""
 
     type: Literal["harm_reviewed"]
-    level: HarmLevel
+    level: _Level
 
 
 class VipChanged(_Gate):

@@ -45,6 +45,18 @@ def known(name: str | None) -> str | None:
     return name if name in names() else None
 
 
+def spelt(name: object) -> object:
+    """The zone that is meant by a name whose case or blanks are not its own; any other name as it is."""
+    if not isinstance(name, str) or name in names():
+        return name
+    return _folded().get("_".join(name.split()).casefold(), name)
+
+
+@cache
+def _folded() -> dict[str, str]:
+    return {name.casefold(): name for name in names()}
+
+
 def pin() -> str:
     """Make the package the only source of zones in this process; answers the version of its data.
 

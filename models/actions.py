@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from features import zones
 from features.events import Channel, Jurisdiction, Product, micros
 from features.schema import CHANNELS, TIMING_SLOTS
+from features.words import unknown
 from models.files import load_yaml
 from models.forms import CATALOGUE
 from models.limits import Budget, Cap, Gap, Group, Name, Pause
@@ -166,17 +167,21 @@ class Catalogue(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        ids = [offer.id for offer in self.offers]
-        if len(set(ids)) != len(ids):
+        if len(set(self.ids)) != len(self.ids):
             raise ValueError("two offers share an id")
         if set(self.channels) != set(CHANNELS):
             raise ValueError(f"channels must be exactly {', '.join(CHANNELS)}")
         for kind in (self.caps, self.gaps, self.pauses, self.budgets):
             if len({one.id for one in kind}) != len(kind):
                 raise ValueError("two caps, gaps, pauses or budgets share an id")
-        _refuse_unknown("offer", [group.offer for group in self.groups], set(ids))
+        _refuse_unknown("offer", [group.offer for group in self.groups], set(self.ids))
         _refuse_unknown("category", [group.category for group in self.groups], {one.category for one in self.offers})
         return self
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the offers, in order."""
+        return tuple(offer.id for offer in self.offers)
 
     @property
     def groups(self) -> list[Group]:
@@ -217,7 +222,7 @@ class Catalogue(_Part):
 def _refuse_unknown(kind: str, named: Iterable[str | None], known: AbstractSet[str | None]) -> None:
     for one in named:
         if one is not None and one not in known:
-            raise ValueError(f"a limit names the unknown {kind} {one}")
+            raise ValueError(f"a limit: {unknown(one, kind, sorted(filter(None, known)))}")
 
 
 class Action(NamedTuple):

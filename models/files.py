@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-_SHOWN: Final = 3
+from features.words import FILE, sentence
+
+_SHOWN: Final = 20
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -38,7 +42,8 @@ class _Clear(_Once, yaml.SafeLoader):
     """Shows the text beside its fault."""
 
 
-def _read(text: str) -> object:
+def read_yaml(text: str) -> object:
+    """The content of a YAML text, each key once; raises YAMLError naming line and column."""
     try:
         return yaml.load(text, _Fast)  # noqa: S506 - a safe loader
     except yaml.YAMLError:
@@ -49,11 +54,49 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as a model; raises CatalogueError with file, line, field and reason."""
     try:
         text = path.read_text("utf8")
-        return model.model_validate(_read(text))
+        content = read_yaml(text)
+        found = model.model_validate(content, context=FILE) if (place := endless(content)) is None else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path.name}: {error}") from error
     except ValidationError as error:
         raise CatalogueError(_told(path.name, text, error)) from error
+    if found is None or (place := endless(found)) is not None:
+        line, where = _place(yaml.compose(text, yaml.SafeLoader), place or ())
+        raise CatalogueError(f"{path.name}:{line}: {'.'.join(where)}: must be a finite number")
+    return found
+
+
+Kind = TypeVar("Kind")
+
+
+def decoded(path: Path, kind: type[Kind]) -> Kind:
+    """A YAML file of settings as a type of msgspec; raises MsgspecError for what it cannot be."""
+    content = path.read_bytes()
+    if (place := endless(msgspec.yaml.decode(content))) is not None:
+        raise msgspec.ValidationError(f"{'.'.join(map(str, place))} must be a finite number")
+    return msgspec.yaml.decode(content, type=kind)
+
+
+def endless(content: object) -> tuple[int | str, ...] | None:
+    """The place of the first number that is not finite; a field of numbers reads the text `1e999` as such a one too."""
+    return next(_endless(content), None)
+
+
+def _endless(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]]:
+    inside: Iterable[tuple[Any, object]] = ()
+    match value:
+        case float() if not isfinite(value):
+            yield place
+        case BaseModel():
+            inside = ((field.alias or name, getattr(value, name)) for name, field in type(value).model_fields.items())
+        case Mapping():
+            inside = value.items()
+        case tuple() if isinstance(names := getattr(value, "_fields", None), tuple):
+            inside = zip(names, value, strict=True)
+        case tuple() | list():
+            inside = enumerate(value)
+    for step, one in inside:
+        yield from _endless(one, *place, step)
 
 
 def _told(name: str, text: str, error: ValidationError) -> str:
@@ -63,7 +106,7 @@ def _told(name: str, text: str, error: ValidationError) -> str:
     told = []
     for fault in faults[:_SHOWN]:
         line, where = _place(root, fault["loc"])
-        told.append(f"{name}:{line}: {'.'.join(where) or 'file'}: {fault['msg'].removeprefix('Value error, ')}")
+        told.append(f"{name}:{line}: {'.'.join(where) or 'file'}: {sentence(fault)}")
     return "; ".join(told)
 
 

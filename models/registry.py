@@ -28,6 +28,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from features.events import moment
 from features.schema import MODEL_FEATURES, VECTOR, schema_hash
 from models.churn import Evaluation, Rows, Trained
+from models.files import decoded
 from models.plots import reliability_diagram
 from models.promotions import Entry
 from models.registry_database import RegistryError, making, prepare
@@ -113,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True):
             RegistryError: The file is not valid.
         """
         try:
-            found = msgspec.yaml.decode(SETTINGS.read_bytes(), type=cls)
+            found = decoded(SETTINGS, cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
         here = str(home.resolve())

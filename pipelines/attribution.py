@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from features.words import fold
 from models.files import load_yaml
 
 TERMS: Final = Path(__file__).with_name("reward.yaml")
@@ -239,7 +240,7 @@ def _harm(event: Mapping[str, Any]) -> str | None:
         return "unsubscribed"
     if type_ == "limit_set" and event.get("status") in {"set", "lowered"}:
         return "limit_set"
-    if type_ == "support_contact" and "harm" in (event.get("tags") or ()):
+    if type_ == "support_contact" and "harm" in map(fold, event.get("tags") or ()):
         return "harm_signalled"
     return None
 

@@ -57,15 +57,18 @@ class Items:
         self._key = lru_cache(maxsize=100_000)(house.player_key)
         self._now_us = house.now_us(real_now_us(client))
 
-    def event(self, event: Event, now_us: int | None = None) -> Item:
-        """An event of any age at house time, by default that at the start; one older than 35 days must be new."""
+    def event(self, event: Event, now_us: int | None = None, beside: Sequence[Assertion] = ()) -> Item:
+        """An event of any age at house time, by default that at the start; one older than 35 days must be new.
+
+        `beside` are facts that hold beside its own.
+        """
         player = self._key(event.player_id)
         fields = personal(event)
         sealed = log.seal(self._seal(player), fields, event.event_id) if fields else None
         now_us = self._now_us if now_us is None else now_us
         late = timeliness(micros(event.occurred_at), now_us)
         ahead = Ahead(now_us, self._facts(player)) if late == "ahead" else None
-        return Item(player, entry(player, event, sealed, ahead=ahead), late != "old")
+        return Item(player, entry(player, event, sealed, ahead=ahead, beside=beside), late != "old")
 
     def _facts(self, player: str) -> dict[bytes, bytes]:
         """What is held of a player."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from features import zones
 from features.events import moment
+from features.words import sentence
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 """Moments before this are placeholders, or seconds taken for milliseconds."""
@@ -225,9 +226,9 @@ def reasons(error: ValueError) -> str:
 
 
 def _reasons(error: ValidationError) -> Iterator[str]:
-    for one in error.errors(include_url=False, include_context=False):
+    for one in error.errors(include_url=False):
         name = str(one["loc"][-1]) if one["loc"] else "event"
         if one["type"] == "string_pattern_mismatch" and name in {"player_id", "event_id"}:
             yield f"{name} {_short(str(one['input']))} must be 1 to 64 printable ASCII characters, no space or brace"
         else:
-            yield f"{name}: {one['msg']}"
+            yield f"{name}: {sentence(one)}"

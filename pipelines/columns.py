@@ -9,9 +9,11 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from features.events import EVENT, Channel, Event, Jurisdiction, TimeZone
+from features.words import FILE, Door, sentence
 from pipelines.cells import CLOCKS, EARLIEST, Arithmetic, reads_dates
 from service import facts
 from service.facts import Assertion
+from service.reading import parse
 
 HASH: Final = "hash"
 """The `id` of rows that carry none: a hash of all their columns."""
@@ -267,8 +269,8 @@ class EventMapping(_Part):
     def _rules_make_events(self) -> EventMapping:
         for number, rule in enumerate(self.rules):
             for made in rule.events:
-                if trouble := _trouble(made, self):
-                    raise ValueError(f"rules.{number}: {trouble}")
+                if found := trouble(made, self, FILE):
+                    raise ValueError(f"rules.{number}: {found}")
             kinds = [made.kind or made.event for made in rule.events]
             if len(kinds) > 1 and not self.id.by_kind:
                 raise ValueError(f"rules.{number} makes several events of a row: add `by_kind: true` to `id`")
@@ -291,16 +293,16 @@ def _mappable(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
-def _trouble(made: Made, mapping: EventMapping) -> str:
-    """What would keep every row from becoming an event, empty if nothing."""
+def trouble(made: Made, mapping: EventMapping, door: Door) -> str:
+    """What would keep every row from becoming an event where some words are known, empty if nothing."""
     if own := sorted(made.fields.keys() & _OWN):
         return f"{own[0]} cannot be fixed by a rule"
     taken = {*mapping.columns, *made.columns, *(["amount_minor"] if made.amount or mapping.amount else [])}
     try:
-        EVENT.validate_python({**_SAMPLE, **made.fields, "type": made.event})
+        parse(EVENT, {**_SAMPLE, **made.fields, "type": made.event}, door)
     except ValidationError as error:
         found = [one for one in error.errors() if one["type"] != "missing" or one["loc"][-1] not in taken]
-        return "; ".join(f"{made.event} {one['loc'][-1]}: {one['msg']}" for one in found)
+        return "; ".join(f"{made.event} {one['loc'][-1]}: {sentence(one)}" for one in found)
     return ""
 
 

@@ -47,7 +47,8 @@ _DONE: Final = """
             type IN ('self_excluded', 'time_out')
                 OR type = 'limit_set' AND status IN ('set', 'lowered')
                 OR type = 'support_contact'
-                AND list_contains(json_extract_string(detail::VARCHAR, '$.tags[*]'), 'harm') AS harmed
+                AND list_contains(list_transform(json_extract_string(detail::VARCHAR, '$.tags[*]'),
+                    lambda tag: lower(trim(tag))), 'harm') AS harmed
         FROM events JOIN exposed USING (player)
         WHERE epoch_us(occurred_at) >= first_us - $before_us AND epoch_us(occurred_at) < first_us + $window_us
     )

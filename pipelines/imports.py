@@ -28,17 +28,20 @@ import redis
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from features.events import Event, micros, of_our_time, timeliness
+from features import words
+from features.events import micros, moment, of_our_time, timeliness
 from features.server import serving
 from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
 from pipelines.cells import RowRefused, reasons
 from pipelines.columns import REJECTED_SHARE, EventMapping
 from pipelines.follower import Follower, following
-from pipelines.mapping import ImportRefused, MappedRows, OwnRows, Rows, load
+from pipelines.mapping import ImportRefused, MappedRows, OwnRows, Reading, Rows, load
 from pipelines.rejects import Rejects, Tally, rejects_path
 from pipelines.rows import Row, Source
+from pipelines.rulebooks import serving_rulebook
 from pipelines.seen import Seen, Told, judge, told
+from service import reading
 from service.facts import Assertion, restricts
 from service.know import JOINING
 from service.ledger import Status
@@ -119,6 +122,7 @@ class Import:
         reader: What makes events of rows.
         assume: Facts assumed of every player.
         rejects: Where rejected rows go.
+        words: That are known.
         most: The share of rejected records above which it ends.
 
     Attributes:
@@ -128,9 +132,16 @@ class Import:
     """
 
     def __init__(
-        self, door: Door, reader: Rows, assume: Sequence[Assertion], rejects: Rejects, most: float = REJECTED_SHARE
+        self,
+        door: Door,
+        reader: Rows,
+        assume: Sequence[Assertion],
+        rejects: Rejects,
+        words: words.Door,
+        most: float = REJECTED_SHARE,
     ) -> None:
         self._door = door
+        self._known_words = words
         self._reader = reader
         self._assume = assume
         self._rejects = rejects
@@ -183,28 +194,33 @@ class Import:
         now_us = door.house.now_us(real_now_us(door.client))
         for row in chunk:
             try:
-                yield row, [self._told(event, now_us) for event in self._events(row)]
+                yield row, [self._told(one, now_us, row.line) for one in self._readings(row)]
             except ValueError as error:
                 self._rejects.add(row, reasons(error))
 
-    def _events(self, row: Row) -> list[Event]:
+    def _readings(self, row: Row) -> list[Reading]:
         if row.problem:
             raise RowRefused(row.problem)
-        found = self._reader.events(row.cells)
+        found = self._reader.readings(row.cells)
         if row.doubt:
             self.doubts.add(row.doubt, row.line)
         if any(_MANGLED.fullmatch(row.cells[at]) for at in self._reader.names):
             self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
         return found
 
-    def _told(self, event: Event, now_us: int) -> Told:
+    def _told(self, one: Reading, now_us: int, line: int) -> Told:
+        event = one.event
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
         if not (free := restricts(event)) and timeliness(micros(event.occurred_at), now_us) == "ahead":
             raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
         if not free and not of_our_time(event):
             raise RowRefused("occurred_at: moments lie between 1970 and 2200")
-        return told(self._items.event(event, now_us), event, self._key(event.player_id))
+        reading.check(event, self._known_words)
+        for doubt in (*one.doubts.values(), *reading.doubtful(event, moment(now_us).date())):
+            self.doubts.add(doubt, line)
+        beside = reading.beside(event, one.doubts, self._known_words)
+        return told(self._items.event(event, now_us, beside), event, self._key(event.player_id))
 
     def _known(self, events: Sequence[Told], seen: Seen) -> dict[int, bool]:
         """The places of events whose ids lake, run or store have, and whether for the same."""
@@ -255,10 +271,10 @@ class Import:
             follower.applied(self._ahead.popleft())
 
 
-def _reader(mapping: EventMapping | None, source: Source, first: Sequence[Row]) -> Rows:
+def _reader(mapping: EventMapping | None, source: Source, first: Sequence[Row], known: words.Door) -> Rows:
     if mapping is None:
-        return OwnRows()
-    reader = MappedRows(mapping, source.header, source.hashed)
+        return OwnRows(known)
+    reader = MappedRows(mapping, source.header, source.hashed, known)
     reader.refuse_zoneless(row.cells for row in first[:100] if not row.problem)
     return reader
 
@@ -345,9 +361,10 @@ def run(
     with _rarely_collecting(), Source(file, chosen) as source, _alone(home), _open(home) as door:
         kept = rejects or rejects_path(home, file)
         first = source.chunk(min(FIRST_ROWS, CHUNK_ROWS))
-        reader, assume = _reader(chosen, source, first), _assumed(chosen, door.house)
+        known = serving_rulebook(door.client).door
+        reader, assume = _reader(chosen, source, first, known), _assumed(chosen, door.house)
         with Rejects(home, kept, file, source.original) as rejected, _bar(source, shown=progress) as tell:
-            done = Import(door, reader, assume, rejected, most)
+            done = Import(door, reader, assume, rejected, known, most)
             done.take(chain([first], source.chunks(CHUNK_ROWS)), tell)
             return _counted(done, rejected, kept, source, time.monotonic() - begun)
 

@@ -18,8 +18,11 @@ import yaml
 from pydantic import ValidationError
 
 from features.events import EVENT, Event
+from features.words import FILE, Door, sentence
+from models.files import endless, read_yaml
 from pipelines.cells import Arithmetic, RowRefused, Zoneless, clock, minor, row_hash, tags, truth, whole_minor
-from pipelines.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn
+from pipelines.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn, trouble
+from service.reading import Doubts, parse
 
 __all__ = ["SHIPPED", "EventMapping", "ImportRefused", "MappedRows", "OwnRows", "Rows", "load", "row_hash"]
 
@@ -39,7 +42,7 @@ def load(file: Path) -> EventMapping:
     """
     found = file if file.exists() or file.parent != Path() else SHIPPED / f"{file.stem}.yaml"
     try:
-        content = yaml.safe_load(found.read_text("utf-8-sig"))
+        content = read_yaml(found.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise ImportRefused(f"there is no mapping file {file}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -52,18 +55,26 @@ def load(file: Path) -> EventMapping:
 def _checked(file: Path, content: object) -> EventMapping:
     if not isinstance(content, dict):
         raise ImportRefused(f"the mapping file {file} holds no `player`, `time` and `rules`")
+    if (number := endless(content)) is not None:
+        raise ImportRefused(f"mapping file {file}: {'.'.join(map(str, number))}: must be a finite number")
     try:
-        return EventMapping.model_validate(content)
+        return EventMapping.model_validate(content, context=FILE)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        sentence = first["msg"].removeprefix("Value error, ")
-        raise ImportRefused(f"mapping file {file}: {f'{place}: ' if place else ''}{sentence}") from error
+        raise ImportRefused(f"mapping file {file}: {f'{place}: ' if place else ''}{sentence(first)}") from error
 
 
 _TRUTHS: Final = {
     name for model in MODELS.values() for name, field in model.model_fields.items() if field.annotation is bool
 }
+
+
+class Reading(NamedTuple):
+    """An event of a row, and what of it nobody knows."""
+
+    event: Event
+    doubts: Doubts
 
 
 class Rows(Protocol):
@@ -74,7 +85,7 @@ class Rows(Protocol):
         """Places of the cells that name a player or an event."""
         ...
 
-    def events(self, row: Sequence[str]) -> list[Event]:
+    def readings(self, row: Sequence[str]) -> list[Reading]:
         """The events that a row is, one at least; raises ValueError if it is none."""
         ...
 
@@ -84,9 +95,12 @@ class OwnRows:
 
     names: Sequence[int] = ()
 
-    def events(self, row: Sequence[str]) -> list[Event]:
+    def __init__(self, door: Door = FILE) -> None:
+        self._door = door
+
+    def readings(self, row: Sequence[str]) -> list[Reading]:
         """See `Rows`."""
-        return [EVENT.validate_json(row[0])]
+        return [Reading(*parse(EVENT, row[0], self._door))]
 
 
 Read = Callable[[Sequence[str]], object]
@@ -111,15 +125,20 @@ class MappedRows:
         header: Names of the columns, in the order of the cells of a row.
         hashed: Columns that make up the id where there is none, by place; in any file they are taken in the
             same order.
+        door: The words that are known.
 
     Attributes:
         names: Places of the cells that name somebody or something: the player, and the id where there is a column.
 
     Raises:
-        ImportRefused: A column that the mapping names is missing, or stands there twice.
+        ImportRefused: A column that the mapping names is missing, or stands there twice, or a fixed word is not known.
     """
 
-    def __init__(self, mapping: EventMapping, header: Sequence[str], hashed: Sequence[int]) -> None:
+    def __init__(self, mapping: EventMapping, header: Sequence[str], hashed: Sequence[int], door: Door = FILE) -> None:
+        for number, rule in enumerate(mapping.rules):
+            if found := [text for made in rule.events if (text := trouble(made, mapping, door))]:
+                raise ImportRefused(f"rules.{number} of the mapping: {found[0]}")
+        self._door = door
         place = _places(mapping, header)
         self._player = place[mapping.player]
         self._time, self._clock = place[mapping.time.column], clock(mapping.time.format, mapping.time.zone)
@@ -136,7 +155,11 @@ class MappedRows:
         return self.events(row)[0]
 
     def events(self, row: Sequence[str]) -> list[Event]:
-        """The events that a row is, one at least.
+        """The events that a row is; see `readings`."""
+        return [one.event for one in self.readings(row)]
+
+    def readings(self, row: Sequence[str]) -> list[Reading]:
+        """The events that a row is, one at least, with what of them nobody knows.
 
         Raises:
             ValueError: It is none, or one of them cannot be; `RowRefused` and pydantic's ValidationError are its kinds.
@@ -147,7 +170,7 @@ class MappedRows:
         name = row_hash([row[at] for at in self._hashed]) if self._id is None else row[self._id]
         return [self._event(plan, name, row) for plan in plans]
 
-    def _event(self, plan: _Plan, name: str, row: Sequence[str]) -> Event:
+    def _event(self, plan: _Plan, name: str, row: Sequence[str]) -> Reading:
         fields = {
             **plan.fixed,
             "event_id": name + plan.id_end if name else "",
@@ -157,7 +180,7 @@ class MappedRows:
         for field, read in plan.taken:
             if (value := read(row)) != "":
                 fields[field] = value
-        return EVENT.validate_python(fields)
+        return Reading(*parse(EVENT, fields, self._door))
 
     def refuse_zoneless(self, rows: Iterable[Sequence[str]]) -> None:
         """Raise ImportRefused if the time of every one of these rows lacks a zone: then all of the file's will."""

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import numpy as np
 import redis
 
-from features import zones
+from features import places, zones
 from features.moments import moment
 from features.schema import CHANNELS
 from models.actions import SLOTS, Catalogue, load_catalogue
@@ -65,7 +65,13 @@ def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, st
 
     `error` forbids that it serves, `warning` wants a person to act, `note` to know.
     """
-    return [*_packs_checked(book, today), *_rules_alive(book, catalogue, today), *_places_covered(book, today)]
+    strange = (_finding("error", offer, what) for offer, what in book.strange_tags(catalogue))
+    return [
+        *_packs_checked(book, today),
+        *_rules_alive(book, catalogue, today),
+        *_places_covered(book, today),
+        *strange,
+    ]
 
 
 def _finding(grade: str, where: str, what: str) -> dict[str, str]:
@@ -145,6 +151,8 @@ def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
     """Rules of a place on a day, and the rulebook that holds them; raises RulesRefused for a place without a law."""
     book = load_rulebook(folder or rulebook_path())
     known = {one for pack in book.packs for one in (*pack.jurisdictions, *_parts(pack))}
+    if not places.known(place):
+        raise RulesRefused(places.unknown(place, place.upper()))
     if place not in known and _country(place) not in known:
         raise RulesRefused(f"no pack holds the law of {place}: one of {', '.join(sorted(known - {packs.EVERYWHERE}))}")
     own = place in book.ruled()
@@ -230,8 +238,12 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
         brand: The brand.
 
     Raises:
-        RulesRefused: Nothing is known of the player.
+        RulesRefused: Nothing is known of the player, or nobody knows the brand.
     """
+    try:
+        brand = table.door.brands.find(brand) if table.door.brands else brand
+    except ValueError as error:
+        raise RulesRefused(str(error)) from error
     player = table.house.player_key(player_id)
     view = _view(client, table, player)
     if not view.facts:

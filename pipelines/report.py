@@ -16,6 +16,7 @@ from features.events import moment
 from features.server import heard
 from features.store import StoreError, bundle_key, connect, open_house, real_now_us
 from models.actions import Catalogue, load_catalogue
+from models.files import decoded
 from pipelines import page
 from pipelines.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.health import tallies
@@ -78,7 +79,7 @@ def costs(catalogue: Catalogue) -> Costs:
 
 
 def _settings() -> _File:
-    return msgspec.yaml.decode(SETTINGS.read_bytes(), type=_File)
+    return decoded(SETTINGS, _File)
 
 
 def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> Written:

@@ -119,7 +119,8 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
     today = moment(open_house(client).now_us(real_now_us(client))).date()
     warned = [one for one in lint(book, catalogue, today) if one["grade"] != "note"]
     if warned:
-        raise RulesRefused(f"not promoted: {warned[0]['where']}: {warned[0]['what']}")
+        found = "; ".join(": ".join((one["where"], one["what"])) for one in warned)
+        raise RulesRefused(f"not promoted: {found}")
     lost = lacking(serving_rulebook(client), book)
     if lost and not weaker:
         raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")

@@ -27,6 +27,7 @@ from features.forms import Form, literal
 from features.schema import schema_hash
 from features.store import order
 from models.context import READINGS, context
+from models.files import decoded
 from models.learner import FORMAT, Act, Learner, LearnerError, LearnerSettings
 from models.snapshot import LEFT_ALONE, Cursor, Snapshot, SnapshotError
 from pipelines.attribution import HARMFUL, Attribution, Books, Drawn, Lesson, Terms
@@ -291,7 +292,7 @@ def open_school(lake: Path) -> School:
         CatalogueError: reward.yaml cannot be used.
     """
     try:
-        found = msgspec.yaml.decode(SETTINGS.read_bytes(), type=_Settings)
+        found = decoded(SETTINGS, _Settings)
     except (OSError, msgspec.MsgspecError) as error:
         raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
     return School(lake, found.learner, Terms.read(), found.reward.window_days)

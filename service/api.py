@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
 
@@ -14,12 +15,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
+from features.moments import moment
 from features.store import Absent, StoreError, order
 from models.actions import Catalogue
 from models.policy import Policy
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
-from service import answer, log, players, reports
+from service import answer, log, players, reading, reports
 from service.confirm import confirm
 from service.decide import Answered, DecisionRequest, decide
 from service.door import (
@@ -99,6 +101,7 @@ class AcceptedAnswer(Answer):
 
     position: str
     duplicate: bool
+    warnings: list[str] = Field(default=[], description="What was unknown or cannot be, and how it was read.")
 
 
 class BatchRequest(BaseModel):
@@ -182,7 +185,9 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = await translated(_decided(_REQUEST.validate_python(item), desk))
+        found: dict[str, Any] = await translated(
+            _decided(_REQUEST.validate_python(item, context=desk.table.door), desk)
+        )
     except ValidationError as error:
         return invalid(error).body
     except ProblemError as problem:
@@ -275,21 +280,35 @@ def _is_decision_id(text: str) -> bool:
 
 async def post_event(body: AnyEvent, desk: At) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
-    return await _accepted(lambda ledger: know(body, desk.table.house, ledger), desk, restricting=restricts(body))
+    table, door = desk.table, desk.table.door
+    try:
+        reading.check(body, door)
+    except reading.Untimely as error:
+        raise ProblemError(422, "before_trading", str(error), "/occurred_at") from error
+    beside = reading.beside(body, desk.doubts, door)
+    today = moment(table.house.now_us(time.time_ns() // 1_000)).date()
+    work = lambda ledger: know(body, table.house, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, desk, reading.doubtful(body, today), restricting=restricts(body))
 
 
 async def post_outcome(body: Outcome, desk: At) -> Response:
     """Tell what became of a contact."""
-    table = desk.table
-    work = lambda ledger: take(body, table.house, table.layout.catalogue, ledger)  # noqa: E731 - called with either ledger
+    table, beside = desk.table, reading.beside(body, desk.doubts, desk.table.door)
+    work = lambda ledger: take(body, table.house, table.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
     return await _accepted(work, desk, restricting=body.type in WITHDRAWING)
 
 
 async def _accepted(
-    work: Callable[[RedisLedger], Coroutine[Any, Any, Known]], desk: Desk, *, restricting: bool
+    work: Callable[[RedisLedger], Coroutine[Any, Any, Known]],
+    desk: Desk,
+    doubtful: Iterable[str] = (),
+    *,
+    restricting: bool,
 ) -> Response:
     done = await (desk.restricting(work) if restricting else work(desk.ledger))
-    return respond({"position": done.position, "duplicate": done.duplicate})
+    told = {"position": done.position, "duplicate": done.duplicate}
+    warnings = [*desk.doubts.values(), *doubtful]
+    return respond(told | ({"warnings": warnings} if warnings else {}))
 
 
 async def get_health() -> Response:

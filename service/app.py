@@ -24,6 +24,7 @@ from features.plan import ReadPlan
 from features.schema import schema_hash
 from features.store import LIVE, READY, House, Store, StoreError, bundle_key, pointer_key
 from models.actions import load_catalogue
+from models.files import CatalogueError
 from models.policy import BusinessRules, Priority, Uniform, priorities
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
@@ -104,12 +105,14 @@ def _seconds(name: str, default: float) -> float:
 
 def new_table(house: House, where: Settings) -> Table:
     """A table of the files, before any bundle is loaded; raises CatalogueError if a file is not valid."""
-    catalogue = load_catalogue(where.catalogue)
+    catalogue, book = load_catalogue(where.catalogue), load_rulebook(where.rules)
+    if strange := book.strange_tags(catalogue):
+        raise CatalogueError("; ".join(f"{where.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
     ranks = priorities(catalogue)
     return Table(
         house=house,
         plan=None,
-        law=Law(load_rulebook(where.rules), Layout(catalogue)),
+        law=Law(book, Layout(catalogue)),
         policies={
             "policy": Uniform(catalogue.size),
             "business_rules": BusinessRules(ranks, catalogue.exploration_floor),

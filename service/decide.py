@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from features import schema
-from features.events import Brand, Channel, Id, Word
+from features.events import Brand, Channel, Id, Product, Word
 from features.forms import Form
 from features.store import Absent, House, StoreError, partition_of
+from features.words import SPELT, listed
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.context import context
 from models.policy import Policy, draw, uniform_number
@@ -46,6 +47,7 @@ from service.table import Table, player_keys
 from service.view import Keys, Linked, View
 
 ATTEMPTS: Final = 3
+OfferName = Annotated[Word, listed("offers")]
 Position = Annotated[str, Field(pattern=r"^p\d{3}:\d{1,20}-\d{1,20}$")]
 
 
@@ -61,9 +63,9 @@ class Context(BaseModel):
     """What the caller knows of the moment; only these keys are taken."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    product: Literal["casino", "sports", "poker", "bingo", "lottery"] | None = None
+    product: Product | None = None
     page: Word | None = None
-    device: Literal["desktop", "mobile", "tablet"] | None = None
+    device: Annotated[Literal["desktop", "mobile", "tablet"], SPELT] | None = None
     locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] | None = None
 
 
@@ -76,8 +78,10 @@ class DecisionRequest(BaseModel):
     request_id: Id | None = Field(default=None, description="Yours, unique per player: a retry gets the same answer.")
     decision_point: Word | None = Field(default=None, description="Where in your flow you ask; logged.")
     channels: tuple[Channel, ...] | None = Field(default=None, min_length=1, description="Only these channels.")
-    offers: tuple[Word, ...] | None = Field(default=None, min_length=1, max_length=200, description="Only these.")
-    purpose: Purpose | None = Field(default=None, description="One purpose; without it, marketing and bonus.")
+    offers: tuple[OfferName, ...] | None = Field(default=None, min_length=1, max_length=200, description="Only these.")
+    purpose: Annotated[Purpose, SPELT] | None = Field(
+        default=None, description="One purpose; without it, marketing and bonus."
+    )
     context: Context | None = None
     explain: bool = Field(default=False, description="Answer with every reason and number.")
     dry_run: bool = Field(default=False, description="Decide without reserving or logging.")

@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
 from features.store import StoreError
+from features.words import sentence
 from models.scorer import Scorer
 from service.aside import Aside, Result
 from service.confirm import Revoked
 from service.decide import Contended, RequestReused
 from service.know import Refused
 from service.ledger import RedisLedger
+from service.reading import Doubts, parse
 from service.table import Table
 
 BODY_BYTES: Final = 256 * 1024
@@ -53,6 +55,7 @@ class Desk:
         asked_at: When the request was there, on the monotonic clock.
         until: When it must have been answered.
         kept: The churn model that was last needed to explain an old decision.
+        doubts: Fields of the request's body whose word nobody knows, and how each was read.
     """
 
     table: Table
@@ -65,6 +68,7 @@ class Desk:
     asked_at: float = 0.0
     until: float = inf
     kept: dict[str, Scorer] = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=dict)
 
     def asked(self) -> Desk:
         """The desk for a request that is there now."""
@@ -139,9 +143,9 @@ def refuse(error: ProblemError) -> Response:
     return Response(orjson.dumps(error.body), error.status, headers, "application/problem+json")
 
 
-def _parse(adapter: TypeAdapter[Any], body: bytes) -> Any:  # noqa: ANN401 - the adapter's type
+def _parse(adapter: TypeAdapter[Any], body: bytes, desk: Desk) -> tuple[Any, Doubts]:
     try:
-        return adapter.validate_json(body)
+        return parse(adapter, body, desk.table.door)
     except ValidationError as error:
         raise invalid(error) from error
 
@@ -155,8 +159,8 @@ def invalid(error: ValidationError) -> ProblemError:
     path = [part for part in first["loc"] if part not in _EVENT_TYPES]
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
     if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        return ProblemError(422, "unknown_type", first["msg"], f"{pointer}/type")
-    return ProblemError(422, "invalid_body", first["msg"], pointer)
+        return ProblemError(422, "unknown_type", sentence(first), f"{pointer}/type")
+    return ProblemError(422, "invalid_body", sentence(first), pointer)
 
 
 def _event_types() -> frozenset[str]:
@@ -205,7 +209,7 @@ class Route(APIRoute):
                 body = b"" if adapter is None else await _body(request)
                 desk = desk.asked()
                 if adapter is not None:
-                    arguments["body"] = _parse(adapter, body)
+                    arguments["body"], desk.doubts = _parse(adapter, body, desk)
                 answered: Response = await translated(endpoint(desk=desk, **arguments))
             except ProblemError as problem:
                 answered = refuse(problem)

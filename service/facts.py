@@ -14,11 +14,18 @@ from typing import Final, NamedTuple
 
 from features import events, zones
 from features.events import Event, micros
+from features.words import fold
 
 NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
 """Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
 BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
 """Registers whose moment is no moment of telling: the greatest is the strictest."""
+TAGS: Final = ("harm", "complaint", "resolved")
+"""Tags of contacts with support that mean something by themselves."""
+EVERY_BRAND: Final = "*"
+"""The brand of facts that hold for every one of the house, those that it names later too."""
+OLDEST_YEARS: Final = 120
+"""An age that nobody living has: the oldest of them is 117, and one person ever is known to have passed 120."""
 _LATEST_US: Final = 2**53
 _RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
 
@@ -106,6 +113,11 @@ class Facts:
     assumed: tuple[str, ...] = ()
 
 
+def plausible(born: date, on: date) -> bool:
+    """Whether somebody who was born on a date can live on another; 1900-01-01 and the year 1 are placeholders."""
+    return born <= on and on.year - born.year <= OLDEST_YEARS
+
+
 def assertions(event: Event) -> list[Assertion]:
     """What an event makes true; empty for events that are behaviour only."""
     at = micros(event.occurred_at)
@@ -177,11 +189,12 @@ def _checked(event: events.RegisterChecked, at: int) -> list[Assertion]:
 
 def _support(event: events.SupportContact, at: int) -> list[Assertion]:
     found = [Assertion("support", at, 0, "")]
-    if "harm" in event.tags:
+    tags = {fold(tag) for tag in event.tags}
+    if "harm" in tags:
         found.append(Assertion("harm:signal", at, 0, "strong"))
-    if "complaint" in event.tags:
+    if "complaint" in tags:
         found += [Assertion("complaint", at, 1, "open"), Assertion("complained", at, 0, "")]
-    elif "resolved" in event.tags:
+    elif "resolved" in tags:
         found.append(Assertion("complaint", at, 0, "resolved"))
     return found
 
@@ -316,7 +329,7 @@ def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
 
 
 def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[Assertion]:
-    if event.birth_date is not None:
+    if event.birth_date is not None and plausible(event.birth_date, event.occurred_at.date() + timedelta(days=1)):
         # The later birth date is the younger player, hence the stricter: of dates that were merely stated the
         # youngest holds, whenever it was said, until a verified one replaces it.
         days, text = event.birth_date.toordinal(), event.birth_date.isoformat()
@@ -324,7 +337,8 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
         yield Assertion("verified_birth_date", at, days, text) if verified else Assertion("birth_date", days, 0, text)
     if isinstance(event, events.Registered):
         for name in ("jurisdiction", "licence", "time_zone"):
-            if (value := getattr(event, name)) is not None:
+            value = getattr(event, name)
+            if value is not None and (name != "time_zone" or zones.known(value)):
                 yield Assertion(name, at, 0, value)
 
 
@@ -340,6 +354,7 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     def at(name: str) -> int | None:
         return held[name].at_us if name in held else None
 
+    breaks = [held[name].at_us for name in (f"time_out:{brand}", f"time_out:{EVERY_BRAND}") if name in held]
     excluded_us, returned_us = _exclusion(held, brand)
     # A date that is merely stated never replaces a verified one.
     born = text("verified_birth_date") or text("birth_date")
@@ -349,7 +364,7 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         known=True,
         excluded_us=excluded_us,
         returned_us=returned_us,
-        time_out_until_us=at(f"time_out:{brand}"),
+        time_out_until_us=max(breaks, default=None),
         opened_us=None if opened is None else int(opened),
         account=text("account") or ("open" if opened else None),
         reopened_us=at("reopened"),
@@ -399,9 +414,11 @@ def _consents(held: Mapping[str, Told], brand: str) -> dict[tuple[str, str], Con
         state, *rest = told.text.split(" ")
         more = dict(one.split("=", 1) for one in rest)
         one = Consent(state == "granted", told.at_us, more.get("basis", "express"), more.get("origin"))
-        ended = held.get(f"unsubscribed:{brand}:{channel}")
-        if product and ended is not None and ended.at_us >= one.since_us:
-            one = one._replace(granted=False, since_us=ended.at_us)
+        ended = [held.get(f"unsubscribed:{EVERY_BRAND}:{channel}")]
+        ended += [held.get(f"unsubscribed:{brand}:{channel}")] if product else []
+        last_us = max((each.at_us for each in ended if each is not None), default=-1)
+        if last_us >= one.since_us:
+            one = one._replace(granted=False, since_us=last_us)
         found[channel, product or "*"] = one
     return found
 

@@ -20,7 +20,7 @@ from features import zones
 from features.moments import moment
 from features.schema import VECTOR
 from service.caps import fits
-from service.facts import Consent, Facts, Told
+from service.facts import Consent, Facts, Told, plausible
 from service.harm import SKEW_US, Harm, Person
 from service.packs import OWN, Settings, places
 from service.rule import DAY_US, HOUR_US, LEVELS
@@ -223,10 +223,14 @@ def age_on(born: date, today: date) -> int:
 
 
 def age_of(facts: Facts, now_us: int) -> int | None:
-    """Age at the player's own midnight, or UTC's without a zone; None unless identity and birth date are verified."""
+    """Age at the player's own midnight, or UTC's without a zone.
+
+    None unless identity and birth date are verified, and the date can be that of somebody who lives.
+    """
     if not facts.kyc_verified or facts.birth_date is None:
         return None
-    return age_on(facts.birth_date, moment(now_us).astimezone(zones.zone(facts.time_zone or "UTC")).date())
+    today = moment(now_us).astimezone(zones.zone(facts.time_zone or "UTC")).date()
+    return age_on(facts.birth_date, today) if plausible(facts.birth_date, today) else None
 
 
 def named(facts: Facts) -> frozenset[str] | None:
@@ -359,6 +363,10 @@ def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
             found.troubles[name] = "stale"
         else:
             found.listed[name] = told.text == "listed"
+    # What names the player in a register that the rulebook does not know holds everywhere, until they come back.
+    strange = [told.at_us for name, told in facts.registers.items() if name not in ages_us and told.text == "listed"]
+    if strange and max(strange) > (facts.returned_us or NEVER):
+        found.listed[OWN], found.told_us[OWN] = True, max(strange)
 
 
 def _behaviour(found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, harm: Harm, settings: Settings) -> None:

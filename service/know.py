@@ -74,11 +74,12 @@ def entry(
     other: str = "",
     asked: str = "",
     ahead: Ahead | None = None,
+    beside: Sequence[Assertion] = (),
 ) -> Entry:
     """What is appended for an event: no personal field but under seal, and the facts that it makes true.
 
     `other` is the key of the id or household that it names, if it names one; `asked` that of the linked id that it is
-    told of, whose event ids and facts are kept apart from the player's own.
+    told of, whose event ids and facts are kept apart from the player's own; `beside` what holds beside its own facts.
     """
     form = digests.form_of(event)
     digest, earlier = digests.digest(event, form), partial(digests.earlier, event, form)
@@ -91,7 +92,7 @@ def entry(
         columns["detail"] = {**columns.get("detail", {}), **apart}
     if sealed is not None:
         columns["sealed"] = sealed
-    told = facts.assertions(event)
+    told = [*facts.assertions(event), *beside]
     if isinstance(event, events.HouseholdChanged):
         told = [*told, Assertion("household", micros(event.occurred_at), 0, other)]
     if ahead is not None:
@@ -107,13 +108,14 @@ class Telling(NamedTuple):
     asked: str
     now_us: int
     late: Literal["ahead", "old"] | None
+    beside: Sequence[Assertion]
 
 
-async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
+async def know(event: Event, house: House, ledger: RedisLedger, beside: Sequence[Assertion] = ()) -> Known:
     """Take an event: returns once its facts hold and it is durable.
 
     One that restricts contact is taken whatever its moment: from now on where its clock was far ahead, and where it is
-    too old for its id to be remembered it is new if it changes anything.
+    too old for its id to be remembered it is new if it changes anything. `beside` are facts that hold beside its own.
 
     Raises:
         Refused: It lies in the future, is too old, or its id was used for another event.
@@ -123,7 +125,7 @@ async def know(event: Event, house: House, ledger: RedisLedger) -> Known:
     late = timeliness(micros(event.occurred_at), now_us)
     if late is not None and not facts.restricts(event):
         raise Refused(*_REFUSALS[late], "/occurred_at")
-    telling = Telling(event, house.player_key(event.player_id), now_us, late)
+    telling = Telling(event, house.player_key(event.player_id), now_us, late, beside)
     done = await ledger.at_home(telling.asked, lambda player: _know(telling, house, ledger, player))
     if isinstance(event, events.HouseholdChanged):
         await ledger.bring(telling.asked)
@@ -142,9 +144,8 @@ async def _know(telling: Telling, house: House, ledger: RedisLedger, player: str
     seal = await ledger.seal(keys, log.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = log.seal(seal, personal, event.event_id) if personal else None
-    taken = entry(
-        player, event, sealed, other, linked, Ahead(telling.now_us, held) if telling.late == "ahead" else None
-    )
+    ahead = Ahead(telling.now_us, held) if telling.late == "ahead" else None
+    taken = entry(player, event, sealed, other, linked, ahead, telling.beside)
     if telling.late == "old" and not _changes(event, taken, other, held):
         return Known(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -86,8 +87,18 @@ class Contact(NamedTuple):
         return cls(record.player, record.brand, sent.channel, record, sent)
 
 
-def entry(outcome: Outcome, about: Contact, player: str, catalogue: Catalogue, ahead: Ahead | None = None) -> Entry:
-    """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it."""
+def entry(
+    outcome: Outcome,
+    about: Contact,
+    player: str,
+    catalogue: Catalogue,
+    ahead: Ahead | None = None,
+    beside: Sequence[Assertion] = (),
+) -> Entry:
+    """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it.
+
+    `beside` are withdrawals that hold beside its own.
+    """
     at = micros(outcome.occurred_at) if ahead is None else ahead.now_us
     named = about.record.decision_id if about.record else ""
     columns = {
@@ -101,7 +112,7 @@ def entry(outcome: Outcome, about: Contact, player: str, catalogue: Catalogue, a
         "offer": about.sent.offer if about.sent else None,
         **({} if ahead is None else {TOLD_AT: micros(outcome.occurred_at)}),
     }
-    withdrawn = _withdrawals(outcome, about, at)
+    withdrawn = [*_withdrawals(outcome, about, at), *beside]
     return Entry(
         "outcome",
         f"outcome/{outcome.outcome_id}",
@@ -131,11 +142,13 @@ def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
     return [*complained, *(told for one in ended for told in unsubscribed(about.brand, one, at))]
 
 
-async def take(outcome: Outcome, house: House, catalogue: Catalogue, ledger: RedisLedger) -> Known:
+async def take(
+    outcome: Outcome, house: House, catalogue: Catalogue, ledger: RedisLedger, beside: Sequence[Assertion] = ()
+) -> Known:
     """Take an outcome: returns once it is durable and what it changes holds.
 
     One that withdraws consent is taken whatever its moment: from now on where its clock was far ahead, and where it is
-    too old for its id to be remembered it is new if it changes anything.
+    too old for its id to be remembered it is new if it changes anything. `beside` are withdrawals beside its own.
 
     Raises:
         Refused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
@@ -149,11 +162,11 @@ async def take(outcome: Outcome, house: House, catalogue: Catalogue, ledger: Red
 
     async def told(player: str) -> Known:
         keys, linked = Keys(player), about.player if player != about.player else ""
-        plain = entry(outcome, about, player, catalogue)
+        plain = entry(outcome, about, player, catalogue, beside=beside)
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
         if known is not None:
             return _answered(keys, known)
-        taken = entry(outcome, about, player, catalogue, Ahead(now_us, held)) if late == "ahead" else plain
+        taken = entry(outcome, about, player, catalogue, Ahead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Known(position(keys.partition, NOWHERE), duplicate=True)

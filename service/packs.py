@@ -14,24 +14,37 @@ from datetime import UTC, date, datetime, time
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
 
 from features import zones
-from features.events import Jurisdiction, RegisterName, TimeZone
+from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
 from features.moments import micros
-from models.actions import Currency
+from features.words import Closed, Door, unknown
+from models.actions import Catalogue, Currency
 from models.files import CatalogueError, load_yaml
+from service import facts
 from service.forms import RULEBOOK
 from service.harm import HarmSettings, StageDays
 from service.rule import HOUR_US, RuleBase, Sentence
-from service.rules import AnyRule, ExclusionRegister, JurisdictionScope, RegisterFreshness, SelectionBasis
+from service.rules import (
+    AnyRule,
+    ContentRequired,
+    ExclusionRegister,
+    JurisdictionScope,
+    RegisterFreshness,
+    SelectionBasis,
+)
 
 EVERYWHERE: Final = "*"
 OWN: Final = "own"
 """The register that the house keeps itself: `self_excluded` and `exclusion_ended`."""
 FOREVER_US: Final = 2**62
+_SAID: Final = ("age_notice", "helpline", "postal_address", "two_opt_outs", "unsubscribe")
+"""Tags that offers may always have, whatever rules ask of them."""
+Where = Annotated[Jurisdiction, WrapValidator(lambda place, read: place if place == EVERYWHERE else read(place))]
+"""Where a pack binds."""
 PackId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
@@ -52,7 +65,7 @@ class Pack(BaseModel):
     title: str
     version: int = Field(ge=1)
     checked_on: date
-    jurisdictions: tuple[Jurisdiction | Literal["*"], ...] = Field(min_length=1)
+    jurisdictions: tuple[Where, ...] = Field(min_length=1)
     time_zone: TimeZone
     registers: dict[RegisterName, Register] = Field(default_factory=dict)
     rules: tuple[AnyRule, ...]
@@ -74,6 +87,9 @@ class Settings(BaseModel):
         exchange: House minor units for one minor unit of a currency that a law speaks of.
         scores: External sources of the level of harm that must have spoken, and how many hours their word holds.
         stages: Lifecycle stages, days.
+        brands: Brands of the house.
+        tags: Tags of contacts with support and of offers, beside those that rules name.
+        trading_since: The day, UTC, before which the house took no money and no bet; None to ask nothing of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +98,10 @@ class Settings(BaseModel):
     exchange: dict[Currency, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     scores: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     stages: StageDays
+    # What says nothing is not written: an earlier build reads what is kept of a rulebook.
+    brands: tuple[Brand, ...] = Field(default=("main",), min_length=1, exclude_if=lambda brands: brands == ("main",))
+    tags: tuple[Word, ...] = Field(default=(), exclude_if=lambda tags: not tags)
+    trading_since: date | None = Field(default=None, exclude_if=lambda day: day is None)
 
 
 class Bound(NamedTuple):
@@ -127,6 +147,32 @@ class Rulebook(BaseModel):
     def registers(self) -> dict[str, Register]:
         """Registers of all packs, by name."""
         return {name: one for pack in self.packs for name, one in pack.registers.items()}
+
+    @cached_property
+    def door(self) -> Door:
+        """What holds where events and requests enter."""
+        return Door(
+            brands=Closed("brand of the house (`brands` in the rulebook's settings)", self.settings.brands),
+            registers=Closed("register that the rulebook names", tuple(sorted(self.registers))),
+            tags=Closed("tag (`tags` in the rulebook's settings adds some)", (*facts.TAGS, *self.settings.tags)),
+            trading_since=self.settings.trading_since,
+        )
+
+    def strange_tags(self, catalogue: Catalogue) -> list[tuple[str, str]]:
+        """Offers with tags that no rule can mean, and the sentence that says so."""
+        known, found = self._content_tags(), list[tuple[str, str]]()
+        for offer in catalogue.offers:
+            for tag in offer.tags or ():
+                if tag not in known.words:
+                    found.append((offer.id, f"tags: {unknown(tag, *known)}"))
+        return found
+
+    def _content_tags(self) -> Closed:
+        """Tags of offers that rules name, and those that the settings add."""
+        rules = [rule for pack in self.packs for rule in pack.rules if isinstance(rule, ContentRequired)]
+        named = dict.fromkeys(tag for rule in rules for tag in (*rule.must, *rule.must_not))
+        words = dict.fromkeys((*sorted(named), *_SAID, *self.settings.tags))
+        return Closed("tag that a rule or `tags` in the rulebook's settings names", tuple(words))
 
     @cached_property
     def ages_us(self) -> dict[str, int]:
@@ -216,12 +262,18 @@ def load_rulebook(folder: Path) -> Rulebook:
     files = sorted((folder / "packs").glob("*.yaml"))
     if not files:
         raise CatalogueError(f"{folder.name}: no pack in {folder / 'packs'}")
-    parts = {
-        "settings": load_yaml(folder / "settings.yaml", Settings),
-        "harm": load_yaml(folder / "harm.yaml", HarmSettings),
-    }
+    faults, parts = list[str](), list[Any]()
+    models: list[type[BaseModel]] = [Settings, HarmSettings, *(Pack for _ in files)]
+    for file, model in zip([folder / "settings.yaml", folder / "harm.yaml", *files], models, strict=True):
+        try:
+            parts.append(load_yaml(file, model))
+        except CatalogueError as error:
+            faults.append(str(error))
+    if faults:
+        raise CatalogueError("; ".join(faults))
+    settings, harm, *loaded = parts
     try:
-        return Rulebook(**parts, packs=tuple(load_yaml(file, Pack) for file in files))
+        return Rulebook(settings=settings, harm=harm, packs=tuple(loaded))
     except ValueError as error:
         raise CatalogueError(f"{folder.name}: {_first(error)}") from error
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from features.plan import ReadPlan
 from features.store import House
+from features.words import Closed, Door
 from models.context import CHURN
 from models.policy import Policy
 from models.scorer import Scorer
@@ -52,6 +53,11 @@ class Table:
     def book(self) -> Rulebook:
         """The rulebook."""
         return self.law.book
+
+    @cached_property
+    def door(self) -> Door:
+        """The closed lists of words that hold where events and requests enter."""
+        return self.book.door._replace(offers=Closed("offer of the catalogue", self.layout.catalogue.ids))
 
     def barred(self, now_us: int) -> dict[str, list[str]]:
         """Places that the policy may not serve, with the readings that bar it; business rules serve there."""

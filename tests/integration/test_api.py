@@ -96,7 +96,7 @@ def test_an_event_sent_twice_counts_once_and_its_id_serves_no_other_event(opened
             again = (await client.post("/v1/events", json=LOGIN)).json()
             assert (first["duplicate"], again["duplicate"]) == (False, True)
             assert first["position"] == again["position"]
-            other = await client.post("/v1/events", json=LOGIN | {"brand": "second"})
+            other = await client.post("/v1/events", json=LOGIN | {"location": "MT"})
             assert (other.status_code, other.json()["code"]) == (409, "event_id_reused")
 
     run(story())

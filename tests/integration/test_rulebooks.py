@@ -404,9 +404,11 @@ def test_the_commands_answer_people_and_machines_and_refuse_in_one_sentence(tmp_
     assert "GB6" not in {one["rule"] for one in before["rules"]}
     lawless = changed(tmp_path, "lawless", "jurisdiction", licensed=["MT", "JP"])
     assert croupier("rules", "lint", str(lawless)).returncode == 1
-    refused = croupier("rules", "list", "--jurisdiction", "XX")
+    unknown = croupier("rules", "list", "--jurisdiction", "UK")
+    assert unknown.stderr == "croupier: 'UK' is no country in ISO 3166: did you mean GB?\n"
+    refused = croupier("rules", "list", "--jurisdiction", "JP")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("croupier: no pack holds the law of XX")
+    assert refused.stderr.startswith("croupier: no pack holds the law of JP")
     faulty = changed(tmp_path, "faulty", "GB3", at_least="severe")
     refused = croupier("rules", "lint", str(faulty))
     assert refused.returncode == 2

@@ -207,7 +207,7 @@ FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown channel": (changed("channels", "fax", to={"cost_minor": 1}), ("channels.fax",)),
     "missing channel": (without("channels", "sms"), ("channels must be exactly",)),
     "unknown channel in a cap": (changed("caps", 2, "channel", to="fax"), ("caps.2.channel",)),
-    "unknown offer in a cap": (changed("caps", 5, "offer", to="nothing"), ("unknown offer nothing",)),
+    "unknown offer in a cap": (changed("caps", 5, "offer", to="nothing"), ("a limit: 'nothing' is no offer",)),
     "negative cost": (changed("offers", 2, "cost_minor", to=-1), ("offers.2.cost_minor",)),
     "negative value": (changed("offers", 2, "value_minor", to=-1), ("offers.2.value_minor",)),
     "negative channel cost": (changed("channels", "sms", "cost_minor", to=-5), ("channels.sms.cost_minor",)),

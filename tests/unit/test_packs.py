@@ -28,7 +28,7 @@ PACK = """pack: test
 title: Test
 version: 1
 checked_on: 2026-11-22
-jurisdictions: [XX]
+jurisdictions: [FI]
 time_zone: UTC
 rules:
   - id: T1
@@ -72,10 +72,10 @@ def test_a_pack_that_is_sound_joins_the_rulebook_and_changes_its_hash(folder: Pa
         ("under: 18", "older: 18", "test.yaml:10: rules.0.older"),
         ("type: age_band", "type: age_bend", "test.yaml:8: rules.0"),
         ("confidence: R", "confidence: M", "T1: confidence M ships `off` or `strict`, never `on`"),
-        ("confidence: R", "confidence: R\n    state: off", "off"),
+        ("confidence: R", "confidence: R\n    state: off", "put it in quotes"),
         ("confidence: R", 'confidence: R\n    state: "off"', "T1: a rule that is off needs a note"),
         ("2020-01-01", "2020-01-01\n    valid_to: 2020-01-01", "valid_to must lie after valid_from"),
-        ("2020-01-01", "2020-01-01\n    jurisdictions: [YY]", "T1: YY is no place of this pack"),
+        ("2020-01-01", "2020-01-01\n    jurisdictions: [IS]", "T1: IS is no place of this pack"),
         ("2020-01-01", "2020-01-01\n    purposes: [service]", "test.yaml:13: rules.0.purposes.0"),
         ("2020-01-01", "2020-01-01\n    override: true", "override"),
         ("time_zone: UTC", "time_zone: Mars", "test.yaml:6: time_zone"),

@@ -1,0 +1,89 @@
+"""Jurisdictions: countries of ISO 3166-1 and their subdivisions of ISO 3166-2, as `pycountry` lists them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from pydantic import ValidationInfo
+
+from features.words import Door, nearest
+
+_BESIDE: Final = {"XK": "Kosovo"}
+"""Codes that ISO 3166 leaves to their users and that the European Union uses."""
+_MEANT: Final = {"UK": "GB", "EL": "GR"}
+"""Codes that are reserved for a country beside its own."""
+
+
+def spelt(place: object, info: ValidationInfo) -> object:
+    """A code in capitals with `-`, whatever its spelling; raises ValueError for one that there is not, at a door."""
+    if not isinstance(place, str):
+        return place
+    code = "-".join(place.replace("_", "-").split()).upper()
+    if isinstance(info.context, Door) and not known(code):
+        raise ValueError(unknown(place, code))
+    return code
+
+
+def known(place: str) -> bool:
+    """Whether a code is that of a country or of a subdivision."""
+    country, _, region = place.partition("-")
+    return place in _regions(country) if region else country in countries()
+
+
+@cache
+def countries() -> frozenset[str]:
+    """Codes of countries."""
+    import pycountry  # noqa: PLC0415 - reads its files at the first place that is asked for
+
+    return frozenset((*(one.alpha_2 for one in pycountry.countries), *_BESIDE))
+
+
+@cache
+def _regions(country: str) -> frozenset[str]:
+    return frozenset(_named(country).values())
+
+
+@cache
+def _named(country: str) -> dict[str, str]:
+    """Codes of a country's subdivisions by name."""
+    import pycountry  # noqa: PLC0415
+
+    found: Any = pycountry.subdivisions
+    return {f"{one.name.casefold()} {one.code}": one.code for one in found.get(country_code=country) or ()}
+
+
+def meant(place: str) -> str | None:
+    """The code that was probably meant by one that there is not, or by a country's name; None where nothing is near."""
+    country, _, region = place.partition("-")
+    if found := _lookup(place.replace("-", " ")):
+        return found
+    if country not in countries():
+        country = _MEANT.get(country) or _lookup(country) or nearest(country, sorted(countries())) or ""
+    if not region or not country:
+        return country or None
+    code = f"{country}-{region}"
+    if known(code):
+        return code
+    named = f"{region.replace('-', ' ').casefold()} "
+    alike = [one for name, one in _named(country).items() if name.startswith(named)]
+    return alike[0] if alike else nearest(code, sorted(_regions(country))) or country
+
+
+def _lookup(name: str) -> str | None:
+    """The code of a country by its name, or by another of its codes."""
+    import pycountry  # noqa: PLC0415
+
+    try:
+        found: str = pycountry.countries.lookup(name).alpha_2
+    except LookupError:
+        return None
+    return found
+
+
+def unknown(place: str, code: str) -> str:
+    """The sentence that refuses a code, with the one that was probably meant."""
+    near = meant(code)
+    what = "region of its country" if code.partition("-")[0] in countries() else "country"
+    hint = f"did you mean {near}?" if near else "known are codes such as MT, GB and CA-ON"
+    return f"{place!r} is no {what} in ISO 3166: {hint}"

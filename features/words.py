@@ -1,0 +1,117 @@
+"""Words of closed lists: folded where the same word is meant, else refused with the known ones and the nearest.
+
+What is stored is read as it is: lists hold at a `Door` only, which pydantic hands to the fields as its context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from difflib import get_close_matches
+from typing import Any, Final, NamedTuple
+
+from pydantic import BeforeValidator, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
+
+_SHOWN: Final = 40
+"""Words that a refusal lists at most."""
+_ALIKE: Final = 0.3
+_QUOTED: Final = re.compile(r"'([^']*)'")
+
+
+def fold(word: str) -> str:
+    """The spelling by which words are compared: lower case, with `_` for blanks and `-`."""
+    return re.sub(r"[\s-]+", "_", word.strip().casefold())
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is spelt most alike, None where none is."""
+    folded = {fold(one): one for one in known}
+    found = get_close_matches(fold(word), folded, 1, _ALIKE)
+    return folded[found[0]] if found else None
+
+
+def unknown(word: object, what: str, known: Iterable[str]) -> str:
+    """The sentence that refuses a word, with the known ones and the nearest."""
+    listed = list(known)
+    near = nearest(word, listed) if isinstance(word, str) else None
+    shown = ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
+    return f"{word!r} is no {what}: " + (f"did you mean {near}? " if near else "") + f"known are {shown or 'none'}"
+
+
+class Closed(NamedTuple):
+    """A closed list: what its words are, and the words."""
+
+    what: str
+    words: tuple[str, ...]
+
+    def find(self, word: str) -> str:
+        """The word of the list that is meant; raises ValueError with the list where there is none."""
+        found = {fold(one): one for one in self.words}.get(fold(word))
+        if found is None:
+            raise ValueError(unknown(word, self.what, self.words))
+        return found
+
+
+class Door(NamedTuple):
+    """What holds where something enters: lists, None where one is not known there, as in a file.
+
+    Before `trading_since` there was no money and no play; None asks nothing of it.
+    """
+
+    brands: Closed | None = None
+    registers: Closed | None = None
+    tags: Closed | None = None
+    offers: Closed | None = None
+    trading_since: date | None = None
+
+
+FILE: Final = Door()
+"""The door of files that people edit."""
+
+
+def _spelt(word: object) -> object:
+    return fold(word) if isinstance(word, str) else word
+
+
+SPELT: Final = BeforeValidator(_spelt)
+"""Of a field whose words are lower case with `_`: any spelling of them is taken."""
+
+
+def _lowered(word: object) -> object:
+    return re.sub(r"\s+", "-", word.strip().lower()) if isinstance(word, str) else word
+
+
+LOWER: Final = BeforeValidator(_lowered)
+"""Of a field whose words are lower case with `-` or `_`."""
+
+
+def listed(name: str, *, kept: bool = False) -> WrapValidator:
+    """Of a field whose words a list of the door holds, by its name in `Door`: the list's spelling is taken.
+
+    `kept` leaves the word as it was sent: its readers fold it.
+    """
+
+    def find(word: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        closed: Closed | None = getattr(info.context, name, None)
+        if closed is None or not isinstance(word, str):
+            return read(word)
+        found = closed.find(word)
+        return read(word if kept else found)
+
+    return WrapValidator(find)
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says, with the nearest word where a list of words was missed."""
+    context, word = error.get("ctx", {}), error.get("input")
+    if isinstance(word, bool) and error["type"] in {"literal_error", "string_type"}:
+        written = "ON or YES" if word else "NO or OFF"
+        return (
+            f"{str(word).lower()} is no word; YAML reads an unquoted {written} as {str(word).lower()}: put it in quotes"
+        )
+    if error["type"] == "literal_error" and isinstance(word, str):
+        return unknown(word, "known word", _QUOTED.findall(context["expected"]))
+    if error["type"] == "union_tag_invalid":
+        return unknown(context["tag"], "known type", _QUOTED.findall(context["expected_tags"]))
+    return str(error["msg"]).removeprefix("Value error, ")
