@@ -28,7 +28,7 @@ def spelt(place: object, info: ValidationInfo) -> object:
 def known(place: str) -> bool:
     """Whether a code is that of a country or of a subdivision."""
     country, _, region = place.partition("-")
-    return place in _regions(country) if region else country in countries()
+    return place in regions(country) if region else country in countries()
 
 
 @cache
@@ -40,7 +40,8 @@ def countries() -> frozenset[str]:
 
 
 @cache
-def _regions(country: str) -> frozenset[str]:
+def regions(country: str) -> frozenset[str]:
+    """Codes of a country's subdivisions."""
     return frozenset(_named(country).values())
 
 
@@ -67,7 +68,7 @@ def meant(place: str) -> str | None:
         return code
     named = f"{region.replace('-', ' ').casefold()} "
     alike = [one for name, one in _named(country).items() if name.startswith(named)]
-    return alike[0] if alike else nearest(code, sorted(_regions(country))) or country
+    return alike[0] if alike else nearest(code, sorted(regions(country))) or country
 
 
 def _lookup(name: str) -> str | None:
