@@ -547,7 +547,7 @@ def simulate(
     address: Annotated[str, typer.Option(help="The sandbox house.")] = "http://127.0.0.1:8000",
     seed: Annotated[int, typer.Option(min=0)] = 1,
     players: Annotated[int, typer.Option(min=10)] = 600,
-    days: Annotated[float, typer.Option(min=1, help="Of the house's clock.")] = 42,
+    days: Annotated[float, typer.Option(min=1, max=3_650, help="Of the house's clock.")] = 42,
     decisions: Annotated[int, typer.Option(min=100, help="About how many are asked for in all.")] = 20_000,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; by default CROUPIER_HOME/simulations.")

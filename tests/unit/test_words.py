@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from typer.testing import CliRunner
 
 from features import events, places, zones
 from features.words import FILE, Closed, Door, fold, nearest, sentence
 from models.actions import load_catalogue
 from models.files import CatalogueError, decoded
+from pipelines.__main__ import app
 from pipelines.attribution import Terms
 from pipelines.mapping import ImportRefused, load
 from service.packs import Rulebook, load_rulebook
@@ -255,3 +257,19 @@ def test_what_settings_leave_out_is_neither_hashed_nor_written() -> None:
     assert said.hash != book.hash
     assert Rulebook.model_validate_json(said.model_dump_json(by_alias=True)).settings.brands == ("main", "north")
     assert FILE.brands is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up", "--rate", "nan"],
+        ["simulate", "--days", "inf"],
+        ["simulate", "--days", "nan"],
+        ["import", "events", "x.csv", "--max-rejected-share", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_numbers_of_the_command_line_are_finite(words: list[str]) -> None:
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert f"Invalid value for '{words[-2]}'" in refused.output
