@@ -130,7 +130,7 @@ def _instead(name: str, said: object, faults: list[Any]) -> object:
 
 def beside(told: Event | Outcome, doubts: Doubts, door: Door) -> list[Assertion]:
     """What holds beside what an event or outcome asserts itself, because nobody knows a word of it."""
-    brands = [*(door.brands.words if door.brands else ()), EVERY_BRAND] if "brand" in doubts else [told.brand]
+    brands = [*(door.brands.words if door.brands else ()), EVERY_BRAND] if "brand" in doubts else [told.brand or "main"]
     at = events.micros(told.occurred_at)
     match told:
         case events.SelfExcluded() if "brand" in doubts:
