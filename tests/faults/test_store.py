@@ -305,10 +305,10 @@ def everything(world: World) -> dict[bytes, bytes]:
 def test_killed_and_started_again_on_its_file_the_store_has_everything_and_everybody_goes_on(
     world: World, caller: Caller, player: str
 ) -> None:
-    decision = caller.contact(player, channels=["push"])
+    decision = caller.contact(player, channels=["in_app"])
     for _ in range(20):
         caller.event(player)
-        caller.ask(player, channels=["email", "in_app"])
+        caller.ask(player, channels=["email"])
     world.restart()
     for answer in timed("after the restart, decision", [lambda: caller.ask(player)] * MANY):
         assert answer.status_code in {200, 503}
