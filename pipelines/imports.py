@@ -212,10 +212,8 @@ class Import:
         event = one.event
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
-        if not (free := restricts(event)) and timeliness(micros(event.occurred_at), now_us) == "ahead":
-            raise RowRefused(f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock")
-        if not free and not of_our_time(event):
-            raise RowRefused("occurred_at: moments lie between 1970 and 2200")
+        if (trouble := _untimely(event, now_us)) and not restricts(event):
+            raise RowRefused(trouble)
         reading.check(event, self._known_words)
         for doubt in (*one.doubts.values(), *reading.doubtful(event, moment(now_us).date())):
             self.doubts.add(doubt, line)
@@ -269,6 +267,13 @@ class Import:
         self._ahead.append(dict(self._reached))
         if len(self._ahead) > AHEAD:
             follower.applied(self._ahead.popleft())
+
+
+def _untimely(event: Event, now_us: int) -> str:
+    """Why the moment of an event that does not restrict contact cannot be; empty where it can."""
+    if timeliness(micros(event.occurred_at), now_us) == "ahead":
+        return f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock"
+    return "" if of_our_time(event) else "occurred_at: moments lie between 1970 and 2200"
 
 
 def _reader(mapping: EventMapping | None, source: Source, first: Sequence[Row], known: words.Door) -> Rows:
