@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from features import words
-from features.events import micros, moment, of_our_time, timeliness
+from features.events import Event, micros, moment, of_our_time, timeliness
 from features.server import serving
 from features.store import House, StoreError, connect, open_house, real_now_us
 from pipelines import bulk
