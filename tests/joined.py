@@ -77,6 +77,15 @@ def with_limits(client: Any, **limits: Any) -> Catalogue:
     return catalogue
 
 
+def with_brands(client: Any, *brands: str) -> None:
+    """Serve under a rulebook that names brands."""
+    desk = app_of(client).state.desk
+    book = desk.table.book
+    settings = book.settings.model_copy(update={"brands": brands})
+    law = type(desk.table.law)(book.model_copy(update={"settings": settings}), desk.table.layout)
+    desk.table = replace(desk.table, law=law)
+
+
 def rules(answer: dict[str, Any]) -> set[str]:
     return {one["rule"] for one in answer["exclusions"]}
 

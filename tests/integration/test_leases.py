@@ -86,7 +86,7 @@ def test_a_break_for_ever_is_taken_and_answered(opened: Opened, worker: Worker) 
     ("type_", "more"),
     [
         ("login", {}),
-        ("support_contact", {"tags": ["billing"]}),
+        ("support_contact", {"tags": ["resolved"]}),
         ("harm_scored", {"source": "mindway", "level": "moderate"}),
         ("register_checked", {"register_name": "rofus", "listed": False}),
         ("objection_changed", {"objects": False}),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis
 from conftest import Opened, app_of, run
-from joined import OTHER, PLAYER, asked, facts_of, marked, post, settled, states
+from joined import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
 from people import leased, tell
 from people import told as event
 
@@ -245,6 +245,7 @@ def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened, worker: Worke
 def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened, worker: Worker) -> None:
     async def story() -> None:
         async with opened() as client:
+            with_brands(client, "main", "second")
             await settled(client, PLAYER)
             grant = event(PLAYER, "consent_changed", channel="email", granted=True, brand="second")
             await tell(client, [grant])
@@ -269,7 +270,7 @@ def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened
         ({"player_id": None}, "name both player_id and channel"),
         ({"type": "clicked"}, "are for complained and unsubscribed"),
         ({"type": "clicked", "player_id": None, "channel": None}, "name the decision_id"),
-        ({"player_id": None, "channel": None, "brand": "second"}, "brand goes with player_id"),
+        ({"player_id": None, "channel": None, "brand": "main"}, "brand goes with player_id"),
     ],
 )
 def test_an_outcome_names_a_decision_or_what_may_stand_in_its_place(
