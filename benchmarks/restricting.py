@@ -33,7 +33,7 @@ from benchmarks import builds, sides
 from benchmarks.silence import catalogue_without_caps, people
 from features.server import socket_path
 from features.store import House, Store
-from service import log
+from service import sealing
 from service.ledger import RedisLedger
 from service.view import Keys
 
@@ -136,8 +136,8 @@ async def _link(group: Linked, house: House, ledger: RedisLedger, session: aioht
     ends = [*group.names[1:], group.names[0]] if group.round else group.names[1:]
     for name, to in zip(group.names, ends, strict=False):
         key = house.player_key(to)
-        seal = await ledger.seal(Keys(key), log.new_seal())
-        sealed = base64.b64encode(log.seal(seal, {"player_id": to}, log.NAME)).decode()
+        seal = await ledger.seal(Keys(key), sealing.new_seal())
+        sealed = base64.b64encode(sealing.seal(seal, {"player_id": to}, sealing.NAME)).decode()
         await ledger.mark(house.player_key(name), key, sealed)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -76,6 +76,7 @@ ConsentBasis = Annotated[Literal["express", "soft_opt_in", "implied", "enquiry"]
 Origin = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
 RegisterName = Annotated[str, SPELT, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), listed("registers")]
 HarmLevel = Literal["none", "low", "moderate", "strong"]
+LEVELS: Final[tuple[HarmLevel, ...]] = get_args(HarmLevel)
 _Level = Annotated[HarmLevel, SPELT]
 
 

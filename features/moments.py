@@ -17,3 +17,12 @@ def micros(moment: datetime) -> int:
 def moment(unix_us: int) -> datetime:
     """Aware UTC datetime of unix microseconds, exact."""
     return EPOCH + timedelta(microseconds=unix_us)
+
+
+HOUR_US: Final = 3_600_000_000
+DAY_US: Final = 24 * HOUR_US
+
+
+def when(unix_us: int | None) -> str | None:
+    """Unix microseconds as ISO 8601 in UTC."""
+    return None if unix_us is None else moment(unix_us).isoformat().replace("+00:00", "Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Final, NamedTuple, cast
@@ -14,7 +14,8 @@ import redis
 
 from features.events import Event, micros, personal, timeliness
 from features.store import House, partition_of, real_now_us
-from service import links, log
+from pipelines.homes import homes
+from service import sealing
 from service.facts import Assertion
 from service.know import TOLD_OF, Ahead, entry
 from service.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
@@ -64,7 +65,7 @@ class Items:
         """
         player = self._key(event.player_id)
         fields = personal(event)
-        sealed = log.seal(self._seal(player), fields, event.event_id) if fields else None
+        sealed = sealing.seal(self._seal(player), fields, event.event_id) if fields else None
         now_us = self._now_us if now_us is None else now_us
         late = timeliness(micros(event.occurred_at), now_us)
         ahead = Ahead(now_us, self._facts(player)) if late == "ahead" else None
@@ -94,27 +95,8 @@ class Items:
     def _seal(self, player: str) -> bytes:
         if player not in self._seals:
             key = Keys(player).seal
-            self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, log.new_seal()))
+            self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, sealing.new_seal()))
         return self._seals[player]
-
-
-def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
-    """The player that holds each of some ids; a ring of links is untied first."""
-    asked, marks = set(players), dict[str, str]()
-    ahead = asked
-    while ahead:
-        pipe = client.pipeline(transaction=False)
-        for player in ahead:
-            pipe.hget(Keys(player).facts, "to")
-        found = {player: to.decode() for player, to in zip(ahead, pipe.execute(), strict=True) if to is not None}
-        marks |= found
-        ahead = {links.Mark.loads(mark).to for mark in found.values()} - marks.keys()
-    ways = {player: links.way(player, marks) for player in asked}
-    if not (crossed := {name for way in ways.values() if (name := links.crossed(way)) is not None}):
-        return {player: links.end(way) or player for player, way in ways.items()}
-    for name in crossed:
-        client.fcall("croupier_thaw", 1, Keys(name).facts, marks[name])
-    return homes(client, asked)
 
 
 def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:

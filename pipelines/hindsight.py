@@ -28,7 +28,7 @@ from features.store import connect
 from models.actions import load_catalogue
 from pipelines.officer import RulesRefused
 from pipelines.rulebooks import rulebook
-from service import caps, facts, harm, inputs, log, mask
+from service import caps, facts, harm, inputs, log, mask, sealing
 from service.app import catalogue_path
 from service.decide import windows_of
 from service.inputs import Contact
@@ -140,7 +140,7 @@ def _case(client: redis.Redis, record: Record, layout: Layout) -> Case | str:
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
     key = cast("bytes | None", client.get(Keys(record.player).seal))
-    personal = log.unseal(key, record.sealed, record.decision_id)
+    personal = sealing.unseal(key, record.sealed, record.decision_id)
     if personal is None:
         return "erased"
     known = {name.encode(): value.encode() for name, value in personal["facts"].items()}

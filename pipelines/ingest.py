@@ -25,7 +25,7 @@ from features.aggregates import DAY_MICROS, Activity, encode, forward, local_par
 from features.cluster import is_away, replies
 from features.plan import ReadPlan
 from features.store import PARTITIONS, bundle_key, open_house, order, partition_of, pointer_key, real_now_us, tag
-from pipelines.bulk import homes
+from pipelines.homes import homes
 from service import facts, harm, inputs, links
 from service.harm import HarmSettings
 from service.ledger import assert_command, clock_arguments

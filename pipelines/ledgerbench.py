@@ -21,7 +21,7 @@ from rich.progress import track
 from features.server import start_server
 from features.store import House, Store, connect, create_house, load_library
 from models.actions import Catalogue, load_catalogue
-from service import caps, log
+from service import caps, sealing
 from service.app import catalogue_path
 from service.caps import Asking, Held, Reservation
 from service.layout import Layout
@@ -125,7 +125,7 @@ class _Bench:
         view = await self._ledger.view(keys, NO_DECISION)
         self._names += 1
         outdated = sorted(view.held.own)[: max(0, len(view.held.own) - HELD)]
-        seal = view.seal or log.new_seal()
+        seal = view.seal or sealing.new_seal()
         booking = Booking(
             f"{keys.partition:03d}-{self._names:024d}",
             b"x" * _RECORD,

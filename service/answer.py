@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.aggregates import forward
-from features.events import moment
+from features.moments import when
 from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.actions import SLOTS, Catalogue
 from service import log
@@ -18,11 +18,6 @@ from service.log import PutOff, Record, Sent
 from service.mask import Reason, reason
 
 NO_CONTACT: Final = "NO_CONTACT"
-
-
-def when(unix_us: int | None) -> str | None:
-    """Unix microseconds as ISO 8601 in UTC."""
-    return None if unix_us is None else moment(unix_us).isoformat().replace("+00:00", "Z")
 
 
 Reasons = Mapping[str, Reason]

@@ -15,13 +15,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
-from features.moments import moment
+from features.moments import moment, when
 from features.store import Absent, StoreError, order
 from models.actions import Catalogue
 from models.policy import Policy
 from models.scorer import ChurnBundle, Scorer
 from models.snapshot import Learnt, Snapshot
-from service import answer, log, players, reading, reports
+from service import answer, log, players, reading, reports, sealing
 from service.confirm import confirm
 from service.decide import Answered, DecisionRequest, decide
 from service.door import (
@@ -201,7 +201,7 @@ async def get_decision(decision_id: DecisionId, desk: At) -> Response:
     if held is None:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     record = log.loads(held)
-    personal = log.unseal(await desk.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
+    personal = sealing.unseal(await desk.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
     player_id, texts = (personal or {}).get("player_id"), await _reasons(record, desk)
     told = answer.whole(record, player_id, await _catalogue(record, desk), texts)
     return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})
@@ -271,7 +271,7 @@ async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
     done = await confirm(decision_id, desk.table, desk.ledger)
     moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
-    return respond({"decision_id": decision_id} | {name: answer.when(at) for name, at in moments.items()})
+    return respond({"decision_id": decision_id} | {name: when(at) for name, at in moments.items()})
 
 
 def _is_decision_id(text: str) -> bool:
@@ -339,7 +339,7 @@ async def get_ready(request: Request) -> Response:
             "policy": table.policies["policy"].version,
             "rulebook": table.book.hash,
             "barred": table.barred(now_us),
-            "clock": {"now": answer.when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
+            "clock": {"now": when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
         }
     )
 

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from features.moments import when
 from models.actions import PROMOTIONAL, Window
 from service import caps, facts, log, mask
-from service.answer import when
 from service.behaviour import read_behaviour
 from service.caps import Asking, Reservation
 from service.decide import ATTEMPTS, Contended, DecisionRequest, situate

@@ -32,7 +32,7 @@ from features.words import SPELT, listed
 from models.actions import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.context import context
 from models.policy import Policy, draw, uniform_number
-from service import caps, facts, harm, inputs, log, mask
+from service import caps, facts, harm, inputs, log, mask, sealing
 from service.behaviour import Behaviour, read_behaviour
 from service.caps import Asking, Held, Reservation
 from service.experiment import bucket, variant
@@ -200,7 +200,7 @@ def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
     """The id by which a player is split into variants: of several linked ids always the same one."""
     if not linked:
         return request.player_id
-    told = log.unseal(view.seal, base64.b64decode(view.facts[b"name"]), log.NAME)
+    told = sealing.unseal(view.seal, base64.b64decode(view.facts[b"name"]), sealing.NAME)
     if told is None:
         raise StoreError("the player's name is sealed under another key")
     return str(told["player_id"])
@@ -294,7 +294,7 @@ def compose(
     choice = choose(*choose_policy(request, table, group, situation), seen, excluded, u, table.layout)
     choice = msgspec.structs.replace(choice, deferrals=_put_off(verdict, table.layout))
     sent = _sent(table, choice.place, situation.windows, verdict)
-    seal = view.seal or log.new_seal()
+    seal = view.seal or sealing.new_seal()
     record = Record(
         decision_id=name,
         player=key,
@@ -314,7 +314,7 @@ def compose(
         seen=_seen(table, view, behaviour, churn, situation),
         versions=_versions(table, situation),
         sandbox=table.house.sandbox,
-        sealed=log.seal(seal, _personal(request, view, situation), name),
+        sealed=sealing.seal(seal, _personal(request, view, situation), name),
     )
     return _with_limits(table, view, record, seal, ever=table.law.ever(situation.inputs.places))
 

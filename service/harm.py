@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from features.events import SKEW, HarmLevel, Jurisdiction
+from features.events import LEVELS, SKEW, HarmLevel, Jurisdiction
+from features.moments import DAY_US
 from features.schema import PRODUCTS, VECTOR
 from models.actions import Stage
 from service.facts import Assertion, Facts
-from service.rule import DAY_US, LEVELS
 
 Vector = NDArray[np.float64]
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import zones
-from features.moments import moment
+from features.events import LEVELS
+from features.moments import DAY_US, HOUR_US, moment
 from features.schema import VECTOR
 from service.caps import fits
 from service.facts import Consent, Facts, Told, plausible
 from service.harm import SKEW_US, Harm, Person
 from service.packs import OWN, Settings, places
-from service.rule import DAY_US, HOUR_US, LEVELS
 from service.rules import Counted
 
 NEVER: Final = 0

@@ -16,7 +16,7 @@ import msgspec
 from features import digests, events
 from features.events import Event, micros, moment, timeliness
 from features.store import House, position
-from service import facts, links, log
+from service import facts, links, sealing
 from service.facts import Assertion
 from service.ledger import Appended, Entry, RedisLedger
 from service.view import Keys
@@ -141,9 +141,9 @@ async def _know(telling: Telling, house: House, ledger: RedisLedger, player: str
         if known is not None:
             return _answered(keys, known)
     personal = events.personal(event)
-    seal = await ledger.seal(keys, log.new_seal()) if personal else b""
+    seal = await ledger.seal(keys, sealing.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
-    sealed = log.seal(seal, personal, event.event_id) if personal else None
+    sealed = sealing.seal(seal, personal, event.event_id) if personal else None
     ahead = Ahead(telling.now_us, held) if telling.late == "ahead" else None
     taken = entry(player, event, sealed, other, linked, ahead, telling.beside)
     if telling.late == "old" and not _changes(event, taken, other, held):
@@ -182,7 +182,7 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
         return ""
     home = await ledger.at_home(linked, ledger.home)
     if home == linked:
-        name = base64.b64encode(log.seal(seal, {"player_id": event.player_id}, log.NAME)).decode()
+        name = base64.b64encode(sealing.seal(seal, {"player_id": event.player_id}, sealing.NAME)).decode()
         home = await ledger.link(linked, keys.player, name)
     if home != keys.player:
         await ledger.home(keys.player)  # where the player was linked further meanwhile, the event goes on there

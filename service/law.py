@@ -20,14 +20,14 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from features.moments import micros, moment
+from features.moments import DAY_US, micros, moment
 from features.schema import CHANNELS
 from models.actions import Offer, Window
 from service.hours import Deferral, Hearing, Timetable, settle
 from service.inputs import Inputs
 from service.layout import Candidates, Layout
 from service.packs import EVERYWHERE, FOREVER_US, Bound, Rulebook
-from service.rule import DAY_US, Compiling, Group, Money, RuleBase
+from service.rule import Compiling, Group, Money, RuleBase
 from service.rules import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
 
 NO_RULES: Final = "no_rules"

@@ -6,21 +6,15 @@ sealed under the player's own key, so that destroying the key erases it and leav
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from features.events import HarmLevel
 
 VERSION: Final = 1
-NAME: Final = "name"
-"""What the sealed id of a player is bound to."""
-_NONCE: Final = 12
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,25 +166,3 @@ def numbers(values: NDArray[np.float64]) -> bytes:
 def array(data: bytes) -> NDArray[np.float64]:
     """Floats of little-endian bytes."""
     return np.frombuffer(data, dtype="<f8").astype(np.float64)
-
-
-def new_seal() -> bytes:
-    """A fresh key for a player's personal fields."""
-    return os.urandom(32)
-
-
-def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
-    """Encrypt personal fields; `about` (the record's id) is bound to them."""
-    nonce = os.urandom(_NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, msgspec.json.encode(content), about.encode())
-
-
-def unseal(key: bytes | None, sealed: bytes, about: str) -> dict[str, Any] | None:
-    """Decrypt personal fields; None if the key was destroyed or is another one."""
-    if key is None:
-        return None
-    try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
-    except InvalidTag:
-        return None
-    return dict(msgspec.json.decode(plain))

@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValida
 
 from features import zones
 from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
-from features.moments import micros
+from features.moments import HOUR_US, micros
 from features.words import Closed, Door, unknown
 from models.actions import Catalogue, Currency
 from models.files import CatalogueError, load_yaml
 from service import facts
 from service.forms import RULEBOOK
 from service.harm import HarmSettings, StageDays
-from service.rule import HOUR_US, RuleBase, Sentence
+from service.rule import RuleBase, Sentence
 from service.rules import (
     AnyRule,
     ContentRequired,

@@ -8,9 +8,10 @@ import numpy as np
 from fastapi import FastAPI, Path
 
 from features.events import ID_PATTERN, is_id
+from features.moments import when
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.actions import NO_CONTACT
-from service import answer, facts, harm, log
+from service import facts, harm, log
 from service.behaviour import Behaviour, read_behaviour
 from service.decide import DecisionRequest, own_id, situate
 from service.door import Answer, At, Desk, ProblemError, add_route, respond
@@ -68,7 +69,7 @@ def _told(player_id: str, player: str, view: View, records: list[Record], desk: 
         "player_id": player_id,
         "player": player,
         "household": view.household,
-        "at": answer.when(now_us),
+        "at": when(now_us),
         "sandbox": table.house.sandbox,
         "facts": [_fact(one) for one in facts.registers(view.facts)],
         "features": _features(behaviour),
@@ -80,7 +81,7 @@ def _told(player_id: str, player: str, view: View, records: list[Record], desk: 
         "experiment": {"key": experiment.key, "variant": group},
         "reservations": [
             {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
-            | {"send_at": answer.when(one.send_us), "valid_until": answer.when(one.valid_until_us)}
+            | {"send_at": when(one.send_us), "valid_until": when(one.valid_until_us)}
             for name, one in sorted(view.held.own.items(), key=lambda held: -held[1].send_us)
         ],
         "decisions": [_decision(record, table) for record in records],
@@ -99,10 +100,10 @@ def _fact(one: facts.Assertion) -> dict[str, str | None]:
     if one.moment_us == 0:
         return {"fact": one.field, "value": one.text, "since": "assumed"}
     if kind == "opened":
-        return {"fact": one.field, "value": "account opened", "since": answer.when(int(one.text))}
+        return {"fact": one.field, "value": "account opened", "since": when(int(one.text))}
     if kind == "time_out":
-        return {"fact": one.field, "value": f"until {answer.when(one.moment_us)}", "since": None}
-    return {"fact": one.field, "value": one.text, "since": None if kind == "birth_date" else answer.when(one.moment_us)}
+        return {"fact": one.field, "value": f"until {when(one.moment_us)}", "since": None}
+    return {"fact": one.field, "value": one.text, "since": None if kind == "birth_date" else when(one.moment_us)}
 
 
 def _features(behaviour: Behaviour) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _features(behaviour: Behaviour) -> dict[str, Any]:
     return {
         "age_seconds": behaviour.age_seconds,
         "max_age_seconds": max(MAX_AGE_SECONDS.values()),
-        "as_of": answer.when(behaviour.as_of_us),
+        "as_of": when(behaviour.as_of_us),
         "trouble": behaviour.trouble,
         "values": values,
     }
@@ -127,7 +128,7 @@ def _decision(record: Record, table: Table) -> dict[str, Any]:
         action = {"offer": sent.offer, "channel": sent.channel, "timing_slot": sent.timing_slot}
     return {
         "decision_id": record.decision_id,
-        "at": answer.when(record.at_us),
+        "at": when(record.at_us),
         **action,
         "propensity": record.choice.propensity,
         "policy_version": record.choice.policy_version,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -20,9 +20,6 @@ from features.events import Channel, Jurisdiction, Product
 from features.moments import micros
 from models.actions import Offer, OfferKind
 
-HOUR_US: Final = 3_600_000_000
-DAY_US: Final = 24 * HOUR_US
-LEVELS: Final = ("none", "low", "moderate", "strong")
 RuleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,47}$")]
 Promotional = Literal["marketing", "bonus"]
 Confidence = Literal["R", "T", "M", "weak", "house"]

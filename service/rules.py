@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from features.events import ConsentBasis, Jurisdiction, Origin, RegisterName
+from features.events import LEVELS, ConsentBasis, Jurisdiction, Origin, RegisterName
+from features.moments import DAY_US, HOUR_US
 from features.schema import CHANNELS
 from models.actions import Currency, Mechanic, Offer
 from models.limits import Name
-from service.rule import DAY_US, HOUR_US, LEVELS, Compiling, Group, Hour, Money, RuleBase, Weekday
+from service.rule import Compiling, Group, Hour, Money, RuleBase, Weekday
 
 
 class JurisdictionScope(RuleBase):

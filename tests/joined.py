@@ -13,7 +13,7 @@ from rulings import HOUSE
 
 from features.store import House
 from models.actions import Catalogue
-from service import log
+from service import sealing
 from service.experiment import variant
 from service.layout import Layout
 from service.ledger import RedisLedger
@@ -97,7 +97,7 @@ async def facts_of(client: Any, player: str) -> list[dict[str, Any]]:
 async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
     """The mark on an id that a link begins with, as one leaves it who dies then."""
     key = house.player_key(player)
-    seal = await ledger.seal(Keys(key), log.new_seal())
-    name = base64.b64encode(log.seal(seal, {"player_id": player}, log.NAME)).decode()
+    seal = await ledger.seal(Keys(key), sealing.new_seal())
+    name = base64.b64encode(sealing.seal(seal, {"player_id": player}, sealing.NAME)).decode()
     mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
     return mark

@@ -16,7 +16,7 @@ from features.store import House, Store, connect, partition_of, tag
 from models.actions import Catalogue, load_catalogue
 from models.limits import Cap
 from pipelines.ingest import logged
-from service import caps, log
+from service import caps, sealing
 from service.caps import Asking, Reservation, load_reservation
 from service.know import know
 from service.layout import Layout
@@ -165,7 +165,7 @@ class Rooms:
             ),
             view.facts_version,
             view.ledger_version,
-            view.seal or log.new_seal(),
+            view.seal or sealing.new_seal(),
             held,
             caps.outdated(CATALOGUE, view.held, now_us, 0, ever=False),
             {name: BUDGET for name, _ in (held.charges if held else ())},

@@ -26,7 +26,7 @@ from pipelines.lake import Reach
 from pipelines.policy import PolicyChange
 from pipelines.rulebooks import RulesChange
 from pipelines.school import Checkpoint
-from service import facts, links, log
+from service import facts, links, log, sealing
 from service.caps import load_answer, load_reservation
 from service.packs import Rulebook
 
@@ -200,9 +200,11 @@ def test_todays_writer_makes_the_bytes_of_the_version_that_it_writes(case: Case)
 @every("records")
 def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> None:
     record = log.loads(case.raw)
-    assert_gives(log.unseal(bytes.fromhex(case.more["seal"]), record.sealed, record.decision_id), case.more["personal"])
-    assert log.unseal(bytes(32), record.sealed, record.decision_id) is None
-    assert log.unseal(bytes.fromhex(case.more["seal"]), record.sealed, "another") is None
+    assert_gives(
+        sealing.unseal(bytes.fromhex(case.more["seal"]), record.sealed, record.decision_id), case.more["personal"]
+    )
+    assert sealing.unseal(bytes(32), record.sealed, record.decision_id) is None
+    assert sealing.unseal(bytes.fromhex(case.more["seal"]), record.sealed, "another") is None
 
 
 @every("facts")

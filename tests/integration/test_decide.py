@@ -13,12 +13,12 @@ from people import adult_events, leased, tell
 from scipy import stats
 
 from features import zones
-from features.moments import micros
+from features.moments import micros, when
 from features.schema import PRODUCTS
 from features.store import House, real_now_us
 from models.actions import Catalogue
 from pipelines.worker import Worker
-from service import answer, log
+from service import log
 from service.decide import DecisionRequest, decide
 from service.experiment import variant
 from service.law import Law
@@ -486,7 +486,7 @@ def test_hours_put_a_contact_off_inside_its_slot_and_block_it_where_the_slot_end
             assert datetime.fromisoformat(found["lease"]["valid_until"]) == nine + timedelta(hours=3)
             early = await client.post(f"/v1/decisions/{found['decision_id']}/confirm")
             assert (early.status_code, early.json()["code"]) == (409, "too_early")
-            assert answer.when(micros(nine)) in early.json()["detail"]
+            assert when(micros(nine)) in early.json()["detail"]
 
     assert worker.consumer is not None
     run(story())

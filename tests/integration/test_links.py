@@ -33,7 +33,7 @@ from pipelines import bulk, officer, rulebooks
 from pipelines.ingest import Consumer, serving_plan
 from pipelines.school import drawn
 from pipelines.worker import Worker
-from service import log
+from service import log, sealing
 from service.facts import Assertion
 from service.packs import load_rulebook, rulebook_path
 from service.view import Keys, decision_key
@@ -156,8 +156,8 @@ def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
             await tell(client, [event("cookie-3", "self_excluded")])
             ledger = app_of(client).state.desk.ledger
             key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
-            seal = await ledger.seal(Keys(key), log.new_seal())
-            name = log.seal(seal, {"player_id": PLAYER}, log.NAME)
+            seal = await ledger.seal(Keys(key), sealing.new_seal())
+            name = sealing.seal(seal, {"player_id": PLAYER}, sealing.NAME)
             import base64  # noqa: PLC0415 - as the house seals it
 
             await ledger._frozen(linked, key, base64.b64encode(name).decode())

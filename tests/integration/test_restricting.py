@@ -16,7 +16,7 @@ from people import leased, tell
 from people import told as event
 
 from features.store import House, partition_of
-from pipelines import bulk
+from pipelines.homes import homes
 from pipelines.worker import Worker
 from service.view import Keys, decision_key
 
@@ -378,10 +378,10 @@ def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
             await never_taken_in(client, house, names, store)
             ring = [f"ring-{number:03}" for number in range(40)]
             await crossed(client, house, ring, store)
-            homes = bulk.homes(store, [house.player_key(name) for name in (*names, *ring)])
-            assert {homes[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
-            assert len({homes[house.player_key(name)] for name in ring}) == 1
-            assert {partition_of(home) for home in homes.values()}
+            found = homes(store, [house.player_key(name) for name in (*names, *ring)])
+            assert {found[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
+            assert len({found[house.player_key(name)] for name in ring}) == 1
+            assert {partition_of(home) for home in found.values()}
 
     assert worker.consumer is not None
     run(story())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from features.schema import STORED, VECTOR
 from models.actions import NO_CONTACT, load_catalogue
 from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
-from service import log
+from service import log, sealing
 from service.decide import choose
 from service.layout import Candidates, Layout
 from service.log import Choice, PutOff, Record, Seen, Sent, Versions
@@ -217,22 +217,22 @@ CONTENT: dict[str, Any] = {
 
 
 def test_what_is_sealed_is_opened_with_its_key_only() -> None:
-    key, other = log.new_seal(), log.new_seal()
-    sealed = log.seal(key, CONTENT, "017-abc")
-    assert log.unseal(key, sealed, "017-abc") == CONTENT
-    assert log.unseal(other, sealed, "017-abc") is None
-    assert log.unseal(None, sealed, "017-abc") is None
-    assert log.unseal(key, sealed, "017-abd") is None
+    key, other = sealing.new_seal(), sealing.new_seal()
+    sealed = sealing.seal(key, CONTENT, "017-abc")
+    assert sealing.unseal(key, sealed, "017-abc") == CONTENT
+    assert sealing.unseal(other, sealed, "017-abc") is None
+    assert sealing.unseal(None, sealed, "017-abc") is None
+    assert sealing.unseal(key, sealed, "017-abd") is None
     for at in range(len(sealed)):
-        assert log.unseal(key, sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :], "017-abc") is None
+        assert sealing.unseal(key, sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :], "017-abc") is None
 
 
 def test_seals_are_never_alike_and_show_nothing() -> None:
-    key = log.new_seal()
-    one, other = log.seal(key, CONTENT, "a"), log.seal(key, CONTENT, "a")
+    key = sealing.new_seal()
+    one, other = sealing.seal(key, CONTENT, "a"), sealing.seal(key, CONTENT, "a")
     assert one != other
     assert b"p1" not in one
-    assert len({log.new_seal() for _ in range(100)} | {key}) == 101
+    assert len({sealing.new_seal() for _ in range(100)} | {key}) == 101
     assert len(key) == 32
 
 

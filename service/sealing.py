@@ -1,0 +1,36 @@
+"""Sealing of personal fields: readable with the player's own key alone, which erasing destroys. Pure."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NAME: Final = "name"
+"""What the sealed id of a player is bound to."""
+_NONCE: Final = 12
+
+
+def new_seal() -> bytes:
+    """A fresh key for a player's personal fields."""
+    return os.urandom(32)
+
+
+def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
+    """Encrypt personal fields; `about` (the record's id) is bound to them."""
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, msgspec.json.encode(content), about.encode())
+
+
+def unseal(key: bytes | None, sealed: bytes, about: str) -> dict[str, Any] | None:
+    """Decrypt personal fields; None if the key was destroyed or is another one."""
+    if key is None:
+        return None
+    try:
+        plain = AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
+    except InvalidTag:
+        return None
+    return dict(msgspec.json.decode(plain))
