@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger faults mutate lock clean help
+.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -53,6 +53,9 @@ lint: install ## Lint, format and layers of imports
 
 types: install ## Types
 	$(BIN)/mypy
+
+map: install ## The map of docs/architecture.md from the code
+	$(BIN)/python tests/architecture.py
 
 format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format

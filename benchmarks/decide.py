@@ -27,8 +27,9 @@ from benchmarks import builds, result, rounds, sides
 from benchmarks.peers import servers
 from benchmarks.sides import Cost, Side, Turn
 from features.schema import STORED
-from features.server import socket_path
-from features.store import connect, open_house
+from features.store.connection import connect
+from features.store.deployment import open_house
+from features.store.server import socket_path
 
 CATALOGUE: Final = Path(__file__).with_name("catalogue.yaml")
 IDLE_SECONDS: Final = 3.0

@@ -26,20 +26,23 @@ from benchmarks import population
 from features.aggregates import encode, forward
 from features.moments import micros
 from features.schema import CHURN_DEFAULT, MODEL_FEATURES, VECTOR
-from features.server import start_server
-from features.store import House, connect, real_now_us
-from models.actions import NO_CONTACT, Catalogue, load_catalogue
-from models.context import context
-from models.learner import ALONE, Act, Learner, LearnerSettings
-from models.policy import Uniform, draw
-from models.scorer import ChurnBundle, library_build
-from models.snapshot import Cursor, Snapshot
-from pipelines import arena, bulk, policy
-from pipelines.child import Child
-from pipelines.ingest import serving_plan
-from pipelines.promotion import serve
-from pipelines.up import Wish, prepare
-from pipelines.worker import wait_until_applied
+from features.store.connection import connect
+from features.store.deployment import House, real_now_us
+from features.store.server import start_server
+from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
+from models.churn.scorer import ChurnBundle, library_build
+from models.policy.context import context
+from models.policy.learned import Cursor, Snapshot
+from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.policy import Uniform, draw
+from pipelines.imports import bulk
+from pipelines.learning import policy
+from pipelines.machine.up import Wish, prepare
+from pipelines.simulation import bandit
+from pipelines.training.promotion import serve
+from pipelines.worker.child import Child
+from pipelines.worker.consumer import serving_plan
+from pipelines.worker.process import wait_until_applied
 
 CLOCK_US: Final = micros(datetime(2026, 11, 18, 10, tzinfo=UTC))
 """House time at creation: a Wednesday morning, so that the time of day at which the bench runs moves no answer."""
@@ -147,7 +150,7 @@ def learnt(vectors: Vectors, catalogue: Catalogue) -> list[Snapshot]:
     contexts = np.array([context(vector, CHURN_DEFAULT) for vector in vectors])
     spread = contexts.std(axis=0)
     standard = (contexts - contexts.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
-    world, learner, chance = arena.Arena(_SEED, catalogue), Learner(LearnerSettings()), Uniform(catalogue.size)
+    world, learner, chance = bandit.Arena(_SEED, catalogue), Learner(LearnerSettings()), Uniform(catalogue.size)
     snapshots = []
     for number in range(LESSONS + 2 * learner.settings.batch):
         if number == LESSONS:

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from features.events import EVENT, Event, moment
-from pipelines.world import checks, consents
-from service.packs import Rulebook, load_rulebook, rulebook_path
+from pipelines.simulation.world import checks, consents
+from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 SEED: Final = 11
 ZONES: Final = {

@@ -31,11 +31,12 @@ from rich.progress import track
 
 from benchmarks import builds, sides
 from benchmarks.silence import catalogue_without_caps, people
-from features.server import socket_path
-from features.store import House, Store
-from service import sealing
-from service.ledger import RedisLedger
-from service.view import Keys
+from features.store.connection import Store
+from features.store.deployment import House
+from features.store.server import socket_path
+from service.contacts.ledger import RedisLedger
+from service.contacts.snapshot import Keys
+from service.players import sealing
 
 WORKERS: Final = 4
 LONGEST: Final = 200

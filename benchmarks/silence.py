@@ -29,13 +29,14 @@ from rich.progress import track
 from benchmarks import builds, sides
 from features.events import EVENT, Event, micros, moment
 from features.schema import MICROS
-from features.server import socket_path
-from features.store import House, Store, connect, open_house, real_now_us
-from models.actions import load_catalogue
-from pipelines import bulk
-from pipelines.worker import wait_until_applied
-from service.app import catalogue_path
-from service.caps import load_reservation
+from features.store.connection import Store, connect
+from features.store.deployment import House, open_house, real_now_us
+from features.store.server import socket_path
+from models.catalogue.offers import load_catalogue
+from pipelines.imports import bulk
+from pipelines.worker.process import wait_until_applied
+from service.api.app import catalogue_path
+from service.contacts.limits import load_reservation
 
 WORKERS: Final = 4
 AT_ONCE: Final = 4

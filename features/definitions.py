@@ -21,9 +21,9 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_version
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.cluster import Nodes, is_cluster
-from features.plan import DTYPES, PlanError, PlannedFeature, ReadPlan
+from features.read_plan import DTYPES, PlanError, PlannedFeature, ReadPlan
 from features.schema import ENTITY, STORED, VIEWS, Use, schema_hash
+from features.store.cluster import Nodes, is_cluster
 
 if TYPE_CHECKING:
     import pandas as pd

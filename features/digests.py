@@ -1,4 +1,4 @@
-"""Digests of what callers tell: they are remembered under its id, so that a retry is known from another content.
+"""Digests of events and outcomes, by which a retry is told from other content under the same id.
 
 A digest covers moments in UTC, so that the offset in which a moment is spelt says nothing. The first build's covered
 the offset too; what it remembered stands in stores for 35 days, and is known by `earlier`.

@@ -2,7 +2,7 @@
 
 Every event names itself, its player, its brand and an aware moment. Unknown types, unknown fields, naive
 times and wrong values are refused by the models here; lateness and the future are judged against the
-house's clock by `timeliness`, from which what restricts contact is free (`service.facts.restricts`).
+house's clock by `timeliness`, from which what restricts contact is free (`service.players.facts.restricts`).
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.actions import load_catalogue
-from pipelines import page, plots
-from pipelines.comparisons import METRICS, compare_all
-from pipelines.exposures import DAY_US, exposures, opened
-from pipelines.report import compute, costs
-from pipelines.uplift import comparisons, headlines
-from service.app import catalogue_path
+from models.catalogue.offers import load_catalogue
+from pipelines.experiments import page, plots
+from pipelines.experiments.comparisons import METRICS, compare_all
+from pipelines.experiments.exposures import DAY_US, exposures, opened
+from pipelines.experiments.report import compute, costs
+from pipelines.experiments.uplift import comparisons, headlines
+from service.api.app import catalogue_path
 
 try:
     from IPython.display import display

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from features.schema import MODEL_FEATURES
-from features.server import serving
-from models.churn import Rows, evaluate, fit
-from models.plots import reliability_diagram
-from models.registry import ChurnRegistry
-from pipelines.churn import churn_frame
-from pipelines.promotion import GateRefused, promote
+from features.store.server import serving
+from models.churn.plots import reliability_diagram
+from models.churn.training import Rows, evaluate, fit
+from models.releases.registry import ChurnRegistry
+from pipelines.training.churn import churn_frame
+from pipelines.training.promotion import GateRefused, promote
 
 HORIZON_DAYS = 30
 HOME = Path(os.environ.get("CROUPIER_HOME", "var"))

@@ -19,14 +19,15 @@ from typer._click.exceptions import ClickException
 
 from features import zones
 from features.moments import micros
-from features.server import relying, serving
-from features.store import connect, open_house
-from pipelines.child import end_with_parent
+from features.store.connection import connect
+from features.store.deployment import open_house
+from features.store.server import relying, serving
+from pipelines.worker.child import end_with_parent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.webhooks import Endpoint, Webhooks
+    from pipelines.worker.webhooks import Endpoint, Webhooks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,8 +133,8 @@ def up(
     screen: Annotated[bool, typer.Option(help="Start MLflow's own screen.")] = True,
 ) -> None:
     """Start all on one machine: store, worker, API, MLflow. Example: croupier up --port 8000."""
-    from pipelines.up import Wish
-    from pipelines.up import up as start
+    from pipelines.machine.up import Wish
+    from pipelines.machine.up import up as start
 
     start(Wish(home(), port, _clock(clock), rate, players, workers, screen), console())
 
@@ -147,7 +148,7 @@ def serve(
     """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
     import uvicorn
 
-    from service.app import Settings
+    from service.api.app import Settings
 
     _log_to_stderr()
     if host not in LOOPBACK and not os.environ.get("CROUPIER_KEYS"):
@@ -157,7 +158,7 @@ def serve(
         Settings.here(url)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
-            "service.app:create",
+            "service.api.app:create",
             factory=True,
             host=host,
             port=port,
@@ -173,7 +174,7 @@ def serve(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at a house and say what to do; exit code 1 if there is a fault. Example: croupier doctor."""
-    from pipelines.doctor import examine
+    from pipelines.doctor.doctor import examine
 
     found = examine(home())
     healthy = all(one.grade != "fault" for one in found)
@@ -191,7 +192,7 @@ def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None
     """Show MLflow's own screen over the house's runs and models. Example: croupier screen --port 8001."""
     import uvicorn
 
-    from models.screen import screen as build
+    from models.releases.screen import screen as build
 
     uvicorn.run(build(home()), host="127.0.0.1", port=port, access_log=False, log_level="warning")
 
@@ -199,9 +200,9 @@ def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None
 @app.command()
 def worker() -> None:
     """Turn the log into features and lake, tell senders, run what is scheduled. Example: croupier worker."""
-    from pipelines.schedule import Scheduler, read_schedules
-    from pipelines.webhooks import read_webhooks
-    from pipelines.worker import Worker
+    from pipelines.worker.process import Worker
+    from pipelines.worker.schedule import Scheduler, read_schedules
+    from pipelines.worker.webhooks import read_webhooks
 
     _log_to_stderr()
     schedules, told = read_schedules(), read_webhooks()
@@ -216,8 +217,8 @@ def worker() -> None:
 @app.command()
 def learn() -> None:
     """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
-    from pipelines.learner import LearnerProcess, Teller
-    from pipelines.school import open_school
+    from pipelines.learning.learner import LearnerProcess, Teller
+    from pipelines.learning.training_log import open_school
 
     _log_to_stderr()
     with relying(home()) as url:
@@ -240,7 +241,7 @@ def import_events(
     as_json: Json = False,
 ) -> None:
     """Import events of any age. Example: croupier import events log.csv.gz --mapping payments_log."""
-    from pipelines.imports import run
+    from pipelines.imports.importer import run
 
     _log_to_stderr()
     for name in (signal.SIGTERM, signal.SIGHUP):
@@ -263,7 +264,7 @@ def _leave(number: int, _: object) -> NoReturn:
 @imports.command("schema")
 def import_schema() -> None:
     """Print the JSON schema of a mapping file. Example: croupier import schema > mapping.schema.json."""
-    from pipelines.columns import schema
+    from pipelines.imports.columns import schema
 
     print(json.dumps(schema(), indent=2))
 
@@ -278,7 +279,7 @@ def train_churn(
     as_json: Json = False,
 ) -> None:
     """Train, measure and register a churn model. Example: croupier train churn --horizon 30."""
-    from pipelines import churn, promotion
+    from pipelines.training import churn, promotion
 
     with serving(home()) as url:
         result = churn.train(home(), url, horizon, last_cutoff.date() if last_cutoff else None)
@@ -292,8 +293,8 @@ def promote_churn(
     version: Annotated[str, typer.Argument(help="As `train churn` printed it.")], as_json: Json = False
 ) -> None:
     """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
-    from pipelines.promotion import promote as let_serve
-    from pipelines.rulebooks import barred
+    from pipelines.rules.rulebooks import barred
+    from pipelines.training.promotion import promote as let_serve
 
     with serving(home()) as url:
         done = msgspec.to_builtins(let_serve(home(), url, version))
@@ -303,7 +304,7 @@ def promote_churn(
 @rollback.command("churn")
 def rollback_churn(as_json: Json = False) -> None:
     """Let the model before this one serve again. Example: croupier rollback churn."""
-    from pipelines.promotion import rollback as go_back
+    from pipelines.training.promotion import rollback as go_back
 
     with serving(home()) as url:
         result = go_back(home(), url)
@@ -314,8 +315,8 @@ def rollback_churn(as_json: Json = False) -> None:
 @promote.command("policy")
 def promote_policy(as_json: Json = False) -> None:
     """Let what is learnt serve again after a rollback. Example: croupier promote policy."""
-    from pipelines.policy import promote as let_go
-    from pipelines.rulebooks import barred
+    from pipelines.learning.policy import promote as let_go
+    from pipelines.rules.rulebooks import barred
 
     with serving(home()) as url:
         done = msgspec.to_builtins(let_go(url))
@@ -330,7 +331,7 @@ def rollback_policy(
     as_json: Json = False,
 ) -> None:
     """Let an earlier policy serve, and hold what is learnt meanwhile. Example: croupier rollback policy."""
-    from pipelines.policy import rollback as go_back
+    from pipelines.learning.policy import rollback as go_back
 
     with serving(home()) as url:
         show(msgspec.to_builtins(go_back(url, version)), as_json=as_json)
@@ -343,7 +344,7 @@ def promote_rules(
     as_json: Json = False,
 ) -> None:
     """Let a rulebook serve that loads, is sound and loses no rule. Example: croupier promote rules rulebook/."""
-    from pipelines.rulebooks import promote as let_serve
+    from pipelines.rules.rulebooks import promote as let_serve
 
     with serving(home()) as url:
         show(msgspec.to_builtins(let_serve(url, folder, weaker=weaker)), as_json=as_json)
@@ -352,7 +353,7 @@ def promote_rules(
 @rollback.command("rules")
 def rollback_rules(as_json: Json = False) -> None:
     """Let the rulebook before this one serve again. Example: croupier rollback rules."""
-    from pipelines.rulebooks import rollback as go_back
+    from pipelines.rules.rulebooks import rollback as go_back
 
     with serving(home()) as url:
         show(msgspec.to_builtins(go_back(url)), as_json=as_json)
@@ -364,8 +365,8 @@ Folder = Annotated[Path | None, typer.Argument(help="Folder of a rulebook; by de
 @rules.command("lint")
 def rules_lint(folder: Folder = None, as_json: Json = False) -> None:
     """Check a rulebook; exit code 2 if it does not load, 1 if it errs or warns. Example: croupier rules lint FOLDER."""
-    from pipelines.officer import checked
-    from pipelines.ruletables import findings
+    from pipelines.rules.officer import checked
+    from pipelines.rules.tables import findings
 
     found = checked(folder, datetime.now(UTC).date())
     show(found, as_json=True) if as_json else paper().print(findings(found))
@@ -381,8 +382,8 @@ def rules_list(
     as_json: Json = False,
 ) -> None:
     """List the rules that bind in a place on a day. Example: croupier rules list --jurisdiction GB --on 2026-01-19."""
-    from pipelines.officer import in_place
-    from pipelines.ruletables import rules_of
+    from pipelines.rules.officer import in_place
+    from pipelines.rules.tables import rules_of
 
     found = in_place(folder, jurisdiction, (on or datetime.now(UTC)).date())
     show(found, as_json=True) if as_json else paper().print(rules_of(found))
@@ -395,9 +396,9 @@ def rules_explain(
     as_json: Json = False,
 ) -> None:
     """Tell what may be sent to a player now, what not, and why. Example: croupier rules explain player-1."""
-    from pipelines.officer import explain
-    from pipelines.rulebooks import table
-    from pipelines.ruletables import explained
+    from pipelines.rules.officer import explain
+    from pipelines.rules.rulebooks import table
+    from pipelines.rules.tables import explained
 
     with serving(home()) as url:
         client = connect(url)
@@ -414,8 +415,8 @@ def rules_diff(
     as_json: Json = False,
 ) -> None:
     """Tell what another rulebook would have denied or allowed. Example: croupier rules diff OLD NEW --since 7d."""
-    from pipelines.hindsight import differ
-    from pipelines.ruletables import differences
+    from pipelines.rules.hindsight import differ
+    from pipelines.rules.tables import differences
 
     with serving(home()) as url:
         found = differ(url, lake or home() / "lake", old, new, since, console())
@@ -425,8 +426,8 @@ def rules_diff(
 @rules.command("page")
 def rules_page(folder: Folder = None) -> None:
     """Print the documentation of a rulebook as Markdown. Example: croupier rules page > docs/rules.md."""
-    from pipelines.rulepage import page
-    from service.packs import load_rulebook, rulebook_path
+    from pipelines.rules.page import page
+    from service.rules.rulebook import load_rulebook, rulebook_path
 
     sys.stdout.write(page(load_rulebook(folder or rulebook_path())))
 
@@ -436,7 +437,7 @@ def webhooks_check(as_json: Json = False) -> None:
     """Read the file, resolve and check every endpoint, send nothing. Example: croupier webhooks check."""
     import asyncio
 
-    from pipelines.wire import examine_all
+    from pipelines.worker.http_client import examine_all
 
     found = asyncio.run(examine_all(_webhooks()))
     if as_json:
@@ -453,8 +454,8 @@ def webhooks_test(endpoint_id: EndpointId, as_json: Json = False) -> None:
     """Send an endpoint a signed example, once, and say what it answered. Example: croupier webhooks test crm."""
     import asyncio
 
-    from pipelines.webhooks import verdict
-    from pipelines.wire import send_example
+    from pipelines.worker.http_client import send_example
+    from pipelines.worker.webhooks import verdict
 
     told = _webhooks()
     answer = asyncio.run(send_example(_endpoint(told, endpoint_id), told))
@@ -466,7 +467,7 @@ def webhooks_test(endpoint_id: EndpointId, as_json: Json = False) -> None:
 @webhooks.command("enable")
 def webhooks_enable(endpoint_id: EndpointId) -> None:
     """Call an endpoint again that had answered 410 Gone. Example: croupier webhooks enable crm."""
-    from pipelines.outbox import enable
+    from pipelines.worker.outbox import enable
 
     _endpoint(_webhooks(), endpoint_id)
     with serving(home()) as url:
@@ -475,7 +476,7 @@ def webhooks_enable(endpoint_id: EndpointId) -> None:
 
 
 def _webhooks() -> Webhooks:
-    from pipelines.webhooks import read_webhooks
+    from pipelines.worker.webhooks import read_webhooks
 
     told = read_webhooks()
     if not told.endpoints:
@@ -508,7 +509,7 @@ def _record(url: str, *, apart: bool) -> None:
     if not apart:
         settle()
         return
-    from pipelines.child import Child
+    from pipelines.worker.child import Child
 
     logs = home() / "logs"
     logs.mkdir(exist_ok=True)
@@ -519,7 +520,7 @@ def _record(url: str, *, apart: bool) -> None:
 @app.command(hidden=True)
 def settle() -> None:
     """Tell MLflow of changes of what serves that it was not told of yet. Example: croupier settle."""
-    from pipelines.promotion import settle as tell
+    from pipelines.training.promotion import settle as tell
 
     with serving(home()) as url:
         tell(home(), connect(url))
@@ -528,7 +529,7 @@ def settle() -> None:
 @app.command()
 def retrain(as_json: Json = False) -> None:
     """Materialise, train, gate and promote the churn model, as one run of MLflow's. Example: croupier retrain."""
-    from pipelines.retrain import retrain as again
+    from pipelines.training.retrain import retrain as again
 
     signal.signal(signal.SIGTERM, _stop)
     with serving(home()) as url:
@@ -557,24 +558,24 @@ def simulate(
     """Drive a sandbox house with a seeded crowd. Example: croupier up --players 0 --rate 10000; croupier simulate."""
     from rich.console import Console
 
-    from models.actions import load_catalogue
-    from pipelines import gauge
-    from pipelines.simulate import Wish
-    from pipelines.simulate import simulate as drive
-    from service.app import catalogue_path
+    from models.catalogue.offers import load_catalogue
+    from pipelines.simulation import results
+    from pipelines.simulation.simulate import Wish
+    from pipelines.simulation.simulate import simulate as drive
+    from service.api.app import catalogue_path
 
     catalogue = load_catalogue(catalogue_path())
     course = drive(Wish(address, seed, players, days, decisions), catalogue, console())
     folder = (out or home() / "simulations") / f"seed-{seed}"
-    found = gauge.measure(course)
-    gauge.write(course, found, folder)
+    found = results.measure(course)
+    results.write(course, found, folder)
     if as_json:
         show(msgspec.to_builtins(found), as_json=True)
         return
     shown = Console()
-    shown.print(gauge.table(found))
-    if (pooled := gauge.pool(folder.parent)) is not None:
-        shown.print(gauge.together(pooled))
+    shown.print(results.table(found))
+    if (pooled := results.pool(folder.parent)) is not None:
+        shown.print(results.together(pooled))
     shown.print(f"results and plots are in {folder}", highlight=False)
 
 
@@ -590,8 +591,8 @@ def report_uplift(
     """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14."""
     from rich.console import Console
 
-    from pipelines import page
-    from pipelines.report import run
+    from pipelines.experiments import page
+    from pipelines.experiments.report import run
 
     found = run(home(), lake, window_days, experiment)
     if as_json:
@@ -616,7 +617,7 @@ def bench_decide(context: typer.Context) -> None:
 @bench.command("rules")
 def bench_rules(rounds: Annotated[int, typer.Option(min=1)] = 15, as_json: Json = False) -> None:
     """A mask with all reasons beside CEL and zen-engine. Example: croupier bench rules --rounds 15."""
-    from pipelines.rulebench import rules as measure
+    from pipelines.bench.rules import rules as measure
 
     show(measure(rounds, console()), as_json=as_json)
 
@@ -624,7 +625,7 @@ def bench_rules(rounds: Annotated[int, typer.Option(min=1)] = 15, as_json: Json 
 @bench.command("ledger")
 def bench_ledger(rounds: Annotated[int, typer.Option(min=1)] = 10, as_json: Json = False) -> None:
     """A reservation over eight caps beside a plain append. Example: croupier bench ledger --rounds 10."""
-    from pipelines.ledgerbench import ledger
+    from pipelines.bench.ledger import ledger
 
     show(ledger(rounds, console()), as_json=as_json)
 
@@ -661,9 +662,9 @@ def bench_learning(
     as_json: Json = False,
 ) -> None:
     """Lift with delayed rewards, and where all contact harms. Example: croupier bench learning --seeds 5."""
-    from models.actions import load_catalogue
-    from pipelines.arena import measure
-    from service.app import catalogue_path
+    from models.catalogue.offers import load_catalogue
+    from pipelines.simulation.bandit import measure
+    from service.api.app import catalogue_path
 
     found = measure(seeds, decisions, load_catalogue(catalogue_path()), console())
     show(msgspec.to_builtins(found), as_json=as_json)

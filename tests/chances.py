@@ -9,11 +9,11 @@ from pydantic import TypeAdapter
 from rulings import BOOK, HOUSE
 
 from features.schema import CHANNELS, PRODUCTS
-from models.actions import Catalogue, Mechanic, OfferKind, Stage, Window, send_window
-from service.facts import Consent
-from service.inputs import INPUTS, Contact, Inputs
-from service.packs import Pack, Register, Rulebook, places
-from service.rules import AnyRule
+from models.catalogue.offers import Catalogue, Mechanic, OfferKind, Stage, Window, send_window
+from service.players.facts import Consent
+from service.rules.inputs import INPUTS, Contact, Inputs
+from service.rules.rulebook import Pack, Register, Rulebook, places
+from service.rules.types import AnyRule
 
 RULE: TypeAdapter[Any] = TypeAdapter(AnyRule)
 NOW = 1_780_000_000_000_000 // 900_000_000 * 900_000_000

@@ -11,8 +11,8 @@ from typing import Any
 
 import redis
 
-from features.cluster import plain
-from features.server import server_binary
+from features.store.cluster import plain
+from features.store.server import server_binary
 
 SLOTS = 16_384
 PATIENCE = 30.0

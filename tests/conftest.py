@@ -20,13 +20,15 @@ from patience import PATIENT
 from worlds import World
 
 from features.events import micros
-from features.plan import ReadPlan
-from features.server import start_server
-from features.store import House, connect, create_house, load_library, publish
-from pipelines import up
-from pipelines.worker import Worker
-from service import api
-from service.app import Settings, lifespan
+from features.read_plan import ReadPlan
+from features.store.bundles import publish
+from features.store.connection import connect, load_library
+from features.store.deployment import House, create_house
+from features.store.server import start_server
+from pipelines.machine import up
+from pipelines.worker.process import Worker
+from service.api import routes
+from service.api.app import Settings, lifespan
 
 Result = TypeVar("Result")
 SEEDED_PLAYERS = 400
@@ -64,8 +66,8 @@ def plan(server: Stored, tmp_path_factory: pytest.TempPathFactory) -> ReadPlan:
 def store(server: Stored, plan: ReadPlan) -> Iterator[redis.Redis]:
     client = connect(server.url)
     client.flushall()
-    load_library(client, "service", "ledger.lua")
-    load_library(client, "pipelines", "consume.lua")
+    load_library(client, "service.contacts", "ledger.lua")
+    load_library(client, "pipelines.worker", "consume.lua")
     publish(client, "plan", plan.dumps())
     yield client
     client.close()
@@ -117,8 +119,8 @@ def where(server: Stored, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of a house with a small world in its lake and an empty registry, whose own store runs."""
-    from models.registry import ChurnRegistry
-    from pipelines.churn import churn_frame
+    from models.releases.registry import ChurnRegistry
+    from pipelines.training.churn import churn_frame
 
     home = tmp_path_factory.mktemp("seeded")
     running = start_server(home)
@@ -148,7 +150,7 @@ def opened(house: House, where: Settings) -> Opened:
 
     @asynccontextmanager
     async def enter() -> Any:
-        app = api.build(lifespan)
+        app = routes.build(lifespan)
         app.state.settings = where
         async with lifespan(app):
             transport = httpx.ASGITransport(app)

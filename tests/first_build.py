@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel
 
-from features.store import House
-from models.actions import Catalogue, load_catalogue
-from service.packs import Rulebook, load_rulebook
+from features.store.deployment import House
+from models.catalogue.offers import Catalogue, load_catalogue
+from service.rules.rulebook import Rulebook, load_rulebook
 
 FROZEN: Final = Path(__file__).parent / "frozen" / "functions"
 HOUSE: Final = msgspec.json.decode((FROZEN / "house.json").read_bytes(), type=House)

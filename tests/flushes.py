@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from features.events import moment
 from features.schema import STORED, schema_hash
-from models.actions import Catalogue, load_catalogue
-from pipelines.lake import SCHEMAS, Reach
-from service import log
-from service.log import Choice, Record, Seen, Sent, Versions
+from models.catalogue.offers import Catalogue, load_catalogue
+from pipelines.worker.lake import SCHEMAS, Reach
+from service.decisions import log
+from service.decisions.log import Choice, Record, Seen, Sent, Versions
 
 CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
 DAY = 86_400_000_000

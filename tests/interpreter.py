@@ -8,10 +8,10 @@ from typing import Any
 from features import zones
 from features.moments import micros, moment
 from features.schema import CHANNELS
-from models.actions import SLOTS, Catalogue, Offer, Window
-from service import rules
-from service.inputs import Inputs
-from service.packs import Pack, Rulebook
+from models.catalogue.offers import SLOTS, Catalogue, Offer, Window
+from service.rules import types
+from service.rules.inputs import Inputs
+from service.rules.rulebook import Pack, Rulebook
 
 HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 DAY = 24 * HOUR
@@ -44,7 +44,7 @@ class Reading:
                         self.note(found, rule, place)
                     for sent in {window.send_us, at}:
                         for pack, rule in self._binding:
-                            if not isinstance(rule, rules.TimeWindow) and self.denies(pack, rule, offer, channel, sent):
+                            if not isinstance(rule, types.TimeWindow) and self.denies(pack, rule, offer, channel, sent):
                                 self.note(found, rule, place)
                         if offer.purpose in {"marketing", "bonus"}:
                             for where in self.lawless(sent):
@@ -67,7 +67,7 @@ class Reading:
         found[rule.id].add(place)
         for name in needed(rule):
             trouble = self.seen.troubles.get(name)
-            if trouble is None and isinstance(rule, rules.RegisterFreshness):
+            if trouble is None and isinstance(rule, types.RegisterFreshness):
                 trouble = "stale"
             if trouble is not None:
                 found[f"{trouble}_{name}"].add(place)
@@ -108,7 +108,7 @@ class Reading:
         hours = [
             (pack, rule)
             for pack, rule in self._binding
-            if isinstance(rule, rules.TimeWindow) and self.speaks_of(rule, offer, channel)
+            if isinstance(rule, types.TimeWindow) and self.speaks_of(rule, offer, channel)
         ]
         # Most candidates of a slot wait for the same rules.
         asked = (window, fixed, *(rule.id for _, rule in hours))

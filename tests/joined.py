@@ -11,13 +11,13 @@ from people import adult_events, tell
 from people import told as event
 from rulings import HOUSE
 
-from features.store import House
-from models.actions import Catalogue
-from service import sealing
-from service.experiment import variant
-from service.layout import Layout
-from service.ledger import RedisLedger
-from service.view import Keys
+from features.store.deployment import House
+from models.catalogue.candidates import Layout
+from models.catalogue.experiment import variant
+from models.catalogue.offers import Catalogue
+from service.contacts.ledger import RedisLedger
+from service.contacts.snapshot import Keys
+from service.players import sealing
 
 
 def among(*variants: str) -> list[str]:

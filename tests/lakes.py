@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.actions import load_catalogue
-from models.policy import draw
-from pipelines.lake import SCHEMAS
-from service import log
-from service.log import Choice, Record, Seen, Versions
+from models.catalogue.offers import load_catalogue
+from models.policy.policy import draw
+from pipelines.worker.lake import SCHEMAS
+from service.decisions import log
+from service.decisions.log import Choice, Record, Seen, Versions
 
 CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)

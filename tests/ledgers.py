@@ -12,16 +12,18 @@ import msgspec
 import redis
 
 from features.events import EVENT, moment
-from features.store import House, Store, connect, partition_of, tag
-from models.actions import Catalogue, load_catalogue
-from models.limits import Cap
-from pipelines.ingest import logged
-from service import caps, sealing
-from service.caps import Asking, Reservation, load_reservation
-from service.know import know
-from service.layout import Layout
-from service.ledger import Booking, Entry, RedisLedger, clock_arguments
-from service.view import NO_DECISION, Keys, View, household_key
+from features.store.connection import Store, connect
+from features.store.deployment import House, partition_of, tag
+from models.catalogue.candidates import Layout
+from models.catalogue.limits import Cap
+from models.catalogue.offers import Catalogue, load_catalogue
+from pipelines.worker.consumer import logged
+from service.contacts import limits
+from service.contacts.ledger import Booking, Entry, RedisLedger, clock_arguments
+from service.contacts.limits import Asking, Reservation, load_reservation
+from service.contacts.snapshot import NO_DECISION, Keys, View, household_key
+from service.events.accept import know
+from service.players import sealing
 
 Result = TypeVar("Result")
 HOUR = 3_600_000_000
@@ -123,7 +125,7 @@ class Rooms:
         now_us = self.house.now_us(view.real_us)
         send_us = now_us + chance.choice((0, 0, HOUR, 5 * HOUR, 26 * HOUR, 60 * HOUR))
         brand = chance.choice(BRANDS)
-        full = caps.evaluate(LAYOUT, view.held, [(send_us, LAYOUT.everything)], Asking(brand, ZONE, now_us))
+        full = limits.evaluate(LAYOUT, view.held, [(send_us, LAYOUT.everything)], Asking(brand, ZONE, now_us))
         options = [
             (offer, channel)
             for offer in CATALOGUE.offers
@@ -133,9 +135,9 @@ class Rooms:
         if not options:
             return None
         offer, channel = chance.choice(options)
-        charges = caps.charges(CATALOGUE, offer, channel, send_us)
+        charges = limits.charges(CATALOGUE, offer, channel, send_us)
         valid_us = send_us + chance.choice((HOUR // 4, HOUR, 3 * HOUR))
-        state: caps.State = "reserved"
+        state: limits.State = "reserved"
         return Reservation(
             send_us, valid_us, state, "bonus", offer.id, channel, "morning", 0, brand, offer.category, 1, charges
         )
@@ -167,9 +169,9 @@ class Rooms:
             view.ledger_version,
             view.seal or sealing.new_seal(),
             held,
-            caps.outdated(CATALOGUE, view.held, now_us, 0, ever=False),
+            limits.outdated(CATALOGUE, view.held, now_us, 0, ever=False),
             {name: BUDGET for name, _ in (held.charges if held else ())},
-            caps.over(view.held, now_us),
+            limits.over(view.held, now_us),
         )
 
     def confirm(self, player: str, name: str) -> str:
@@ -183,7 +185,7 @@ class Rooms:
             if mine is None or (mine.state == "reserved" and mine.send_us > now_us):
                 return "early"
             send_us = max(mine.send_us, now_us)
-            full = caps.evaluate(LAYOUT, others, [(send_us, LAYOUT.everything)], Asking(mine.brand, ZONE, now_us))
+            full = limits.evaluate(LAYOUT, others, [(send_us, LAYOUT.everything)], Asking(mine.brand, ZONE, now_us))
             bit = LAYOUT.find(mine.offer, mine.channel, "morning")
             if any(bits & bit for reason, bits in full.items() if not reason.startswith("budget:")):
                 return "full"
@@ -332,7 +334,7 @@ def most_at_once(counted: list[Reservation], cap: Cap) -> int:
     if cap.lifetime:
         return len(sends)
     if cap.calendar:
-        return max(Counter(caps.period(send, cap.calendar, ZONE) for send in sends).values(), default=0)
+        return max(Counter(limits.period(send, cap.calendar, ZONE) for send in sends).values(), default=0)
     return max((bisect_left(sends, send + cap.window_us) - at for at, send in enumerate(sends)), default=0)
 
 

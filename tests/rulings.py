@@ -12,15 +12,15 @@ import yaml
 from features.aggregates import empty, encode, forward
 from features.moments import micros
 from features.schema import CHANNELS, PRODUCTS, VECTOR
-from models.actions import Catalogue, Offer, Window, load_catalogue
-from service import inputs
-from service.facts import Consent, Facts, Told
-from service.harm import Harm
-from service.inputs import Contact, Inputs
-from service.law import Law, Verdict
-from service.layout import Layout
-from service.packs import Rulebook, load_rulebook
-from service.rules import JurisdictionScope, SelectionBasis
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import Catalogue, Offer, Window, load_catalogue
+from service.players.facts import Consent, Facts, Told
+from service.players.harm import Harm
+from service.rules import inputs
+from service.rules.compiler import Law, Verdict
+from service.rules.inputs import Contact, Inputs
+from service.rules.rulebook import Rulebook, load_rulebook
+from service.rules.types import JurisdictionScope, SelectionBasis
 
 SERVICE = Path(__file__).parents[1] / "service"
 GOLDEN = Path(__file__).parent / "golden"

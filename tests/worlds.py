@@ -24,24 +24,34 @@ import redis
 import uvicorn
 from people import adult_events
 
-from features.plan import ReadPlan
-from features.server import Server, start_server
-from features.store import House, connect, create_house, load_library, order, publish
-from models.actions import load_catalogue
-from pipelines.ingest import Consumer, Step, onward
-from pipelines.lake import Lake, reach
-from service import api
-from service.app import Settings, catalogue_path, lifespan
-from service.experiment import variant
-from service.harm import HarmSettings
-from service.packs import load_rulebook, rulebook_path
-from service.view import Keys, decision_key
+from features.read_plan import ReadPlan
+from features.store.bundles import publish
+from features.store.connection import connect, load_library
+from features.store.deployment import House, create_house, order
+from features.store.server import Server, start_server
+from models.catalogue.experiment import variant
+from models.catalogue.offers import load_catalogue
+from pipelines.worker.consumer import Consumer, Step, onward
+from pipelines.worker.lake import Lake, reach
+from service.api import routes
+from service.api.app import Settings, catalogue_path, lifespan
+from service.contacts.snapshot import Keys, decision_key
+from service.players.harm import HarmSettings
+from service.rules.rulebook import load_rulebook, rulebook_path
 
 PATIENCE: Final = 120.0
 PROCESSES: Final = multiprocessing.get_context("forkserver")
 """Starts processes from one that has imported everything: a killed one is replaced within a moment."""
 PROCESSES.set_forkserver_preload(
-    ["duckdb", "httpx", "pytest", "uvicorn", "pipelines.learner", "pipelines.worker", "service.app"]
+    [
+        "duckdb",
+        "httpx",
+        "pytest",
+        "uvicorn",
+        "pipelines.learning.learner",
+        "pipelines.worker.process",
+        "service.api.app",
+    ]
 )
 
 
@@ -67,8 +77,8 @@ class World:
         self._environment = environment or {}
         self.server = self._start()
         self.client = connect(self.server.url)
-        load_library(self.client, "service", "ledger.lua")
-        load_library(self.client, "pipelines", "consume.lua")
+        load_library(self.client, "service.contacts", "ledger.lua")
+        load_library(self.client, "pipelines.worker", "consume.lua")
         publish(self.client, "plan", plan.dumps())
         self.house: House = create_house(self.client)
         self._plan = plan
@@ -177,7 +187,7 @@ def linked(lake: Path) -> None:
 
 def _serve(store: str, socket: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    app = api.build(lifespan)
+    app = routes.build(lifespan)
     app.state.settings = Settings.here(store)
     with Path(socket).with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -368,7 +378,7 @@ def kind_of(answer: httpx.Response) -> str:
 @asynccontextmanager
 async def calling(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of the application over a store, in this process."""
-    app = api.build(lifespan)
+    app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
         yield caller

@@ -14,7 +14,7 @@ import yaml
 from benchmarks import population
 from benchmarks.builds import ROOT
 from benchmarks.sides import Side, await_answer, free_port, process
-from features.store import House
+from features.store.deployment import House
 
 _OWN: Final = ROOT / ".venv-bench" / "bin" / "python"
 

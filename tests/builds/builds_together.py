@@ -22,20 +22,30 @@ from people import adult_events
 from worlds import PATIENCE, linked, once, players, until
 
 from benchmarks.builds import Build, here, of
-from features.server import start_server
-from features.store import LEARNER_LEASE, connect, real_now_us
-from pipelines import up as house
-from pipelines.worker import wait_until_in_lake
-from service.app import catalogue_path
+from features.store.bundles import LEARNER_LEASE
+from features.store.connection import connect
+from features.store.deployment import real_now_us
+from features.store.server import start_server
+from pipelines.machine import up as house
+from pipelines.worker.process import wait_until_in_lake
+from service.api.app import catalogue_path
 
 FIRST: Final = "d17755d"
 BUILDS: Final = Path.home() / ".cache" / "croupier" / "builds"
 BUDGET_MINOR: Final = 6_000
 HOUSEHOLD_CONTACTS: Final = 3
-_LOAD: Final = (
-    "import os; from features.store import connect, load_library; client = connect(os.environ['CROUPIER_STORE']); "
-    "load_library(client, 'service', 'ledger.lua'); load_library(client, 'pipelines', 'consume.lua')"
-)
+_LOAD: Final = """
+import os
+try:
+    from features.store.connection import connect, load_library
+    folders = "service.contacts", "pipelines.worker"
+except ImportError:  # of the first build
+    from features.store import connect, load_library
+    folders = "service", "pipelines"
+client = connect(os.environ["CROUPIER_STORE"])
+for folder, name in zip(folders, ("ledger.lua", "consume.lua")):
+    load_library(client, folder, name)
+"""
 
 
 @pytest.fixture(scope="session")

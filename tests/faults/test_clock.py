@@ -12,10 +12,10 @@ from patience import PATIENT
 from worlds import Caller, Serving, World, players, rows, until
 
 from features.moments import moment
-from features.plan import ReadPlan
-from features.store import order, real_now_us
-from pipelines.ingest import Step, onward
-from pipelines.lake import LEASE, Lake, reach
+from features.read_plan import ReadPlan
+from features.store.deployment import order, real_now_us
+from pipelines.worker.consumer import Step, onward
+from pipelines.worker.lake import LEASE, Lake, reach
 
 HOUR = 3_600
 JUMPS = [HOUR, -HOUR, 26 * HOUR, 0, -2 * HOUR, 0]

@@ -13,10 +13,11 @@ import pytest
 from patience import PATIENT
 from worlds import PROCESSES, Caller, Serving, World, players, timed, until
 
-from features.store import PARTITIONS, connect, tag
-from pipelines import worker
-from pipelines.lake import Lake, reach
-from pipelines.worker import Worker
+from features.store.connection import connect
+from features.store.deployment import PARTITIONS, tag
+from pipelines.worker import process
+from pipelines.worker.lake import Lake, reach
+from pipelines.worker.process import Worker
 
 DISK = 1_000_000
 """Bytes of the disk under the lake."""
@@ -43,7 +44,7 @@ def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
 def _work(url: str, lake: Path, log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
-    worker.FLUSH_SECONDS = 0.1  # type: ignore[misc]
+    process.FLUSH_SECONDS = 0.1  # type: ignore[misc]
     Worker(url, lake).run()
 
 

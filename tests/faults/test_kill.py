@@ -20,9 +20,10 @@ from patience import PATIENT
 from people import adult_events
 from worlds import PATIENCE, until
 
-from features.server import socket_path
-from features.store import connect, real_now_us
-from pipelines.worker import wait_until_in_lake
+from features.store.connection import connect
+from features.store.deployment import real_now_us
+from features.store.server import socket_path
+from pipelines.worker.process import wait_until_in_lake
 
 PLAYERS = [f"k{number}" for number in range(8)]
 

@@ -9,8 +9,8 @@ from between import Between, Fault
 from conftest import run
 from worlds import World, calling
 
-from features.store import READY, serving_hashes
-from service.readiness import TIMES
+from features.store.bundles import READY, serving_hashes
+from service.api.readiness import TIMES
 
 LATE = 0.3
 """Longer than a decision may take, so a store this slow serves nobody."""

@@ -11,7 +11,7 @@ SLOWLY = 5 * PATIENCE
 
 
 def _opens(home: str, together: object) -> None:
-    from models.registry import ChurnRegistry  # noqa: PLC0415 - MLflow takes seconds to import, in this process alone
+    from models.releases.registry import ChurnRegistry  # noqa: PLC0415 - MLflow takes seconds to import, in this process alone
 
     together.wait(SLOWLY)  # type: ignore[attr-defined]
     assert ChurnRegistry(Path(home)).champion() is None

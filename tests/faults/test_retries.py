@@ -13,8 +13,8 @@ from conftest import run
 from people import adult_events
 from worlds import World, calling, once, players, rows
 
-from service.log import loads
-from service.view import decision_key
+from service.contacts.snapshot import decision_key
+from service.decisions.log import loads
 
 STORIES: Final = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else 200
 AT_ONCE: Final = 8

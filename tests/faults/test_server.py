@@ -22,11 +22,12 @@ from people import adult_events
 from typer.main import get_command
 from worlds import PATIENCE, PROCESSES, killed, until
 
-from features.cluster import plain
-from features.server import Server, keeping, server_binary, serving, socket_path, start_server
-from features.store import StoreError, connect
+from features.store.cluster import plain
+from features.store.connection import connect
+from features.store.errors import StoreError
+from features.store.server import Server, keeping, server_binary, serving, socket_path, start_server
 from pipelines.__main__ import app
-from pipelines.up import Wish, prepare
+from pipelines.machine.up import Wish, prepare
 
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
 COMPILER = shutil.which("cc")
@@ -469,7 +470,7 @@ def test_a_silent_server_with_a_full_queue_of_connections_is_busy(
 
 def test_the_end_of_a_command_is_not_held_up_by_the_server_that_it_started(home: Path) -> None:
     code = (
-        "from pathlib import Path; import os; from features.server import start_server; "
+        "from pathlib import Path; import os; from features.store.server import start_server; "
         f"print(start_server(Path({str(home)!r})).pid, flush=True); os._exit(0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)

@@ -15,15 +15,16 @@ from flushes import grow
 from patience import PATIENT
 from worlds import PROCESSES, Caller, Serving, World, harm_settings, now, players, until
 
-from features.store import bundle_key, connect, pointer_key
-from models.learner import LearnerSettings
-from pipelines import learner
-from pipelines.attribution import Terms
-from pipelines.ingest import Consumer, serving_plan
-from pipelines.lake import Lake
-from pipelines.learner import LearnerProcess
-from pipelines.school import School
-from service.harm import HarmSettings
+from features.store.bundles import bundle_key, pointer_key
+from features.store.connection import connect
+from models.policy.learner import LearnerSettings
+from pipelines.learning import learner
+from pipelines.learning.attribution import Terms
+from pipelines.learning.learner import LearnerProcess
+from pipelines.learning.training_log import School
+from pipelines.worker.consumer import Consumer, serving_plan
+from pipelines.worker.lake import Lake
+from service.players.harm import HarmSettings
 
 MOMENTS: tuple[Moment, Moment] = ("before", "after")
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"

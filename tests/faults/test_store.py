@@ -14,9 +14,9 @@ import pytest
 from between import Between, Fault, Moment
 from worlds import Caller, Serving, World, now, players, timed, until
 
-from features.lane import MISSES
-from features.store import order
-from service.view import Keys
+from features.store.deployment import order
+from features.store.lane import MISSES
+from service.contacts.snapshot import Keys
 
 ASKS = 30
 MANY = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else ASKS

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from first_build import HOUSE, differences, frozen_catalogue, frozen_names, frozen_rulebook
 
-from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
-from models.snapshot import weigh
-from service import log
-from service.caps import Held
-from service.decide import DecisionRequest, compose, requested_id
-from service.experiment import bucket, fnv1a32, variant
-from service.law import Law
-from service.layout import Layout
-from service.table import Table
-from service.view import View
+from models.catalogue.candidates import Layout
+from models.catalogue.experiment import bucket, fnv1a32, variant
+from models.policy.learned import weigh
+from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
+from service.contacts.limits import Held
+from service.contacts.snapshot import View
+from service.decisions import log
+from service.decisions.decide import DecisionRequest, compose, requested_id
+from service.decisions.serving import Table
+from service.rules.compiler import Law
 
 
 def house_moments(real_us: int) -> int:

@@ -25,25 +25,26 @@ from first_build import (
 
 from features.events import EVENT
 from features.schema import Dtype, Feature, Kind, Use, hash_of
-from models.actions import Catalogue
-from models.files import load_yaml
-from models.learner import LearnerSettings
-from models.policy import BusinessRules
-from models.snapshot import Snapshot
-from pipelines import lake as lakes
-from pipelines import uplift
-from pipelines.attribution import Terms
-from pipelines.comparisons import Metric
-from pipelines.exposures import Exposures
-from pipelines.materialise import lake_state
-from pipelines.school import lineage
-from service import know, outcomes
-from service.decide import DecisionRequest
-from service.forms import PACK
-from service.ledger import Entry
-from service.log import Record, Sent
-from service.outcomes import Contact, Outcome
-from service.packs import Pack, Rulebook
+from models.catalogue.files import load_yaml
+from models.catalogue.offers import Catalogue
+from models.policy.learned import Snapshot
+from models.policy.learner import LearnerSettings
+from models.policy.policy import BusinessRules
+from pipelines.experiments import uplift
+from pipelines.experiments.comparisons import Metric
+from pipelines.experiments.exposures import Exposures
+from pipelines.learning.attribution import Terms
+from pipelines.learning.training_log import lineage
+from pipelines.training.materialise import lake_state
+from pipelines.worker import lake as lakes
+from service.contacts.ledger import Entry
+from service.decisions import outcomes
+from service.decisions.decide import DecisionRequest
+from service.decisions.log import Record, Sent
+from service.decisions.outcomes import Contact, Outcome
+from service.events import accept
+from service.rules.hashed import PACK
+from service.rules.rulebook import Pack, Rulebook
 
 
 def request_digests(body: str) -> str:
@@ -52,11 +53,11 @@ def request_digests(body: str) -> str:
 
 def event_digests(body: str) -> str:
     """What the first build remembered for an event, moments in the offset they are spelt in."""
-    return first(know.entry(PLAYER, EVENT.validate_json(body))).hex()
+    return first(accept.entry(PLAYER, EVENT.validate_json(body))).hex()
 
 
 def event_digests_in_utc(body: str) -> str:
-    return know.entry(PLAYER, EVENT.validate_json(body)).digest.hex()
+    return accept.entry(PLAYER, EVENT.validate_json(body)).digest.hex()
 
 
 def first(entry: Entry) -> bytes:

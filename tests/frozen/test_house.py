@@ -23,22 +23,26 @@ from fastapi import FastAPI
 from frozen.cases import assert_gives
 from worlds import linked, once, rows, until
 
-from features.server import start_server
-from features.store import House, connect, open_house, real_now_us
-from models.learner import LearnerSettings
-from models.registry import ChurnRegistry
-from pipelines import policy, promotion, rulebooks, up
-from pipelines.attribution import Terms
-from pipelines.lake import reach
-from pipelines.learner import LearnerProcess
-from pipelines.outbox import Outbox
-from pipelines.school import School
-from pipelines.worker import Worker
-from service import api
-from service.app import Settings, lifespan
-from service.caps import decision_of
-from service.ledger import RedisLedger
-from service.view import NO_DECISION, Keys, View
+from features.store.connection import connect
+from features.store.deployment import House, open_house, real_now_us
+from features.store.server import start_server
+from models.policy.learner import LearnerSettings
+from models.releases.registry import ChurnRegistry
+from pipelines.learning import policy
+from pipelines.learning.attribution import Terms
+from pipelines.learning.learner import LearnerProcess
+from pipelines.learning.training_log import School
+from pipelines.machine import up
+from pipelines.rules import rulebooks
+from pipelines.training import promotion
+from pipelines.worker.lake import reach
+from pipelines.worker.outbox import Outbox
+from pipelines.worker.process import Worker
+from service.api import routes
+from service.api.app import Settings, lifespan
+from service.contacts.ledger import RedisLedger
+from service.contacts.limits import decision_of
+from service.contacts.snapshot import NO_DECISION, Keys, View
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 FROZEN: Final = Path(__file__).parent / "house"
@@ -118,7 +122,7 @@ def working(url: str, home: Path) -> Iterator[None]:
 @asynccontextmanager
 async def serving(url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     """The application over the house, and a client of it."""
-    app = api.build(lifespan)
+    app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:

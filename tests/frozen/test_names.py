@@ -12,21 +12,27 @@ from feast import Field
 from feast.types import Float64
 from first_build import FROZEN, HOUSE, PLAYER, differences, frozen_names
 
-from features import plan
+from features import read_plan
 from features.definitions import _key_parts, _planned
 from features.events import EVENT
-from features.plan import ReadPlan
-from features.server import socket_path
-from features.store import BUNDLES, LIVE, bundle_key, order, partition_of, pointer_key, position, tag
-from models.limits import Budget
-from pipelines import outbox, policy, promotion, rulebooks, webhooks
-from pipelines.mapping import EventMapping, MappedRows, row_hash
-from pipelines.rows import Source
-from service import facts, know, links, reports
-from service.caps import account
-from service.decide import requested_id
-from service.facts import Assertion
-from service.view import ANSWER, NO_DECISION, Keys, decision_key, household_key
+from features.read_plan import ReadPlan
+from features.store.bundles import BUNDLES, LIVE, bundle_key, pointer_key
+from features.store.deployment import order, partition_of, position, tag
+from features.store.server import socket_path
+from models.catalogue.limits import Budget
+from pipelines.imports.mapping import EventMapping, MappedRows, row_hash
+from pipelines.imports.rows import Source
+from pipelines.learning import policy
+from pipelines.rules import rulebooks
+from pipelines.training import promotion
+from pipelines.worker import outbox, webhooks
+from service.api import reports
+from service.contacts.limits import account
+from service.contacts.snapshot import ANSWER, NO_DECISION, Keys, decision_key, household_key
+from service.decisions.decide import requested_id
+from service.events import accept
+from service.players import facts, identity
+from service.players.facts import Assertion
 
 
 def player_keys(player_id: str) -> str:
@@ -97,7 +103,7 @@ def feature_values(asked: list[Any]) -> str:
     """A value as Feast holds it, by its type, and back; `Moment` is the event time of a view."""
     dtype, value = asked
     wires: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]]
-    wires = {**plan._WIRES, "Moment": (plan._read_moment, plan._write_moment)}
+    wires = {**read_plan._WIRES, "Moment": (read_plan._read_moment, read_plan._write_moment)}
     read, write = wires[dtype]
     value = bytes.fromhex(value) if dtype == "Bytes" else float.fromhex(value) if "Float" in dtype else value
     data = write(value)
@@ -125,7 +131,7 @@ def linked_decision_ids(asked: list[str]) -> str:
 def seen_events(asked: dict[str, Any]) -> list[str]:
     """Name that an event of a player, or of an id linked to one, is remembered under, and the store's key for it."""
     linked = HOUSE.player_key(asked["linked"]) if "linked" in asked else ""
-    taken = know.entry(PLAYER, EVENT.validate_python(asked["event"], strict=False), asked=linked)
+    taken = accept.entry(PLAYER, EVENT.validate_python(asked["event"], strict=False), asked=linked)
     return [taken.seen, Keys(PLAYER).seen(taken.seen)]
 
 
@@ -135,7 +141,7 @@ def event_facts(body: str) -> list[Any]:
 
 def linked_facts(asked: list[Any]) -> list[Any]:
     linked, told = asked
-    return [list(one) for one in links.under(linked, [Assertion(*one) for one in told])]
+    return [list(one) for one in identity.under(linked, [Assertion(*one) for one in told])]
 
 
 def row_ids(cells: list[str]) -> str:

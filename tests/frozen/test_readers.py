@@ -12,23 +12,24 @@ import numpy as np
 import pytest
 from frozen.cases import Case, assert_gives, cases, every, shown, versions, written
 
-from features.plan import ReadPlan
+from features.read_plan import ReadPlan
 from features.schema import VECTOR
-from features.store import House
-from models import learner as learner_module
-from models.actions import Catalogue
-from models.context import READINGS
-from models.learner import Act, Learner
-from models.promotions import Entry
-from models.scorer import ChurnBundle, Scorer
-from models.snapshot import Learnt, Snapshot
-from pipelines.lake import Reach
-from pipelines.policy import PolicyChange
-from pipelines.rulebooks import RulesChange
-from pipelines.school import Checkpoint
-from service import facts, links, log, sealing
-from service.caps import load_answer, load_reservation
-from service.packs import Rulebook
+from features.store.deployment import House
+from models.catalogue.offers import Catalogue
+from models.churn.scorer import ChurnBundle, Scorer
+from models.policy import learner as learner_module
+from models.policy.context import READINGS
+from models.policy.learned import Learnt, Snapshot
+from models.policy.learner import Act, Learner
+from models.releases.promotions import Entry
+from pipelines.learning.policy import PolicyChange
+from pipelines.learning.training_log import Checkpoint
+from pipelines.rules.rulebooks import RulesChange
+from pipelines.worker.lake import Reach
+from service.contacts.limits import load_answer, load_reservation
+from service.decisions import log
+from service.players import facts, identity, sealing
+from service.rules.rulebook import Rulebook
 
 
 class Format(NamedTuple):
@@ -210,7 +211,7 @@ def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> N
 @every("facts")
 def test_facts_as_they_were_stored_say_the_same(case: Case) -> None:
     raw = {name.encode(): text.encode() for name, text in case.raw.items()}
-    assert_gives(shown(facts.read(links.together(raw), "main")), case.gives)
+    assert_gives(shown(facts.read(identity.together(raw), "main")), case.gives)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 
-from models import registry_database
-from models.registry import ChurnRegistry
-from models.registry_database import RegistryError, known_revisions, prepare
+from models.releases import registry_database
+from models.releases.registry import ChurnRegistry
+from models.releases.registry_database import RegistryError, known_revisions, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 OLD = Path(__file__).parent / "registry" / "mlflow-3.4.tar.xz"
@@ -58,7 +58,7 @@ def revision(file: Path) -> list[Any]:
 ELSEWHERE = """
 import os, signal, sys
 from pathlib import Path
-from models import registry_database
+from models.releases import registry_database
 if len(sys.argv) > 3:
     setattr(registry_database, sys.argv[3], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 registry_database.prepare(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -14,19 +14,21 @@ from conftest import Stored, run
 from first_build import FROZEN, HOUSE, frozen_catalogue, replaced
 
 from features.events import EVENT, moment
-from features.store import House, Store, connect, keep, load_library, publish, real_now_us
-from models.actions import Catalogue
-from pipelines import bulk
-from pipelines.outbox import Outbox, Progress
-from pipelines.schedule import Scheduler
-from service import log, outcomes
-from service.caps import Reservation
-from service.decide import requested_id
-from service.facts import Assertion
-from service.know import know
-from service.ledger import Booking, RedisLedger
-from service.outcomes import Outcome
-from service.view import Keys
+from features.store.bundles import keep, publish
+from features.store.connection import Store, connect, load_library
+from features.store.deployment import House, real_now_us
+from models.catalogue.offers import Catalogue
+from pipelines.imports import bulk
+from pipelines.worker.outbox import Outbox, Progress
+from pipelines.worker.schedule import Scheduler
+from service.contacts.ledger import Booking, RedisLedger
+from service.contacts.limits import Reservation
+from service.contacts.snapshot import Keys
+from service.decisions import log, outcomes
+from service.decisions.decide import requested_id
+from service.decisions.outcomes import Outcome
+from service.events.accept import know
+from service.players.facts import Assertion
 
 SLOW: Final[House] = msgspec.structs.replace(HOUSE, rate=0.001)
 """The frozen house with a clock under which its days last for years."""
@@ -116,7 +118,7 @@ def held(client: Any) -> dict[str, Any]:
 def test_a_story_leaves_the_names_that_it_left_in_the_first_build(server: Stored, tmp_path: Path) -> None:
     client = connect(server.url)
     client.flushall()
-    load_library(client, "service", "ledger.lua")
+    load_library(client, "service.contacts", "ledger.lua")
     run(story(server.url))
     sandbox(client, tmp_path)
     then = msgspec.json.decode((FROZEN / "store_names.json").read_bytes())

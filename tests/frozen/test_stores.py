@@ -14,16 +14,17 @@ from frozen.cases import Case, assert_gives, cases, every, shown, versions, writ
 from frozen.stores import data, put, taken
 from worlds import harm_settings
 
-from features.plan import ReadPlan
-from features.store import House, Store, connect, order, real_now_us
-from pipelines.ingest import Consumer
-from pipelines.lake import SCHEMAS, Lake
-from pipelines.outbox import Outbox
-from service import facts, links
-from service.caps import Reservation
-from service.facts import Assertion
-from service.ledger import Booking, Entry, RedisLedger
-from service.view import NO_DECISION, Keys, Linked, View
+from features.read_plan import ReadPlan
+from features.store.connection import Store, connect
+from features.store.deployment import House, order, real_now_us
+from pipelines.worker.consumer import Consumer
+from pipelines.worker.lake import SCHEMAS, Lake
+from pipelines.worker.outbox import Outbox
+from service.contacts.ledger import Booking, Entry, RedisLedger
+from service.contacts.limits import Reservation
+from service.contacts.snapshot import NO_DECISION, Keys, Linked, View
+from service.players import facts, identity
+from service.players.facts import Assertion
 
 WRITTEN: Final = {"features": 1, "lake": 1, "store": 1}
 """Versions that today's build writes of what consumer, lake and calls of the store make."""
@@ -132,8 +133,8 @@ def test_a_link_that_was_left_half_way_is_finished(
     assert tell(player(store, case.raw, linked)) == {"to": [owner, "pending"], "home": owner}
     assert_gives(tell(player(store, {}, linked)), {"to": [owner, "done"], "home": owner})
     held: Any = store.hgetall(f"facts:{owner}")
-    assert links.others(held) == [linked]
-    assert_gives(shown(facts.read(links.together(held), "main")), {"known": True, **case.gives})
+    assert identity.others(held) == [linked]
+    assert_gives(shown(facts.read(identity.together(held), "main")), {"known": True, **case.gives})
 
 
 # --- Features

@@ -12,12 +12,14 @@ import pytest
 from conftest import Opened, app_of, run
 from people import adult_events
 
-from features.plan import ReadPlan
-from features.server import Server, start_server
-from features.store import Store, connect, create_house, load_library, publish
-from pipelines.worker import Worker
-from service import api
-from service.app import SettingError, Settings, lifespan
+from features.read_plan import ReadPlan
+from features.store.bundles import publish
+from features.store.connection import Store, connect, load_library
+from features.store.deployment import create_house
+from features.store.server import Server, start_server
+from pipelines.worker.process import Worker
+from service.api import routes
+from service.api.app import SettingError, Settings, lifespan
 
 NOW = datetime.now(UTC)
 LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NOW.isoformat()}
@@ -203,13 +205,13 @@ def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_n
 ) -> None:
     server = start_server(tmp_path)
     client = connect(server.url)
-    load_library(client, "service", "ledger.lua")
+    load_library(client, "service.contacts", "ledger.lua")
     create_house(client)
     publish(client, "plan", plan.dumps())
     client.close()
 
     async def story() -> None:
-        app = api.build(lifespan)
+        app = routes.build(lifespan)
         app.state.settings = Settings.here(server.url)
         async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
             assert (await caller.get("/readyz")).status_code == 200

@@ -23,19 +23,21 @@ import redis
 from features.aggregates import DAY_MICROS, encode, forward
 from features.events import micros
 from features.schema import MODEL_FEATURES, STORED, VECTOR, Use
-from features.server import Server
-from features.store import BUNDLES, LIVE, House, StoreError, create_house, pointer_key
-from models import registry as registry_module
-from models.churn import Rows, evaluate, fit
-from models.population import TrainingRefused
-from models.registry import ChurnRegistry, Settings
-from models.registry_database import RegistryError
-from models.scorer import ChurnBundle, Scorer
-from pipelines import churn, promotion
-from pipelines.churn import population, train, training_rows
-from pipelines.lake import SCHEMAS
-from pipelines.materialise import materialise
-from pipelines.promotion import GateRefused, promote, rollback, settle
+from features.store.bundles import BUNDLES, LIVE, pointer_key
+from features.store.deployment import House, create_house
+from features.store.errors import StoreError
+from features.store.server import Server
+from models.churn.population import TrainingRefused
+from models.churn.scorer import ChurnBundle, Scorer
+from models.churn.training import Rows, evaluate, fit
+from models.releases import registry as registry_module
+from models.releases.registry import ChurnRegistry, Settings
+from models.releases.registry_database import RegistryError
+from pipelines.training import churn, promotion
+from pipelines.training.churn import population, train, training_rows
+from pipelines.training.materialise import materialise
+from pipelines.training.promotion import GateRefused, promote, rollback, settle
+from pipelines.worker.lake import SCHEMAS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1

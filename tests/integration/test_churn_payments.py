@@ -14,11 +14,11 @@ import pytest
 import redis
 
 from features.events import micros
-from features.server import Server
-from features.store import create_house
-from models.registry import ChurnRegistry
-from pipelines.churn import Training, train
-from pipelines.promotion import promote
+from features.store.deployment import create_house
+from features.store.server import Server
+from models.releases.registry import ChurnRegistry
+from pipelines.training.churn import Training, train
+from pipelines.training.promotion import promote
 
 LOG = Path(__file__).parents[2].parent / "shared" / "data" / "payments" / "online_sports_payments.csv.gz"
 NOW = micros(datetime(2020, 3, 2, 8, tzinfo=UTC))

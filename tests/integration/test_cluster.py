@@ -22,25 +22,19 @@ from joined import asked_at_once
 from patience import PATIENT
 from people import adult_events, leased, tell, told
 
-from features.cluster import Nodes
 from features.definitions import apply, open_store
-from features.plan import ReadPlan
+from features.read_plan import ReadPlan
 from features.schema import ENTITY
-from features.store import (
-    House,
-    StoreError,
-    connect,
-    create_house,
-    load_library,
-    pointer_key,
-    publish,
-    real_now_us,
-)
-from pipelines.lake import Lake, reach
-from pipelines.worker import Worker, wait_until_in_lake
-from service import api
-from service.app import Settings, lifespan
-from service.experiment import variant
+from features.store.bundles import pointer_key, publish
+from features.store.cluster import Nodes
+from features.store.connection import connect, load_library
+from features.store.deployment import House, create_house, real_now_us
+from features.store.errors import StoreError
+from models.catalogue.experiment import variant
+from pipelines.worker.lake import Lake, reach
+from pipelines.worker.process import Worker, wait_until_in_lake
+from service.api import routes
+from service.api.app import Settings, lifespan
 
 SHARES = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.4, "uniform": 0.05}
 
@@ -72,8 +66,8 @@ class Stage(NamedTuple):
 @contextmanager
 def staged(folder: Path, plan: ReadPlan, **more: Any) -> Iterator[Stage]:
     with cluster(folder, **more) as servers, closing(connect(servers.url)) as client:
-        load_library(client, "service", "ledger.lua")
-        load_library(client, "pipelines", "consume.lua")
+        load_library(client, "service.contacts", "ledger.lua")
+        load_library(client, "pipelines.worker", "consume.lua")
         publish(client, "plan", plan.dumps())
         yield Stage(servers, client, create_house(client), folder / "lake")
 
@@ -93,7 +87,7 @@ def working(stage: Stage) -> Iterator[Worker]:
 
 @asynccontextmanager
 async def serving(stage: Stage) -> Any:
-    app = api.build(lifespan)
+    app = routes.build(lifespan)
     app.state.settings = Settings.here(stage.servers.url)
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as caller:
@@ -131,7 +125,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine must not decide the outcome; the lake is flushed often."""
     for name, seconds in PATIENT.items():
         monkeypatch.setenv(name, seconds)
-    monkeypatch.setattr("pipelines.worker.FLUSH_SECONDS", 0.3)
+    monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.3)
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,15 @@ from scipy import stats
 from features import zones
 from features.moments import micros, when
 from features.schema import PRODUCTS
-from features.store import House, real_now_us
-from models.actions import Catalogue
-from pipelines.worker import Worker
-from service import log
-from service.decide import DecisionRequest, decide
-from service.experiment import variant
-from service.law import Law
-from service.layout import Layout
-from service.view import decision_key
+from features.store.deployment import House, real_now_us
+from models.catalogue.candidates import Layout
+from models.catalogue.experiment import variant
+from models.catalogue.offers import Catalogue
+from pipelines.worker.process import Worker
+from service.contacts.snapshot import decision_key
+from service.decisions import log
+from service.decisions.decide import DecisionRequest, decide
+from service.rules.compiler import Law
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:

@@ -23,12 +23,14 @@ from cluster import cluster
 from patience import PATIENT
 from worlds import PATIENCE, Serving, World, killed, until
 
-from features.cluster import plain
-from features.plan import ReadPlan
-from features.server import server_binary, socket_path, start_server
-from features.store import connect, create_house, load_library, pointer_key, publish, real_now_us
+from features.read_plan import ReadPlan
+from features.store.bundles import pointer_key, publish
+from features.store.cluster import plain
+from features.store.connection import connect, load_library
+from features.store.deployment import create_house, real_now_us
+from features.store.server import server_binary, socket_path, start_server
 from pipelines.__main__ import app
-from pipelines.worker import Worker
+from pipelines.worker.process import Worker
 
 ROOT = Path(__file__).parents[2]
 DAY = 86_400
@@ -357,7 +359,7 @@ def test_a_store_that_loads_its_file_is_to_be_waited_for(world: World) -> None:
 
 
 def test_functions_of_another_build_and_none_are_told(world: World) -> None:
-    code = (ROOT / "pipelines" / "consume.lua").read_text("utf8")
+    code = (ROOT / "pipelines" / "worker" / "consume.lua").read_text("utf8")
     world.client.function_load(f"{code}\n-- of another build\n", replace=True)
     line = doctor(world.home).line("functions", "warning")
     assert "has croupier_consume of another build; to do: run `croupier up` of this build once" in line
@@ -383,8 +385,8 @@ def test_of_a_cluster_each_server_is_told_and_those_that_answer_are_looked_at(tm
     with cluster(tmp_path / "nodes") as servers:
         from_url = servers.url
         with connect(from_url) as client:
-            load_library(client, "service", "ledger.lua")
-            load_library(client, "pipelines", "consume.lua")
+            load_library(client, "service.contacts", "ledger.lua")
+            load_library(client, "pipelines.worker", "consume.lua")
             publish(client, "plan", plan.dumps())
             create_house(client)
         found = doctor(tmp_path / "none", CROUPIER_STORE=from_url)

@@ -13,13 +13,13 @@ from conftest import Opened, run
 from joined import asked, facts_of, post, settled
 from people import told as event
 
-from features.store import House
-from models.files import CatalogueError
-from pipelines import imports
-from pipelines.officer import RulesRefused, checked, explain
-from pipelines.rulebooks import promote, table
-from pipelines.worker import Worker
-from service.app import Settings, new_table
+from features.store.deployment import House
+from models.catalogue.files import CatalogueError
+from pipelines.imports import importer
+from pipelines.rules.officer import RulesRefused, checked, explain
+from pipelines.rules.rulebooks import promote, table
+from pipelines.worker.process import Worker
+from service.api.app import Settings, new_table
 
 SERVICE = Path(__file__).parents[2] / "service"
 
@@ -191,7 +191,7 @@ def test_an_import_rejects_what_nobody_knows_and_takes_what_restricts(
     ]
     file = tmp_path / "events.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in said), "utf8")
-    done = imports.run(home, file, rejects=tmp_path / "rejects.jsonl", max_rejected_share=1, progress=False)
+    done = importer.run(home, file, rejects=tmp_path / "rejects.jsonl", max_rejected_share=1, progress=False)
     assert (done.accepted, done.rejected) == (4, 4)
     assert [
         word
@@ -199,7 +199,7 @@ def test_an_import_rejects_what_nobody_knows_and_takes_what_restricts(
         if not any(word in reason for reason in done.reasons)
     ] == []
     assert len(done.warnings) == 3
-    again = imports.run(home, file, rejects=tmp_path / "rejects.jsonl", max_rejected_share=1, progress=False)
+    again = importer.run(home, file, rejects=tmp_path / "rejects.jsonl", max_rejected_share=1, progress=False)
     assert (again.accepted, again.duplicates, again.rejected) == (0, 4, 4)
     mapping = tmp_path / "map.yaml"
     mapping.write_text(
@@ -209,6 +209,6 @@ def test_an_import_rejects_what_nobody_knows_and_takes_what_restricts(
     )
     (tmp_path / "rows.csv").write_text("p,t\nq,2026-01-01T00:00:00Z\n", "utf8")
     with pytest.raises(
-        imports.ImportRefused, match=r"rules\.0 of the mapping: register_checked register_name: 'gam_ban'"
+        importer.ImportRefused, match=r"rules\.0 of the mapping: register_checked register_name: 'gam_ban'"
     ):
-        imports.run(home, tmp_path / "rows.csv", mapping=mapping, progress=False)
+        importer.run(home, tmp_path / "rows.csv", mapping=mapping, progress=False)

@@ -19,13 +19,13 @@ import redis
 import yaml
 
 from features.events import micros
-from features.server import Server
-from features.store import House, create_house
-from pipelines import imports
-from pipelines.columns import EventMapping
-from pipelines.imports import Imported, ImportRefused
-from pipelines.rows import Source
-from pipelines.worker import Worker
+from features.store.deployment import House, create_house
+from features.store.server import Server
+from pipelines.imports import importer
+from pipelines.imports.columns import EventMapping
+from pipelines.imports.importer import Imported, ImportRefused
+from pipelines.imports.rows import Source
+from pipelines.worker.process import Worker
 
 NOON = datetime(2020, 3, 2, 12, tzinfo=UTC)
 FILES = int(os.environ.get("CROUPIER_FILES", "200"))
@@ -193,8 +193,8 @@ def sandbox(store: redis.Redis) -> House:
 def home(server: Server, sandbox: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert sandbox.sandbox
     monkeypatch.setenv("CROUPIER_STORE", server.url)
-    monkeypatch.setattr("pipelines.worker.FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr("pipelines.worker.RENEW_SECONDS", 0.1)
+    monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("pipelines.worker.process.RENEW_SECONDS", 0.1)
     running = Worker(server.url, tmp_path / "lake")
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -254,7 +254,7 @@ def test_every_line_record_and_event_of_generated_files_is_accounted_for(home: P
         file.write_bytes(made.content)
         said.write_text(yaml.safe_dump(made.mapping), "utf8")
         try:
-            done = imports.run(home, file, mapping=said, progress=False)
+            done = importer.run(home, file, mapping=said, progress=False)
         except ImportRefused:
             assert made.expected is None, seed
             assert len(physical(made.text)) <= 1, seed
@@ -264,6 +264,6 @@ def test_every_line_record_and_event_of_generated_files_is_accounted_for(home: P
         assert rejected(done) == done.rejected + done.conflicts
         total += done.events
         if seed % 10 == 0:
-            again = imports.run(home, file, mapping=said, progress=False)
+            again = importer.run(home, file, mapping=said, progress=False)
             assert (again.accepted, again.events, again.records) == (0, 0, done.records)
     assert in_lake(home) == total > FILES

@@ -22,11 +22,12 @@ from joined import (
 from people import adult_events, leased, tell
 from people import told as event
 
-from features.store import House, StoreError
-from pipelines.worker import Worker
-from service.caps import decision_of, load_reservation
-from service.ledger import Appended, RedisLedger
-from service.view import NO_DECISION, Keys, household_key
+from features.store.deployment import House
+from features.store.errors import StoreError
+from pipelines.worker.process import Worker
+from service.contacts.ledger import Appended, RedisLedger
+from service.contacts.limits import decision_of, load_reservation
+from service.contacts.snapshot import NO_DECISION, Keys, household_key
 
 
 def test_members_of_a_household_share_its_caps(opened: Opened, worker: Worker) -> None:

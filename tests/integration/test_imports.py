@@ -20,15 +20,18 @@ import redis
 import yaml
 
 from features.events import EVENT, micros
-from features.plan import ReadPlan
+from features.read_plan import ReadPlan
 from features.schema import STORED, Kind
-from features.server import Server
-from features.store import House, StoreError, create_house, load_library, publish, real_now_us
-from pipelines import bulk, follower, imports
-from pipelines.imports import Imported, ImportRefused
-from pipelines.mapping import SHIPPED as SHIPPED_FOLDER
-from pipelines.worker import Worker
-from service import facts
+from features.store.bundles import publish
+from features.store.connection import load_library
+from features.store.deployment import House, create_house, real_now_us
+from features.store.errors import StoreError
+from features.store.server import Server
+from pipelines.imports import bulk, follower, importer
+from pipelines.imports.importer import Imported, ImportRefused
+from pipelines.imports.mapping import SHIPPED as SHIPPED_FOLDER
+from pipelines.worker.process import Worker
+from service.players import facts
 
 NOON = datetime(2020, 3, 2, 12, tzinfo=UTC)
 LOG = Path(__file__).parents[2].parent / "shared" / "data" / "payments" / "online_sports_payments.csv.gz"
@@ -41,8 +44,8 @@ Held = dict[str, list[Any]]
 @pytest.fixture
 def home(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CROUPIER_STORE", server.url)
-    monkeypatch.setattr("pipelines.worker.FLUSH_SECONDS", 0.1)
-    monkeypatch.setattr(imports, "CHUNK_ROWS", 300)
+    monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(importer, "CHUNK_ROWS", 300)
     return tmp_path
 
 
@@ -85,7 +88,7 @@ def write(file: Path, cells: list[Cells]) -> Path:
 
 
 def load(home: Path, file: Path, mapping: Path | None = SHIPPED) -> Imported:
-    done = imports.run(home, file, mapping=mapping, rejects=home / "rejects.csv", progress=False)
+    done = importer.run(home, file, mapping=mapping, rejects=home / "rejects.csv", progress=False)
     assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     return done
 
@@ -138,8 +141,8 @@ def players_of(cells: list[Cells]) -> set[str]:
 def afresh(store: redis.Redis, plan: ReadPlan) -> House:
     """Another empty house in the same store."""
     store.flushall()
-    load_library(store, "service", "ledger.lua")
-    load_library(store, "pipelines", "consume.lua")
+    load_library(store, "service.contacts", "ledger.lua")
+    load_library(store, "pipelines.worker", "consume.lua")
     publish(store, "plan", plan.dumps())
     return create_house(store, clock_us=micros(NOON))
 
@@ -256,7 +259,8 @@ def test_an_import_that_dies_midway_and_runs_again_ends_the_same(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import bulk, imports, ingest
+from pipelines.imports import bulk, importer as imports
+from pipelines.worker import consumer as ingest
 ingest.LEASE_SECONDS = 1
 imports.CHUNK_ROWS, real, calls = 300, bulk.append, iter(range(100))
 def dies(*given):
@@ -313,8 +317,8 @@ def test_the_log_is_held_back_where_features_lag(
     home: Path, sandbox: House, monkeypatch: pytest.MonkeyPatch, store: redis.Redis
 ) -> None:
     assert sandbox.sandbox
-    monkeypatch.setattr(imports, "AHEAD", 0)
-    monkeypatch.setattr(imports, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(importer, "AHEAD", 0)
+    monkeypatch.setattr(importer, "CHUNK_ROWS", 50)
     behind: list[int] = []
     real = bulk.append
 
@@ -381,11 +385,11 @@ def test_what_is_wrong_with_the_file_is_found_before_anything_is_appended(
         with pytest.raises(ImportRefused, match=reason):
             load(home, home / name)
     with pytest.raises(ImportRefused, match="itself"):
-        imports.run(home, home / "good.csv", mapping=SHIPPED, rejects=home / "good.csv", progress=False)
+        importer.run(home, home / "good.csv", mapping=SHIPPED, rejects=home / "good.csv", progress=False)
     with pytest.raises(ImportRefused, match="--rejects"):
-        imports.run(home, home / "good.csv", mapping=SHIPPED, rejects=home / "no" / "r.csv", progress=False)
+        importer.run(home, home / "good.csv", mapping=SHIPPED, rejects=home / "no" / "r.csv", progress=False)
     with pytest.raises(ImportRefused, match="directory"):
-        imports.run(home, home / "good.csv", mapping=SHIPPED, rejects=home, progress=False)
+        importer.run(home, home / "good.csv", mapping=SHIPPED, rejects=home, progress=False)
     assert logged(store) == 0
     assert not list(home.glob(".*.tmp"))
 
@@ -396,7 +400,7 @@ def test_without_a_house_nothing_is_imported(home: Path, store: redis.Redis) -> 
     with pytest.raises(StoreError, match="no house"):
         load(home, file)
     with pytest.raises(StoreError, match="no house"):
-        imports.run(home / "nowhere", file, mapping=SHIPPED, rejects=home / "r.csv", progress=False)
+        importer.run(home / "nowhere", file, mapping=SHIPPED, rejects=home / "r.csv", progress=False)
 
 
 def test_one_import_at_a_time(home: Path, sandbox: House) -> None:
@@ -518,8 +522,8 @@ def test_the_real_log(
     home: Path, sandbox: House, store: redis.Redis, plan: ReadPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 447,853 rows 6 have no status (5 of them repeat the first), and 11 of the others are repeated."""
-    monkeypatch.setattr(imports, "CHUNK_ROWS", 20_000)
-    monkeypatch.setattr("pipelines.worker.FLUSH_SECONDS", 5.0)
+    monkeypatch.setattr(importer, "CHUNK_ROWS", 20_000)
+    monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 5.0)
     assert counts(load(home, LOG)) == (447_836, 11, 6)
     assert in_lake(home) == (447_836, 447_836)
     with gzip.open(LOG, "rt", encoding="utf-8", newline="") as log:

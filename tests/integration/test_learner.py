@@ -20,17 +20,17 @@ from conftest import Opened, run
 from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
-from features.server import Server
-from features.store import LEARNER_LEASE, bundle_key, pointer_key
-from models.learner import LearnerError, LearnerSettings
-from models.snapshot import Snapshot
-from pipelines import learner
-from pipelines import school as school_module
-from pipelines.attribution import Terms
-from pipelines.learner import LearnerProcess
-from pipelines.schedule import SETTINGS as SETTINGS_FILE
-from pipelines.school import LearningLog, School, drawn, open_school
-from service.log import loads
+from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key
+from features.store.server import Server
+from models.policy.learned import Snapshot
+from models.policy.learner import LearnerError, LearnerSettings
+from pipelines.learning import learner
+from pipelines.learning import training_log as school_module
+from pipelines.learning.attribution import Terms
+from pipelines.learning.learner import LearnerProcess
+from pipelines.learning.training_log import LearningLog, School, drawn, open_school
+from pipelines.worker.schedule import SETTINGS as SETTINGS_FILE
+from service.decisions.log import loads
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),

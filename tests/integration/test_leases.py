@@ -15,11 +15,11 @@ from people import adult_events, leased, tell
 from people import told as event
 from rulings import HOUSE
 
-from features.store import real_now_us
-from pipelines.worker import Worker, wait_until_in_lake
-from service import facts
-from service.experiment import variant
-from service.facts import Assertion
+from features.store.deployment import real_now_us
+from models.catalogue.experiment import variant
+from pipelines.worker.process import Worker, wait_until_in_lake
+from service.players import facts
+from service.players.facts import Assertion
 
 
 def group(player: str) -> str:

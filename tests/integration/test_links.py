@@ -28,15 +28,17 @@ from people import told as event
 from rulings import HOUSE
 
 from features.events import EVENT, Event
-from features.store import House
-from pipelines import bulk, officer, rulebooks
-from pipelines.ingest import Consumer, serving_plan
-from pipelines.school import drawn
-from pipelines.worker import Worker
-from service import log, sealing
-from service.facts import Assertion
-from service.packs import load_rulebook, rulebook_path
-from service.view import Keys, decision_key
+from features.store.deployment import House
+from pipelines.imports import bulk
+from pipelines.learning.training_log import drawn
+from pipelines.rules import officer, rulebooks
+from pipelines.worker.consumer import Consumer, serving_plan
+from pipelines.worker.process import Worker
+from service.contacts.snapshot import Keys, decision_key
+from service.decisions import log
+from service.players import sealing
+from service.players.facts import Assertion
+from service.rules.rulebook import load_rulebook, rulebook_path
 
 
 def ago(days: int) -> dict[str, str]:

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from features.schema import MODEL_FEATURES
-from features.server import serving
-from features.store import connect
-from models.churn import Rows
-from models.promotions import champion
-from models.registry import ChurnRegistry
-from pipelines.promotion import journal
+from features.store.connection import connect
+from features.store.server import serving
+from models.churn.training import Rows
+from models.releases.promotions import champion
+from models.releases.registry import ChurnRegistry
+from pipelines.training.promotion import journal
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1

@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from features.server import Server
-from features.store import House
+from features.store.deployment import House
+from features.store.server import Server
 
 
 def no_fault(_: Any, answer: schemathesis.Response, case: Any) -> None:

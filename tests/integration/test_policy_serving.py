@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import redis
 
-from features.server import Server
-from features.store import pointer_key
-from models.context import READINGS
-from models.learner import ALONE, Learner, LearnerSettings
-from models.snapshot import Cursor, Snapshot, SnapshotError
-from pipelines import policy
-from pipelines.promotion import GateRefused
+from features.store.bundles import pointer_key
+from features.store.server import Server
+from models.policy.context import READINGS
+from models.policy.learned import Cursor, Snapshot, SnapshotError
+from models.policy.learner import ALONE, Learner, LearnerSettings
+from pipelines.learning import policy
+from pipelines.training.promotion import GateRefused
 
 
 def snapshots(count: int) -> list[Snapshot]:

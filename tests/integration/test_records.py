@@ -20,11 +20,11 @@ import redis
 import yaml
 
 from features.events import EVENT, micros
-from features.server import Server
-from features.store import House, create_house
-from pipelines import bulk, imports
-from pipelines.imports import Imported
-from service.view import Keys
+from features.store.deployment import House, create_house
+from features.store.server import Server
+from pipelines.imports import bulk, importer
+from pipelines.imports.importer import Imported
+from service.contacts.snapshot import Keys
 
 NOON = datetime(2020, 3, 2, 12, tzinfo=UTC)
 CASINO = {"product": "casino"}
@@ -50,7 +50,7 @@ def sandbox(store: redis.Redis) -> House:
 def home(server: Server, sandbox: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert sandbox.sandbox
     monkeypatch.setenv("CROUPIER_STORE", server.url)
-    monkeypatch.setattr("pipelines.worker.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.1)
     (tmp_path / "house").mkdir()
     return tmp_path / "house"
 
@@ -68,7 +68,7 @@ def written(home: Path, rows: Sequence[str], header: str = HEADER, name: str = "
 
 
 def taken(home: Path, file: Path, mapping: Path | None) -> Imported:
-    done = imports.run(home, file, mapping=mapping, progress=False)
+    done = importer.run(home, file, mapping=mapping, progress=False)
     assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     return done
 
@@ -255,8 +255,8 @@ def test_too_great_a_share_of_rejects_ends_an_import_early_and_says_what_was_tak
     assert in_lake(home) == 200
     borne = taken(home, file, said(home, max_rejected_share=0.8))
     assert (counts(borne), borne.refusal, borne.lines) == ((300, 200, 0, 2_000), None, 2_501)
-    assert imports.run(home, file, mapping=mapping, max_rejected_share=0.1, progress=False).refusal is not None
-    assert imports.run(home, file, mapping=mapping, max_rejected_share=0.9, progress=False).refusal is None
+    assert importer.run(home, file, mapping=mapping, max_rejected_share=0.1, progress=False).refusal is not None
+    assert importer.run(home, file, mapping=mapping, max_rejected_share=0.9, progress=False).refusal is None
 
 
 def test_rejects_stand_in_the_house_for_its_owner_only(home: Path) -> None:
@@ -277,7 +277,9 @@ def test_rejects_stand_in_the_house_for_its_owner_only(home: Path) -> None:
 
 _ENDED = """
 import os, signal, sys
-from pipelines import __main__, bulk, imports, ingest
+from pipelines import __main__
+from pipelines.imports import bulk, importer as imports
+from pipelines.worker import consumer as ingest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ingest.LEASE_SECONDS = 1

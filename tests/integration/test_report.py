@@ -13,13 +13,14 @@ from lakes import CATALOGUE, experiment
 from patience import PATIENT
 from people import adult_events, tell
 
-from features.server import Server
-from features.store import House, bundle_key, real_now_us
+from features.store.bundles import bundle_key
+from features.store.deployment import House, real_now_us
+from features.store.server import Server
 from pipelines import __main__ as cli
-from pipelines import exposures, report
-from pipelines.lake import SCHEMAS
-from pipelines.worker import Worker, wait_until_in_lake
-from service import app, reports
+from pipelines.experiments import exposures, report
+from pipelines.worker.lake import SCHEMAS
+from pipelines.worker.process import Worker, wait_until_in_lake
+from service.api import app, reports
 
 ROOT = Path(__file__).parents[2]
 

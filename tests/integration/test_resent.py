@@ -11,10 +11,10 @@ from conftest import Opened, run
 from people import adult_events, leased, tell
 
 from features.events import EVENT
-from features.store import House
-from pipelines import bulk
-from pipelines.worker import Worker
-from service.view import Keys
+from features.store.deployment import House
+from pipelines.imports import bulk
+from pipelines.worker.process import Worker
+from service.contacts.snapshot import Keys
 
 PLAYER, DEVICE = "resent-1", "resent-device"
 AT = (datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)

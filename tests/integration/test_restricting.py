@@ -15,10 +15,10 @@ from joined import OTHER, PLAYER, asked, facts_of, marked, post, settled, states
 from people import leased, tell
 from people import told as event
 
-from features.store import House, partition_of
-from pipelines.homes import homes
-from pipelines.worker import Worker
-from service.view import Keys, decision_key
+from features.store.deployment import House, partition_of
+from pipelines.worker.homes import homes
+from pipelines.worker.process import Worker
+from service.contacts.snapshot import Keys, decision_key
 
 CHAIN = 200
 RESTRICTING: list[dict[str, Any]] = [

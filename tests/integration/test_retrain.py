@@ -24,14 +24,17 @@ from mlflow.entities import Run
 from patience import PATIENT
 from rich.console import Console
 
-from features.server import Server
-from features.store import House, StoreError, connect, pointer_key, publish, published, serving_hashes
-from models import registry as registry_module
-from models.registry import ChurnRegistry
+from features.store.bundles import pointer_key, publish, published, serving_hashes
+from features.store.connection import connect
+from features.store.deployment import House
+from features.store.errors import StoreError
+from features.store.server import Server
+from models.releases import registry as registry_module
+from models.releases.registry import ChurnRegistry
 from pipelines import __main__ as command_line
-from pipelines import promotion
-from pipelines.promotion import GateRefused, journal, rollback, settle
-from pipelines.retrain import Retraining, retrain
+from pipelines.training import promotion
+from pipelines.training.promotion import GateRefused, journal, rollback, settle
+from pipelines.training.retrain import Retraining, retrain
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1
@@ -174,7 +177,7 @@ def test_a_retraining_that_is_stopped_is_recorded_as_stopped(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.retrain.learn", stop)
+    monkeypatch.setattr("pipelines.training.retrain.learn", stop)
     with pytest.raises(KeyboardInterrupt):
         retrain(home, server.url, QUIET)
     registry = ChurnRegistry(home)

@@ -20,13 +20,14 @@ from people import told as event
 from rich.console import Console
 from rulings import BOOK, HOUSE, SERVICE
 
-from features.server import Server
-from features.store import House, pointer_key, publish, real_now_us, serving_hashes
-from models.policy import Uniform
-from pipelines import hindsight, officer, rulebooks
-from pipelines.worker import Worker, wait_until_in_lake
-from service.experiment import variant
-from service.packs import load_rulebook, rulebook_path
+from features.store.bundles import pointer_key, publish, serving_hashes
+from features.store.deployment import House, real_now_us
+from features.store.server import Server
+from models.catalogue.experiment import variant
+from models.policy.policy import Uniform
+from pipelines.rules import hindsight, officer, rulebooks
+from pipelines.worker.process import Worker, wait_until_in_lake
+from service.rules.rulebook import load_rulebook, rulebook_path
 
 SHARES: Any = HOUSE.experiment.variants
 

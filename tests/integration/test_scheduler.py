@@ -14,10 +14,11 @@ import pytest
 import redis
 
 from features.moments import micros
-from features.server import Server
-from features.store import House, connect, real_now_us
-from pipelines.schedule import Scheduler
-from pipelines.worker import Worker
+from features.store.connection import connect
+from features.store.deployment import House, real_now_us
+from features.store.server import Server
+from pipelines.worker.process import Worker
+from pipelines.worker.schedule import Scheduler
 
 MONDAY = datetime(2020, 3, 2, 4, tzinfo=UTC)
 LINE = {"retrain": "0 4 * * 1"}

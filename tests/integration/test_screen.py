@@ -9,7 +9,7 @@ import httpx
 from cluster import free_ports
 from worlds import until
 
-from models.registry import ChurnRegistry
+from models.releases.registry import ChurnRegistry
 
 
 def test_the_screen_is_one_process_that_shows_the_runs_of_the_house(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from cluster import free_ports
 from patience import PATIENT
 from rich.console import Console
 
-from models.actions import load_catalogue
-from pipelines import gauge
-from pipelines.simulate import SimulationRefused, Wish, simulate
+from models.catalogue.offers import load_catalogue
+from pipelines.simulation import results
+from pipelines.simulation.simulate import SimulationRefused, Wish, simulate
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 QUIET = Console(quiet=True)
@@ -53,7 +53,7 @@ def _ready(address: str) -> bool:
 
 def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:
     course = simulate(Wish(house, 1, 40, 2.0, 240), CATALOGUE, QUIET)
-    found = gauge.measure(course)
+    found = results.measure(course)
     assert found.decisions == len(course.steps) > 120
     assert sum(group.decisions for group in found.groups.values()) == found.decisions
     assert found.groups["holdout"].contacted == 0
@@ -61,7 +61,7 @@ def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: P
     compared = found.compared
     assert compared.uniform <= compared.best
     assert compared.policy <= compared.best
-    gauge.write(course, found, tmp_path)
+    results.write(course, found, tmp_path)
     assert json.loads((tmp_path / "simulation.json").read_text())["seed"] == 1
     drawn = {file.stem for file in tmp_path.glob("*.svg")}
     assert drawn == {"net_value", "no_contact", "conversions", "policy", "exclusions"}
@@ -77,17 +77,17 @@ def test_without_a_house_there_is_one_sentence() -> None:
 
 
 def test_a_paired_interval_is_that_of_students_t() -> None:
-    found = gauge.paired([1.0, 2.0, 3.0, 4.0, 5.0])
+    found = results.paired([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.mean == 3.0
     assert found.high - found.mean == pytest.approx(1.9632, abs=1e-3)
 
 
 def test_several_seeds_are_pooled_by_their_own_differences(tmp_path: Path) -> None:
-    assert gauge.pool(tmp_path) is None
-    one = gauge.Compared(decisions=100, policy=50, business_rules=10, uniform=0, best=100, lift=0.5)
+    assert results.pool(tmp_path) is None
+    one = results.Compared(decisions=100, policy=50, business_rules=10, uniform=0, best=100, lift=0.5)
     for seed, extra in enumerate((0.0, 10.0, 20.0)):
-        better = gauge.Compared(decisions=100, policy=50 + extra, business_rules=10, uniform=0, best=100, lift=0.6)
-        found = gauge.Measured(
+        better = results.Compared(decisions=100, policy=50 + extra, business_rules=10, uniform=0, best=100, lift=0.6)
+        found = results.Measured(
             seed=seed,
             decisions=1_000,
             days=1,
@@ -100,7 +100,7 @@ def test_several_seeds_are_pooled_by_their_own_differences(tmp_path: Path) -> No
         )
         (tmp_path / f"seed-{seed}").mkdir()
         (tmp_path / f"seed-{seed}" / "simulation.json").write_bytes(msgspec.json.encode(found))
-    pooled = gauge.pool(tmp_path)
+    pooled = results.pool(tmp_path)
     assert pooled is not None
     assert pooled.policy_less_business_rules.mean == pytest.approx(50)
     assert pooled.lift_of_last_quarter_less_first.low == pytest.approx(0.1)

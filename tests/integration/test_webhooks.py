@@ -28,15 +28,15 @@ from people import adult_events, tell
 from people import told as event
 from standardwebhooks import Webhook
 
-from features.server import Server
-from features.store import House, tag
+from features.store.deployment import House, tag
+from features.store.server import Server
 from pipelines import __main__ as cli
-from pipelines import courier as courier_file
-from pipelines.courier import Courier
-from pipelines.outbox import GONE, Outbox, undelivered_key
-from pipelines.webhooks import Webhooks
-from pipelines.wire import AT_ONCE
-from pipelines.worker import Worker
+from pipelines.worker import dispatcher as courier_file
+from pipelines.worker.dispatcher import Courier
+from pipelines.worker.http_client import AT_ONCE
+from pipelines.worker.outbox import GONE, Outbox, undelivered_key
+from pipelines.worker.process import Worker
+from pipelines.worker.webhooks import Webhooks
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PARTITION = 17

@@ -14,13 +14,13 @@ from flushes import CATALOGUE
 from people import adult_events, tell
 
 from features.schema import MODEL_FEATURES, VECTOR
-from features.store import publish
-from models.actions import NO_CONTACT
-from models.context import READINGS
-from models.learner import ALONE, Act, Learner, LearnerSettings
-from models.scorer import ChurnBundle, Scorer, library_build
-from models.snapshot import Cursor, Snapshot
-from pipelines.worker import Worker
+from features.store.bundles import publish
+from models.catalogue.offers import NO_CONTACT
+from models.churn.scorer import ChurnBundle, Scorer, library_build
+from models.policy.context import READINGS
+from models.policy.learned import Cursor, Snapshot
+from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from pipelines.worker.process import Worker
 
 
 def snapshot(seed: int = 1) -> Snapshot:

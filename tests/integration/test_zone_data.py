@@ -20,7 +20,7 @@ from conftest import Stored
 from people import adult_events
 
 from features.events import micros
-from features.store import create_house
+from features.store.deployment import create_house
 
 NIGHT = datetime(2026, 11, 28, 4, 40, tzinfo=UTC)
 """The 27th in Vancouver by the package; the 28th by the zones that the machine offers."""

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.files import CatalogueError
-from pipelines.attribution import Attribution, Books, Drawn, Lesson, Terms
+from models.catalogue.files import CatalogueError
+from pipelines.learning.attribution import Attribution, Books, Drawn, Lesson, Terms
 
 TERMS = Terms.read()
 WINDOW = 1_000

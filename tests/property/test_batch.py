@@ -23,7 +23,7 @@ from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.definitions import apply, open_store, training_frame
 from features.moments import micros
 from features.schema import CHANNELS, DERIVED, MICROS, PRODUCTS, STORED, TIMING_SLOTS, VECTOR, Kind
-from features.server import Server
+from features.store.server import Server
 
 START = 18_300 * DAY_MICROS
 CUTS = [START + days * DAY_MICROS + extra for days, extra in ((0, 0), (1, 0), (3, 7_000_001), (45, -1), (400, 0))]

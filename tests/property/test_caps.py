@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import CHANNELS
-from models.actions import PROMOTIONAL, SLOTS, Catalogue, Offer, Window, load_catalogue
-from models.limits import Cap
-from service.caps import Asking, Held, Reservation, evaluate, fits, load_reservation, outdated
-from service.layout import Candidates, Layout
+from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.limits import Cap
+from models.catalogue.offers import PROMOTIONAL, SLOTS, Catalogue, Offer, Window, load_catalogue
+from service.contacts.limits import Asking, Held, Reservation, evaluate, fits, load_reservation, outdated
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 HOUSE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")

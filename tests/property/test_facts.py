@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from features.events import EVENT, Event, moment
 from features.schema import CHANNELS, PRODUCTS
-from features.server import Server
-from features.store import House, Store, real_now_us
-from pipelines import bulk
-from service import facts
-from service.facts import Consent, Facts, assertions
-from service.know import Refused, know
-from service.ledger import RedisLedger
-from service.view import Keys
+from features.store.connection import Store
+from features.store.deployment import House, real_now_us
+from features.store.server import Server
+from pipelines.imports import bulk
+from service.contacts.ledger import RedisLedger
+from service.contacts.snapshot import Keys
+from service.events.accept import Refused, know
+from service.players import facts
+from service.players.facts import Consent, Facts, assertions
 
 SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 NAMES = (f"player-{n}" for n in itertools.count())

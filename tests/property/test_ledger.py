@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 )
 from ledgers import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
 
-from features.server import Server
-from features.store import House, create_house, load_library, open_house
+from features.store.connection import load_library
+from features.store.deployment import House, create_house, open_house
+from features.store.server import Server
 
 EXAMPLES = int(os.environ.get("CROUPIER_EXAMPLES", "30"))
 """`make ledger` asks for 1,000."""
@@ -41,7 +42,7 @@ def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachi
         @initialize()
         def move_in(self) -> None:
             store.flushall()
-            load_library(store, "service", "ledger.lua")
+            load_library(store, "service.contacts", "ledger.lua")
             self.rooms = Rooms(server.url, create_house(store, sandbox=True))
             self.attempts: list[Attempt] = []
             self.made: list[tuple[str, str]] = []
@@ -163,7 +164,7 @@ def test_no_limit_is_overstepped_and_no_budget_overspent_whatever_callers_do(
 SCRIPT = """
 import random, sys
 import redis
-from features.store import connect, open_house
+from features.store.connection import connect; from features.store.deployment import open_house
 from ledgers import Rooms, PLAYERS, HOMES
 url, seed, turns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 client = connect(url)

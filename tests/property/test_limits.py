@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from features import zones
 from features.moments import micros, moment
-from models.actions import Catalogue
-from models.limits import Cap, Gap, Group, Pause
-from service.caps import (
+from models.catalogue.candidates import Layout
+from models.catalogue.limits import Cap, Gap, Group, Pause
+from models.catalogue.offers import Catalogue
+from service.contacts.limits import (
     Answered,
     Asking,
     Held,
@@ -29,7 +30,6 @@ from service.caps import (
     over,
     period,
 )
-from service.layout import Layout
 
 README = Path(__file__).parents[2] / "README.md"
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)

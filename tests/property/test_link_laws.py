@@ -5,8 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import facts, links
-from service.facts import Assertion
+from service.players import facts, identity
+from service.players.facts import Assertion
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True)
 FIELDS = {
@@ -33,19 +33,19 @@ def store(told: list[tuple[str, Assertion]]) -> dict[bytes, bytes]:
     """The hash that the store makes of what is told: of each register the greatest."""
     held: dict[str, tuple[int, int, str]] = {}
     for who, one in told:
-        for kept in links.under(who, [one]) if who else [one]:
+        for kept in identity.under(who, [one]) if who else [one]:
             held[kept.field] = max(held.get(kept.field, (-1, 0, "")), kept[1:])
     return {name.encode(): f"{at} {rank} {text}".encode() for name, (at, rank, text) in held.items()} | {b"v": b"7"}
 
 
 def registers(raw: dict[bytes, bytes]) -> dict[str, tuple[int, int, str]]:
-    merged = links.together(raw)
+    merged = identity.together(raw)
     return {one.field: one[1:] for one in facts.registers(merged)}
 
 
 def link(linked: str, at_us: int) -> Assertion:
     """What the store writes when a player takes an id in."""
-    return Assertion(f"{links.LINK}{linked}", at_us, 0, "linked")
+    return Assertion(f"{identity.LINK}{linked}", at_us, 0, "linked")
 
 
 ALL_LINKS = [("", link(linked, at)) for linked, at in LINKED.items()]
@@ -56,7 +56,7 @@ ALL_LINKS = [("", link(linked, at)) for linked, at in LINKED.items()]
 def test_order_does_not_matter(told: list[tuple[str, Assertion]], chance: random.Random) -> None:
     everything = [*told, *ALL_LINKS]
     shuffled = chance.sample(everything, len(everything))
-    assert links.together(store(everything)) == links.together(store(shuffled))
+    assert identity.together(store(everything)) == identity.together(store(shuffled))
 
 
 @SETTINGS
@@ -94,15 +94,15 @@ def test_of_what_was_told_before_the_links_nothing_strict_gets_lost(told: list[t
 @given(TELLINGS)
 def test_who_has_one_id_is_read_as_ever(told: list[tuple[str, Assertion]]) -> None:
     raw = store([(who, one) for who, one in told if not who])
-    assert links.together(raw) is raw
+    assert identity.together(raw) is raw
 
 
 @SETTINGS
 @given(TELLINGS)
 def test_a_player_who_is_linked_further_brings_what_stands_of_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
     raw = store([*told, *ALL_LINKS]) | {b"name": b"sealed", b"to": b"{p003}other pending x"}
-    moved = links.adopted("{p000}player", raw, "{p003}other")
-    ids = links.ids("{p000}player", raw, "{p003}other")
+    moved = identity.adopted("{p000}player", raw, "{p003}other")
+    ids = identity.ids("{p000}player", raw, "{p003}other")
     assert ids == ["{p000}player", *sorted(LINKED)]
     again = registers(store([("", one) for one in moved] + [("", link(one, 2_000)) for one in ids]))
     assert {name: one for name, one in again.items() if not name.startswith("link:")} == {
@@ -115,7 +115,7 @@ def test_a_player_who_is_linked_further_brings_what_stands_of_all_linked_ids(tol
 def test_what_an_id_was_told_of_its_owner_comes_home(told: list[tuple[str, Assertion]]) -> None:
     """Two ids were linked to each other at once, and the one that had been taken in turned out the player."""
     tablet = "{p002}tablet"
-    moved = links.adopted("{p000}player", store([*told, *ALL_LINKS]), tablet)
+    moved = identity.adopted("{p000}player", store([*told, *ALL_LINKS]), tablet)
     own = {one.field: one[1:] for one in moved if not one.field.startswith("~")}
     assert own == registers(store([("", one) for who, one in told if who == tablet]))
     assert not [one for one in moved if one.field.startswith((f"~{tablet}", "link:"))]
@@ -123,10 +123,10 @@ def test_what_an_id_was_told_of_its_owner_comes_home(told: list[tuple[str, Asser
 
 def test_a_player_told_to_live_in_two_places_is_bound_by_both() -> None:
     told = [("", Assertion("jurisdiction", 10, 0, "MT")), ("{p001}device", Assertion("jurisdiction", 20, 0, "NL"))]
-    known = facts.read(links.together(store([*told, *ALL_LINKS])), "main")
+    known = facts.read(identity.together(store([*told, *ALL_LINKS])), "main")
     assert set(known.elsewhere) == {"MT", "NL"}
     later = facts.read(
-        links.together(store([*told, *ALL_LINKS, ("", Assertion("jurisdiction", 900, 0, "ES"))])), "main"
+        identity.together(store([*told, *ALL_LINKS, ("", Assertion("jurisdiction", 900, 0, "ES"))])), "main"
     )
     assert (later.jurisdiction, later.elsewhere) == ("ES", ())
 

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from features.aggregates import Activity, empty, update
 from features.definitions import apply, compile_plan, open_store
-from features.plan import DTYPES, PlanError, ReadPlan, Row
+from features.read_plan import DTYPES, PlanError, ReadPlan, Row
 from features.schema import STORED, Dtype, Kind
-from features.server import Server
+from features.store.server import Server
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MEMBER = {

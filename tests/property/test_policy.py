@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from features.schema import VECTOR
-from models.actions import NO_CONTACT, load_catalogue
-from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
+from models.catalogue.offers import NO_CONTACT, load_catalogue
+from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from features import events
 from features.events import Event
-from pipelines.bulk import Item
-from pipelines.cells import Arithmetic, RowRefused, minor
-from pipelines.columns import EventMapping
-from pipelines.lake import SCHEMAS
-from pipelines.rows import Row, Source
-from pipelines.seen import CONTENT, Told, content, judge
-from service.ledger import Entry
+from pipelines.imports.bulk import Item
+from pipelines.imports.cells import Arithmetic, RowRefused, minor
+from pipelines.imports.columns import EventMapping
+from pipelines.imports.rows import Row, Source
+from pipelines.imports.seen import CONTENT, Told, content, judge
+from pipelines.worker.lake import SCHEMAS
+from service.contacts.ledger import Entry
 
 PLAIN: dict[str, Any] = {"player": "a", "time": "b", "rules": [{"when": {}, "event": "login"}]}
 

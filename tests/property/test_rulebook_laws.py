@@ -8,12 +8,12 @@ import chances
 import pytest
 from interpreter import Reading
 
-from models.actions import Purpose
-from service.harm import Harm
-from service.inputs import Inputs
-from service.law import Law, Verdict
-from service.layout import Layout
-from service.mask import Asked, Situation, evaluate
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import Purpose
+from service.decisions.eligibility import Asked, Situation, evaluate
+from service.players.harm import Harm
+from service.rules.compiler import Law, Verdict
+from service.rules.inputs import Inputs
 
 PLAYERS = 100
 BOOKS = int(os.environ.get("CROUPIER_BOOKS", "125"))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.actions import NO_CONTACT, Catalogue, load_catalogue
-from models.context import READINGS
-from models.learner import ALONE, Act, Learner, LearnerSettings
-from models.policy import draw
-from models.snapshot import Cursor, Learnt, Snapshot, SnapshotError, weigh
+from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
+from models.policy.context import READINGS
+from models.policy.learned import Cursor, Learnt, Snapshot, SnapshotError, weigh
+from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.policy import draw
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 SETTINGS = LearnerSettings(batch=50, warm_up=60)

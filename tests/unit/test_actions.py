@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from features import zones
 from features.events import micros, moment
 from features.schema import CHANNELS, TIMING_SLOTS
-from models.actions import (
+from models.catalogue.files import CatalogueError, load_yaml
+from models.catalogue.limits import Cap
+from models.catalogue.offers import (
     NO_CONTACT,
     PROMOTIONAL,
     SLOTS,
@@ -24,8 +26,6 @@ from models.actions import (
     load_catalogue,
     send_window,
 )
-from models.files import CatalogueError, load_yaml
-from models.limits import Cap
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 FILE = Path(__file__).parents[2] / "service" / "catalogue.yaml"

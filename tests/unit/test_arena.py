@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.actions import NO_CONTACT, load_catalogue
-from models.learner import LearnerSettings
-from pipelines.arena import Arena, run
+from models.catalogue.offers import NO_CONTACT, load_catalogue
+from models.policy.learner import LearnerSettings
+from pipelines.simulation.bandit import Arena, run
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 SETTINGS = LearnerSettings()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.aside import Aside
+from service.api.aside import Aside
 
 
 async def _waits(ended: list[str]) -> None:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from features.aggregates import DAY_MICROS
 from features.events import micros, moment
 from features.schema import MODEL_FEATURES, VECTOR
-from models.churn import BINS, Rows, Trained, ece, evaluate, fit, platt, reliability, shifted
-from models.population import (
+from models.churn.population import (
     FOREVER,
     Act,
     Restriction,
@@ -28,7 +27,8 @@ from models.population import (
     restrictions,
     split,
 )
-from models.scorer import Scorer
+from models.churn.scorer import Scorer
+from models.churn.training import BINS, Rows, Trained, ece, evaluate, fit, platt, reliability, shifted
 
 DAY = DAY_MICROS
 T = micros(datetime(2020, 1, 1, tzinfo=UTC))

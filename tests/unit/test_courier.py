@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from models.files import CatalogueError, load_yaml
-from pipelines import webhooks as told
-from pipelines.webhooks import RETRY_SECONDS, Endpoint, Notice, Webhooks
-from pipelines.wire import AddressRefused, Guard, refusal
+from models.catalogue.files import CatalogueError, load_yaml
+from pipelines.worker import webhooks as told
+from pipelines.worker.http_client import AddressRefused, Guard, refusal
+from pipelines.worker.webhooks import RETRY_SECONDS, Endpoint, Notice, Webhooks
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_" + "A" * 32

@@ -13,7 +13,7 @@ from pydantic import create_model
 from features.digests import digest, earlier, form_of
 from features.events import EVENT, Event, Login
 from features.zones import zone
-from service.outcomes import _FORM, Outcome
+from service.decisions.outcomes import _FORM, Outcome
 
 FIRST: dict[str, Event] = {}
 for line in lines("hashes/event_digests"):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.actions import Variant
-from service.experiment import bucket, fnv1a32, variant
+from models.catalogue.experiment import bucket, fnv1a32, variant
+from models.catalogue.offers import Variant
 
 IDS = [f"player-{n}" for n in range(40_000)]
 SHARES: dict[Variant, float] = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.45}

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from features.server import Lock
-from features.store import PARTITIONS, House
-from pipelines import findings
-from pipelines.findings import SECTIONS, VARIABLES, Finding, Server
+from features.store.deployment import PARTITIONS, House
+from features.store.server import Lock
+from pipelines.doctor import findings
+from pipelines.doctor.findings import SECTIONS, VARIABLES, Finding, Server
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

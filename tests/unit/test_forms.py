@@ -10,15 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of
-from models.actions import Catalogue, Offer, Terms
-from models.learner import LearnerSettings
-from models.snapshot import Snapshot
-from pipelines.attribution import Terms as Worth
-from pipelines.school import lineage
-from service.decide import Context, DecisionRequest
-from service.forms import PACK
-from service.harm import HarmSettings
-from service.packs import Pack, Rulebook
+from models.catalogue.offers import Catalogue, Offer, Terms
+from models.policy.learned import Snapshot
+from models.policy.learner import LearnerSettings
+from pipelines.learning.attribution import Terms as Worth
+from pipelines.learning.training_log import lineage
+from service.decisions.decide import Context, DecisionRequest
+from service.players.harm import HarmSettings
+from service.rules.hashed import PACK
+from service.rules.rulebook import Pack, Rulebook
 
 LATER: dict[str, Any] = {"later": (int | None, None)}
 RULES: dict[str, Any] = {rule.type: (pack, rule) for pack in frozen_rulebook().packs for rule in pack.rules}

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from features.aggregates import empty, encode, forward
 from features.events import HarmLevel
 from features.schema import MICROS, PRODUCTS, VECTOR
-from models.files import load_yaml
-from service.facts import Assertion, Facts, Told
-from service.harm import (
+from models.catalogue.files import load_yaml
+from service.players.facts import Assertion, Facts, Told
+from service.players.harm import (
     MARKERS,
     Harm,
     HarmSettings,
@@ -30,7 +30,7 @@ from service.harm import (
     stage,
     told,
 )
-from service.packs import places
+from service.rules.rulebook import places
 
 SETTINGS = load_yaml(Path(__file__).parents[2] / "service" / "rulebook" / "harm.yaml", HarmSettings)
 NOW = 1_795_000_000 * MICROS

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from lakes import SHARES, drawn, record
 
-from models.snapshot import weigh
-from pipelines.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
-from service import log
+from models.policy.learned import weigh
+from pipelines.experiments.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
+from service.decisions import log
 
 PLACES = 8
 

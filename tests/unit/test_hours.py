@@ -10,11 +10,11 @@ from rulings import HOUSE
 
 from features import zones
 from features.moments import micros, moment
-from models.actions import SLOTS, Window, send_window
-from service.hours import Hearing, Timetable, settle
-from service.layout import Layout
-from service.packs import FOREVER_US
-from service.rules import TimeWindow
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import SLOTS, Window, send_window
+from service.rules.rulebook import FOREVER_US
+from service.rules.sending_hours import Hearing, Timetable, settle
+from service.rules.types import TimeWindow
 
 LAYOUT = Layout(HOUSE)
 HOUR = 3_600_000_000

@@ -10,7 +10,7 @@ import pytest
 import redis
 from conftest import run
 
-from features.lane import MISSES, PATIENT_SECONDS, Breaker
+from features.store.lane import MISSES, PATIENT_SECONDS, Breaker
 
 LONG_AGO: Final = -3_600.0
 

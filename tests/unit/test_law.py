@@ -19,16 +19,17 @@ import pytest
 from rulings import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, law_of, merged, offer_of, us, vector_of
 
 from features.moments import moment
-from models.actions import SLOTS, Window, send_window
-from service import facts, mask
-from service.facts import Consent, Facts, Told
-from service.harm import Harm
-from service.inputs import INPUTS, Contact, Inputs, age_of, named, read
-from service.law import Law, _lost, _months_after
-from service.layout import Layout
-from service.packs import Pack, Rulebook, load_rulebook, places, rulebook_path
-from service.rule import Group, Money
-from service.rules import CountCap, Counted, SelectionBasis, TermLimit, ValueCap
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import SLOTS, Window, send_window
+from service.decisions import eligibility
+from service.players import facts
+from service.players.facts import Consent, Facts, Told
+from service.players.harm import Harm
+from service.rules.compiler import Law, _lost, _months_after
+from service.rules.inputs import INPUTS, Contact, Inputs, age_of, named, read
+from service.rules.rule import Group, Money
+from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
+from service.rules.types import CountCap, Counted, SelectionBasis, TermLimit, ValueCap
 
 NOW = us("2026-06-01T12:00:00+02:00")
 HOUR = 3_600_000_000
@@ -503,24 +504,24 @@ def test_scores_that_the_house_wants_of_everybody_must_be_there_and_fresh() -> N
 
 def test_a_reason_is_told_with_where_it_binds_how_sure_it_is_and_when_it_was_checked() -> None:
     book = load_rulebook(rulebook_path())
-    known = mask.reasons(book)
+    known = eligibility.reasons(book)
     rules = {rule.id: (rule, pack) for pack in book.packs for rule in pack.rules}
     rule, pack = rules["H4b-FL-count"]
     assert rule.note
-    assert known["H4b-FL-count"] == mask.Reason(
+    assert known["H4b-FL-count"] == eligibility.Reason(
         rule.reason, rule.source, ("US-FL",), str(pack.checked_on), rule.confidence, rule.note
     )
     assert known["GB3"].jurisdictions == ("GB",)
     assert known["stale_rofus"].reason.endswith(": what is known is too old")
     assert known["unknown_age"].source == "house: unknown, stale and future inputs deny"
-    assert mask.reason("cap:x", known) == mask.Reason("the cap has no room", "catalogue")
-    assert mask.reason("GB3", known) == known["GB3"]
-    other = mask.reason("ZZ", known)
-    assert other == mask.Reason("ZZ, a rule of another rulebook", "the rulebook that the record names")
+    assert eligibility.reason("cap:x", known) == eligibility.Reason("the cap has no room", "catalogue")
+    assert eligibility.reason("GB3", known) == known["GB3"]
+    other = eligibility.reason("ZZ", known)
+    assert other == eligibility.Reason("ZZ, a rule of another rulebook", "the rulebook that the record names")
 
 
 def test_a_rule_that_was_compared_with_its_source_by_itself_says_when() -> None:
     small = law({**AGE, "checked_on": date(2026, 5, 20)})
-    assert mask.reasons(small.book)["age"].checked_on == "2026-05-20"
+    assert eligibility.reasons(small.book)["age"].checked_on == "2026-05-20"
     assert CountCap.model_validate(ONCE).needs == ("bonuses",)
     assert CountCap.model_validate(DAILY).needs == ()

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import STORED, VECTOR
-from models.actions import NO_CONTACT, load_catalogue
-from models.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
-from service import log, sealing
-from service.decide import choose
-from service.layout import Candidates, Layout
-from service.log import Choice, PutOff, Record, Seen, Sent, Versions
+from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.offers import NO_CONTACT, load_catalogue
+from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
+from service.decisions import log
+from service.decisions.decide import choose
+from service.decisions.log import Choice, PutOff, Record, Seen, Sent, Versions
+from service.players import sealing
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.events import Event
-from pipelines.cells import RowRefused, clock, minor, reasons
-from pipelines.columns import AmountColumn, Assume, EventMapping, IdColumn, Made, Rule, TimeColumn, schema
-from pipelines.mapping import SHIPPED, ImportRefused, MappedRows, load, row_hash
-from pipelines.rows import Row, Source
+from pipelines.imports.cells import RowRefused, clock, minor, reasons
+from pipelines.imports.columns import AmountColumn, Assume, EventMapping, IdColumn, Made, Rule, TimeColumn, schema
+from pipelines.imports.mapping import SHIPPED, ImportRefused, MappedRows, load, row_hash
+from pipelines.imports.rows import Row, Source
 
 PLAIN: dict[str, Any] = {
     "player": "who",
@@ -493,7 +493,7 @@ def test_bytes_that_are_no_utf8_spoil_their_row_only(tmp_path: Path) -> None:
 
 
 def test_huge_rows_come_in_small_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.rows._CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr("pipelines.imports.rows._CHUNK_CHARACTERS", 100)
     file = tmp_path / "rows.csv"
     file.write_text(CSV, "utf8")
     with Source(file, mapping()) as opened:

@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from rulings import BASE, BOOK, DAY_US, GOLDEN, HOUSE, facts_of, inputs_of, licensed_everywhere, merged, us, vector_of
 
 from features.moments import moment
-from models.actions import SLOTS, Catalogue, Offer, Purpose, Stage, Window, send_window
-from models.context import READINGS
-from models.policy import BusinessRules, Policy, Uniform, priorities
-from service import harm, mask
-from service.decide import choose
-from service.facts import Facts, Told
-from service.harm import Harm
-from service.inputs import INPUTS, read
-from service.law import Law, Verdict
-from service.layout import Layout
-from service.mask import OWN, Asked, Situation, evaluate
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import SLOTS, Catalogue, Offer, Purpose, Stage, Window, send_window
+from models.policy.context import READINGS
+from models.policy.policy import BusinessRules, Policy, Uniform, priorities
+from service.decisions import eligibility
+from service.decisions.decide import choose
+from service.decisions.eligibility import OWN, Asked, Situation, evaluate
+from service.players import harm
+from service.players.facts import Facts, Told
+from service.players.harm import Harm
+from service.rules.compiler import Law, Verdict
+from service.rules.inputs import INPUTS, read
 
 NOW = us("2026-06-01T12:00:00+02:00")
 NOTICE = Offer.model_validate(HOUSE.offers[-1].model_dump() | {"id": "terms_changed", "purpose": "regulatory"})
@@ -347,13 +348,13 @@ def test_inputs_are_kept_with_value_age_and_trouble() -> None:
 
 
 def test_every_reason_that_can_be_given_is_told_in_words_with_its_source() -> None:
-    known = mask.reasons(LAW.book)
+    known = eligibility.reasons(LAW.book)
     worst = situation(**WORST, jurisdiction="DK")
     for name in evaluate(worst).blocked:
         assert known[name].reason
         assert known[name].source
-    assert mask.reason("cap:player_day", known).source == "catalogue"
-    assert "another rulebook" in mask.reason("GB99", known).reason
+    assert eligibility.reason("cap:player_day", known).source == "catalogue"
+    assert "another rulebook" in eligibility.reason("GB99", known).reason
 
 
 def test_bits_of_reasons_by_candidate_say_the_same_as_candidates_by_reason() -> None:

@@ -8,7 +8,16 @@ import pytest
 from numpy.typing import NDArray
 from river import checks
 
-from models.oracle import FACTORS, ORACLES, SHARED, FactoredKalman, Oracle, block_names, pair_names, sigmoid
+from models.policy.reward_model import (
+    FACTORS,
+    ORACLES,
+    SHARED,
+    FactoredKalman,
+    Oracle,
+    block_names,
+    pair_names,
+    sigmoid,
+)
 
 Factory = Callable[[], Any]
 BOTH = [pytest.param(make, id=name) for name, make in ORACLES.items()]

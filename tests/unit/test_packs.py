@@ -12,16 +12,16 @@ from rulings import BOOK, HOUSE, SERVICE
 
 from features import zones
 from features.moments import micros
-from models.context import READINGS
-from models.files import CatalogueError
-from pipelines.officer import lint, listed, terms
-from pipelines.rulepage import page
-from service.inputs import INPUTS, age_on
-from service.law import Law
-from service.layout import Layout
-from service.packs import OWN, Rulebook, load_rulebook, places
-from service.rule import RuleBase
-from service.rules import AnyRule
+from models.catalogue.candidates import Layout
+from models.catalogue.files import CatalogueError
+from models.policy.context import READINGS
+from pipelines.rules.officer import lint, listed, terms
+from pipelines.rules.page import page
+from service.rules.compiler import Law
+from service.rules.inputs import INPUTS, age_on
+from service.rules.rule import RuleBase
+from service.rules.rulebook import OWN, Rulebook, load_rulebook, places
+from service.rules.types import AnyRule
 
 DOCS = SERVICE.parent / "docs"
 PACK = """pack: test

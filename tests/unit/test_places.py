@@ -12,13 +12,13 @@ import pytest
 from rulings import BASE, BOOK, DAY_US, HOUSE, SERVICE, inputs_of, merged, offer_of, us
 
 from features.places import regions
-from models.actions import Catalogue, Offer, Window
-from pipelines.officer import in_place, lint
-from service import mask
-from service.law import Law, Verdict
-from service.layout import Layout
-from service.packs import EVERYWHERE, Rulebook, load_rulebook
-from service.rules import JurisdictionScope
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import Catalogue, Offer, Window
+from pipelines.rules.officer import in_place, lint
+from service.decisions import eligibility
+from service.rules.compiler import Law, Verdict
+from service.rules.rulebook import EVERYWHERE, Rulebook, load_rulebook
+from service.rules.types import JurisdictionScope
 
 NOON = "2026-06-01T12:00:00+00:00"
 TODAY = date(2026, 11, 28)
@@ -71,7 +71,7 @@ def test_a_licensed_place_without_rules_of_its_own_is_silent_and_an_error(place:
     assert verdict.blocked[f"no_rules:{place}"] == law.layout.promotional
     assert "jurisdiction" not in verdict.blocked
     assert ("error", place) in findings(book)
-    said = mask.reason(f"no_rules:{place}", mask.reasons(book))
+    said = eligibility.reason(f"no_rules:{place}", eligibility.reasons(book))
     assert said.reason.startswith(f"{place} is licensed")
     assert said.jurisdictions == (place,)
 
@@ -201,7 +201,7 @@ def test_the_command_fails_on_what_may_not_serve_as_it_stands(
 
 
 def test_an_exclusion_says_what_the_rule_asks_a_house_to_tell() -> None:
-    texts = mask.reasons(BOOK)
+    texts = eligibility.reasons(BOOK)
     assert "ontario_site" in texts["CA-ON1"].reason
     for pack in BOOK.packs:
         for rule in pack.rules:

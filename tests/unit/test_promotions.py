@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.promotions import Entry, champion, previous
+from models.releases.promotions import Entry, champion, previous
 
 
 def entry(action: str, version: str, replaced: str | None) -> Entry:

@@ -11,9 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from features.events import EVENT, Event, micros
 from features.words import Closed, Door
-from service import facts, inputs, reading
-from service.facts import Assertion, Facts
-from service.outcomes import Outcome
+from service.api import reading
+from service.decisions.outcomes import Outcome
+from service.players import facts
+from service.players.facts import Assertion, Facts
+from service.rules import inputs
 
 AT = "2026-05-01T10:00:00Z"
 TODAY = date(2026, 5, 1)

@@ -3,23 +3,27 @@
 import re
 from pathlib import Path
 
-import pytest
+from architecture import PAGE, modules, page
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "notebooks", "tests")
 README = (ROOT / "README.md").read_text("utf8")
-PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "notebooks")
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_every_file_of_a_package_stands_in_the_readme(package: str) -> None:
-    files = {file.name for file in (ROOT / package).iterdir() if file.is_file() and file.name != "__init__.py"}
-    assert files <= set(re.findall(r"`([\w.]+)`", README))
+def test_the_map_is_what_the_code_says_of_itself() -> None:
+    now = PAGE.read_text("utf8")
+    assert now == page(now), "the map is of another code: make map"
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    there = {file.name for package in PACKAGES for file in (ROOT / package).iterdir()}
-    named = set(re.findall(r"^\| ((?:`[\w./]+`(?:, )?)+) \|", README, re.MULTILINE))
-    assert {name.strip("`/") for row in named for name in row.split(", ")} <= there
+def test_no_folder_holds_many_files_flat() -> None:
+    for top in ("pipelines", "service"):
+        assert len(modules(ROOT / top)) <= 4
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    there = {file.name for package in PACKAGES for file in (ROOT / package).rglob("*")}
+    for text in (README, PAGE.read_text("utf8")):
+        assert set(re.findall(r"`(\w+\.py)`", text)) <= there
 
 
 def test_every_decision_record_fits_a_page() -> None:

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import pytest
 
 from features.events import EVENT, Event
-from service import facts
-from service.facts import Assertion, changes, from_now, restricts
+from service.players import facts
+from service.players.facts import Assertion, changes, from_now, restricts
 
 RESTRICTING: list[dict[str, Any]] = [
     {"type": "self_excluded", "scope": "brand"},

@@ -8,7 +8,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.schedule import SETTINGS, ScheduleError, due, read_schedules
+from pipelines.worker.schedule import SETTINGS, ScheduleError, due, read_schedules
 
 LINES = ("0 4 * * 1", "*/5 * * * *", "30 2 29 2 *", "0 0 1 * *", "0 12 * * 1-5", "15 */6 * * *", "*/20 * * * * *")
 MOMENTS = st.datetimes(datetime(1999, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import models.scorer
+import models.churn.scorer
 from features.schema import MODEL_FEATURES, VECTOR
-from models.scorer import BundleError, ChurnBundle, Scorer, library_build
+from models.churn.scorer import BundleError, ChurnBundle, Scorer, library_build
 
 NAMES = [reading.name for reading in VECTOR]
 ROOT = Path(__file__).parents[2]
@@ -324,8 +324,10 @@ def test_what_lightgbm_refuses_is_told_in_its_own_words() -> None:
 @pytest.mark.parametrize("function", ["LGBM_BoosterGetNumFeature", "LGBM_BoosterGetNumClasses"])
 def test_a_model_that_lightgbm_reads_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     # Its answers would be written past the end of the scorer's buffer.
-    count = models.scorer._count
-    monkeypatch.setattr("models.scorer._count", lambda asked, booster: count(asked, booster) + (asked == function))
+    count = models.churn.scorer._count
+    monkeypatch.setattr(
+        "models.churn.scorer._count", lambda asked, booster: count(asked, booster) + (asked == function)
+    )
     with pytest.raises(BundleError, match="LightGBM reads"):
         Scorer(bundle_of())
 
@@ -339,7 +341,7 @@ def test_a_failing_prediction_is_an_error_and_not_a_score() -> None:
 
 def test_loading_leaves_lightgbms_own_threads_as_they_were() -> None:
     before, after = ctypes.c_int(), ctypes.c_int()
-    library, bundle = models.scorer._library(), bundle_of()
+    library, bundle = models.churn.scorer._library(), bundle_of()
     library.LGBM_GetMaxThreads(ctypes.byref(before))
     threads = [threading.Thread(target=Scorer, args=(bundle,)) for _ in range(8)]
     for thread in threads:
@@ -354,7 +356,7 @@ AFTER_FORK = """
 import os, signal, sys
 import lightgbm, numpy as np
 from features.schema import VECTOR
-from models.scorer import ChurnBundle, Scorer
+from models.churn.scorer import ChurnBundle, Scorer
 
 bundle, rng = ChurnBundle.loads(sys.stdin.buffer.read()), np.random.default_rng(0)
 settings = {"objective": "binary", "verbose": -1, "num_threads": 2}
@@ -378,7 +380,7 @@ DAMAGE = """
 import random, sys
 import numpy as np
 from features.schema import VECTOR
-from models.scorer import BundleError, ChurnBundle, Scorer
+from models.churn.scorer import BundleError, ChurnBundle, Scorer
 import msgspec
 
 bundle, random, served = ChurnBundle.loads(sys.stdin.buffer.read()), random.Random(5), 0
@@ -405,7 +407,7 @@ def test_no_damage_of_the_text_brings_the_process_down(kind: str) -> None:
 
 def test_serving_imports_nothing_heavy() -> None:
     code = (
-        "import sys, numpy; from models.scorer import ChurnBundle, Scorer, library_build; "
+        "import sys, numpy; from models.churn.scorer import ChurnBundle, Scorer, library_build; "
         "from features.schema import VECTOR; "
         "scorer = Scorer(ChurnBundle.loads(sys.stdin.buffer.read())); "
         "print(scorer.score(numpy.zeros(len(VECTOR))), library_build()); "
@@ -425,6 +427,6 @@ def test_the_build_names_version_and_platform() -> None:
 
 def test_without_lightgbm_installed_the_refusal_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("models.scorer._library", Scorer.__init__.__globals__["_library"].__wrapped__)
+    monkeypatch.setattr("models.churn.scorer._library", Scorer.__init__.__globals__["_library"].__wrapped__)
     with pytest.raises(ImportError, match="install the package lightgbm"):
         Scorer(bundle_of())

@@ -10,11 +10,11 @@ import pytest
 from lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
 
 from features.events import micros
-from pipelines import page
-from pipelines.comparisons import CONVERSION, METRICS, NET_REVENUE, compare_all, difference
-from pipelines.exposures import Costs, Exposures, ReportRefused, exposures, opened
-from pipelines.report import as_json, compute
-from pipelines.uplift import Uplift, uplift
+from pipelines.experiments import page
+from pipelines.experiments.comparisons import CONVERSION, METRICS, NET_REVENUE, compare_all, difference
+from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened
+from pipelines.experiments.report import as_json, compute
+from pipelines.experiments.uplift import Uplift, uplift
 
 PAIR = ("policy", "holdout")
 LATE_US = 1_000 * 86_400_000_000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.value import PenaltyModel, ValueModel
+from models.policy.value import PenaltyModel, ValueModel
 
 SIZE = 6
 

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from features import events, places, zones
 from features.words import FILE, Closed, Door, fold, nearest, sentence
-from models.actions import load_catalogue
-from models.files import CatalogueError, decoded
+from models.catalogue.files import CatalogueError, decoded
+from models.catalogue.offers import load_catalogue
 from pipelines.__main__ import app
-from pipelines.attribution import Terms
-from pipelines.mapping import ImportRefused, load
-from service.packs import Rulebook, load_rulebook
+from pipelines.imports.mapping import ImportRefused, load
+from pipelines.learning.attribution import Terms
+from service.rules.rulebook import Rulebook, load_rulebook
 
 SERVICE = Path(__file__).parents[2] / "service"
 DOOR = Door(

@@ -26,12 +26,12 @@ import sys, zoneinfo
 from datetime import date, datetime, time, UTC
 from features import aggregates, zones
 from features.moments import micros, moment
-from models.actions import send_window
-from service.caps import period
-from service.facts import Facts
-from service.hours import Timetable
-from service.inputs import age_of
-from service.rules import TimeWindow
+from models.catalogue.offers import send_window
+from service.contacts.limits import period
+from service.players.facts import Facts
+from service.rules.sending_hours import Timetable
+from service.rules.inputs import age_of
+from service.rules.types import TimeWindow
 if "pinned" in sys.argv:
     zones.pin()
 at = micros(datetime(2026, 11, 28, 4, 29, tzinfo=UTC))

@@ -1,0 +1,62 @@
+"""Bundles: what serves, kept by content hash, named by a pointer that serving processes follow."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, cast
+
+import msgspec
+import redis
+
+
+def pointer_key(kind: str) -> str:
+    """Key that names the bundle of a kind (`plan`, `churn`) that serves."""
+    return f"croupier:serving:{kind}"
+
+
+def bundle_key(digest: str) -> str:
+    """Key of a bundle by the hash of its content."""
+    return f"croupier:bundle:{digest}"
+
+
+LIVE: Final = "croupier:live"
+"""Set of the keys in which serving processes report what they serve, each alive for a few seconds."""
+
+READY: Final = "ready"
+"""What such a report holds beside the hashes once its process was seen to serve."""
+LEARNER_LEASE: Final = "lease:learner"
+"""Lease of the one process that learns."""
+
+BUNDLES: Final = "croupier:bundles"
+"""Hash of version name -> digest: explanations of old decisions find the bundle that a record names."""
+
+
+def keep(client: redis.Redis, bundle: bytes, version: str | None) -> str:
+    """Keep a bundle by its content hash, and by its version's name if it has one; returns the hash."""
+    digest = hashlib.sha256(bundle).hexdigest()
+    client.set(bundle_key(digest), bundle)
+    if version is not None:
+        client.hset(BUNDLES, version, digest)
+    return digest
+
+
+def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None = None) -> str:
+    """Keep a bundle and let it serve; returns its hash."""
+    digest = keep(client, bundle, version)
+    client.set(pointer_key(kind), digest)
+    return digest
+
+
+def published(client: redis.Redis, version: str) -> bytes | None:
+    """The bundle of a version that was published in this store, None if there is none."""
+    digest = cast("bytes | None", client.hget(BUNDLES, version))
+    return None if digest is None else cast("bytes | None", client.get(bundle_key(digest.decode())))
+
+
+def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:
+    """What each live serving process reports for a kind."""
+    keys = cast("set[bytes]", client.smembers(LIVE))
+    reports = {key: cast("bytes | None", client.get(key)) for key in keys}
+    if gone := [key for key, report in reports.items() if report is None]:
+        client.srem(LIVE, *gone)
+    return [msgspec.json.decode(report).get(kind) for report in reports.values() if report]

@@ -1,0 +1,95 @@
+"""Connections to the store: blocking ones, and those of the serving process, with deadlines."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import redis
+
+from features.store.cluster import Cluster, Lanes, is_away, is_cluster, plain
+from features.store.deployment import _HOUSE, PARTITIONS, House, _read_house, partition_of, tag
+from features.store.errors import Absent, StoreError
+from features.store.lane import Lane, SilentError
+
+
+def connect(url: str, timeout: float = 90.0) -> redis.Redis:
+    """Blocking client for the worker and the command line, of one server or a cluster.
+
+    Raises:
+        StoreError: Nothing answers.
+    """
+    try:
+        client = Cluster(url, timeout) if is_cluster(url) else plain(url, timeout)
+        client.ping()
+    except redis.RedisError as error:
+        raise StoreError(f"no store answers at {url}") from error
+    return client
+
+
+def load_library(client: redis.Redis, package: str, name: str) -> None:
+    """Load a library of store functions that lies beside a package's Python; functions survive a restart."""
+    client.function_load(resources.files(package).joinpath(name).read_text("utf8"), replace=True)
+
+
+class Store:
+    """The store as the serving process calls it, with a deadline on each call (see `Lane` and `Lanes`)."""
+
+    def __init__(self, url: str, connections: int) -> None:
+        self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
+
+    async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
+        """Send one command.
+
+        Raises:
+            Absent: Nobody listens there; nothing was done.
+            StoreError: The store is late, silent or cannot take it now; unless it says so, it may have done it.
+        """
+        try:
+            return await self._lanes.send(seconds, *parts)
+        except (redis.RedisError, OSError) as error:
+            if not is_away(error):
+                raise
+            raise _trouble(str(parts[0]), error) from error
+
+    async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
+        """Call a store function; raises as `command` does."""
+        return await self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
+
+    async def reach(self, seconds: float = 0.5) -> tuple[dict[str, bool], list[int]]:
+        """Node -> whether it answers, and the partitions that cannot be reached."""
+        nodes, keys = await self._lanes.silent(seconds, [tag(partition) for partition in range(PARTITIONS)])
+        return nodes, [partition_of(key) for key in keys]
+
+    async def house(self) -> House:
+        """See `open_house`."""
+        return _read_house(await self.command(5.0, "GET", _HOUSE))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._lanes.close()
+
+
+def _trouble(word: str, error: Exception) -> StoreError:
+    """What a call met, in a sentence that callers may read."""
+    if isinstance(error, TimeoutError):
+        return StoreError(f"the store did not answer {word} before the deadline")
+    if isinstance(error, SilentError):
+        return StoreError("the store has been silent for longer than this request can wait")
+    if _nobody_listens(error):
+        return Absent("nobody listens at the store's address")
+    answered = isinstance(error, redis.ResponseError | redis.exceptions.BusyLoadingError)
+    return StoreError(f"the store cannot take {word} now: {error}" if answered else "the connection to the store broke")
+
+
+def _nobody_listens(error: Exception) -> bool:
+    """Whether a connection was refused at every address, or there is no socket."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(error, redis.ConnectionError) or not isinstance(cause, OSError):
+        return False
+    # Of a name with several addresses, the event loop gives the errors in one text.
+    codes = {cause.errno} if cause.errno else {int(code) for code in re.findall(r"\[Errno (\d+)\]", str(cause))}
+    return bool(codes) and codes <= {errno.ECONNREFUSED, errno.ENOENT}

@@ -1,0 +1,1 @@
+"""What can be sent: offers, limits, sets of candidates, the split of an experiment."""

@@ -1,0 +1,37 @@
+"""Experiment split: a player's variant by GrowthBook's hash, version 2. Pure.
+
+The hash and its test vectors are GrowthBook's public ones (`sdk-js/test/cases.json`); ids are ASCII, where
+all of its implementations agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Final
+
+from models.catalogue.offers import Variant
+
+_OFFSET: Final = 0x811C9DC5
+_PRIME: Final = 0x01000193
+_BUCKETS: Final = 10_000
+
+
+def fnv1a32(text: str) -> int:
+    """32-bit FNV-1a of the UTF-8 bytes."""
+    value = _OFFSET
+    for byte in text.encode():
+        value = ((value ^ byte) * _PRIME) & 0xFFFFFFFF
+    return value
+
+
+def bucket(seed: str, unit: str) -> float:
+    """Place of a unit in [0, 1) in steps of 1/10000: fnv1a32(str(fnv1a32(seed + unit))) mod 10000."""
+    return (fnv1a32(str(fnv1a32(seed + unit))) % _BUCKETS) / _BUCKETS
+
+
+def variant(key: str, unit: str, shares: Mapping[Variant, float]) -> Variant:
+    """Variant of a unit: the shares laid end to end over [0, 1), half-open, in the order of the mapping."""
+    place, ends = bucket(key, unit), accumulate(shares.values())
+    # Rounding may leave the last end a hair below 1.
+    return next((name for name, end in zip(shares, ends, strict=True) if place < end), list(shares)[-1])

@@ -1,0 +1,1 @@
+"""The churn model: who it is asked about, training, scoring."""

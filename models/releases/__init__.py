@@ -1,0 +1,1 @@
+"""Which version serves, who promoted it and why, and where runs and models are registered."""

@@ -1,0 +1,423 @@
+"""The one home of MLflow: runs, model versions, aliases, and the record of every promotion.
+
+A churn model is an MLflow model version that anybody can load with MLflow; what serves is the bundle beside it.
+
+    run: params, metrics, model/ (LightGBM flavour), bundle.msgpack, features.json, test_rows.parquet, calibration.svg
+    version n: alias `champion` serves, alias `previous` is what `rollback` brings back
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import lightgbm
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+from features.events import moment
+from features.schema import MODEL_FEATURES, VECTOR, schema_hash
+from models.catalogue.files import decoded
+from models.churn.plots import reliability_diagram
+from models.churn.scorer import ChurnBundle
+from models.churn.training import Evaluation, Rows, Trained
+from models.releases.promotions import Entry
+from models.releases.registry_database import RegistryError, making, prepare
+
+# Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it remarks on type hints of its own
+    import mlflow.lightgbm
+    import mlflow.pyfunc.model
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+CHAMPION: Final = "champion"
+PREVIOUS: Final = "previous"
+SETTINGS: Final = Path(__file__).parents[2] / "mlflow.yaml"
+_REPLACED: Final = "replaced"
+_ENTRY: Final = "entry"
+_WHY: Final = "why"
+_BUNDLE: Final = "bundle.msgpack"
+_ROWS: Final = "test_rows.parquet"
+_SQLITE: Final = "sqlite:///"
+
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+
+class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where runs are kept, `{home}` filled in; `artifacts` is for a database without a server in front."""
+
+    uri: str
+    artifacts: str
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a churn model must show on its test rows before it serves."""
+
+    auc_above_recency: float
+    auc_above_champion: float
+    ece_above_noise: float
+
+
+class Models(msgspec.Struct, frozen=True):
+    """Names of registered models."""
+
+    churn: str
+
+
+class Gates(msgspec.Struct, frozen=True):
+    """Gates by kind of model."""
+
+    churn: Gate
+
+
+class ChurnSettings(msgspec.Struct, frozen=True):
+    """What the churn model predicts."""
+
+    horizon_days: int
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What models and their registry need of mlflow.yaml; other sections are other modules'."""
+
+    tracking: Tracking
+    experiment: str
+    models: Models
+    gates: Gates
+    churn: ChurnSettings
+
+    @classmethod
+    def read(cls, home: Path) -> Self:
+        """The settings of a house; `CROUPIER_MLFLOW` overrides the address.
+
+        Raises:
+            RegistryError: The file is not valid.
+        """
+        try:
+            found = decoded(SETTINGS, cls)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
+        here = str(home.resolve())
+        uri = os.environ.get("CROUPIER_MLFLOW") or found.tracking.uri.replace("{home}", here)
+        tracking = Tracking(uri, found.tracking.artifacts.replace("{home}", here))
+        return msgspec.structs.replace(found, tracking=tracking)
+
+
+class Run:
+    """One MLflow run, told what is known as it comes to be known.
+
+    Attributes:
+        id: MLflow's id of it.
+    """
+
+    def __init__(self, client: MlflowClient, run: str) -> None:
+        self._client = client
+        self.id = run
+
+    def tell(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note parameters (set once), metrics and tags."""
+        self._client.log_batch(
+            self.id,
+            metrics=[Metric(name, value, 0, 0) for name, value in (metrics or {}).items()],
+            params=[Param(name, str(value)) for name, value in (parameters or {}).items()],
+            tags=[RunTag(name, text) for name, text in (tags or {}).items()],
+        )
+
+
+class ChurnRegistry:
+    """The churn model's versions in MLflow; versions are named `croupier-churn/7`, and `7` will do.
+
+    Attributes:
+        settings: What mlflow.yaml says.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings.read(home)
+        self._name = self.settings.models.churn
+        self._client = _open(self.settings.tracking)
+        self._experiment = _open_experiment(self._client, self.settings)
+
+    @contextmanager
+    def run(self, name: str, under: str | None = None) -> Iterator[Run]:
+        """A run that lasts as long as the block: FINISHED, FAILED with the sentence that says why, or KILLED.
+
+        Args:
+            name: What people see.
+            under: Id of the run that this is a step of.
+        """
+        tags = {} if under is None else {MLFLOW_PARENT_RUN_ID: under}
+        run = Run(self._client, self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+        try:
+            yield run
+        except Exception as error:
+            run.tell(tags={_WHY: str(error) or repr(error)})
+            self._end(run.id, RunStatus.FAILED)
+            raise
+        except BaseException:
+            self._end(run.id, RunStatus.KILLED)
+            raise
+        self._end(run.id, RunStatus.FINISHED)
+
+    def _end(self, run: str, status: int) -> None:
+        self._client.set_terminated(run, RunStatus.to_string(status))
+
+    def log(
+        self,
+        trained: Trained,
+        evaluation: Evaluation,
+        test: Rows,
+        parameters: Mapping[str, Any],
+        run: Run | None = None,
+    ) -> ChurnBundle:
+        """Keep a trained model as a new version with everything that was measured of it; returns what would serve.
+
+        Args:
+            trained: The model.
+            evaluation: What it is worth on `test`.
+            test: Rows that it has not seen; a later gate scores it, and its champion, on them.
+            parameters: What else to note of the training.
+            run: Where it was trained; None gives it a run of its own.
+        """
+        if run is None:
+            with self.run(f"train {self._name}") as own:
+                return self.log(trained, evaluation, test, parameters, own)
+        measured = metrics(evaluation)
+        run.tell({"features": len(trained.features), "schema": schema_hash(), **parameters}, measured)
+        with tempfile.TemporaryDirectory() as folder:
+            _write(Path(folder), trained, evaluation, test)
+            self._client.log_artifacts(run.id, folder)
+        bundle = trained.bundle(self._register(run.id), measured | {"horizon_days": trained.horizon_days})
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, _BUNDLE).write_bytes(bundle.dumps())
+            self._client.log_artifacts(run.id, folder)
+        return bundle
+
+    def bundle(self, version: str) -> bytes:
+        """The bundle of a version, as `ChurnBundle.dumps` wrote it."""
+        return self._artifact(version, _BUNDLE)
+
+    def test_rows(self, version: str) -> Rows:
+        """The rows a version was tested on."""
+        return _read_rows(self._artifact(version, _ROWS))
+
+    def canonical(self, version: str) -> str:
+        """The full name of an existing version.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        return self._named(self._version(version))
+
+    def champion(self) -> str | None:
+        """The version that serves by the registry's word."""
+        return self._aliased(CHAMPION)
+
+    def previous(self) -> str | None:
+        """The version that `rollback` brings back."""
+        return self._aliased(PREVIOUS)
+
+    def record(self, entry: Entry) -> None:
+        """Make a version the champion, and keep who did it, when, in place of what and on which evidence.
+
+        A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
+        time, so that several in a row walk back through history. Recording an entry again changes nothing, so that
+        one that was recorded half may be finished.
+        """
+        told = {"action": entry.action, "by": entry.by, "at": entry.at, "from": entry.replaced or ""}
+        told |= {"to": entry.version, "evidence": json.dumps(entry.evidence, sort_keys=True)}
+        self._tell_run(entry, told)
+        number = self._version(entry.version).version
+        replaced = {_REPLACED: entry.replaced or ""} if entry.action == "promote" else {}
+        for name, text in {**told, **replaced}.items():
+            self._client.set_model_version_tag(self._name, number, name, text)
+        self._alias(CHAMPION, entry.version)
+        self._alias(PREVIOUS, self._version(entry.version).tags.get(_REPLACED, ""))
+
+    def _tell_run(self, entry: Entry, told: Mapping[str, str]) -> None:
+        if self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
+            return
+        tags = {**told, _ENTRY: entry.id}
+        if entry.run:
+            Run(self._client, entry.run).tell(metrics=entry.evidence, tags=tags)
+            return
+        with self.run(f"{entry.action} {entry.version}") as run:
+            run.tell(metrics=entry.evidence, tags=tags)
+
+    def records(self) -> list[Entry]:
+        """All promotions and rollbacks, the latest first."""
+        runs = self._client.search_runs([self._experiment], "tags.action != ''")
+        return [_entry(run.data.tags) for run in runs]
+
+    def _register(self, run: str) -> str:
+        if not self._client.search_registered_models(f"name = '{self._name}'"):
+            self._client.create_registered_model(self._name)
+        return self._named(self._client.create_model_version(self._name, f"runs:/{run}/model", run))
+
+    def _named(self, version: ModelVersion) -> str:
+        return f"{self._name}/{version.version}"
+
+    def _version(self, version: str) -> ModelVersion:
+        number = version.removeprefix(f"{self._name}/")
+        found = (
+            self._client.search_model_versions(f"name = '{self._name}' and version_number = {number}")
+            if (number.isdecimal())
+            else []
+        )
+        if not found:
+            raise RegistryError(f"there is no version {number} of {self._name}")
+        return found[0]
+
+    def _aliased(self, alias: str) -> str | None:
+        # Searched and not asked for by name: so that a registry that fails is not taken for one without a champion.
+        for model in self._client.search_registered_models(f"name = '{self._name}'"):
+            if alias in model.aliases:
+                return f"{self._name}/{model.aliases[alias]}"
+        return None
+
+    def _alias(self, alias: str, version: str) -> None:
+        if version:
+            self._client.set_registered_model_alias(self._name, alias, self._version(version).version)
+        elif self._aliased(alias):
+            self._client.delete_registered_model_alias(self._name, alias)
+
+    def _artifact(self, version: str, name: str) -> bytes:
+        run = str(self._version(version).run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self._client.download_artifacts(run, name, folder)).read_bytes()
+            except (MlflowException, OSError) as error:
+                raise RegistryError(f"version {version} of {self._name} has no {name}: train it again") from error
+
+
+def _open(tracking: Tracking) -> MlflowClient:
+    """MLflow over a database that fits it; raises RegistryError if that cannot be."""
+    if tracking.uri.startswith(_SQLITE):
+        file = Path(tracking.uri.removeprefix(_SQLITE))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        prepare(file, Path(tracking.artifacts))
+        with making(file):
+            return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
+    return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
+
+
+def _open_experiment(client: MlflowClient, settings: Settings) -> str:
+    name, tracking = settings.experiment, settings.tracking
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = "://" in tracking.uri and not tracking.uri.startswith("http")
+    return str(client.create_experiment(name, artifact_location=tracking.artifacts if local else None))
+
+
+class LearnerJournal:
+    """The learner's run in MLflow: a metric per snapshot, and the checkpoint now and then.
+
+    MLflow only watches: while it cannot be reached, learning goes on and nothing is noted.
+    """
+
+    def __init__(self, home: Path, lineage: str) -> None:
+        settings = Settings.read(home)
+        self._client = _open(settings.tracking)
+        self._experiment = _open_experiment(self._client, settings)
+        self._lineage = lineage
+        self._run: str | None = None
+
+    def note(self, number: int, measured: Mapping[str, float]) -> None:
+        """Keep what was measured at a snapshot's number."""
+        metrics = [Metric(name, value, 0, number) for name, value in measured.items()]
+        self._client.log_batch(self._id(), metrics=metrics)
+
+    def keep(self, checkpoint: Path) -> None:
+        """Keep a checkpoint file, in place of the one before."""
+        self._client.log_artifact(self._id(), str(checkpoint))
+
+    def _id(self) -> str:
+        """The run of this lineage, found or made."""
+        if self._run is None:
+            found = self._client.search_runs([self._experiment], f"tags.lineage = '{self._lineage}'", max_results=1)
+            made = (
+                found[0]
+                if found
+                else self._client.create_run(
+                    self._experiment, run_name=f"learner {self._lineage}", tags={"lineage": self._lineage}
+                )
+            )
+            self._run = str(made.info.run_id)
+        return self._run
+
+
+def _entry(tags: Mapping[str, str]) -> Entry:
+    return Entry(
+        id=tags.get(_ENTRY, ""),
+        action=tags["action"],
+        version=tags["to"],
+        replaced=tags["from"] or None,
+        by=tags["by"],
+        at=tags["at"],
+        evidence=json.loads(tags["evidence"]),
+    )
+
+
+def metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation as numbers by name; those of a cut-off carry its date."""
+    whole = {
+        "auc": evaluation.auc,
+        "auc_recency": evaluation.auc_recency,
+        "ece": evaluation.ece,
+        "ece_above_noise": evaluation.ece_above_noise,
+        "test_rows": float(evaluation.rows),
+        "churn_rate": evaluation.churn_rate,
+    }
+    parts = {
+        f"{name}_{moment(one.cutoff_us).date()}": value
+        for one in evaluation.calibration
+        for name, value in (("ece", one.raw), ("ece_shifted", one.shifted), ("ece_floor", one.floor))
+    }
+    return whole | parts
+
+
+def _write(folder: Path, trained: Trained, evaluation: Evaluation, test: Rows) -> None:
+    """The artifacts of a run, apart from the bundle, which needs the version's name."""
+    columns = Schema([ColSpec("double", name) for name in trained.features])
+    signature = ModelSignature(columns, Schema([ColSpec("double")]))
+    needed = [f"lightgbm=={lightgbm.__version__}"]
+    mlflow.lightgbm.save_model(trained.booster, str(folder / "model"), signature=signature, pip_requirements=needed)
+    gains = trained.booster.feature_importance("gain").tolist()
+    described = dict(zip(trained.features, gains, strict=True))
+    (folder / "features.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    rows = {name: test.columns([name])[:, 0] for name in MODEL_FEATURES}
+    pq.write_table(pa.table(rows | {"cutoff_us": test.cutoff_us, "churned": test.churned}), folder / _ROWS)
+    FigureCanvasSVG(reliability_diagram(evaluation)).print_svg(folder / "calibration.svg")  # type: ignore[no-untyped-call]
+
+
+def _read_rows(data: bytes) -> Rows:
+    """Rows as they were logged; a feature that the schema has gained since is missing in them."""
+    table = pq.read_table(pa.BufferReader(data))
+    missing = np.full(table.num_rows, np.nan)
+    known = [table[one.name].to_numpy() if one.name in table.column_names else missing for one in VECTOR]
+    return Rows(np.column_stack(known), table["churned"].to_numpy(), table["cutoff_us"].to_numpy())

@@ -1,0 +1,341 @@
+"""What `croupier doctor` makes of what it read: readings in, findings out. Pure.
+
+A fault keeps the house from serving or breaks a promise of it; a warning may become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Final, Literal, NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from features.moments import moment
+from features.store.deployment import PARTITIONS, House
+from features.store.server import Lock
+
+Grade = Literal["ok", "warning", "fault"]
+_WORDS: Final = "HOME|STORE|KEYS|CATALOGUE|RULES|WEBHOOKS|MLFLOW|READ_SECONDS|WRITE_SECONDS|TIED"
+VARIABLES: Final = frozenset(f"CROUPIER_{word}" for word in _WORDS.split("|"))
+"""What the environment may say to Croupier."""
+SECTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "tracking": frozenset({"uri", "artifacts"}),
+    "experiment": frozenset(),
+    "models": frozenset({"churn"}),
+    "gates": frozenset({"churn"}),
+    "churn": frozenset({"horizon_days"}),
+    "reward": frozenset({"window_days"}),
+    "learner": frozenset({"oracle", "batch", "warm_up", "keep", "kappa", "least_scale_minor"}),
+    "report": frozenset({"window_days"}),
+    "schedules": frozenset({"retrain"}),
+}
+"""What mlflow.yaml may say."""
+_MIB: Final = 1 << 20
+_FULL: Final = 100 * _MIB
+_INODES: Final = 1_000
+_OLDEST_SERVER: Final = 7
+_NEAR: Final = 0.9
+"""Share of its memory from which a server is near its end."""
+_SECOND_US: Final = 1_000_000
+_CLOCK_SECONDS: Final = 2.0
+_CLOCK_FAULT_SECONDS: Final = 60.0
+_LAG_SECONDS: Final = 60.0
+_SET_CLOCK = "set the clocks right and keep them so (chrony or ntpd); until then waits, leases and windows are wrong"
+
+
+class Finding(NamedTuple):
+    """One line of the answer: what was checked, how grave it is, what was seen, what to do."""
+
+    check: str
+    grade: Grade
+    seen: str
+    do: str = ""
+
+
+class Server(NamedTuple):
+    """What one server of the store answered.
+
+    Attributes:
+        name: What it is called in a sentence.
+        place: Where it listens, without a password.
+        trouble: Why it did not answer: `absent`, `silent` or its own words; empty if it did.
+        info: Its INFO.
+        settings: What of its CONFIG may be read.
+        libraries: Its libraries of functions, name -> code.
+        ahead_seconds: By how much its clock is before this machine's.
+        embedded: Whether it is the home's own.
+    """
+
+    name: str
+    place: str
+    trouble: str = ""
+    info: Mapping[str, Any] = {}
+    settings: Mapping[str, str] = {}
+    libraries: Mapping[str, str] = {}
+    ahead_seconds: float = 0.0
+    embedded: bool = False
+
+
+def or_ok(check: str, seen: str, found: Iterable[Finding]) -> list[Finding]:
+    """The findings of a check, or that all is well."""
+    return list(found) or [Finding(check, "ok", seen)]
+
+
+# --- The home
+
+
+def lock(found: Lock, answers: bool, socket: str) -> list[Finding]:  # noqa: FBT001 - what was seen
+    """Who holds the lock on the store's files; `socket` is where a server of this home would listen."""
+    if found.taken and found.alive:
+        return [Finding("lock", "ok", f"held for the server, process {found.pid}")]
+    if found.taken:
+        seen = f"held, though process {found.pid}, which is noted as the server, has ended"
+        return [
+            Finding("lock", "warning", seen, "a store that starts, or still writes, holds it: look again in a minute")
+        ]
+    if answers:
+        do = "end that server and start `croupier up`: until then nothing keeps a second one off the same files"
+        return [Finding("lock", "warning", "free, while a server answers: one of an earlier build, or by hand", do)]
+    if found.socket and found.socket != socket:
+        seen = f"noted for {found.socket}: this home was copied or moved from there"
+        runs = f", whose server runs as process {found.pid}," if found.alive else ""
+        do = f"end the house there{runs} before this one is started: two of them contact the same players"
+        return [Finding("lock", "warning", seen, do)]
+    if found.pid:
+        return [
+            Finding("lock", "ok", f"free; process {found.pid}, which is noted, ended without a word: nothing to mend")
+        ]
+    return [Finding("lock", "ok", "free")]
+
+
+def disk(place: str, free: int, free_inodes: int | None, store: int) -> list[Finding]:
+    """Room for what the house writes: bytes free, files that can still be made (None: no bound), bytes of the store."""
+    found = []
+    do = (
+        f"free space under {place} or move it to a larger disk; the log of the store is written anew beside the old one"
+    )
+    if free < _FULL:
+        found.append(Finding("disk", "fault", f"{place} has {_mib(free)} left", do))
+    elif free < store:
+        found.append(
+            Finding("disk", "warning", f"{place} has {_mib(free)} left, the store's files take {_mib(store)}", do)
+        )
+    if free_inodes is not None and free_inodes < _INODES:
+        do = f"remove small files from the disk of {place}: no new ones can be made, whatever space is left"
+        found.append(Finding("disk", "fault", f"the disk of {place} takes {free_inodes} more files", do))
+    return or_ok("disk", f"{place} has {_mib(free)} left, the store's files take {_mib(store)}", found)
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:,.0f} MiB"
+
+
+# --- The store
+
+
+def answer(server: Server, process: int = 0, stopped: bool = False) -> list[Finding]:  # noqa: FBT001, FBT002 - what was seen
+    """Whether a server answers and can take writes; `process` is the home's server, where that is known."""
+    name = server.name if server.embedded else f"the store at {server.place}"
+    number = f" (process {process})" if process else ""
+    if server.trouble == "absent":
+        do = "start the house: `croupier up`" if server.embedded else "start that server, or mend CROUPIER_STORE"
+        return [Finding("store", "fault", f"nobody listens at {server.place}", do)]
+    if server.trouble == "silent":
+        do = f"let it go on: `kill -CONT {process}`" if stopped else "see what keeps it: its log, its disk, `top`"
+        was = "was stopped" if stopped else "is busy"
+        return [Finding("store", "fault", f"{name}{number} {was} and does not answer", do)]
+    if server.trouble:
+        denied = any(word in server.trouble.lower() for word in ("address", "auth", "password", "permission"))
+        do = "mend CROUPIER_STORE: its form, user and password" if denied else "see its log"
+        return [Finding("store", "fault", f"{name} refuses: {server.trouble}", do)]
+    if server.info.get("loading"):
+        share = f"{float(server.info.get('loading_loaded_perc', 0)):.0f} %"
+        do = f"wait, about {server.info.get('loading_eta_seconds', '?')} s more: nothing is lost"
+        return [Finding("store", "fault", f"{name}{number} is loading its file, {share} of it", do)]
+    version = server.info.get("valkey_version") or server.info.get("redis_version", "0")
+    seen = f"{server.info.get('server_name', 'redis')} {version} answers at {server.place}{number}"
+    return or_ok("store", seen, _refusals(server, str(version)))
+
+
+def _refusals(server: Server, version: str) -> Iterable[Finding]:
+    """What would keep a server that answers from taking writes."""
+    if int(version.partition(".")[0]) < _OLDEST_SERVER:
+        yield Finding("store", "fault", f"{server.name} is of version {version}", "use Valkey, or Redis 7 or later")
+    if server.info.get("role") == "slave":
+        do = "let CROUPIER_STORE name the primary, or promote this one: `REPLICAOF NO ONE`"
+        yield Finding("store", "fault", f"{server.name} is a replica and takes no writes", do)
+    needed, there = int(server.settings.get("min-replicas-to-write", 0)), int(server.info.get("connected_slaves", 0))
+    if there < needed:
+        seen = f"{server.name} has {there} of the {needed} replicas without which it takes no writes"
+        yield Finding("store", "fault", seen, "bring the replicas back, or lower min-replicas-to-write")
+
+
+def durability(server: Server) -> list[Finding]:
+    """Whether what was acknowledged outlives a crash."""
+    info, sync = server.info, server.settings.get("appendfsync")
+    found = []
+    if not info.get("aof_enabled"):
+        do = "`CONFIG SET appendonly yes` at once, and in its file: a restart forgets what was acknowledged"
+        found.append(Finding("durability", "fault", f"{server.name} keeps no log (appendonly no)", do))
+    if sync not in {None, "always"} and (server.embedded or sync == "no"):
+        seen = f"{server.name} syncs its log {'every second' if sync == 'everysec' else 'when the system likes'}"
+        do = "`CONFIG SET appendfsync always`, or start the house again: a power cut loses what was acknowledged"
+        found.append(Finding("durability", "fault", f"{seen} (appendfsync {sync})", do))
+    elif sync == "everysec":
+        do = "`CONFIG SET appendfsync always` where a power cut may lose nothing"
+        found.append(Finding("durability", "warning", f"{server.name} syncs its log every second", do))
+    if info.get("aof_last_write_status") == "err":
+        do = "free the disk of the store, see its log; it takes writes again by itself"
+        found.append(Finding("durability", "fault", f"the last write of {server.name} to its log failed", do))
+    if info.get("aof_last_bgrewrite_status") == "err":
+        do = "free disk and memory, see its log, then `BGREWRITEAOF`: until then the log only grows"
+        found.append(Finding("durability", "warning", f"{server.name} could not write its log anew", do))
+    return or_ok("durability", f"{server.name} keeps every write (appendfsync {sync or 'not told'})", found)
+
+
+def memory(server: Server) -> list[Finding]:
+    """Whether a server has memory left, and drops nothing where it has not."""
+    used, policy = int(server.info.get("used_memory", 0)), server.info.get("maxmemory_policy", "noeviction")
+    bound = int(server.info.get("maxmemory", 0))
+    most = bound or int(server.info.get("total_system_memory", 0))
+    seen = f"{server.name} uses {_mib(used)} of {_mib(most)}"
+    found = []
+    if policy != "noeviction":
+        do = "`CONFIG SET maxmemory-policy noeviction`, and in its file: it may drop exclusions"
+        found.append(Finding("memory", "fault", f"{server.name} drops keys when it is full ({policy})", do))
+    if bound and used >= bound:
+        do = "raise maxmemory (`CONFIG SET maxmemory`), or give it a larger machine: it refuses writes"
+        found.append(Finding("memory", "fault", seen, do))
+    elif most and used > _NEAR * most:
+        do = "raise maxmemory or give it a larger machine before it refuses writes"
+        found.append(Finding("memory", "warning", seen, do))
+    return or_ok("memory", seen, found)
+
+
+def functions(server: Server, ours: Mapping[str, str]) -> list[Finding]:
+    """Whether a server holds this build's functions; `ours` is name -> code."""
+    do = "run `croupier up` of this build once: it loads its own"
+    missing = sorted(ours.keys() - server.libraries.keys())
+    if missing:
+        return [Finding("functions", "fault", f"{server.name} lacks {', '.join(missing)}", do)]
+    if others := sorted(name for name, code in ours.items() if server.libraries[name] != code):
+        return [Finding("functions", "warning", f"{server.name} has {', '.join(others)} of another build", do)]
+    return [Finding("functions", "ok", f"{server.name} has those of this build")]
+
+
+# --- The house
+
+
+def clocks(servers: Sequence[Server], house: House, store_us: int, newest_ms: int) -> list[Finding]:
+    """This machine's clock, the store's, and what the store has seen of it.
+
+    Args:
+        servers: What answered.
+        house: The house.
+        store_us: The store's clock, unix microseconds.
+        newest_ms: Of the last entry in any partition's log, unix milliseconds; 0 for none.
+    """
+    found = []
+    for server in servers:
+        if (apart := abs(server.ahead_seconds)) > _CLOCK_SECONDS:
+            grade: Grade = "fault" if apart > _CLOCK_FAULT_SECONDS else "warning"
+            way = "ahead of" if server.ahead_seconds > 0 else "behind"
+            seen = f"the clock of {server.name} is {apart:,.0f} s {way} this machine's"
+            found.append(Finding("clock", grade, seen, _SET_CLOCK))
+    if store_us < house.real_us:
+        seen = f"the store's clock shows {_day(store_us)}, before the house was created ({_day(house.real_us)})"
+        found.append(Finding("clock", "fault", seen, _SET_CLOCK))
+    behind = newest_ms / 1_000 - store_us / _SECOND_US
+    if behind > _CLOCK_SECONDS:
+        seen = f"the store's clock was set back: the log's last entry is {behind:,.0f} s ahead of it"
+        found.append(Finding("clock", "fault", seen, _SET_CLOCK))
+    return or_ok("clock", f"the store's clock is this machine's; the house shows {_day(house.now_us(store_us))}", found)
+
+
+def _day(us: int) -> str:
+    return moment(us).isoformat(timespec="seconds")
+
+
+def watermarks(leases: Sequence[tuple[int, int]], now_us: int) -> list[Finding]:
+    """Whether workers hold the partitions, and how far behind their features are.
+
+    Args:
+        leases: Of each partition that answered, until when it is leased and its watermark, unix microseconds of the
+            store's clock, 0 for never.
+        now_us: The store's clock.
+    """
+    free = sum(until <= now_us for until, _ in leases)
+    if free:
+        do = "start `croupier worker` (`croupier up` does) and see its log: features and lake stand still"
+        return [Finding("worker", "fault", f"no worker holds {free} of {PARTITIONS} partitions", do)]
+    lag = max(((now_us - mark) / _SECOND_US for _, mark in leases), default=0.0)
+    if lag > _LAG_SECONDS:
+        seen = (
+            "features were never up to date"
+            if not min(mark for _, mark in leases)
+            else f"features are {lag:,.0f} s old"
+        )
+        do = "see the worker's log; more workers share the partitions among them"
+        return [Finding("worker", "warning", seen, do)]
+    return [Finding("worker", "ok", f"all {len(leases)} partitions are held, features are {max(lag, 0):.0f} s old")]
+
+
+def lake(flushed_ms: int, now_us: int) -> list[Finding]:
+    """How far the lake is behind: stream milliseconds that it reaches, and the store's clock."""
+    lag = now_us / _SECOND_US - flushed_ms / 1_000
+    if not flushed_ms or lag > _LAG_SECONDS:
+        seen = f"the lake is {lag:,.0f} s behind" if flushed_ms else "nothing has come into the lake"
+        do = "see the worker's log: its disk, its rights, a node of the store that is away"
+        return [Finding("lake", "warning", f"{seen}; the log keeps what it misses", do)]
+    return [Finding("lake", "ok", f"{max(lag, 0):.0f} s behind")]
+
+
+# --- What is installed and set
+
+
+def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
+    """Whether the packages that are installed are those asked for; `version` is by canonical name."""
+    wanted = [one for one in map(Requirement, asked) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    found = []
+    for one in wanted:
+        there = version.get(canonicalize_name(one.name))
+        if there is None or not one.specifier.contains(there, prereleases=True):
+            seen = f"{one.name} is {there or 'missing'}, asked for is {one.specifier}"
+            found.append(
+                Finding("packages", "fault", seen, "install anew: `make install`, or pip with requirements.lock")
+            )
+    return or_ok("packages", f"all {len(wanted)} as asked for", found)
+
+
+def variables(names: Iterable[str]) -> list[Finding]:
+    """Variables of the environment that look like ours and are read by nothing."""
+    return [
+        Finding("settings", "warning", f"nothing reads {name}", _spelling(name, VARIABLES))
+        for name in sorted(names)
+        if name.startswith("CROUPIER_") and name not in VARIABLES
+    ]
+
+
+def sections(content: Mapping[str, Any]) -> list[Finding]:
+    """What of mlflow.yaml is read by nothing."""
+    found = []
+    for name, part in content.items():
+        known = SECTIONS.get(name)
+        wrong = (
+            [(name, SECTIONS)] if known is None else [(key, known) for key in _keys(part) if known and key not in known]
+        )
+        for word, words in wrong:
+            seen = f"nothing reads {word!r} of mlflow.yaml"
+            found.append(Finding("settings", "warning", seen, _spelling(word, words)))
+    return found
+
+
+def _keys(part: Any) -> Iterable[str]:  # noqa: ANN401 - whatever a file holds
+    return part if isinstance(part, Mapping) else ()
+
+
+def _spelling(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, list(known), 1)
+    return f"{near[0]} may be meant" if near else f"remove it; known are {', '.join(sorted(known))}"

@@ -1,0 +1,1 @@
+"""Analyse experiments: exposures, health, uplift, reports."""

@@ -1,0 +1,268 @@
+"""Who took part in an experiment and what each of them did after: the lake as one row per player.
+
+Everybody who was asked about enters at their first decision, contacted or not (intention to treat), and is
+followed for the same number of days. What did not happen is 0, never missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import duckdb
+import msgspec
+import pandas as pd
+import pyarrow as pa
+
+from models.catalogue.offers import Catalogue
+from pipelines.worker.lake import SCHEMAS
+
+DAY_US: Final = 86_400_000_000
+BEFORE_DAYS: Final = 28
+"""Days before the first decision whose money serves as covariate."""
+
+_EXPERIMENTS: Final = """
+    SELECT experiment FROM decisions WHERE role IN ('drawn', 'lost', 'holdout') AND experiment IS NOT NULL
+    GROUP BY experiment ORDER BY max("at") DESC, experiment
+"""
+_EXPOSED: Final = """
+    CREATE TABLE exposed AS
+    SELECT player,
+        arg_min(variant, {'at': "at", 'id': decision_id}) AS variant,
+        coalesce(arg_min(catalogue_version, {'at': "at", 'id': decision_id}), 'none') AS catalogue_version,
+        min(epoch_us("at")) AS first_us,
+        count(DISTINCT variant) AS variants
+    FROM decisions
+    WHERE role IN ('drawn', 'lost', 'holdout') AND experiment = $experiment
+    GROUP BY player
+"""
+_DONE: Final = """
+    CREATE TABLE done AS
+    WITH own AS (
+        SELECT player, type, amount_minor, epoch_us(occurred_at) AS us, us >= first_us AS after,
+            type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account' AS deposited,
+            CASE type WHEN 'bet' THEN amount_minor WHEN 'win' THEN -amount_minor ELSE 0 END AS revenue_minor,
+            type IN ('self_excluded', 'time_out')
+                OR type = 'limit_set' AND status IN ('set', 'lowered')
+                OR type = 'support_contact'
+                AND list_contains(list_transform(json_extract_string(detail::VARCHAR, '$.tags[*]'),
+                    lambda tag: lower(trim(tag))), 'harm') AS harmed
+        FROM events JOIN exposed USING (player)
+        WHERE epoch_us(occurred_at) >= first_us - $before_us AND epoch_us(occurred_at) < first_us + $window_us
+    )
+    SELECT player,
+        max(us) FILTER (after AND deposited) AS deposited_us,
+        sum(amount_minor) FILTER (after AND deposited) AS deposits_minor,
+        sum(revenue_minor) FILTER (after) AS revenue_minor,
+        sum(amount_minor) FILTER (NOT after AND deposited) AS before_deposits_minor,
+        sum(revenue_minor) FILTER (NOT after) AS before_net_revenue_minor,
+        coalesce(bool_or(after AND harmed), false) AS harm
+    FROM own GROUP BY player
+"""
+_CONTACTED: Final = """
+    CREATE TABLE contacted AS
+    WITH confirmed AS (
+        SELECT player, decision_id, offer, channel, epoch_us(occurred_at) AS us FROM outcomes WHERE type = 'confirmed'
+        UNION ALL
+        SELECT player, decision_id, offer, channel, epoch_us("at") FROM decisions WHERE activated AND offer IS NOT NULL
+    )
+    SELECT player, decision_id, min(offer) AS offer, min(channel) AS channel, min(us) AS contact_us
+    FROM confirmed JOIN exposed USING (player)
+    WHERE us >= first_us AND us < first_us + $window_us
+        AND NOT EXISTS (FROM outcomes o
+            WHERE o.decision_id = confirmed.decision_id AND o.type IN ('failed', 'cancelled'))
+        AND NOT EXISTS (FROM decisions d
+            WHERE d.decision_id = confirmed.decision_id AND d.purpose NOT IN ('marketing', 'bonus'))
+    GROUP BY player, decision_id
+"""
+_PLAYERS: Final = """
+    WITH sent AS (
+        SELECT player, count(*) AS contacts, sum(cost_minor) AS cost_minor
+        FROM contacted LEFT JOIN costs ON kind = 'channel' AND name = channel GROUP BY player
+    ), played AS (
+        SELECT player, epoch_us(occurred_at) AS us FROM events JOIN exposed USING (player)
+        WHERE type = 'bet' OR type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account'
+    ), taken AS (
+        SELECT player, sum(cost_minor) AS cost_minor
+        FROM contacted JOIN costs ON kind = 'offer' AND name = offer
+        WHERE EXISTS (FROM played
+            WHERE played.player = contacted.player AND us > contact_us AND us <= contact_us + $taken_us)
+        GROUP BY player
+    ), opted_out AS (
+        SELECT player, type, occurred_at FROM outcomes WHERE type IN ('unsubscribed', 'complained')
+        UNION ALL
+        SELECT player, type, occurred_at FROM events
+        WHERE type = 'consent_changed' AND json_extract_string(detail::VARCHAR, '$.granted') = 'false'
+    ), left_us AS (
+        SELECT DISTINCT player FROM opted_out JOIN exposed USING (player)
+        WHERE epoch_us(occurred_at) >= first_us AND epoch_us(occurred_at) < first_us + $window_us
+    )
+    SELECT exposed.*,
+        (deposited_us IS NOT NULL)::BIGINT AS conversion,
+        coalesce(deposits_minor, 0)::BIGINT AS deposits_minor,
+        (coalesce(revenue_minor, 0) - coalesce(sent.cost_minor, 0) - coalesce(taken.cost_minor, 0))::BIGINT
+            AS net_revenue_minor,
+        (coalesce(sent.cost_minor, 0) + coalesce(taken.cost_minor, 0))::BIGINT AS cost_minor,
+        coalesce(contacts, 0)::BIGINT AS contacts,
+        (left_us.player IS NOT NULL)::BIGINT AS unsubscribed,
+        coalesce(harm, false)::BIGINT AS harm,
+        coalesce(before_deposits_minor, 0)::BIGINT AS before_deposits_minor,
+        coalesce(before_net_revenue_minor, 0)::BIGINT AS before_net_revenue_minor
+    FROM exposed LEFT JOIN done USING (player) LEFT JOIN sent USING (player) LEFT JOIN taken USING (player)
+        LEFT JOIN left_us USING (player)
+    ORDER BY player
+"""
+_UNPRICED: Final = """
+    SELECT count(*) FROM contacted
+    WHERE offer NOT IN (SELECT name FROM costs WHERE kind = 'offer')
+        OR channel NOT IN (SELECT name FROM costs WHERE kind = 'channel')
+"""
+_LATEST: Final = """
+    SELECT max(epoch_us(moment)) FROM (
+        SELECT coalesce(known_at, "at") AS moment FROM decisions
+        UNION ALL SELECT coalesce(known_at, occurred_at) FROM events
+        UNION ALL SELECT coalesce(known_at, occurred_at) FROM outcomes)
+"""
+_RECORDS: Final = """
+    SELECT record FROM decisions
+    WHERE role IN ('drawn', 'lost') AND experiment = $experiment AND octet_length(record) > 0
+    ORDER BY decision_id
+"""
+
+
+class ReportRefused(Exception):
+    """There is nothing to report, or the files are not what they must be; the text is one sentence."""
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """What a taken offer and a contact on a channel cost the house, minor units by id.
+
+    An offer counts as taken if the player bets or deposits within `taken_days` after the contact, as in the reward.
+    """
+
+    offers: Mapping[str, int]
+    channels: Mapping[str, int]
+    taken_days: float
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, taken_days: float) -> Self:
+        """The costs that a catalogue states."""
+        return cls(
+            {offer.id: offer.cost_minor for offer in catalogue.offers},
+            {channel: terms.cost_minor for channel, terms in catalogue.channels.items()},
+            taken_days,
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """Columns `kind`, `name` and `cost_minor`."""
+        offers = [("offer", name, cost) for name, cost in self.offers.items()]
+        channels = [("channel", name, cost) for name, cost in self.channels.items()]
+        return pd.DataFrame(offers + channels, columns=["kind", "name", "cost_minor"])
+
+
+class Exposures(msgspec.Struct, frozen=True, kw_only=True):
+    """The players of one experiment.
+
+    Attributes:
+        experiment: Key of the experiment.
+        others: Keys of the other experiments in the lake.
+        players: One row per player, sorted: `player`, `variant` and `catalogue_version` of the first decision,
+            `first_us` (unix microseconds, UTC), `variants` (how many the player was seen in), and over the window
+            that begins there: `conversion`, `unsubscribed`, `harm` (0 or 1), `contacts`, `deposits_minor`,
+            `net_revenue_minor`, `cost_minor`, and over the 28 days before: `before_deposits_minor`,
+            `before_net_revenue_minor`.
+        window_days: Length of the window.
+        has_bets: Whether the lake holds any bet: without one there is no net revenue.
+        unpriced: Contacts whose offer or channel has no known cost; they count as free.
+        latest_us: When the newest entry of the lake became known, unix microseconds.
+    """
+
+    experiment: str
+    others: list[str]
+    players: pd.DataFrame
+    window_days: int
+    has_bets: bool
+    unpriced: int
+    latest_us: int
+
+
+@contextmanager
+def opened(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the views `decisions`, `events` and `outcomes` of a lake; missing files are empty.
+
+    Raises:
+        ReportRefused: A file cannot be read, or holds times without a zone.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for table, schema in SCHEMAS.items():
+            _view(connection, lake, table, schema)
+        yield connection
+
+
+def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema: pa.Schema) -> None:
+    # Columns that somebody else's files lack are null, as in the lake's own older files.
+    relation = connection.from_arrow(schema.empty_table())
+    if any((lake / table).rglob("*.parquet")):
+        try:
+            files = connection.read_parquet(f"{lake}/{table}/**/*.parquet", union_by_name=True, hive_partitioning=False)
+        except duckdb.Error as error:
+            raise ReportRefused(f"the files of {lake / table} cannot be read: {error}") from error
+        moment = "at" if table == "decisions" else "occurred_at"
+        types = dict(zip(files.columns, map(str, files.types), strict=True))
+        if types.get(moment) != "TIMESTAMP WITH TIME ZONE":
+            raise ReportRefused(f"the column {moment} of {lake / table} must hold moments with a time zone")
+        relation.create_view(f"no_{table}")
+        files.create_view(f"files_{table}")
+        relation = connection.sql(f"FROM no_{table} UNION ALL BY NAME FROM files_{table}")
+    relation.create_view(table)
+
+
+def exposures(
+    connection: duckdb.DuckDBPyConnection, costs: Costs, window_days: int, experiment: str | None = None
+) -> Exposures:
+    """The players of an experiment with what they did in the window.
+
+    Args:
+        connection: As `opened` gave it; used once.
+        costs: Prices of contacts.
+        window_days: Days from the first decision that count, at least 1.
+        experiment: Key; None takes the one that decided last.
+
+    Raises:
+        ReportRefused: No such decisions.
+    """
+    keys = [key for (key,) in connection.execute(_EXPERIMENTS).fetchall()]
+    if not keys:
+        raise ReportRefused("the lake holds no decision of an experiment yet, so there is nothing to report")
+    chosen = keys[0] if experiment is None else experiment
+    if chosen not in keys:
+        raise ReportRefused(f"the lake holds no decision of {chosen}, only of {', '.join(keys)}")
+    window = {"window_us": window_days * DAY_US}
+    connection.register("costs", costs.frame())
+    connection.execute(_EXPOSED, {"experiment": chosen})
+    connection.execute(_DONE, window | {"before_us": BEFORE_DAYS * DAY_US})
+    connection.execute(_CONTACTED, window)
+    return Exposures(
+        experiment=chosen,
+        others=sorted(set(keys) - {chosen}),
+        players=connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df(),
+        window_days=window_days,
+        has_bets=bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'")),
+        unpriced=_number(connection, _UNPRICED),
+        latest_us=_number(connection, _LATEST),
+    )
+
+
+def _number(connection: duckdb.DuckDBPyConnection, question: str) -> int:
+    row = connection.execute(question).fetchone()
+    return int(row[0]) if row else 0
+
+
+def records(connection: duckdb.DuckDBPyConnection, experiment: str) -> Iterator[bytes]:
+    """Records of the drawn decisions of an experiment, by decision id."""
+    asked = connection.execute(_RECORDS, {"experiment": experiment})
+    while rows := asked.fetchmany(10_000):
+        yield from (record for (record,) in rows)

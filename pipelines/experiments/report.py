@@ -1,0 +1,193 @@
+"""`croupier report`: reads the lake, asks the house what the lake cannot know, writes and publishes the report.
+
+lake --duckdb--> players --uplift--> report --> reports/uplift.{html,csv,json} --> store --> GET /reports
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+import redis
+
+from features.events import moment
+from features.store.bundles import bundle_key
+from features.store.connection import connect
+from features.store.deployment import open_house, real_now_us
+from features.store.errors import StoreError
+from features.store.server import heard
+from models.catalogue.files import decoded
+from models.catalogue.offers import Catalogue, load_catalogue
+from pipelines.experiments import page
+from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
+from pipelines.experiments.health import tallies
+from pipelines.experiments.uplift import Uplift, uplift
+from pipelines.worker.lake import reach
+from pipelines.worker.schedule import SETTINGS
+from service.api.app import catalogue_path
+from service.api.reports import REPORTS, Summary, report_key
+
+NAME: Final = "uplift"
+
+
+class ReportSettings(msgspec.Struct, frozen=True):
+    """What the reports need of mlflow.yaml."""
+
+    window_days: int
+
+
+class RewardSettings(msgspec.Struct, frozen=True):
+    """For how long a contact is felt."""
+
+    window_days: float
+
+
+class _File(msgspec.Struct, frozen=True):
+    report: ReportSettings
+    reward: RewardSettings
+
+
+class Written(NamedTuple):
+    """A report, the files that hold it, and whether serving processes show it."""
+
+    report: Uplift
+    files: list[Path]
+    published: bool
+
+
+class House(NamedTuple):
+    """What only a running house knows.
+
+    Attributes:
+        client: Its store.
+        complete_us: House time up to which the lake is complete, unix microseconds.
+        lag_seconds: How long ago that is, real seconds; None where no worker has written this lake.
+    """
+
+    client: redis.Redis
+    complete_us: int
+    lag_seconds: float | None
+
+
+def window_days() -> int:
+    """Days after the first decision that the report counts, as mlflow.yaml says."""
+    return _settings().report.window_days
+
+
+def costs(catalogue: Catalogue) -> Costs:
+    """What contacts cost by a catalogue, taken up within mlflow.yaml's reward window."""
+    return Costs.of(catalogue, _settings().reward.window_days)
+
+
+def _settings() -> _File:
+    return decoded(SETTINGS, _File)
+
+
+def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> Written:
+    """Compute the uplift report, write it to `home/reports`, publish it if a store answers.
+
+    Args:
+        home: Directory of the house.
+        lake: Somebody else's files: neither the house's clock nor its store is asked, and nothing is published.
+        days: Window; None is mlflow.yaml's.
+        experiment: Key; None takes the one that decided last.
+
+    Raises:
+        ReportRefused: There is nothing to report.
+    """
+    house = running(home) if lake is None else None
+    try:
+        report = compute(lake or home / "lake", house, days, experiment)
+        contents = {"html": page.html(report), "csv": page.table_csv(report), "json": as_json(report)}
+        files = write(home / "reports", NAME, contents)
+        if house is not None:
+            publish(house.client, NAME, report, contents)
+        return Written(report, files, house is not None)
+    finally:
+        if house is not None:
+            house.client.close()
+
+
+def compute(lake: Path, house: House | None = None, days: int | None = None, experiment: str | None = None) -> Uplift:
+    """The report of a lake; without a house its newest entry is the clock.
+
+    Raises:
+        ReportRefused: There is nothing to report.
+    """
+    if not lake.is_dir():
+        raise ReportRefused(f"there is no lake at {lake}")
+    catalogue = load_catalogue(catalogue_path())
+    with opened(lake) as connection:
+        found = exposures(connection, costs(catalogue), days or window_days(), experiment)
+        draws = tallies(records(connection, found.experiment))
+    return uplift(
+        found,
+        found.latest_us if house is None else house.complete_us,
+        shares(found, catalogue, house),
+        draws,
+        None if house is None else house.lag_seconds,
+    )
+
+
+def shares(found: Exposures, running: Catalogue, house: House | None) -> dict[str, Mapping[str, float]]:
+    """Shares by catalogue version: the running file's, and those that the store kept."""
+    known: dict[str, Mapping[str, float]] = {running.hash: _shares(running)}
+    for version in _others(found, known):
+        kept = cast("bytes | None", house.client.get(bundle_key(version))) if house else None
+        if kept is not None:
+            known[version] = _shares(Catalogue.model_validate_json(kept))
+    return known
+
+
+def _shares(catalogue: Catalogue) -> Mapping[str, float]:
+    return {str(variant): share for variant, share in catalogue.experiment.variants.items()}
+
+
+def _others(found: Exposures, known: Iterable[str]) -> list[str]:
+    return sorted(set(found.players["catalogue_version"].unique()) - set(known))
+
+
+def running(home: Path) -> House | None:
+    """The house of a home, if a store answers; the caller closes its client."""
+    try:
+        client = connect(heard(home), timeout=10.0)
+    except StoreError:
+        return None
+    try:
+        house = open_house(client)
+    except StoreError:
+        client.close()
+        return None
+    real_us, flushed_us = real_now_us(client), reach(home / "lake").flushed * 1_000
+    lag = (real_us - flushed_us) / 1e6 if flushed_us else None
+    return House(client, house.now_us(flushed_us or real_us), lag)
+
+
+def as_json(report: Uplift) -> str:
+    """The whole report for machines."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def write(folder: Path, name: str, contents: Mapping[str, str]) -> list[Path]:
+    """Write a report's files, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for kind, text in contents.items():
+        unfinished = folder / f".{name}.{kind}.tmp"
+        unfinished.write_text(text, encoding="utf-8")
+        files.append(unfinished.replace(folder / f"{name}.{kind}"))
+    return files
+
+
+def publish(client: redis.Redis, name: str, report: Uplift, contents: Mapping[str, str]) -> None:
+    """Hand a report to the serving processes, files and entry in the list at once."""
+    at = moment(open_house(client).now_us(real_now_us(client))).isoformat()
+    health = msgspec.json.encode(report.health)
+    summary = Summary(title=f"Uplift of {report.experiment}", at=at, ok=report.health.ok, verdict=report.verdict)
+    held: dict[Any, Any] = {**contents, "at": at, "health": health}
+    pipe = client.pipeline(transaction=True)
+    pipe.hset(report_key(name), mapping=held)
+    pipe.hset(REPORTS, name, cast("str", msgspec.json.encode(summary)))
+    pipe.execute()

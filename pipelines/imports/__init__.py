@@ -1,0 +1,1 @@
+"""Files of outside events into the house, each row accounted for."""

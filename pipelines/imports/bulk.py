@@ -1,0 +1,194 @@
+"""Append many events at once, as the API appends single ones, in fewer round trips."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import Final, NamedTuple, cast
+
+import msgspec
+import redis
+
+from features.events import Event, micros, personal, timeliness
+from features.store.deployment import House, partition_of, real_now_us
+from pipelines.worker.homes import homes
+from service.contacts.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
+from service.contacts.snapshot import Keys
+from service.events.accept import TOLD_OF, Ahead, entry
+from service.players import sealing
+from service.players.facts import Assertion
+
+PER_CALL: Final = 100
+"""Entries of one player in one call."""
+
+
+class Item(NamedTuple):
+    """An entry for a player's log; `remember` keeps its id for 35 days, as over HTTP."""
+
+    player: str
+    entry: Entry
+    remember: bool
+
+
+class Batch(NamedTuple):
+    """What became of some items, and the last place in each partition's log.
+
+    `statuses` has one of `new`, `duplicate` and `conflict` (the id was used for other content) per item, in order.
+    """
+
+    statuses: list[Status]
+    reached: dict[int, str]
+
+    @property
+    def accepted(self) -> int:
+        """How many were new."""
+        return self.statuses.count("new")
+
+
+class Items:
+    """Makes items of events; remembers the keys under which personal fields are sealed."""
+
+    def __init__(self, client: redis.Redis, house: House) -> None:
+        self._client = client
+        self._house = house
+        self._seals: dict[str, bytes] = {}
+        self._key = lru_cache(maxsize=100_000)(house.player_key)
+        self._now_us = house.now_us(real_now_us(client))
+
+    def event(self, event: Event, now_us: int | None = None, beside: Sequence[Assertion] = ()) -> Item:
+        """An event of any age at house time, by default that at the start; one older than 35 days must be new.
+
+        `beside` are facts that hold beside its own.
+        """
+        player = self._key(event.player_id)
+        fields = personal(event)
+        sealed = sealing.seal(self._seal(player), fields, event.event_id) if fields else None
+        now_us = self._now_us if now_us is None else now_us
+        late = timeliness(micros(event.occurred_at), now_us)
+        ahead = Ahead(now_us, self._facts(player)) if late == "ahead" else None
+        return Item(player, entry(player, event, sealed, ahead=ahead, beside=beside), late != "old")
+
+    def _facts(self, player: str) -> dict[bytes, bytes]:
+        """What is held of a player."""
+        home = homes(self._client, [player])[player]
+        return cast("dict[bytes, bytes]", self._client.hgetall(Keys(home).facts))
+
+    def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
+        """Facts that a sandbox assumes of a player: at moment 0, where everything known beats them."""
+        player = self._key(player_id)
+        detail = {fact.field: fact.text for fact in facts}
+        digest = hashlib.blake2b(msgspec.json.encode(detail), digest_size=8).digest()
+        name = f"assumed-{digest.hex()}"
+        columns = {
+            "player": player,
+            "event_id": name,
+            "type": "facts_assumed",
+            "occurred_at": 0,
+            "brand": "main",
+            "detail": detail,
+        }
+        return Item(player, Entry("facts", name, digest, msgspec.msgpack.encode(columns), facts), True)
+
+    def _seal(self, player: str) -> bytes:
+        if player not in self._seals:
+            key = Keys(player).seal
+            self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, sealing.new_seal()))
+        return self._seals[player]
+
+
+def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
+    """Places of the items whose ids the store remembers: appending such an item only tells what became of it."""
+    pipe = client.pipeline(transaction=False)
+    for item in items:
+        keys = Keys(item.player)
+        pipe.exists(keys.seen(item.entry.seen))
+        pipe.hget(keys.facts, "to")
+    replies = pipe.execute()
+    there = [place for place, exists in enumerate(replies[::2]) if exists]
+    linked = [place for place, to in enumerate(replies[1::2]) if to is not None and not replies[2 * place]]
+    if not linked:
+        return there
+    moved = _moved(client, [items[place] for place in linked])
+    return sorted([*there, *(linked[at] for at in remembered(client, moved))])
+
+
+def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
+    """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
+    done, linked = _append(client, house, items)
+    if not linked:
+        return done
+    again = append(client, house, _moved(client, [items[place] for place in linked]))
+    statuses = list(done.statuses)
+    for place, status in zip(linked, again.statuses, strict=True):
+        statuses[place] = status
+    taken = [items[place] for place, to in linked.items() if " pending " in to and statuses[place] != "conflict"]
+    _hold_here(client, house, [item for item in taken if item.entry.facts])
+    return Batch(statuses, done.reached | again.reached)
+
+
+def _moved(client: redis.Redis, items: Sequence[Item]) -> list[Item]:
+    """Items of linked ids as those of the players that hold them."""
+    home = homes(client, [item.player for item in items])
+    return [item if home[item.player] == item.player else _of(item, home[item.player]) for item in items]
+
+
+def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None:
+    """Let what was told of an id hold at the id too, whose link may still be taken away again."""
+    pipe = client.pipeline(transaction=False)
+    for item in items:
+        names, arguments = assert_command(house, Keys(item.player), item.entry.facts)
+        pipe.fcall("croupier_assert", len(names), *names, *arguments)
+    pipe.execute()
+
+
+def _of(item: Item, player: str) -> Item:
+    """An item of a linked id as the player's, whose facts of that id are kept apart."""
+    columns = msgspec.msgpack.decode(item.entry.body)
+    columns |= {"player": player, "detail": {TOLD_OF: item.player} | columns.get("detail", {})}
+    entry = item.entry.of(item.player)._replace(body=msgspec.msgpack.encode(columns))
+    return item._replace(player=player, entry=entry)
+
+
+def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:
+    """Append items; those of linked ids were not, and are told with the mark that each bears."""
+    calls = list(_calls(items))
+    pipe = client.pipeline(transaction=False)
+    for places in calls:
+        some = [items[place] for place in places]
+        keys = Keys(some[0].player)
+        names, arguments = ingest_command(house, keys, [one.entry for one in some], remember=some[0].remember)
+        pipe.fcall("croupier_ingest", len(names), *names, *arguments)
+    statuses: list[Status] = ["new"] * len(items)
+    reached: dict[int, str] = {}
+    linked: dict[int, str] = {}
+    for places, reply in zip(calls, pipe.execute(), strict=True):
+        for place, answer in zip(places, appended(reply), strict=True):
+            done = _compared(client, items[place], answer)
+            statuses[place] = done.status
+            if done.status == "new":
+                reached[partition_of(items[place].player)] = done.stream_id
+            elif done.status == "linked":
+                linked[place] = done.stream_id
+    return Batch(statuses, reached), linked
+
+
+def _compared(client: redis.Redis, item: Item, done: Appended) -> Appended:
+    """What became of an item; one whose id is remembered may be the same as an earlier build told it."""
+    if done.status != "conflict":
+        return done
+    held = cast("bytes | None", client.get(Keys(item.player).seen(item.entry.seen)))
+    return done if held is None else item.entry.again(held)
+
+
+def _calls(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Places of the items that go together: of one player, in order, remembered or not."""
+    grouped: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        grouped[item.player].append(place)
+    for places in grouped.values():
+        for _, alike in groupby(places, key=lambda place: items[place].remember):
+            run = list(alike)
+            yield from (run[start : start + PER_CALL] for start in range(0, len(run), PER_CALL))

@@ -1,0 +1,158 @@
+"""Events that the house has already, by id and content, of any age.
+
+Two events of one id are the same where their content is: every column of the lake that is not sealed, moments in UTC.
+The lake's rows are put into that text by DuckDB, an import's events by `content`; the laws compare the two.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import duckdb
+import msgspec
+
+from features import events
+from features.events import Event, micros
+from pipelines.imports.bulk import Item
+from service.events.accept import TOLD_AT, TOLD_OF
+
+_COLUMNS: Final = ("type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel")
+_APART: Final = "\x1f"
+_TOLD_OF: Final = f"coalesce(json_extract_string(detail, '$.{TOLD_OF}'), player)"
+_DEFAULTS: Final = {
+    f'"{name}":{msgspec.json.encode(field.default).decode()}'
+    for model in get_args(Event)
+    for name, field in model.model_fields.items()
+    if name not in {*_COLUMNS, "event_id"} and not field.is_required() and field.default is not None
+}
+"""Details that say nothing: so a field that comes later leaves the content of what the lake has already."""
+# No content either: whose id the event was told of, and the keys of others that it names. The others are moments.
+_EMPTY: Final = "|".join([f'"({TOLD_OF}|key|{TOLD_AT}|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
+_REST: Final = f"replace(regexp_replace(detail, ',?({_EMPTY})', '', 'g'), '{{,', '{{')"
+
+
+def _moment(name: str) -> str:
+    return f"epoch_us(try_cast(json_extract_string(detail, '$.{name}') AS TIMESTAMPTZ))"
+
+
+_OCCURRED: Final = f"coalesce({_moment(TOLD_AT)}, epoch_us(occurred_at))"
+_TEXTS: Final = [
+    *(f"coalesce({_OCCURRED if name == 'occurred_at' else name}::VARCHAR, '')" for name in _COLUMNS),
+    f"coalesce(nullif({_REST}, '{{}}'), '')",
+    f"coalesce({_moment('until')}::VARCHAR, '')",
+]
+CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
+"""The content of an event's row in the lake, as an expression of DuckDB."""
+
+
+def content(event: Event) -> str:
+    """The content of an event, as `CONTENT` gives it for the row that the lake will hold."""
+    row: dict[str, Any] = events.row(event)
+    until = getattr(event, "until", None)
+    details = [
+        f'"{name}":{msgspec.json.encode(value).decode()}'
+        for name, value in row.get("detail", {}).items()
+        if name != "until"
+    ]
+    rest = ",".join(detail for detail in details if detail not in _DEFAULTS)
+    texts = [row.get(name) for name in _COLUMNS]
+    texts += [f"{{{rest}}}" if rest else None, None if until is None else micros(until)]
+    return _APART.join("" if text is None else str(text) for text in texts)
+
+
+class Told(NamedTuple):
+    """An event as a file tells it: item for the log, caller's id, name of player and event, its content."""
+
+    item: Item
+    player_id: str
+    name: str
+    content: str = ""
+    sealed: str = ""
+
+
+def told(item: Item, event: Event, asked: str) -> Told:
+    """An event of the id with this key, as a file tells it."""
+    sealed = events.personal(event)
+    text = msgspec.json.encode(sealed).decode() if sealed else ""
+    return Told(item, event.player_id, f"{asked} {event.event_id}", content(event), text)
+
+
+class Seen:
+    """The ids and contents that the lake had when the import began, and those that this run took since.
+
+    Each is kept as the 128 bits of a hash in DuckDB, which moves to disk what does not fit in memory. Sealed content
+    is known of this run's events only, and hashed with a salt of this run.
+    """
+
+    def __init__(self, lake: Path, spill: Path) -> None:
+        self._salt = secrets.token_hex(16)
+        self._db = duckdb.connect(config={"memory_limit": "1GB", "temp_directory": str(spill)})
+        self._db.execute("SET TimeZone = 'UTC'")
+        self._db.execute("CREATE TABLE seen (id UHUGEINT, content UHUGEINT, sealed UHUGEINT)")
+        if any(lake.glob("events/*/*.parquet")):
+            rows = "read_parquet($1, hive_partitioning = false)"
+            known = f"SELECT md5_number({_TOLD_OF} || ' ' || event_id), md5_number({CONTENT}), NULL FROM {rows}"  # noqa: S608 - no text from outside
+            self._db.execute(f"INSERT INTO seen {known}", [f"{lake}/events/*/*.parquet"])
+
+    def known(self, some: Sequence[Told]) -> dict[int, bool]:
+        """The places of those whose id was seen, and whether with the same content."""
+        self._ask(some)
+        same = "seen.content = asked.content AND coalesce(seen.sealed = asked.sealed, true)"
+        found = self._db.execute(f"SELECT place, bool_or({same}) FROM asked JOIN seen USING (id) GROUP BY place")  # noqa: S608
+        return dict(found.fetchall())
+
+    def add(self, some: Sequence[Told]) -> None:
+        """Remember what was taken."""
+        self._ask(some)
+        self._db.execute("INSERT INTO seen SELECT id, content, sealed FROM asked")
+
+    def _ask(self, some: Sequence[Told]) -> None:
+        columns = [[one.name for one in some], [one.content for one in some]]
+        sealed = [f"{self._salt}{one.sealed}" for one in some]
+        self._db.execute(
+            "CREATE OR REPLACE TEMP TABLE asked AS SELECT md5_number(unnest($1::VARCHAR[])) AS id,"
+            " md5_number(unnest($2::VARCHAR[])) AS content, md5_number(unnest($3::VARCHAR[])) AS sealed,"
+            " generate_subscripts($1::VARCHAR[], 1) - 1 AS place",
+            [*columns, sealed],
+        )
+
+    def close(self) -> None:
+        """Forget all."""
+        self._db.close()
+
+
+class Verdict(NamedTuple):
+    """What becomes of a record as a whole, and those of its events that are new."""
+
+    status: Literal["new", "duplicate", "conflict"]
+    fresh: Sequence[Told] = ()
+
+
+def judge(records: Sequence[Sequence[Told]], known: Mapping[int, bool]) -> Iterator[Verdict]:
+    """Judge records in their order: one is new if any of its events is, and in conflict if any of them is.
+
+    Args:
+        records: The events of each.
+        known: Of the events by place, counted through all records: those seen before, and whether with equal content.
+    """
+    place, taken = 0, dict[str, Told]()
+    for record in records:
+        fresh, agrees = dict[str, Told](), True
+        for one in record:
+            before = fresh.get(one.name) or taken.get(one.name)
+            if place in known:
+                agrees &= known[place]
+            elif before is None:
+                fresh[one.name] = one
+            else:
+                agrees &= (before.content, before.sealed) == (one.content, one.sealed)
+            place += 1
+        if agrees:
+            taken |= fresh
+            yield Verdict("new" if fresh else "duplicate", tuple(fresh.values()))
+        else:
+            yield Verdict("conflict")

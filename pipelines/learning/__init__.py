@@ -1,0 +1,1 @@
+"""Teach the policy from the lake, and choose which snapshot serves."""

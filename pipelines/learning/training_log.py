@@ -1,0 +1,298 @@
+"""Train the policy from the lake: a function of the log alone. No store, no clock.
+
+    lake --flush by flush--> entries in one order --attribution--> lessons --learner--> snapshot
+
+The learning log is the lake: its flushes in order, and within a flush its entries by the store's time, partition and
+place, so that all partitions together have one order that never changes. A school that was interrupted goes on from
+its checkpoint and arrives at the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+
+from features.aggregates import forward
+from features.events import micros
+from features.forms import Form, literal
+from features.schema import schema_hash
+from features.store.deployment import order
+from models.catalogue.files import decoded
+from models.policy.context import READINGS, context
+from models.policy.learned import LEFT_ALONE, Cursor, Snapshot, SnapshotError
+from models.policy.learner import FORMAT, Act, Learner, LearnerError, LearnerSettings
+from pipelines.learning.attribution import HARMFUL, Attribution, Books, Drawn, Lesson, Terms
+from pipelines.worker.lake import reach
+from pipelines.worker.schedule import SETTINGS
+from service.decisions import log
+from service.decisions.log import Record
+
+_LOG: Final = structlog.get_logger()
+_COLUMNS: Final = {
+    "decisions": ["record"],
+    "outcomes": ["decision_id", "type", "occurred_at"],
+    "events": ["player", "event_id", "type", "occurred_at", "amount_minor", "status", "target", "product", "detail"],
+}
+_START: Final = Cursor()
+
+
+class Logged(NamedTuple):
+    """One entry of the learning log: its table of the lake, house time at which it became known, its columns."""
+
+    table: str
+    known_us: int
+    columns: Mapping[str, Any]
+
+
+class LearningLog:
+    """The lake, read in the one order in which it is learnt from.
+
+    Args:
+        lake: Directory of the lake.
+        types: Types of events that can teach anything.
+    """
+
+    def __init__(self, lake: Path, types: frozenset[str]) -> None:
+        self._lake = lake
+        self._types = pa.array(sorted(types), pa.string())
+        self._days: list[str] = []
+        self._nothing: tuple[int, int] | None = None
+
+    def flushes(self, after: str) -> list[str]:
+        """Names of the flushes that followed one and are whole, in order."""
+        whole, last = reach(self._lake).flushed, _last(after)
+        if (whole, last) == self._nothing:
+            return []
+        names = {file.stem for table in _COLUMNS for file in self._files(table, "*")}
+        found = sorted((name for name in names if last < _last(name) <= whole), key=_last)
+        self._nothing = None if found else (whole, last)
+        return found
+
+    def entries(self, flush: str) -> list[Logged]:
+        """What a flush holds, in order."""
+        files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
+        found = [entry for table, file in files for entry in self._read(table, file)]
+        # Days only grow, but for a clock that is set back: one day more is looked at.
+        self._days = sorted({*self._days, *(file.parent.name for _, file in files)})[-2:]
+        return [entry for _, entry in sorted(found, key=lambda one: one[0])]
+
+    def _files(self, table: str, name: str) -> Iterator[Path]:
+        """Files of a table, from the last day on that was read: days only ever grow."""
+        for day in sorted((self._lake / table).glob("day=*")):
+            if len(self._days) < 2 or day.name >= self._days[0]:
+                yield from day.glob(f"{name}.parquet")
+
+    def _read(self, table: str, file: Path) -> Iterator[tuple[tuple[int, int, int], Logged]]:
+        rows = pq.read_table(file, columns=[*_COLUMNS[table], "known_at", "position"], partitioning=None)
+        if table == "events":
+            rows = rows.filter(pc.is_in(rows["type"], self._types))
+        for row in rows.to_pylist():
+            partition, _, stream_id = row.pop("position").partition(":")
+            milliseconds, sequence = order(stream_id)
+            yield (milliseconds, int(partition[1:]), sequence), Logged(table, micros(row.pop("known_at")), row)
+
+
+def _last(flush: str) -> int:
+    return int(flush.partition("-")[2])
+
+
+def drawn(record: Record) -> Drawn | None:
+    """A logged decision as learning sees it; None if nothing was chosen by chance, or by another build's features."""
+    choice, sent, churn = record.choice, record.action, record.seen.churn_score
+    if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
+        return None
+    vector = forward(log.array(record.seen.features), record.at_us)
+    seen = context(vector, churn).astype("<f4").tobytes()
+    name, player, at_us = record.decision_id, record.player, record.at_us
+    if sent is None:
+        return Drawn(name, player, at_us, at_us, at_us, True, LEFT_ALONE, None, None, seen)
+    moments = (at_us, sent.send_us, sent.valid_until_us)
+    return Drawn(name, player, *moments, record.activated, sent.offer, sent.channel, sent.timing_slot, seen)
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """Everything a learner needs to go on: what it learnt, what is open, and how far it read."""
+
+    lineage: str
+    cursor: Cursor
+    at_us: int
+    learner: bytes
+    books: Books
+    newest: bytes
+
+
+class School:
+    """Learns the log flush by flush, without a store: what is learnt is a function of the log.
+
+    Attributes:
+        lineage: Changes with anything that changes what would be learnt from the same log.
+        cursor: The last entry learnt.
+        newest: The last snapshot that was cut, None before the first batch.
+        measured: What was measured of the batch behind it.
+        at_us: House time of the last entry.
+        unread: Decisions that could not be read since the start.
+    """
+
+    def __init__(self, lake: Path, settings: LearnerSettings, terms: Terms, window_days: float) -> None:
+        self._lake, self._settings, self._terms = lake, settings, terms
+        self._window_us = int(window_days * 86_400_000_000)
+        self.lineage = lineage(settings, terms, self._window_us, READINGS, schema_hash(), FORMAT)
+        self.measured: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget everything: learning begins at the start of the lake."""
+        self._log = LearningLog(self._lake, HARMFUL | {one.type for one in self._terms.worth})
+        self._learner = Learner(self._settings)
+        self._attribution = Attribution(self._terms, self._window_us)
+        self.cursor, self.at_us, self.unread = _START, 0, 0
+        self.newest: Snapshot | None = None
+
+    @property
+    def open(self) -> int:
+        """Decisions whose window is open."""
+        return len(self._attribution.books.touches)
+
+    def waiting(self) -> list[str]:
+        """Flushes that are not learnt yet."""
+        return self._log.flushes(self.cursor.flush)
+
+    def learn(self, flush: str) -> None:
+        """Learn all entries of a flush."""
+        for count, entry in enumerate(self._log.entries(flush), 1):
+            self.cursor, self.at_us = Cursor(flush, count), entry.known_us
+            for lesson in self._lessons(entry):
+                self._teach(lesson)
+        self.cursor = Cursor(flush, self.cursor.entries if self.cursor.flush == flush else 0)
+
+    def _lessons(self, entry: Logged) -> Iterator[Lesson]:
+        yield from self._attribution.pass_time(entry.known_us)
+        columns = entry.columns
+        if entry.table == "decisions":
+            if (found := self._drawn(columns["record"])) is not None:
+                yield from self._attribution.decided(found, entry.known_us)
+        elif entry.table == "outcomes" and not columns["decision_id"]:
+            return  # told of a player: there is no contact to learn from
+        elif entry.table == "outcomes":
+            at_us = micros(columns["occurred_at"])
+            yield from self._attribution.outcome(columns["decision_id"], columns["type"], at_us, entry.known_us)
+        else:
+            detail = msgspec.json.decode(columns["detail"]) if columns["detail"] else {}
+            yield from self._attribution.event(columns["player"], {**columns, **detail}, micros(columns["occurred_at"]))
+
+    def _drawn(self, data: bytes) -> Drawn | None:
+        try:
+            return drawn(log.loads(data))
+        except (msgspec.MsgspecError, ValueError) as error:
+            self.unread += 1
+            _LOG.error("learner", trouble=f"a decision cannot be read and is left out: {error}", cursor=self.cursor)
+            return None
+
+    def _teach(self, lesson: Lesson) -> None:
+        teach(self._learner, lesson)
+        if self._learner.closed:
+            self.measured = self._learner.closed
+            self.newest = self._learner.snapshot(self.lineage, self.at_us, self.cursor)
+            self._learner.closed = {}
+
+    def checkpoint(self) -> bytes:
+        """The whole state between two flushes."""
+        return msgspec.msgpack.encode(
+            Checkpoint(
+                lineage=self.lineage,
+                cursor=self.cursor,
+                at_us=self.at_us,
+                learner=self._learner.dumps(),
+                books=self._attribution.books,
+                newest=self.newest.dumps() if self.newest else b"",
+            )
+        )
+
+    def resume(self, data: bytes) -> bool:
+        """Go on from a checkpoint; False, and nothing changed, if it is of another lineage or cannot be read."""
+        try:
+            held = msgspec.msgpack.decode(data, type=Checkpoint)
+            learner = Learner.loads(held.learner, self._settings)
+            newest = Snapshot.loads(held.newest) if held.newest else None
+        except (msgspec.MsgspecError, LearnerError, SnapshotError):
+            return False
+        if held.lineage != self.lineage:
+            return False
+        self._learner, self.newest = learner, newest
+        self._attribution = Attribution(self._terms, self._window_us, held.books)
+        self.cursor, self.at_us = held.cursor, held.at_us
+        return True
+
+
+def teach(learner: Learner, lesson: Lesson) -> None:
+    """Give a lesson to a learner."""
+    one = lesson.drawn
+    act = Act(one.offer, one.channel, one.timing_slot)
+    seen = np.frombuffer(one.context, dtype="<f4").astype(np.float64)
+    match lesson.kind:
+        case "zero":
+            learner.zero(seen, act)
+        case "one":
+            learner.one(seen, act, lesson.amount_minor)
+        case "value":
+            learner.settle(seen, act, lesson.amount_minor, lesson.provisional_minor)
+        case "penalty":
+            learner.penalise(act, lesson.amount_minor)
+        case "nothing":
+            pass
+
+
+_SETTINGS: Final = Form("oracle batch warm_up keep kappa least_scale_minor")
+_TERMS: Final = Form("version worth penalties_minor", worth=Form("type product status target share"))
+
+
+def lineage(
+    settings: LearnerSettings, terms: Terms, window_us: int, readings: Sequence[str], schema: str, format_: int
+) -> str:
+    """Twelve hex digits of all that decides what is learnt from a log.
+
+    Args:
+        settings: How is learnt.
+        terms: What is worth how much.
+        window_us: How long rewards are waited for, microseconds.
+        readings: Names of the context.
+        schema: Hash of the schema that decisions must have.
+        format_: See `models.policy.learner.FORMAT`.
+    """
+    learnt = msgspec.json.encode(_SETTINGS.content(settings)).decode()
+    told = [learnt, _TERMS.json(terms).decode(), window_us, tuple(readings), schema, format_]
+    return hashlib.sha256(literal(told).encode()).hexdigest()[:12]
+
+
+class _Reward(msgspec.Struct, frozen=True):
+    window_days: float
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """What learning needs of mlflow.yaml."""
+
+    reward: _Reward
+    learner: LearnerSettings
+
+
+def open_school(lake: Path) -> School:
+    """A school as mlflow.yaml and reward.yaml say.
+
+    Raises:
+        LearnerError: mlflow.yaml cannot be used.
+        CatalogueError: reward.yaml cannot be used.
+    """
+    try:
+        found = decoded(SETTINGS, _Settings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
+    return School(lake, found.learner, Terms.read(), found.reward.window_days)

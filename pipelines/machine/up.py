@@ -1,0 +1,364 @@
+"""One machine: store, worker, learner, API and MLflow's screen, started, watched and stopped by one process.
+
+What serves starts first; what nobody waits for, the first churn model and the screen, afterwards and more slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, cast
+
+import redis
+from rich.console import Console
+
+from features.events import moment
+from features.schema import schema_hash
+from features.store.bundles import LEARNER_LEASE, READY, pointer_key, publish, serving_hashes
+from features.store.connection import connect, load_library
+from features.store.deployment import PARTITIONS, House, create_house, real_now_us, tag
+from features.store.errors import StoreError
+from features.store.server import Server, keeping, start_server, store_url
+from pipelines.imports import bulk
+from pipelines.simulation import world
+from pipelines.worker.child import LAST, Child
+from pipelines.worker.consumer import serving_plan
+from pipelines.worker.process import wait_until_applied, wait_until_in_lake
+from pipelines.worker.schedule import read_schedules
+from pipelines.worker.webhooks import read_webhooks
+from service.decisions.decide import requested_id
+
+PLAYERS: Final = 500
+SEED: Final = 7
+_CHUNK: Final = 5_000
+_SEEDED: Final = "croupier:seeded"
+_READY_SECONDS: Final = 180.0
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LEARNER_NICENESS: Final = 10
+"""What learns gives way to what serves."""
+VIEW: Final = "/#/experiments?workflowType=machine_learning"
+"""Path of the view of runs and models; without it, whichever of the screen's views was seen last opens."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked of `croupier up`.
+
+    Attributes:
+        home: Where state lives.
+        port: Port of the API on 127.0.0.1; MLflow's screen gets the one after it.
+        clock_us: House time at creation, None for the store's.
+        rate: House seconds per real second, None for 1.
+        players: Players of the seeded world; 0 leaves the house empty.
+        workers: API processes.
+        screen: Whether MLflow's own screen is started.
+    """
+
+    home: Path
+    port: int = 8000
+    clock_us: int | None = None
+    rate: float | None = None
+    players: int = PLAYERS
+    workers: int = 1
+    screen: bool = True
+
+    @property
+    def lake(self) -> Path:
+        """Folder of the lake."""
+        return self.home / "lake"
+
+    @property
+    def address(self) -> str:
+        """Address of the API."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def up(wish: Wish, console: Console) -> None:
+    """Start everything, fill and train a new house, print where it is, and watch until told to stop.
+
+    Raises:
+        StoreError: The store did not start, or holds another house than asked for.
+        ScheduleError: mlflow.yaml schedules what cannot be.
+        CatalogueError: The file of the webhooks is not valid.
+    """
+    read_schedules()
+    read_webhooks()
+    wish.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ENDING:
+        signal.signal(name, _interrupt)
+    begun = time.monotonic()
+    with _store(wish, console) as (url, server):
+        client = connect(url)
+        with _step(console, "house and feature definitions"):
+            house = prepare(client, wish, url)
+        children = _children(wish, url)
+        watch = Watch(children, server, wish, console)
+        try:
+            for child in children:
+                child.start()
+            watch.start()
+            open_doors(client, house, wish, console)
+            console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
+            _print_addresses(house, wish, console)
+            children += _afterwards(client, wish, url, console)
+            watch.join()
+        finally:
+            for name in ENDING:
+                signal.signal(name, signal.SIG_IGN)  # what is being ended is ended whole
+            watch.stop()
+            with _step(console, "stopping"):
+                for child in reversed(children):
+                    child.stop()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _store(wish: Wish, console: Console) -> Iterator[tuple[str, list[Server]]]:
+    """The store's address, and the embedded server in a list (empty for a store elsewhere).
+
+    The server of a command that runs, or one that outlived its house, is taken over.
+    """
+    if "CROUPIER_STORE" in os.environ:
+        yield store_url(wish.home), []
+        return
+    with keeping(wish.home):
+        running = [start_server(wish.home, console.print)]
+        try:
+            yield running[0].url, running
+        finally:
+            running[-1].stop(console.print)
+
+
+@contextmanager
+def _step(console: Console, name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    with console.status(name):
+        yield
+    console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
+
+
+def prepare(client: redis.Redis, wish: Wish, url: str) -> House:
+    """Create or open the house, load the store's functions, apply feature definitions if they changed."""
+    sandbox = wish.players > 0 or wish.clock_us is not None or wish.rate is not None
+    house = create_house(client, clock_us=wish.clock_us, rate=wish.rate, sandbox=sandbox)
+    load_library(client, "service.contacts", "ledger.lua")
+    load_library(client, "pipelines.worker", "consume.lua")
+    plan = serving_plan(client)
+    if plan is None or plan.schema_hash != schema_hash():
+        from features.definitions import apply, open_store  # noqa: PLC0415 - Feast takes seconds to import
+
+        publish(client, "plan", apply(open_store(wish.home, url), wish.lake).dumps())
+    return house
+
+
+def _children(wish: Wish, url: str) -> list[Child]:
+    """What a house is made of, besides its store."""
+    serve = ["serve", "--port", str(wish.port), "--workers", str(wish.workers)]
+    return [
+        _child(wish, url, "worker", ["worker"]),
+        _child(wish, url, "learner", ["learn"], LEARNER_NICENESS),
+        _child(wish, url, "api", serve),
+    ]
+
+
+def _child(wish: Wish, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
+    """A process that runs one of our commands for the house."""
+    logs = wish.home / "logs"
+    logs.mkdir(exist_ok=True)
+    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(wish.home)}
+    return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
+
+
+def open_doors(client: redis.Redis, house: House, wish: Wish, console: Console) -> None:
+    """Fill the house if that was not done, and wait until every part of it is up.
+
+    Raises:
+        StoreError: A part did not come up.
+    """
+    if wish.players and not client.exists(_SEEDED):
+        with _step(console, f"a world of {wish.players} players"):
+            fill(client, house, wish)
+        client.set(_SEEDED, wish.players)
+    with _step(console, "API, worker and learner"):
+        _await(lambda: _ready(client) >= wish.workers and _get(f"{wish.address}/readyz"), "API", "api")
+        _await(lambda: any(_leased(client, f"lease:{tag(one)}") for one in range(PARTITIONS)), "worker", "worker")
+        _await(lambda: _leased(client, LEARNER_LEASE), "learner", "learner")
+
+
+def _ready(client: redis.Redis) -> int:
+    """Serving processes that were seen to serve, as far as is known."""
+    try:
+        return sum(found is not None for found in serving_hashes(client, READY))
+    except redis.RedisError:
+        return 0
+
+
+def _leased(client: redis.Redis, name: str) -> bool:
+    """Whether somebody does the work of a lease; nobody as far as is known, if its part of the store is away."""
+    try:
+        until = cast("bytes | None", client.hget(name, "until"))
+    except redis.RedisError:
+        return False
+    return until is not None and int(until) > real_now_us(client)
+
+
+def _afterwards(client: redis.Redis, wish: Wish, url: str, console: Console) -> list[Child]:
+    """What nobody has to wait for, after all that serves and more slowly: a first churn model, MLflow's screen."""
+    if wish.players and not client.exists(pointer_key("churn")):
+        with _step(console, "first churn model"):
+            trouble = _train(wish, url)
+        if trouble:
+            console.print(f"decisions go on without a churn model: {trouble}", style="yellow")
+    if not wish.screen:
+        return []
+    screen = _child(wish, url, "mlflow", ["screen", "--port", str(wish.port + 1)], LAST)
+    screen.start()
+    return [screen]
+
+
+def fill(client: redis.Redis, house: House, wish: Wish) -> None:
+    """Send a seeded world through the same path that events take, and wait until features and lake have it."""
+    items = bulk.Items(client, house)
+    reached: dict[int, str] = {}
+    now_us = house.now_us(real_now_us(client))
+    chunk = []
+    for event in world.events(wish.players, now_us, SEED):
+        chunk.append(items.event(event))
+        if len(chunk) == _CHUNK:
+            reached |= bulk.append(client, house, chunk).reached
+            chunk = []
+    reached |= bulk.append(client, house, chunk).reached
+    wait_until_applied(client, reached)
+    wait_until_in_lake(wish.lake, real_now_us(client))
+
+
+def _train(wish: Wish, url: str) -> str | None:
+    """Train and promote in a process of its own, which takes its memory with it; why there is no model, if so."""
+    child = _child(wish, url, "train", ["train", "churn", "--promote"], LAST)
+    child.start()
+    try:
+        code = child.wait()
+    finally:
+        child.stop()
+    return f"{child.log.read_text('utf8').strip().rpartition(chr(10))[2]} (logs/train.log)" if code else None
+
+
+def _await(ready: Callable[[], bool], part: str, log: str) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            raise StoreError(f"the {part} did not come up in {_READY_SECONDS:.0f} s; see logs/{log}.log")
+        time.sleep(0.05)
+
+
+def _get(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
+        found: dict[str, object] = json.load(answer)
+        return found
+
+
+def _print_addresses(house: House, wish: Wish, console: Console) -> None:
+    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}  (starts last)" if wish.screen else ""
+    console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
+    if not wish.players:
+        return
+    now = moment(house.now_us(time.time_ns() // 1_000)).replace(microsecond=0)
+    player, asked = _someone(wish)
+    event = {
+        "type": "login",
+        "event_id": f"hello-{now:%Y%m%dT%H%M%S}",
+        "player_id": player,
+        "occurred_at": now.isoformat(),
+    }
+    key = house.player_key(player)
+    answered_as = requested_id(house, key, key, "hello")
+    console.print("\nTry:", style="bold")
+    for line in (
+        _curl(f"{wish.address}/v1/events", event),
+        _curl(f"{wish.address}/v1/decisions", asked),
+        f"curl -s {wish.address}/v1/decisions/{answered_as}",
+    ):
+        print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
+
+
+def _someone(wish: Wish) -> tuple[str, dict[str, object]]:
+    """A player of the world who may be contacted now, and the request to ask about them."""
+    asked: dict[str, object] = {}
+    for number in range(1, wish.players + 1):
+        asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
+        try:
+            answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
+        except OSError:  # the machine is busy: whoever it is, the lines can be sent
+            break
+        if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
+            break
+    return str(asked["player_id"]), asked
+
+
+def _curl(url: str, body: Mapping[str, object]) -> str:
+    return f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+
+
+class Watch(threading.Thread):
+    """Starts again whatever dies, the store first; ends when told to, or when a restart fails."""
+
+    def __init__(self, children: Sequence[Child], server: list[Server], wish: Wish, console: Console) -> None:
+        super().__init__(daemon=True)
+        self._children = children
+        self._server = server
+        self._wish = wish
+        self._console = console
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Look several times a second."""
+        while not self._stopping.wait(0.2):
+            if self._server and not self._server[-1].lives():
+                self._tell("store")
+                if not self._restarted_store():
+                    return
+            for child in self._children:
+                if child.dead():
+                    self._tell(child.name)
+                    child.start()
+
+    def _restarted_store(self) -> bool:
+        before = self._server[-1]
+        try:
+            self._server.append(start_server(self._wish.home, self._console.print, self._stopping))
+        except StoreError as error:
+            self._console.print(str(error), style="red")
+            return False
+        before.stop(self._console.print)
+        return True
+
+    def stop(self) -> None:
+        """Stop looking, so that what ends now stays ended."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+
+    def _tell(self, name: str) -> None:
+        self._console.print(f"the {name} died and is started again", style="yellow")

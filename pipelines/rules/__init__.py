@@ -1,0 +1,1 @@
+"""Lint, explain, compare and promote rulebooks."""

@@ -1,0 +1,324 @@
+"""Lint a rulebook, list its rules, and explain why a player may get an offer or not.
+
+lint      a rulebook --> what is doubtful in it
+listed    a place and a day --> the rules in force there
+explain   a player --> what may be sent now, what not, why
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import redis
+
+from features import places, zones
+from features.moments import moment
+from features.schema import CHANNELS
+from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.experiment import variant
+from models.catalogue.offers import SLOTS, Catalogue, load_catalogue
+from service.api.app import catalogue_path
+from service.contacts import limits
+from service.contacts.limits import Asking
+from service.contacts.snapshot import NO_DECISION, Linked, View, hashed, household_key, view_names, viewed
+from service.decisions import eligibility
+from service.decisions.behaviour import read_behaviour
+from service.decisions.decide import DecisionRequest, own_id, situate
+from service.decisions.serving import Table, player_keys
+from service.players import facts, harm, identity
+from service.rules import rulebook
+from service.rules.compiler import Law
+from service.rules.rule import RuleBase
+from service.rules.rulebook import Bound, Pack, Rulebook, load_rulebook, rulebook_path
+from service.rules.types import TimeWindow
+
+_STALE_DAYS: Final = 180
+_SOON: Final = timedelta(days=60)
+_SAID: Final = frozenset(RuleBase.model_fields) | {"type"}
+_STATES: Final = {"on": "on", "off": "off: not applied", "strict": "on, in the strictest reading"}
+
+
+class RulesRefused(Exception):
+    """A question about the rules cannot be answered; the text is one sentence."""
+
+
+# --- Lint
+
+
+def checked(folder: Path | None, today: date) -> dict[str, Any]:
+    """A rulebook's hash, how many rules it holds, and what is doubtful; raises CatalogueError if it is not valid."""
+    book, catalogue = load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path())
+    Law(book, Layout(catalogue))
+    states = Counter(rule.state for pack in book.packs for rule in pack.rules)
+    found = lint(book, catalogue, today)
+    counts = {"packs": len(book.packs), "rules": sum(states.values()), **{str(state): n for state, n in states.items()}}
+    return {"rulebook": book.hash, **counts, "findings": found}
+
+
+def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, str]]:
+    """What is doubtful in a rulebook that loads: rule or pack, how grave, what.
+
+    `error` forbids that it serves, `warning` wants a person to act, `note` to know.
+    """
+    strange = (_finding("error", offer, what) for offer, what in book.strange_tags(catalogue))
+    return [
+        *_packs_checked(book, today),
+        *_rules_alive(book, catalogue, today),
+        *_places_covered(book, today),
+        *strange,
+    ]
+
+
+def _finding(grade: str, where: str, what: str) -> dict[str, str]:
+    return {"grade": grade, "where": where, "what": what}
+
+
+def _packs_checked(book: Rulebook, today: date) -> Iterator[dict[str, str]]:
+    for pack in book.packs:
+        days = (today - pack.checked_on).days
+        if days > _STALE_DAYS:
+            yield _finding("warning", pack.pack, f"was last compared with its sources {days} days ago")
+        for rule in pack.rules:
+            if rule.state != "on":
+                yield _finding("note", rule.id, f"{_STATES[rule.state]} ({rule.confidence}): {rule.note.strip()}")
+
+
+def _rules_alive(book: Rulebook, catalogue: Catalogue, today: date) -> Iterator[dict[str, str]]:
+    for pack in book.packs:
+        for rule in pack.rules:
+            if rule.valid_to is not None and rule.valid_to <= today:
+                yield _finding("note", rule.id, f"ended on {rule.valid_to}")
+            elif rule.valid_from > today:
+                yield _finding("note", rule.id, f"begins on {rule.valid_from}")
+            covered = [one for one in catalogue.offers if any(rule.covers(one, channel) for channel in CHANNELS)]
+            if not covered:
+                yield _finding("note", rule.id, "covers no offer of the catalogue")
+            if isinstance(rule, TimeWindow) and (ends := _holidays_end(rule, today + _SOON)):
+                yield _finding("warning", rule.id, f"its holidays end in {ends}; it denies from then on")
+
+
+def _holidays_end(rule: TimeWindow, soon: date) -> int | None:
+    """The last year whose holidays a rule lists, if that is over soon and the rule is not."""
+    if not rule.holidays or (rule.valid_to is not None and rule.valid_to <= soon):
+        return None
+    last = max(rule.holidays).year
+    return last if soon.year > last else None
+
+
+def _places_covered(book: Rulebook, today: date) -> Iterator[dict[str, str]]:
+    ruled, licensed = book.ruled(), book.licensed()
+    if not licensed:
+        yield _finding("error", "rulebook", "no rule says where the house is licensed")
+    for place in sorted(licensed):
+        own = [one.rule for one in ruled.get(place, ()) if _in_force(one.rule, today)]
+        if not own:
+            yield _finding("error", place, f"{place} is licensed, and {_lacks(place, ruled)}")
+        elif silent := [channel for channel in CHANNELS if not any(_on_bonuses(rule, channel) for rule in own)]:
+            yield _finding("warning", place, f"no rule of its own speaks of bonuses by {', '.join(silent)}")
+        if parts := sorted(part for part in ruled if _country(part) == place != part):
+            named = f"{', '.join(parts)} have rules of their own, which miss players of whom only {place} is told"
+            yield _finding("warning", place, named)
+
+
+def _in_force(rule: RuleBase, on: date) -> bool:
+    return rule.valid_from <= on and (rule.valid_to is None or on < rule.valid_to)
+
+
+def _on_bonuses(rule: RuleBase, channel: str) -> bool:
+    return "bonus" in rule.purposes and (rule.channels is None or channel in rule.channels)
+
+
+def _lacks(place: str, ruled: Mapping[str, Sequence[Bound]]) -> str:
+    if place in ruled:
+        return "none of its own rules is in force today"
+    binding = f" beside that of {_country(place)}" if _country(place) in ruled else ""
+    return f"no pack holds its law{binding}: marketing and bonuses are denied there"
+
+
+def _country(place: str) -> str:
+    return place.partition("-")[0]
+
+
+# --- List
+
+
+def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
+    """Rules of a place on a day, and the rulebook that holds them; raises RulesRefused for a place without a law."""
+    book = load_rulebook(folder or rulebook_path())
+    known = {one for pack in book.packs for one in (*pack.jurisdictions, *_parts(pack))}
+    if not places.known(place):
+        raise RulesRefused(places.unknown(place, place.upper()))
+    if place not in known and _country(place) not in known:
+        raise RulesRefused(
+            f"no pack holds the law of {place}: one of {', '.join(sorted(known - {rulebook.EVERYWHERE}))}"
+        )
+    own = place in book.ruled()
+    return {
+        "rulebook": book.hash,
+        "jurisdiction": place,
+        "on": on.isoformat(),
+        "rules": listed(book, place, on),
+        "note": ""
+        if own
+        else f"{place} has no rules of its own: a house licensed there sends no marketing and no bonus",
+    }
+
+
+def _parts(pack: Pack) -> set[str]:
+    return {place for rule in pack.rules for place in rule.jurisdictions or ()}
+
+
+def listed(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
+    """Rules that bind a player of a place on a day, in order; those that are off are told too."""
+    where = rulebook.places([place])
+    return [
+        _told(pack, rule)
+        for pack in book.packs
+        for rule in pack.rules
+        if not where.isdisjoint(rule.jurisdictions or pack.jurisdictions)
+        if _in_force(rule, on)
+    ]
+
+
+def _told(pack: Pack, rule: Any) -> dict[str, Any]:  # noqa: ANN401 - one of many types
+    return {
+        "rule": rule.id,
+        "type": rule.type,
+        "where": list(rule.jurisdictions or pack.jurisdictions),
+        "reason": rule.reason,
+        "terms": terms(rule),
+        "valid_from": rule.valid_from.isoformat(),
+        "valid_to": None if rule.valid_to is None else rule.valid_to.isoformat(),
+        "source": rule.source,
+        "confidence": rule.confidence,
+        "state": rule.state,
+        "note": rule.note.strip(),
+        "checked_on": str(rule.checked_on or pack.checked_on),
+    }
+
+
+def terms(rule: RuleBase) -> str:
+    """What a rule covers and its parameters, in words; what it leaves out is not told, what it sets to nothing is."""
+    stated = rule.model_dump(by_alias=True, exclude_defaults=True)
+    whole = {name: getattr(rule, name) for name in type(rule).model_fields if name not in _SAID}
+    covered = {name: getattr(rule, name) for name in ("channels", "products", "kinds")}
+    told = {name: stated.get(name, value) for name, value in {**covered, **whole}.items()}
+    parts = [f"{name}: {_plain(value)}" for name, value in told.items() if name in stated or _counts(value)]
+    return "; ".join([f"silences {' and '.join(rule.purposes)}", *parts])
+
+
+def _counts(value: object) -> bool:
+    """Whether a parameter that the file leaves out says anything: it is neither empty nor 0."""
+    return bool(value)
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - parameters are of many types
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "yes" if value is True else str(value)
+
+
+# --- Explain
+
+
+def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "main") -> dict[str, Any]:
+    """What may be sent to a player now and what not, with reasons, sources and the inputs behind them.
+
+    Args:
+        client: The store.
+        table: What serves.
+        player_id: The caller's id.
+        brand: The brand.
+
+    Raises:
+        RulesRefused: Nothing is known of the player, or nobody knows the brand.
+    """
+    try:
+        brand = table.door.brands.find(brand) if table.door.brands else brand
+    except ValueError as error:
+        raise RulesRefused(str(error)) from error
+    player = table.house.player_key(player_id)
+    view = _view(client, table, player)
+    if not view.facts:
+        raise RulesRefused(f"nothing is known of a player {player_id}")
+    now_us = table.house.now_us(view.real_us)
+    known = facts.read(view.facts, brand)
+    behaviour = read_behaviour(table.plan, view, now_us)
+    request = DecisionRequest(player_id=player_id, brand=brand)
+    experiment = table.layout.catalogue.experiment
+    group = variant(experiment.key, own_id(request, view, linked=b"name" in view.facts), experiment.variants)
+    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
+    verdict = eligibility.evaluate(situation)
+    layout = table.layout
+    full = limits.evaluate(layout, view.held, verdict.moments, Asking(brand, known.time_zone, now_us))
+    blocked = verdict.blocked | full
+    left = layout.promotional & ~reduce(or_, blocked.values(), 0)
+    return {
+        "player_id": player_id,
+        "at": moment(now_us).isoformat(),
+        "places": sorted(situation.inputs.named or ()),
+        "rulebook": table.book.hash,
+        "packs": list(table.law.packs(situation.inputs.places)),
+        "harm": situation.harm.level,
+        "harm_sources": situation.harm.sources,
+        "harm_markers": harm.told(situation.harm, situation.inputs.places, table.book.harm),
+        "variant": group,
+        "stage": situation.stage,
+        "allowed": _allowed(left, verdict.moments, layout, known.time_zone),
+        "denied": [_denied(name, bits, table, layout) for name, bits in blocked.items()],
+        "put_off": [
+            {"rule": one.rule, "timing_slot": one.timing_slot, "allowed_from": moment(one.allowed_from_us).isoformat()}
+            for one in verdict.deferrals
+        ],
+        "inputs": situation.inputs.audit(table.law.needs(situation.inputs.places)),
+    }
+
+
+def _view(client: redis.Redis, table: Table, player: str) -> View:
+    """A player as a decision would see them; a linked id's is the player's that it is linked to."""
+    keys = player_keys(table, player)
+    names = view_names(keys, NO_DECISION)
+    try:
+        view = viewed(cast("list[Any]", client.fcall("croupier_view", len(names), *names)))
+    except Linked as linked:
+        return _view(client, table, linked.to.split(" ")[0])
+    view = replace(view, linked=[_hash(client, keys.features_of(one)) for one in identity.others(view.facts)])
+    return view if view.household is None else view.beside(_hash(client, household_key(view.household)))
+
+
+def _hash(client: redis.Redis, name: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - keys in Feast's format are bytes
+    return hashed(cast("dict[bytes, bytes]", client.hgetall(name)))
+
+
+def _allowed(
+    left: Candidates, moments: Iterable[tuple[int, Candidates]], layout: Layout, zone: str | None
+) -> list[dict[str, str]]:
+    found = []
+    for at_us, bits in moments:
+        for place in np.flatnonzero(layout.array(left & bits)):
+            offer, channel, slot = layout.catalogue.action(int(place))
+            local = moment(at_us).astimezone(zones.zone(zone or "UTC")).isoformat(timespec="minutes")
+            found.append({"offer": offer.id, "channel": channel, "timing_slot": slot, "send_at": local})
+    return found
+
+
+def _denied(name: str, bits: Candidates, table: Table, layout: Layout) -> dict[str, Any]:
+    why = eligibility.reason(name, table.reasons)
+    cube = layout.array(bits)[1:].reshape(layout.catalogue.shape)
+    offers = [layout.catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))]
+    channels = [CHANNELS[at] for at in np.flatnonzero(cube.any(axis=(0, 2)))]
+    slots = [SLOTS[at] for at in np.flatnonzero(cube.any(axis=(0, 1)))]
+    told = {"rule": name, "reason": why.reason, "source": why.source, "confidence": why.confidence}
+    return told | {"actions": int(cube.sum()), "offers": offers, "channels": channels, "timing_slots": slots}

@@ -1,0 +1,188 @@
+"""Which rulebook serves: that of the files, until one is promoted; and back again with one command.
+
+folder --lint, compile--> store --> serving processes and worker;  every change is written into a journal
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import redis
+
+from features.moments import moment
+from features.store.bundles import bundle_key, keep, pointer_key, published
+from features.store.connection import connect
+from features.store.deployment import open_house, real_now_us
+from models.catalogue.candidates import Layout
+from models.catalogue.offers import load_catalogue
+from models.churn.scorer import ChurnBundle
+from models.policy.context import CHURN
+from models.policy.learned import Snapshot
+from models.policy.policy import BusinessRules, Policy, Priority, priorities
+from pipelines.rules.officer import RulesRefused, lint
+from pipelines.training.promotion import alone, serve, user
+from pipelines.worker.consumer import serving_plan
+from service.api.app import catalogue_path
+from service.decisions.serving import Table
+from service.rules.compiler import Law
+from service.rules.rulebook import Bound, Rulebook, load_rulebook, rulebook_path
+
+_HISTORY: Final = "croupier:promotions:rules"
+
+
+def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
+    """A rulebook by its folder, or by the hash that decisions name, kept in the store.
+
+    Raises:
+        RulesRefused: There is neither.
+        CatalogueError: Its files are not valid.
+    """
+    if Path(name).is_dir():
+        return load_rulebook(Path(name))
+    if re.fullmatch(r"[0-9a-f]{12}", name) and client is not None:
+        held = cast("bytes | None", client.get(bundle_key(name))) or published(client, name)
+        if held is not None:
+            return _read(held, name)
+    raise RulesRefused(f"{name} is no folder of a rulebook, and the store keeps none of that hash")
+
+
+def table(client: redis.Redis) -> Table:
+    """What serves, as far as rules ask: rulebook, catalogue, read plan; business rules in place of what is learnt."""
+    layout = Layout(load_catalogue(catalogue_path()))
+    ranks = priorities(layout.catalogue)
+    plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
+    policies: dict[str, Policy] = {"policy": plain, "business_rules": plain, "priority": Priority(ranks)}
+    law = Law(serving_rulebook(client), layout)
+    return Table(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
+
+
+def barred(client: redis.Redis) -> dict[str, list[str]]:
+    """Places that the learnt policy may not serve, with the readings that bar it; business rules serve there."""
+    policy, churn = (_bundle(client, kind) for kind in ("policy", "churn"))
+    if policy is None:
+        return {}
+    readings = Snapshot.loads(policy).features
+    seen = ChurnBundle.loads(churn).features if churn and CHURN in readings else ()
+    now_us = open_house(client).now_us(real_now_us(client))
+    found = serving_rulebook(client).barred((*readings, *seen), now_us)
+    return {place: list(names) for place, names in found.items()}
+
+
+def _bundle(client: redis.Redis, kind: str) -> bytes | None:
+    pointer = cast("bytes | None", client.get(pointer_key(kind)))
+    return cast("bytes | None", client.get(bundle_key(pointer.decode()))) if pointer else None
+
+
+def serving_rulebook(client: redis.Redis) -> Rulebook:
+    """The rulebook that serves: the one that was promoted, else that of the files."""
+    held = _bundle(client, "rules")
+    return load_rulebook(rulebook_path()) if held is None else _read(held, "the one that was promoted")
+
+
+def _read(data: bytes, name: str) -> Rulebook:
+    try:
+        return Rulebook.model_validate_json(data)
+    except ValueError as error:
+        raise RulesRefused(f"{name} is no rulebook that this build can read") from error
+
+
+class RulesChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of the rulebook that serves, from one hash to another; `weaker` tells rules that it lost."""
+
+    rulebook: str
+    replaced: str
+    action: str
+    by: str
+    at: str
+    weaker: tuple[str, ...] = ()
+    serving: int = 0
+
+
+def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = False) -> RulesChange:
+    """Let a rulebook serve that loads, compiles and lints clean; return when every serving process reports it.
+
+    Args:
+        url: The store.
+        folder: Of the rulebook, or the hash of one that served.
+        by: Who promotes, for the record; None is the user of this process.
+        weaker: Whether it may lack rules that are applied now.
+
+    Raises:
+        RulesRefused: Its lint finds an error or warns, or it lacks rules that are applied now.
+        CatalogueError: Its files are not valid.
+        StoreError: A serving process did not load it; what served before goes on serving.
+    """
+    client = connect(url)
+    book, catalogue = rulebook(folder, client), load_catalogue(catalogue_path())
+    Law(book, Layout(catalogue))
+    today = moment(open_house(client).now_us(real_now_us(client))).date()
+    warned = [one for one in lint(book, catalogue, today) if one["grade"] != "note"]
+    if warned:
+        found = "; ".join(": ".join((one["where"], one["what"])) for one in warned)
+        raise RulesRefused(f"not promoted: {found}")
+    lost = lacking(serving_rulebook(client), book)
+    if lost and not weaker:
+        raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
+    return _switch(client, "promote", book, by, lost)
+
+
+def lacking(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
+    """Rules that one rulebook applies and another does not, or no longer for as long, in as many places, to as much."""
+    held = {one.rule.id: one for one in after.bound()}
+    return tuple(one.rule.id for one in before.bound() if one.rule.id not in held or _less(one, held[one.rule.id]))
+
+
+def _less(before: Bound, after: Bound) -> bool:
+    """Whether a rule begins later, ends earlier, or covers less than it did; what its terms demand is not judged."""
+    narrower = any(
+        mine is not None and (theirs is None or not set(theirs) <= set(mine))
+        for theirs, mine in (
+            (getattr(before.rule, name), getattr(after.rule, name)) for name in ("channels", "products", "kinds")
+        )
+    )
+    fewer = not set(before.places) <= set(after.places) or not set(before.rule.purposes) <= set(after.rule.purposes)
+    return after.begins_us > before.begins_us or after.ends_us < before.ends_us or narrower or fewer
+
+
+def rollback(url: str, by: str | None = None) -> RulesChange:
+    """Let the rulebook before this one serve again.
+
+    Raises:
+        RulesRefused: There is none.
+        StoreError: A serving process did not load it; what served before goes on serving.
+    """
+    client = connect(url)
+    held = history(client)
+    stack: list[RulesChange] = []
+    for one in held:
+        if one.action == "rollback":
+            stack.pop()
+        else:
+            stack.append(one)
+    if not stack:
+        raise RulesRefused("there is no promotion of a rulebook to take back")
+    return _switch(client, "rollback", rulebook(stack[-1].replaced, client), by)
+
+
+def history(client: redis.Redis) -> list[RulesChange]:
+    """Changes of the rulebook that serves, oldest first."""
+    held = cast("list[bytes]", client.lrange(_HISTORY, 0, -1))
+    return [msgspec.json.decode(one, type=RulesChange) for one in held]
+
+
+def _switch(
+    client: redis.Redis, action: str, book: Rulebook, by: str | None, weaker: tuple[str, ...] = ()
+) -> RulesChange:
+    with alone(client, "rules"):
+        at = moment(open_house(client).now_us(real_now_us(client))).isoformat()
+        before = serving_rulebook(client)
+        keep(client, before.model_dump_json(by_alias=True).encode(), before.hash)
+        data = book.model_dump_json(by_alias=True).encode()
+        made = RulesChange(
+            rulebook=book.hash, replaced=before.hash, action=action, by=by or user(), at=at, weaker=weaker
+        )
+        reported = serve(client, data, book.hash, "rules", (_HISTORY, msgspec.json.encode(made)))
+    return msgspec.structs.replace(made, serving=reported)

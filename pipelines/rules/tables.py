@@ -1,0 +1,123 @@
+"""Answers about the rules as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from features.schema import CHANNELS
+from models.catalogue.offers import SLOTS
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", show_lines=False, expand=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def findings(found: Mapping[str, Any]) -> Group:
+    """What lint found."""
+    states = ", ".join(f"{found[name]} {name}" for name in ("on", "strict", "off") if name in found)
+    table = _table("What to know and what to mend", "grade", "where", "what")
+    for one in sorted(found["findings"], key=lambda one: ("error", "warning", "note").index(one["grade"])):
+        table.add_row(one["grade"], one["where"], one["what"])
+    return Group(
+        Text(f"Rulebook {found['rulebook']}: {found['packs']} packs, {found['rules']} rules ({states})."), table
+    )
+
+
+def rules_of(found: Mapping[str, Any]) -> Group:
+    """Rules of a place on a day, those of the place itself first."""
+    title = f"Rules for {found['jurisdiction']} on {found['on']}, rulebook {found['rulebook']}"
+    grid = Table.grid(padding=(0, 2), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for one in sorted(found["rules"], key=lambda one: "*" in one["where"]):
+        until = "" if one["valid_to"] is None else f" until {one['valid_to']}"
+        state = "" if one["state"] == "on" else f" [{one['state']}]"
+        note = [f"note: {one['note']}"] if one["note"] else []
+        told = [one["reason"], f"{one['type']}; {one['terms']}", f"{one['source']} ({one['confidence']})", *note]
+        grid.add_row(Text(f"{one['rule']}{state}\nfrom {one['valid_from']}{until}"), Text("\n".join((*told, ""))))
+    head = "\n".join(filter(None, (title, found["note"])))
+    return Group(Text(head + "\n"), grid)
+
+
+def explained(found: Mapping[str, Any]) -> Group:
+    """What may be sent to a player, and why not the rest."""
+    places = ", ".join(found["places"]) or "unknown"
+    head = (
+        f"{found['player_id']} at {found['at']}: jurisdiction {places}, harm {found['harm']}, stage {found['stage']}, "
+        f"variant {found['variant']}, "
+        f"rulebook {found['rulebook']} ({', '.join(found['packs'])})."
+    )
+    speaking = [
+        f"{one['id']} {one['marker']} {one['value']:.3g}, from {one['threshold']:g}" for one in found["harm_markers"]
+    ]
+    if found["harm_sources"]:
+        spoke = ", ".join(f"{name} {level}" for name, level in found["harm_sources"].items())
+        head += f"\nHarm: {spoke}; signs: {'; '.join(speaking) or 'none'}."
+    head += "".join(
+        f"\nPut off: {one['rule']} to {one['allowed_from']} ({one['timing_slot']})." for one in found["put_off"]
+    )
+    return Group(Text(head), _allowed(found["allowed"]), _denied(found["denied"]), _inputs(found["inputs"]))
+
+
+def _allowed(allowed: list[dict[str, str]]) -> Table:
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in allowed:
+        together[one["offer"], one["channel"]].append(f"{one['timing_slot']} {one['send_at']}")
+    table = _table("May be sent" if allowed else "Nothing may be sent", "offer", "channel", "from")
+    for (offer, channel), moments in together.items():
+        table.add_row(offer, channel, ", ".join(moments))
+    return table
+
+
+def _denied(denied: list[dict[str, Any]]) -> Table:
+    table = _table("May not be sent", "rule", "because", "offers", "channels", "slots", "source")
+    for one in denied:
+        slots = "all" if len(one["timing_slots"]) == len(SLOTS) else ", ".join(one["timing_slots"])
+        channels = "all" if len(one["channels"]) == len(CHANNELS) else ", ".join(one["channels"])
+        table.add_row(one["rule"], one["reason"], _some(one["offers"]), channels, slots, one["source"])
+    return table
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _inputs(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("What the rules looked at", "input", "value", "age", "trouble")
+    for name, one in found.items():
+        age = one.get("age_seconds")
+        told = f"{age / 3600:.1f} h" if age is not None else ""
+        table.add_row(name, _plain(one["value"]), told, one.get("trouble", ""))
+    return table
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {one}" for name, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else "unknown" if value is None else str(value)
+
+
+def differences(found: Mapping[str, Any]) -> Group:
+    """What another rulebook changes."""
+    head = (
+        f"{found['decisions']:,} decisions judged under {found['old']} and {found['new']}; not judged: "
+        f"{found['erased']:,} erased, {found['other_build']:,} of other features, {found['other_catalogue']:,} of "
+        f"another catalogue. Of {found['made_under_old']:,} made under {found['old']}, "
+        f"{found['reproduced']:,} came out exactly as logged. {found['contacts_stopped']:,} of {found['contacts']:,} "
+        f"contacts would not have been sent, {found['contacts_put_off']:,} at another moment. "
+        "Two rules that deny the same contact both count it."
+    )
+    columns = ("rule", "jurisdiction", "decisions", "actions denied", "actions allowed", "contacts stopped")
+    table = _table("What the new rulebook changes", *columns)
+    for one in found["changes"]:
+        table.add_row(*(str(one[column.replace(" ", "_")]) for column in columns))
+    return Group(Text(head), table)

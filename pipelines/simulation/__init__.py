@@ -1,0 +1,1 @@
+"""Worlds of known truth that a house is driven by."""

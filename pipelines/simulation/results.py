@@ -1,0 +1,338 @@
+"""Results of a simulation: estimates beside the truth, intervals, plots."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.table import Table
+from scipy import stats
+
+from pipelines.simulation.players import WINDOW_DAYS
+from pipelines.simulation.simulate import DAY_US, Course, Step
+
+VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout")
+_COLOURS: Final = {"policy": "#1f5fa8", "business_rules": "#d08a1d", "uniform": "#8a8f98", "holdout": "#3d8b5c"}
+_BINS: Final = 12
+TRUTH_DAYS: Final = 14
+
+Numbers = NDArray[np.float64]
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant of the experiment; money in minor units per decision.
+
+    Attributes:
+        players: Who were asked about.
+        decisions: Answered and recorded.
+        contacted: Share of decisions that drew a contact.
+        net: True net value over leaving alone.
+        converted: Share of decisions followed by play within the window.
+        worth: Worth of the player's own play within the window, before costs.
+        brought: True expected deposits per player that contacts brought in the player's first 14 days: what the uplift
+            report over that window is to find as the variant's difference from the holdout.
+    """
+
+    players: int
+    decisions: int
+    contacted: float
+    net: float
+    converted: float
+    worth: float
+    brought: float
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy's own decisions: what it had, beside what others would have had of the same eligible actions.
+
+    All are true net values over leaving alone, minor units per decision; `lift` is the share of what lies between
+    chance and perfect knowledge that was reached.
+    """
+
+    decisions: int
+    policy: float
+    business_rules: float
+    uniform: float
+    best: float
+    lift: float
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A simulation in figures; `quarters` are of the policy's decisions in order of time."""
+
+    seed: int
+    decisions: int
+    days: float
+    groups: dict[str, Group]
+    compared: Compared
+    quarters: list[Compared]
+    exclusions: dict[str, float]
+    counts: dict[str, int]
+    lag_hours_p99: float
+
+
+def measure(course: Course) -> Measured:
+    """Figures of a course."""
+    own = [step for step in course.steps if not np.isnan(step.uniform)]
+    parts = [own[at * len(own) // 4 : (at + 1) * len(own) // 4] for at in range(4)]
+    excluded = Counter(rule for step in course.steps for rule in step.excluded)
+    return Measured(
+        seed=course.wish.seed,
+        decisions=len(course.steps),
+        days=course.wish.days,
+        groups={name: _group(course, name) for name in VARIANTS},
+        compared=_compared(own),
+        quarters=[_compared(part) for part in parts],
+        exclusions={rule: found / max(1, len(course.steps)) for rule, found in sorted(excluded.items())},
+        counts=dict(sorted(course.counts.items())),
+        lag_hours_p99=float(np.percentile(course.lags, 99)) if course.lags else 0.0,
+    )
+
+
+def _group(course: Course, variant: str) -> Group:
+    steps = [step for step in course.steps if step.variant == variant]
+    worth = np.array([_worth(course, step) for step in steps])
+    return Group(
+        players=len({step.player for step in steps}),
+        decisions=len(steps),
+        contacted=_mean(np.array([step.place != 0 for step in steps], dtype=np.float64)),
+        net=_mean(np.array([step.net for step in steps])),
+        converted=_mean((worth > 0).astype(np.float64)),
+        worth=_mean(worth),
+        brought=_brought(steps),
+    )
+
+
+def _brought(steps: list[Step]) -> float:
+    first: dict[int, float] = {}
+    found: dict[int, float] = {}
+    for step in steps:
+        first.setdefault(step.player, step.day)
+        if step.day <= first[step.player] + TRUTH_DAYS:
+            found[step.player] = found.get(step.player, 0.0) + step.deposits
+    return _mean(np.array(list(found.values())))
+
+
+def _worth(course: Course, step: Step) -> float:
+    """Worth of the player's play in the window after a decision."""
+    begins = course.began_us + step.day * DAY_US
+    plays = course.members[step.player].plays
+    return sum(worth for at, worth in plays if begins < at <= begins + WINDOW_DAYS * DAY_US)
+
+
+def _compared(steps: list[Step]) -> Compared:
+    columns = [[step.net, step.business_rules, step.uniform, step.best] for step in steps]
+    policy, rules, uniform, best = np.mean(columns, axis=0).tolist() if columns else [0.0] * 4
+    room = best - uniform
+    return Compared(
+        decisions=len(steps),
+        policy=policy,
+        business_rules=rules,
+        uniform=uniform,
+        best=best,
+        lift=(policy - uniform) / room if room > 0 else 0.0,
+    )
+
+
+def _mean(values: Numbers) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A mean over seeds with its 95 % interval by Student's t."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired(values: list[float]) -> Interval:
+    """Mean and interval of a difference that was taken within each seed."""
+    mean, spread = float(np.mean(values)), float(stats.sem(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    return Interval(mean, mean - reach, mean + reach)
+
+
+class _Seed(msgspec.Struct):
+    """What pooling needs of a simulation."""
+
+    seed: int
+    decisions: int
+    compared: Compared
+    quarters: list[Compared]
+
+
+class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+    """Several seeds together: differences taken within each, minor units per decision but for the lift."""
+
+    seeds: list[int]
+    decisions: int
+    policy_less_business_rules: Interval
+    policy_less_uniform: Interval
+    policy_less_leaving_alone: Interval
+    lift: Interval
+    lift_of_last_quarter_less_first: Interval
+
+
+def pool(folder: Path) -> Pooled | None:
+    """What the simulations of a folder say together; None for fewer than two."""
+    files = sorted(folder.glob("seed-*/simulation.json"))
+    found = [msgspec.json.decode(file.read_bytes(), type=_Seed) for file in files]
+    if len(found) < 2:
+        return None
+    rows = [one.compared for one in found]
+    pooled = Pooled(
+        seeds=[one.seed for one in found],
+        decisions=sum(one.decisions for one in found),
+        policy_less_business_rules=paired([row.policy - row.business_rules for row in rows]),
+        policy_less_uniform=paired([row.policy - row.uniform for row in rows]),
+        policy_less_leaving_alone=paired([row.policy for row in rows]),
+        lift=paired([row.lift for row in rows]),
+        lift_of_last_quarter_less_first=paired([one.quarters[3].lift - one.quarters[0].lift for one in found]),
+    )
+    (folder / "pooled.json").write_bytes(msgspec.json.format(msgspec.json.encode(pooled)))
+    return pooled
+
+
+# --- Shown
+
+
+def table(found: Measured) -> Table:
+    """The groups of the experiment as a table."""
+    shown = Table("variant", "players", "decisions", "contacted", "net value", "play in window", "worth in window")
+    for name, group in found.groups.items():
+        shown.add_row(
+            name,
+            f"{group.players:,}",
+            f"{group.decisions:,}",
+            f"{group.contacted:.0%}",
+            f"{group.net:+,.0f}",
+            f"{group.converted:.0%}",
+            f"{group.worth:,.0f}",
+        )
+    one = found.compared
+    shown.caption = (
+        f"net value: true, over leaving alone, minor units per decision. Of the same eligible actions the policy had "
+        f"{one.policy:+,.0f}, business rules {one.business_rules:+,.0f}, chance {one.uniform:+,.0f}, perfect knowledge "
+        f"{one.best:+,.0f}; lift {one.lift:.0%}, by quarters {', '.join(f'{part.lift:.0%}' for part in found.quarters)}"
+    )
+    return shown
+
+
+def together(pooled: Pooled) -> Table:
+    """Several seeds as a table."""
+    shown = Table(
+        "over seeds", "mean", "95 % interval", title=f"{len(pooled.seeds)} seeds, {pooled.decisions:,} decisions"
+    )
+    for name in ("policy_less_business_rules", "policy_less_uniform", "policy_less_leaving_alone"):
+        one: Interval = getattr(pooled, name)
+        shown.add_row(name.replace("_", " "), f"{one.mean:+,.0f}", f"{one.low:+,.0f} to {one.high:+,.0f}")
+    for name in ("lift", "lift_of_last_quarter_less_first"):
+        one = getattr(pooled, name)
+        shown.add_row(name.replace("_", " "), f"{one.mean:.1%}", f"{one.low:.1%} to {one.high:.1%}")
+    return shown
+
+
+def write(course: Course, found: Measured, folder: Path) -> None:
+    """Write figures (`simulation.json`), every decision (`decisions.csv`) and plots (SVG) to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "simulation.json").write_text(json.dumps(msgspec.to_builtins(found), indent=2), "utf8")
+    with (folder / "decisions.csv").open("w", encoding="utf8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(Step._fields)
+        rows.writerows([*step[:-1], " ".join(step.excluded)] for step in course.steps)
+    for name, figure in plots(course, found).items():
+        FigureCanvasSVG(figure).print_svg(folder / f"{name}.svg")  # type: ignore[no-untyped-call]
+
+
+def plots(course: Course, found: Measured) -> dict[str, Figure]:
+    """The course of a simulation: net value, contacts, conversions over time, and exclusions by rule."""
+    return {
+        "net_value": _over_time(course, "true net value over leaving alone\nminor units per decision", _net),
+        "no_contact": _over_time(course, "share of decisions that leave the player alone", _alone),
+        "conversions": _over_time(course, "share of decisions followed by play within the reward window", _converted),
+        "policy": _policy(course),
+        "exclusions": _exclusions(found),
+    }
+
+
+def _net(course: Course, step: Step) -> float:
+    del course
+    return step.net
+
+
+def _alone(course: Course, step: Step) -> float:
+    del course
+    return float(step.place == 0)
+
+
+def _converted(course: Course, step: Step) -> float:
+    # A window that is not over would show too little.
+    return float(_worth(course, step) > 0) if step.day < course.wish.days - WINDOW_DAYS else np.nan
+
+
+def _figure(title: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    panel = figure.subplots()
+    panel.set_title(title, fontsize=10, loc="left")
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure, panel
+
+
+def _over_time(course: Course, title: str, value: Any) -> Figure:  # noqa: ANN401 - a function of course and step
+    figure, panel = _figure(title)
+    for variant in VARIANTS:
+        steps = [step for step in course.steps if step.variant == variant]
+        _band(panel, steps, [value(course, step) for step in steps], course.wish.days, variant)
+    panel.set_xlabel("day of the simulation")
+    panel.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _band(panel: Any, steps: list[Step], values: list[float], days: float, name: str) -> None:  # noqa: ANN401 - an Axes
+    """Means of equal spans of time with two standard errors."""
+    edges = np.linspace(0, days, _BINS + 1)
+    at = np.digitize([step.day for step in steps], edges) - 1
+    numbers = np.array(values, dtype=np.float64)
+    shown = [(n, numbers[(at == n) & ~np.isnan(numbers)]) for n in range(_BINS)]
+    shown = [(n, part) for n, part in shown if len(part) > 1]
+    middles = [(edges[n] + edges[n + 1]) / 2 for n, _ in shown]
+    means = np.array([part.mean() for _, part in shown])
+    errors = np.array([2 * part.std(ddof=1) / len(part) ** 0.5 for _, part in shown])
+    colour = _COLOURS.get(name, "#444444")
+    panel.plot(middles, means, color=colour, linewidth=1.8, label=name.replace("_", " "))
+    panel.fill_between(middles, means - errors, means + errors, color=colour, alpha=0.15, linewidth=0)
+
+
+def _policy(course: Course) -> Figure:
+    """The policy's own decisions beside what others would have had of the same eligible actions."""
+    figure, panel = _figure("of the same eligible actions: true net value, minor units per decision")
+    own = [step for step in course.steps if not np.isnan(step.uniform)]
+    for name, values in (
+        ("perfect knowledge", [step.best for step in own]),
+        ("policy", [step.net for step in own]),
+        ("business_rules", [step.business_rules for step in own]),
+        ("uniform", [step.uniform for step in own]),
+    ):
+        _band(panel, own, values, course.wish.days, name)
+    panel.axhline(0, color="0.7", linewidth=0.8)
+    panel.set_xlabel("day of the simulation")
+    panel.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _exclusions(found: Measured) -> Figure:
+    figure, panel = _figure("share of decisions in which a rule or cap excluded something")
+    rules = sorted(found.exclusions, key=lambda rule: found.exclusions[rule])
+    panel.barh(rules, [found.exclusions[rule] for rule in rules], color="#1f5fa8")
+    panel.set_xlim(0, 1)
+    panel.tick_params(labelsize=8)
+    return figure

@@ -1,0 +1,1 @@
+"""The worker: features from the log, the lake, webhooks, schedules."""

@@ -1,0 +1,29 @@
+"""Who holds the ids that were linked, for those that ask the store about many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import redis
+
+from service.contacts.snapshot import Keys
+from service.players import identity
+
+
+def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
+    """The player that holds each of some ids; a ring of links is untied first."""
+    asked, marks = set(players), dict[str, str]()
+    ahead = asked
+    while ahead:
+        pipe = client.pipeline(transaction=False)
+        for player in ahead:
+            pipe.hget(Keys(player).facts, "to")
+        found = {player: to.decode() for player, to in zip(ahead, pipe.execute(), strict=True) if to is not None}
+        marks |= found
+        ahead = {identity.Mark.loads(mark).to for mark in found.values()} - marks.keys()
+    ways = {player: identity.way(player, marks) for player in asked}
+    if not (crossed := {name for way in ways.values() if (name := identity.crossed(way)) is not None}):
+        return {player: identity.end(way) or player for player, way in ways.items()}
+    for name in crossed:
+        client.fcall("croupier_thaw", 1, Keys(name).facts, marks[name])
+    return homes(client, asked)

@@ -1,0 +1,329 @@
+"""Write the log to the lake: Parquet files, each entry once, then the log is trimmed.
+
+A flush covers everything between two stream ids, over all partitions: the later boundary is closed in the
+store first, so that nothing can be appended behind it. The boundaries name the files, and `_position.json`
+says how far the lake reaches; a flush that died is done again with the same boundaries and the same names.
+Boundaries only ever grow: where the store's clock was set back, the next lies behind the last entry.
+
+    lake/events/day=2020-03-02/1583107200000-1583107215000.parquet      (day: when it became known, house time)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import redis
+
+from features.aggregates import local_parts
+from features.events import moment
+from features.store.cluster import is_away, replies
+from features.store.deployment import PARTITIONS, order, position, real_now_us, tag
+from pipelines.worker.consumer import Logged, Step, logged, onward
+from service.decisions import log
+from service.decisions.log import Record
+from service.events.accept import TOLD_AT
+
+LEASE: Final = "lease:lake"
+_MOMENT: Final = pa.timestamp("us", tz="UTC")
+_KNOWN: Final = [("known_at", _MOMENT), ("position", pa.string())]
+_PLACED: Final = [("time_zone", pa.string()), ("timing_slot", pa.string()), ("night", pa.bool_())]
+SCHEMAS: Final[Mapping[str, pa.Schema]] = {
+    "events": pa.schema(
+        [
+            ("player", pa.string()),
+            ("event_id", pa.string()),
+            ("type", pa.string()),
+            ("occurred_at", _MOMENT),
+            ("brand", pa.string()),
+            ("amount_minor", pa.int64()),
+            ("status", pa.string()),
+            ("method", pa.string()),
+            ("target", pa.string()),
+            ("product", pa.string()),
+            ("channel", pa.string()),
+            ("detail", pa.string()),
+            ("sealed", pa.binary()),
+            *_PLACED,
+            *_KNOWN,
+        ]
+    ),
+    "outcomes": pa.schema(
+        [
+            ("player", pa.string()),
+            ("outcome_id", pa.string()),
+            ("decision_id", pa.string()),
+            ("type", pa.string()),
+            ("occurred_at", _MOMENT),
+            ("brand", pa.string()),
+            ("channel", pa.string()),
+            ("offer", pa.string()),
+            *_PLACED,
+            *_KNOWN,
+        ]
+    ),
+    "decisions": pa.schema(
+        [
+            ("player", pa.string()),
+            ("decision_id", pa.string()),
+            ("at", _MOMENT),
+            ("brand", pa.string()),
+            ("decision_point", pa.string()),
+            ("experiment", pa.string()),
+            ("variant", pa.string()),
+            ("role", pa.string()),
+            ("policy_version", pa.string()),
+            ("offer", pa.string()),
+            ("channel", pa.string()),
+            ("timing_slot", pa.string()),
+            ("purpose", pa.string()),
+            ("send_at", _MOMENT),
+            ("valid_until", _MOMENT),
+            ("activated", pa.bool_()),
+            ("propensity", pa.float64()),
+            ("u", pa.float64()),
+            ("place", pa.int32()),
+            ("eligible", pa.int32()),
+            ("churn_score", pa.float64()),
+            ("churn_version", pa.string()),
+            ("harm_level", pa.string()),
+            ("stage", pa.string()),
+            ("catalogue_version", pa.string()),
+            ("rules_version", pa.string()),
+            ("record", pa.binary()),
+            ("chain", pa.binary()),
+            *_KNOWN,
+        ]
+    ),
+}
+"""Columns of the lake; money in minor units, moments in UTC, `player` is the player key.
+
+An outcome that names no decision has "" for it. A file with outcomes that a clock far ahead told has `told_at` too: the
+moment it told, while `occurred_at` is when they began to hold."""
+
+
+class Reach(msgspec.Struct, kw_only=True):
+    """How far the lake reaches: stream milliseconds flushed, a flush under way, and the head of each chain."""
+
+    flushed: int = 0
+    pending: int | None = None
+    heads: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+_POSITION: Final = "_position.json"
+
+
+def reach(folder: Path) -> Reach:
+    """How far a lake reaches; from the beginning where nothing was flushed yet."""
+    file = folder / _POSITION
+    return msgspec.json.decode(file.read_bytes(), type=Reach) if file.exists() else Reach()
+
+
+class Lake:
+    """Writes the log of all partitions to a folder of Parquet files. `step` is called before every step."""
+
+    def __init__(self, client: redis.Redis, folder: Path, step: Step = onward) -> None:
+        self._client = client
+        self._step = step
+        self._folder = folder
+        self._file = folder / _POSITION
+        folder.mkdir(parents=True, exist_ok=True)
+        self.reach = reach(folder)
+
+    def flush(self) -> int:
+        """Write all that was logged until now; returns the number of entries written.
+
+        A lease can run out under a flush that takes long, so the folder is locked too: a second writer does nothing.
+
+        Raises:
+            redis.RedisError: Some partition does not answer: nothing is written, and the next call takes up the same
+                flush.
+            OSError: The folder cannot be written; the log is kept, and the same flush can be done again.
+        """
+        with _alone(self._folder) as alone:
+            if not alone:
+                return 0
+            self.reach = reach(self._folder)
+            return self._flush()
+
+    def _flush(self) -> int:
+        if self.reach.pending is None:
+            self._step("begin")
+            self.reach.pending = self._boundary()
+            self._save()
+        first, last = self.reach.flushed, self.reach.pending
+        self._step("close")
+        self._close(f"{last}-0")
+        self._step("gather")
+        tables, heads, count = self._tables(f"({first}-0", f"{last}-0")
+        for (table, day), rows in tables.items():
+            self._write(table, day, f"{first}-{last}", rows)
+        self.reach = Reach(flushed=last, heads=heads)
+        self._save()
+        self._step("trim")
+        self._trim()
+        return count
+
+    def _boundary(self) -> int:
+        """Milliseconds that every entry until now lies before: the clock's, unless it was set back."""
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipe.xinfo_stream(f"log:{tag(partition)}")
+        told = [one for one in pipe.execute(raise_on_error=False) if isinstance(one, dict)]
+        last = max((order(one["last-generated-id"].decode())[0] for one in told), default=0)
+        return max(real_now_us(self._client) // 1_000, last + 1, self.reach.flushed + 1)
+
+    def _close(self, boundary: str) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipe.fcall("croupier_close", 1, f"log:{tag(partition)}", boundary)
+        pipe.execute()
+
+    def _entries(self, first: str, last: str) -> Iterator[tuple[int, Logged]]:
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipe.xrange(f"log:{tag(partition)}", first, last)
+        for partition, entries in enumerate(pipe.execute()):
+            for stream_id, fields in entries:
+                yield partition, logged(stream_id, fields)
+
+    def _tables(self, first: str, last: str) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict[str, str], int]:
+        tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        heads, count = dict(self.reach.heads), 0
+        for partition, entry in self._entries(first, last):
+            count += 1
+            table, row = _row(entry)
+            row |= {"known_at": entry.known_us, "position": position(partition, entry.stream_id)}
+            if table == "decisions":
+                row["chain"] = _link(heads, str(partition), entry.body)
+            tables[table, moment(entry.known_us).date().isoformat()].append(row)
+        return tables, heads, count
+
+    def _write(self, table: str, day: str, name: str, rows: list[dict[str, Any]]) -> None:
+        folder = self._folder / table / f"day={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        schema = SCHEMAS[table]
+        if any(TOLD_AT in row for row in rows):
+            schema = schema.append(pa.field(TOLD_AT, _MOMENT))
+        content = pa.Table.from_pylist(rows, schema=schema)
+        self._put(folder / f"{name}.parquet", lambda file: pq.write_table(content, file, compression="zstd"))
+
+    def _save(self) -> None:
+        self._put(self._file, lambda file: file.write_bytes(msgspec.json.encode(self.reach)))
+
+    def _put(self, file: Path, write: Callable[[Path], object]) -> None:
+        """Write a file that is seen whole or not at all, and is on disk before anything rests on it."""
+        unfinished = file.with_name(f".{file.stem}.tmp")
+        self._step(f"write {file.suffix[1:]}")
+        try:
+            write(unfinished)
+            _sync(unfinished)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # half a file only takes room
+            raise
+        self._step(f"name {file.suffix[1:]}")
+        unfinished.replace(file)
+        _sync(file.parent)
+
+    def _trim(self) -> None:
+        """Drop what both lake and features have; the slower of the two decides."""
+        pipe = self._client.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipe.hget(f"lease:{tag(partition)}", "cursor")
+        for partition, cursor in enumerate(replies(pipe)):
+            if not is_away(cursor):
+                kept = min(order((cursor or b"0-0").decode()), (self.reach.flushed, 0))
+                pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
+        replies(pipe)  # what is away now is trimmed by the next flush
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether this is the only writer of a folder while the body runs; a process that ends lets go."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(held)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
+
+
+def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
+    """Hash over the head of the partition's chain and the record: the record's link, and the new head."""
+    link = hashlib.sha256(bytes.fromhex(heads.get(partition, "")) + body).digest()
+    heads[partition] = link.hex()
+    return link
+
+
+def _row(entry: Logged) -> tuple[str, dict[str, Any]]:
+    """Table and columns of an entry."""
+    if entry.kind == "decision":
+        return "decisions", _decision(log.loads(entry.body), entry.body)
+    columns = cast("dict[str, Any]", msgspec.msgpack.decode(entry.body))
+    columns.setdefault("occurred_at", entry.known_us)
+    if "detail" in columns:
+        columns["detail"] = msgspec.json.encode(columns["detail"]).decode()
+    slot, night = local_parts(columns["occurred_at"], entry.time_zone)
+    columns |= {"time_zone": entry.time_zone, "timing_slot": slot, "night": night}
+    return ("events" if entry.kind in {"event", "facts"} else "outcomes"), columns
+
+
+def _decision(record: Record, body: bytes) -> dict[str, Any]:
+    sent, choice = record.action, record.choice
+    contact = (
+        {}
+        if sent is None
+        else {
+            "offer": sent.offer,
+            "channel": sent.channel,
+            "timing_slot": sent.timing_slot,
+            "purpose": sent.purpose,
+            "send_at": sent.send_us,
+            "valid_until": sent.valid_until_us,
+        }
+    )
+    return contact | {
+        "player": record.player,
+        "decision_id": record.decision_id,
+        "at": record.at_us,
+        "brand": record.brand,
+        "decision_point": record.decision_point,
+        "experiment": record.experiment,
+        "variant": record.variant,
+        "role": choice.role,
+        "policy_version": choice.policy_version,
+        "activated": record.activated,
+        "propensity": choice.propensity,
+        "u": choice.u,
+        "place": choice.place,
+        "eligible": len(log.array(choice.pmf)),
+        "churn_score": record.seen.churn_score,
+        "churn_version": record.versions.churn,
+        "harm_level": record.seen.harm_level,
+        "stage": record.seen.stage,
+        "catalogue_version": record.versions.catalogue,
+        "rules_version": record.versions.rules,
+        "record": body,
+    }

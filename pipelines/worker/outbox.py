@@ -1,0 +1,184 @@
+"""The outbox: entries to deliver, progress of each endpoint, dead letters.
+
+outbox:{p017}         stream: a lease taken back, put there by the call that did it
+outbox_state:{p017}   hash: `entry endpoint` -> failed attempts and when the next is due, or that it is done
+undelivered:{p017}    stream: an entry, the endpoint that was never told of it, the last error
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import redis
+
+from features.store.deployment import real_now_us, tag
+from pipelines.worker.webhooks import Endpoint, Notice, notice
+
+KEPT: Final = 10_000
+"""About how many undelivered entries of a partition are kept."""
+GONE: Final = "croupier:webhooks:gone"
+"""Hash of endpoint -> the URL that answered 410: not called again until the URL changes or somebody enables it."""
+_DONE: Final = "done"
+
+
+class Progress(NamedTuple):
+    """How far an entry is with one endpoint: attempts that failed, and when the next is due, store's microseconds."""
+
+    attempts: int = 0
+    due_us: int = 0
+
+
+@dataclass(eq=False)
+class Entry:
+    """One entry of an outbox.
+
+    Attributes:
+        fields: As the store holds them.
+        noted: What the store knows of it, endpoint -> progress, None where it is done with.
+        owed: Endpoints that still have to be told.
+    """
+
+    partition: int
+    stream_id: str
+    fields: Mapping[bytes, bytes]
+    noted: dict[str, Progress | None]
+    owed: set[str] = field(default_factory=set)
+
+    @cached_property
+    def notice(self) -> Notice:
+        """What it tells."""
+        return notice(self.fields)
+
+    def fault(self) -> str | None:
+        """Why it cannot be read, None if it can."""
+        try:
+            _ = self.notice
+        except (KeyError, ValueError, TypeError, msgspec.MsgspecError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+
+class GivenUp(NamedTuple):
+    """An endpoint that will not be told of an entry any more, and why."""
+
+    endpoint: str
+    attempts: int
+    error: str
+
+
+def _outbox(partition: int) -> str:
+    return f"outbox:{tag(partition)}"
+
+
+def _state(partition: int) -> str:
+    return f"outbox_state:{tag(partition)}"
+
+
+def undelivered_key(partition: int) -> str:
+    """Stream of the entries of a partition that an endpoint was never told of."""
+    return f"undelivered:{tag(partition)}"
+
+
+class Seen(NamedTuple):
+    """A look at the store: entries not seen before, its clock, and the endpoints that want nothing any more."""
+
+    entries: list[Entry]
+    now_us: int
+    gone: Mapping[str, str]
+
+
+class Outbox:
+    """The outboxes of the partitions that are ours, as the store keeps them."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._read: dict[int, str] = {}
+
+    def look(self, owned: Collection[int]) -> Seen:
+        """What is new in the outboxes; of a partition that is new to us, all of it."""
+        for partition in self._read.keys() - set(owned):
+            del self._read[partition]
+        fresh = [partition for partition in owned if partition not in self._read]
+        pipe: Any = self._client.pipeline(transaction=False)
+        for partition in owned:
+            pipe.xrange(_outbox(partition), f"({self._read.get(partition, '0-0')}", "+")
+        for partition in fresh:
+            pipe.hgetall(_state(partition))
+        answers = pipe.execute()
+        states = dict(zip(fresh, map(_progress, answers[len(owned) :]), strict=True))
+        found = []
+        for partition, entries in zip(owned, answers[: len(owned)], strict=True):
+            noted = states.get(partition, {})
+            found += [_entry(partition, stream_id, fields, noted) for stream_id, fields in entries]
+            self._read[partition] = entries[-1][0].decode() if entries else self._read.get(partition, "0-0")
+        self._sweep(states)
+        held: Any = self._client.hgetall(GONE)
+        gone = {name.decode(): url.decode() for name, url in held.items()}
+        return Seen(found, real_now_us(self._client), gone)
+
+    def _sweep(self, states: Mapping[int, Mapping[str, Mapping[str, Progress | None]]]) -> None:
+        """Drop progress of entries that are gone: an owner that lost its partition may have noted it late."""
+        for partition, noted in states.items():
+            for stream_id, endpoints in noted.items():
+                self._client.hdel(_state(partition), *(f"{stream_id} {name}" for name in endpoints))
+
+    def note(self, entry: Entry, changed: Mapping[str, Progress | None], given_up: Iterable[GivenUp]) -> None:
+        """Keep what became of an entry; if nobody is owed any more it goes. All of it or nothing: one slot."""
+        entry.noted |= changed
+        pipe: Any = self._client.pipeline(transaction=True)
+        for one in given_up:
+            told: dict[Any, Any] = {
+                **entry.fields,
+                "endpoint": one.endpoint,
+                "attempts": one.attempts,
+                "error": one.error,
+            }
+            pipe.xadd(undelivered_key(entry.partition), told, maxlen=KEPT, approximate=True)
+        if entry.owed:
+            known = {f"{entry.stream_id} {name}": _text(progress) for name, progress in changed.items()}
+            pipe.hset(_state(entry.partition), mapping=known)
+        else:
+            pipe.xdel(_outbox(entry.partition), entry.stream_id)
+            if entry.noted:
+                pipe.hdel(_state(entry.partition), *(f"{entry.stream_id} {name}" for name in entry.noted))
+        pipe.execute()
+
+    def trim(self, owned: Collection[int]) -> None:
+        """Empty the outboxes: nobody subscribed."""
+        pipe: Any = self._client.pipeline(transaction=False)
+        for partition in owned:
+            pipe.xtrim(_outbox(partition), maxlen=0, approximate=False)
+            pipe.delete(_state(partition))
+        pipe.execute()
+
+    def disable(self, endpoint: Endpoint) -> None:
+        """Remember that an endpoint wants nothing any more."""
+        self._client.hset(GONE, endpoint.id, str(endpoint.url))
+
+
+def enable(client: redis.Redis, endpoint: str) -> bool:
+    """Let an endpoint be called again that had answered 410; whether it had."""
+    return bool(client.hdel(GONE, endpoint))
+
+
+def _progress(held: Mapping[bytes, bytes]) -> dict[str, dict[str, Progress | None]]:
+    found: dict[str, dict[str, Progress | None]] = {}
+    for name, text in held.items():
+        stream_id, _, endpoint = name.decode().partition(" ")
+        attempts, _, due = text.decode().partition(" ")
+        found.setdefault(stream_id, {})[endpoint] = None if attempts == _DONE else Progress(int(attempts), int(due))
+    return found
+
+
+def _text(progress: Progress | None) -> str:
+    return _DONE if progress is None else f"{progress.attempts} {progress.due_us}"
+
+
+def _entry(
+    partition: int, stream_id: bytes, fields: Mapping[bytes, bytes], noted: dict[str, dict[str, Progress | None]]
+) -> Entry:
+    return Entry(partition, stream_id.decode(), fields, noted.pop(stream_id.decode(), {}))

@@ -1,0 +1,217 @@
+"""The worker process: features from the log at once, the lake from it every few seconds, senders told, schedules."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, cast
+
+import redis
+import structlog
+
+from features.store.bundles import bundle_key, pointer_key
+from features.store.cluster import is_away
+from features.store.connection import connect
+from features.store.deployment import order, tag
+from features.store.errors import StoreError
+from models.catalogue.files import CatalogueError
+from pipelines.worker.consumer import Consumer, Step, onward, serving_plan
+from pipelines.worker.dispatcher import Courier
+from pipelines.worker.lake import LEASE, Lake, reach
+from pipelines.worker.schedule import Scheduler
+from pipelines.worker.webhooks import Webhooks
+from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
+
+RENEW_SECONDS: Final = 1.0
+BLOCK_MS: Final = 200
+FLUSH_SECONDS: Final = 5.0
+LAKE_LEASE_SECONDS: Final = 15
+LOOK_SECONDS: Final = 1.0
+_LOG: Final = structlog.get_logger()
+
+
+class Worker:
+    """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again.
+
+    Of a cluster, the partitions of a node that is away wait until it is back, and so does the lake, which is written
+    of all partitions or not at all; the others go on. `step` is called before every step of the consumer and of the
+    lake with its name.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        lake: Path,
+        scheduler: Scheduler | None = None,
+        webhooks: Webhooks | None = None,
+        step: Step = onward,
+    ) -> None:
+        self._client, self._lake_client = connect(url), connect(url)
+        plan = serving_plan(self._client)
+        if plan is None:
+            raise StoreError("feature definitions were not applied yet: run `croupier up` once")
+        self._rules = b""
+        self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm, step)
+        self._lake = lake
+        self._scheduler = scheduler
+        # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
+        self._courier = None if webhooks is None else Courier(url, webhooks, lambda: tuple(self.consumer.owned))
+        self._step = step
+        self._owner = secrets.token_hex(8)
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Work until `stop`; then give the partitions back, flush a last time and end what runs by schedule."""
+        looker = self._half(self._look_often)
+        looker.start()
+        try:
+            self._work()
+        finally:
+            self._stopping.set()
+            looker.join()
+
+    def _work(self) -> None:
+        flusher, teller = self._half(self._flush_often), self._half(self._tell_often)
+        flusher.start()
+        teller.start()
+        try:
+            self._consume()
+        finally:
+            self._stopping.set()
+            if self._courier is not None:
+                self._courier.stop()
+            flusher.join()
+            teller.join()
+        self.consumer.release()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Ask `run` to end after the step under way."""
+        self._stopping.set()
+
+    def _consume(self) -> None:
+        renewed = 0.0
+        while not self._stopping.is_set():
+            if time.monotonic() - renewed >= RENEW_SECONDS:
+                self._renew()
+                self._unless_away("rulebook", self._follow_rules)
+                self._unless_away("budgets", self.consumer.expire)
+                renewed = time.monotonic()
+            if not self.consumer.owned:
+                self._stopping.wait(RENEW_SECONDS)
+                continue
+            self.consumer.step(BLOCK_MS)
+
+    def _renew(self) -> None:
+        before = self.consumer.away
+        self.consumer.renew()
+        if self.consumer.away != before:
+            _LOG.warning("store", partitions_away=self.consumer.away)
+
+    def _follow_rules(self) -> None:
+        """Take up what counts as a sign of harm when another rulebook was promoted."""
+        pointer = cast("bytes", self._client.get(pointer_key("rules")) or b"")
+        if pointer == self._rules:
+            return
+        self._rules = pointer
+        held = cast("bytes | None", self._client.get(bundle_key(pointer.decode()))) if pointer else None
+        try:
+            book = load_rulebook(rulebook_path()) if held is None else Rulebook.model_validate_json(held)
+        except (ValueError, CatalogueError) as error:
+            _LOG.error("rulebook", trouble=str(error), kept="the signs of harm of the one before")
+            return
+        self.consumer.settings = book.harm
+
+    def _half(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread beside the consumer; whatever ends it ends the worker, which is started again."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - told by `run`
+                self._failure = error
+                self._stopping.set()
+
+        return threading.Thread(target=guarded, daemon=True)
+
+    def _flush_often(self) -> None:
+        while not self._stopping.wait(FLUSH_SECONDS):
+            self._unless_away("lake", self._flush)
+        self._unless_away("lake", self._flush_last)
+
+    def _tell_often(self) -> None:
+        if self._courier is not None:
+            self._courier.run()
+
+    def _look_often(self) -> None:
+        if self._scheduler is None:
+            return
+        try:
+            while not self._stopping.wait(LOOK_SECONDS):
+                self._unless_away("scheduler", self._scheduler.look)
+        finally:
+            self._scheduler.stop()
+
+    def _flush_last(self) -> None:
+        self._flush()
+        self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+
+    def _unless_away(self, what: str, work: Callable[[], None]) -> None:
+        """Do it, or say that it waits for a part of the store; of a store that is away whole, the consumer tells."""
+        try:
+            work()
+        except redis.RedisError as error:
+            if not is_away(error):
+                raise
+            _LOG.warning(what, trouble=f"waits until the whole store answers: {error}")
+
+    def _lease(self) -> object:
+        return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
+
+    def _flush(self) -> None:
+        """Flush if this worker holds the lake, or can take it: one writer at a time.
+
+        A lake that cannot be written, as when its disk is full, must not hold up features: the log keeps what the lake
+        misses, and the next flush tries again.
+        """
+        if self._lease() == 0:
+            return
+        try:
+            written = Lake(self._lake_client, self._lake, self._step).flush()
+        except OSError as error:
+            _LOG.error("lake", trouble=f"it cannot be written: {error}", kept="the log keeps what it misses")
+            return
+        if written:
+            _LOG.info("flushed", entries=written)
+
+
+def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:
+    """Block until features include these places of the log; raises StoreError if they do not in time."""
+    deadline = time.monotonic() + seconds
+    for partition, place in reached.items():
+        while order(_cursor(client, partition)) < order(place):
+            if time.monotonic() > deadline:
+                raise StoreError("the worker does not keep up: features still miss what was appended")
+            time.sleep(0.02)
+
+
+def _cursor(client: redis.Redis, partition: int) -> str:
+    """How far features of a partition are; from the beginning while its node is away."""
+    try:
+        return (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
+    except redis.ConnectionError:
+        return "0-0"
+
+
+def wait_until_in_lake(lake: Path, real_us: int, seconds: float = 600.0) -> None:
+    """Block until the lake holds all that was logged before a moment of the store's clock."""
+    deadline = time.monotonic() + seconds
+    while reach(lake).flushed * 1_000 < real_us:
+        if time.monotonic() > deadline:
+            raise StoreError("the worker does not keep up: the lake still misses what was appended")
+        time.sleep(0.05)

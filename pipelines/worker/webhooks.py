@@ -1,0 +1,219 @@
+"""Webhooks of revoked leases: endpoints, payload, signature, retries.
+
+The file that CROUPIER_WEBHOOKS names says who is told. It names the environment's variables that hold the
+secrets; a secret never stands in it. All but `read_webhooks` and the look at the environment is pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PlainValidator, model_validator
+from standardwebhooks import Webhook
+
+from features.events import Brand, Channel
+from features.moments import moment
+from models.catalogue.files import load_yaml
+from models.catalogue.limits import Name
+
+SECOND_US: Final = 1_000_000
+RETRY_SECONDS: Final = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Waits after each failed attempt: the schedule of Standard Webhooks 1.0.0, "Deliverability and reliability"."""
+JITTER: Final = 0.2
+"""By which share a wait grows at most, so that what failed together does not come back together."""
+ASKED_SECONDS: Final = 86_400.0
+"""The longest wait that an endpoint may ask for."""
+_SECRET_BYTES: Final = range(24, 513)
+_WIDEST: Final = 7
+"""Bits of the widest private range, fc00::/7."""
+Network = IPv4Network | IPv6Network
+Verdict = Literal["delivered", "gone", "failed"]
+
+
+def _secrets(variable: str) -> str:
+    if variable.startswith("whsec_"):
+        raise ValueError("names a variable of the environment; the secret itself must not stand in a file")
+    held = os.environ.get(variable, "").split()
+    if not held:
+        raise ValueError(f"the environment has no variable {variable}")
+    if not all(_sound(secret) for secret in held):
+        raise ValueError(f"the variable {variable} holds no secret: whsec_ and 24 to 512 bytes in base64")
+    return variable
+
+
+def _sound(secret: str) -> bool:
+    """Whether a secret is one; the library itself would skip what is no base64."""
+    text = secret.removeprefix("whsec_")
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return False
+    return secret.startswith("whsec_") and len(key) in _SECRET_BYTES
+
+
+def _bare(url: HttpUrl) -> HttpUrl:
+    if url.username or url.password or url.fragment:
+        raise ValueError("takes no user, password or fragment")
+    return url
+
+
+def _private(text: Any) -> Network:  # noqa: ANN401 - whatever stands in the file
+    network = ip_network(text)
+    if network.prefixlen < _WIDEST or network[0].is_global or network[-1].is_global:
+        raise ValueError(f"{network} is no private range; public addresses need no allowance")
+    return network
+
+
+class Endpoint(BaseModel):
+    """Somebody who is told.
+
+    Attributes:
+        secret_env: The variable of the environment that holds the secret; two, divided by a space, sign both.
+        brands, channels: What they are told of; None for all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Name
+    url: Annotated[HttpUrl, AfterValidator(_bare)]
+    secret_env: Annotated[str, AfterValidator(_secrets)]
+    brands: tuple[Brand, ...] | None = None
+    channels: tuple[Channel, ...] | None = None
+
+    def wants(self, notice: Notice) -> bool:
+        """Whether they subscribed to this."""
+        return (self.brands is None or notice.brand in self.brands) and (
+            self.channels is None or notice.channel in self.channels
+        )
+
+
+class Webhooks(BaseModel):
+    """Who is told, and how.
+
+    Attributes:
+        allow_private: Private ranges that may be called all the same, also without TLS.
+        retry_seconds: Waits after each failed attempt; when they are used up, the entry counts as undelivered.
+        timeout_seconds: How long an endpoint may take to answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    endpoints: tuple[Endpoint, ...] = ()
+    allow_private: tuple[Annotated[Network, PlainValidator(_private)], ...] = ()
+    retry_seconds: tuple[Annotated[float, Field(ge=0, le=604_800)], ...] = RETRY_SECONDS
+    timeout_seconds: float = Field(default=20.0, gt=0, le=30)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        ids = [one.id for one in self.endpoints]
+        if len(set(ids)) < len(ids):
+            raise ValueError("two endpoints share an id")
+        return self
+
+
+def read_webhooks() -> Webhooks:
+    """What the file named by CROUPIER_WEBHOOKS says; nobody is told without one.
+
+    Raises:
+        CatalogueError: The file, or a secret that it names, is not valid.
+    """
+    named = os.environ.get("CROUPIER_WEBHOOKS")
+    return load_yaml(Path(named), Webhooks) if named else Webhooks()
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A lease that was taken back, as senders are told of it; `revoked_us` is house time, unix microseconds."""
+
+    decision_id: str
+    brand: str
+    channel: str
+    offer: str
+    revoked_us: int
+
+
+def notice(fields: Mapping[bytes, bytes]) -> Notice:
+    """The notice of an outbox's entry; the player stays inside, the decision is enough for a sender."""
+    row = msgspec.msgpack.decode(fields[b"b"])
+    return Notice(row["decision_id"], row["brand"], row["channel"], row["offer"], int(fields[b"t"]))
+
+
+def body(told: Notice) -> str:
+    """What an endpoint gets, the same at every attempt."""
+    at = moment(told.revoked_us)
+    data = {
+        "decision_id": told.decision_id,
+        "brand": told.brand,
+        "channel": told.channel,
+        "offer": told.offer,
+        "revoked_at": at,
+    }
+    return msgspec.json.encode({"type": "lease.revoked", "timestamp": at, "data": data}).decode()
+
+
+def webhook_id(told: Notice, endpoint: str) -> str:
+    """Under which an endpoint knows a notice again: a lease is taken back once, and for good."""
+    return f"revoked_{told.decision_id}_{endpoint}"
+
+
+def headers(secrets: Sequence[str], message: str, at: datetime, text: str) -> dict[str, str]:
+    """Headers of an attempt, signed with every secret.
+
+    Args:
+        secrets: Those of the endpoint; more than one while it changes them.
+        message: Its webhook-id.
+        at: Moment of the attempt, aware, UTC.
+        text: The body.
+    """
+    signed = " ".join(Webhook(secret).sign(message, at, text) for secret in secrets)
+    return {
+        "content-type": "application/json",
+        "user-agent": "Croupier",
+        "webhook-id": message,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signed,
+    }
+
+
+def verdict(status: int | None) -> Verdict:
+    """What an answer means; None for no answer. A redirect is a failure: it is never followed."""
+    if status is None:
+        return "failed"
+    return "gone" if status == 410 else "delivered" if status // 100 == 2 else "failed"
+
+
+def wait_seconds(schedule: Sequence[float], attempts: int, asked: float, u: float) -> float | None:
+    """How long to wait after failed attempts; None if the schedule is used up.
+
+    Args:
+        schedule: Wait after the first, second, ... failed attempt.
+        attempts: Attempts made, from 1.
+        asked: Seconds that the endpoint asked for, 0 for none.
+        u: Uniform in [0, 1), for the jitter.
+    """
+    if attempts > len(schedule):
+        return None
+    return max(schedule[attempts - 1] * (1 + JITTER * u), asked)
+
+
+def asked_seconds(retry_after: str | None, now: datetime) -> float:
+    """Seconds that a Retry-After asks for, 0 for none or nonsense (RFC 9110, section 10.2.3: a number or a date)."""
+    if retry_after is None:
+        return 0.0
+    try:
+        seconds = float(int(retry_after)) if retry_after.strip().isdigit() else _until(retry_after, now)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), ASKED_SECONDS)
+
+
+def _until(date: str, now: datetime) -> float:
+    return (parsedate_to_datetime(date) - now).total_seconds()

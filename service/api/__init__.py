@@ -1,0 +1,1 @@
+"""The HTTP API: routes, problems, and the wiring of the serving process."""

@@ -1,0 +1,117 @@
+"""Reports at the HTTP door: what `croupier report` published, as it is; nothing is computed here."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import FastAPI, Path, Response
+
+from service.api.routing import At, Desk, Problem, ProblemError, Route, summary
+
+REPORTS: Final = "croupier:reports"
+"""Key of the list of reports: name -> `Summary` as JSON."""
+_TYPES: Final = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8", "json": "application/json"}
+_SEALED: Final = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+"""A report brings its styles along and needs nothing else: no script of it, or of what it quotes, may run."""
+
+ReportName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="As the list names it.")]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A report in the list: `at` is house time, ISO; `verdict` is None while it is withheld."""
+
+    title: str
+    at: str
+    ok: bool
+    verdict: str | None
+
+
+def report_key(name: str) -> str:
+    """Key of a report: fields `html`, `csv`, `json`, `at` and `health`."""
+    return f"croupier:report:{name}"
+
+
+async def get_reports(desk: At) -> Response:
+    """The reports there are, with date and health."""
+    held = await desk.ledger.fields(REPORTS)
+    found = {name.decode(): msgspec.json.decode(text, type=Summary) for name, text in sorted(held.items())}
+    return Response(_page(found), media_type=_TYPES["html"], headers=_SEALED)
+
+
+async def get_report(name: ReportName, desk: At) -> Response:
+    """A report as a page to read."""
+    return await _report(name, "html", desk)
+
+
+async def get_report_csv(name: ReportName, desk: At) -> Response:
+    """A report's comparisons as a table."""
+    return await _report(name, "csv", desk)
+
+
+async def get_report_json(name: ReportName, desk: At) -> Response:
+    """A whole report for machines."""
+    return await _report(name, "json", desk)
+
+
+async def _report(name: str, kind: str, desk: Desk) -> Response:
+    text = (await desk.ledger.fields(report_key(name))).get(kind.encode())
+    if text is None:
+        raise ProblemError(404, "unknown_report", "no report of this name was published; see /reports")
+    return Response(text, media_type=_TYPES[kind], headers=_SEALED)
+
+
+_STYLE: Final = (
+    "body{margin:0;background:#f5f7fa;color:#1f2933;font:16px/1.5 system-ui,sans-serif}"
+    "main{max-width:44rem;margin:0 auto;padding:1.5rem 1rem}li{background:#fff;border:1px solid #d9e0e7;"
+    "border-radius:8px;padding:.8rem 1rem;margin:.8rem 0}ul{list-style:none;padding:0}h1{font-size:1.5rem}"
+    "p{margin:.4rem 0}.good{color:#1a7f4b}.bad{color:#b42318}"
+)
+_EMPTY: Final = "<p>No report was published yet: run <code>croupier report uplift</code>.</p>"
+
+
+def _page(found: dict[str, Summary]) -> str:
+    items = "".join(_item(name, one) for name, one in found.items())
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    body = f"<ul>{items}</ul>" if items else _EMPTY
+    return (
+        f'<!doctype html><html lang="en"><head>{head}<title>Reports</title><style>{_STYLE}</style></head>'
+        f"<body><main><h1>Reports</h1>{body}</main></body></html>"
+    )
+
+
+def _item(name: str, one: Summary) -> str:
+    state = '<b class="good">healthy</b>' if one.ok else '<b class="bad">not healthy, verdict withheld</b>'
+    said = f"<p>{escape(one.verdict)}</p>" if one.ok and one.verdict else ""
+    link = f"/reports/{escape(name)}"
+    return (
+        f'<li><a href="{link}">{escape(one.title)}</a>, {escape(one.at[:16].replace("T", " "))} UTC, {state}{said}'
+        f'<p><a href="{link}.csv">CSV</a> · <a href="{link}.json">JSON</a></p></li>'
+    )
+
+
+def add(app: FastAPI) -> None:
+    """Add the routes of the reports to an application."""
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 404, 422, 503)
+    }
+    routes = (
+        ("/reports", get_reports, "html"),
+        # Before the page, whose name would swallow the ending.
+        ("/reports/{name}.csv", get_report_csv, "csv"),
+        ("/reports/{name}.json", get_report_json, "json"),
+        ("/reports/{name}", get_report, "html"),
+    )
+    for path, endpoint, kind in routes:
+        content: dict[str, Any] = {_TYPES[kind].partition(";")[0]: {}}
+        app.router.add_api_route(
+            path,
+            endpoint,
+            methods=["GET"],
+            response_class=Response,
+            responses=problems | {200: {"content": content, "description": "The report"}},
+            route_class_override=Route,
+            summary=summary(endpoint),
+            tags=["Report"],
+        )

@@ -1,0 +1,386 @@
+"""The routes of the API, and the application that holds them. Every write is idempotent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from features.events import AnyEvent
+from features.moments import moment, when
+from features.store.deployment import order
+from features.store.errors import Absent, StoreError
+from models.catalogue.offers import Catalogue
+from models.churn.scorer import ChurnBundle, Scorer
+from models.policy.learned import Learnt, Snapshot
+from models.policy.policy import Policy
+from service.api import answers, players, reading, reports
+from service.api.readiness import Readiness
+from service.api.routing import (
+    Answer,
+    At,
+    DecisionId,
+    Desk,
+    ProblemError,
+    add_route,
+    desk_of,
+    invalid,
+    refuse,
+    respond,
+    summary,
+    translated,
+)
+from service.contacts.ledger import RedisLedger
+from service.contacts.snapshot import Keys
+from service.decisions import log
+from service.decisions.confirm import confirm
+from service.decisions.decide import Answered, DecisionRequest, decide
+from service.decisions.eligibility import Reason, reasons
+from service.decisions.explain import Evidence, why
+from service.decisions.log import Record
+from service.decisions.outcomes import WITHDRAWING, Outcome, take
+from service.events.accept import Known, know
+from service.players import sealing
+from service.players.facts import restricts
+from service.rules.rulebook import Rulebook
+
+AFTER_SECONDS: Final = 0.05
+"""What is left of a request's time when it stops waiting for an event position."""
+_AFTER_STEP: Final = 0.005
+BATCH_SECONDS: Final = 30.0
+"""Deadline of a batch as a whole, shared by the items that name none."""
+BATCH_MOST: Final = 500
+_LOG: Final = structlog.get_logger()
+
+DECISIONS: Final = Counter("croupier_decisions", "Decisions answered", ["variant", "action", "recorded"])
+EXCLUSIONS: Final = Counter("croupier_exclusions", "Decisions in which a rule or cap excluded something", ["rule"])
+_ABOUT: Final = """Deals the next best action to each player, under the rules of the house.
+
+Tell what players do as *events*; facts such as a self-exclusion hold the moment they are acknowledged. Ask for a
+*decision*, *confirm* it just before sending, tell its *outcomes*. Every write is idempotent; errors follow RFC 9457."""
+
+
+class Offered(Answer):
+    """What to send: the offer, how, and from when."""
+
+    offer: dict[str, Any]
+    channel: str
+    timing_slot: str
+    purpose: str
+    send_at: str
+
+
+class DecisionAnswer(Answer):
+    """What now for this player: an action with its exact probability, or to leave the player alone."""
+
+    decision_id: str | None = Field(description="Null when nothing was recorded.")
+    player_id: str | None
+    action: Offered | Literal["NO_CONTACT"]
+    propensity: float | None
+    lease: dict[str, str] | None
+    degraded: list[str]
+    recorded: bool
+
+
+class ConfirmAnswer(Answer):
+    """Leave to send, from `send_at` and by `send_by`."""
+
+    decision_id: str
+    confirmed_at: str
+    send_at: str
+    send_by: str
+
+
+class AcceptedAnswer(Answer):
+    """Taken and durable; `position` may be given as `after` to a decision that must have seen it."""
+
+    position: str
+    duplicate: bool
+    warnings: list[str] = Field(default=[], description="What was unknown or cannot be, and how it was read.")
+
+
+class BatchRequest(BaseModel):
+    """Decisions for many players; each is checked on its own."""
+
+    model_config = ConfigDict(extra="forbid")
+    requests: list[dict[str, Any]] = Field(max_length=BATCH_MOST)
+
+
+class BatchAnswer(Answer):
+    """One answer or problem per request, in order."""
+
+    answers: list[dict[str, Any]]
+
+
+async def post_decision(body: DecisionRequest, desk: At) -> Response:
+    """Ask what to do for a player now."""
+    return respond(await _decided(body, desk.within(desk.read_seconds)))
+
+
+async def _decided(body: DecisionRequest, desk: Desk) -> dict[str, Any]:
+    """A decision as it is told, within the deadline that the request names or else the desk's."""
+    if body.deadline_ms is not None:
+        desk = desk.within(body.deadline_ms / 1_000)
+    waited = {} if body.after is None else {"after_reached": await _wait(body.after, body, desk)}
+    try:
+        done = await decide(body, desk.table, desk.ledger)
+    except Absent:
+        if body.request_id is not None:
+            raise  # an earlier request of this id may have been recorded
+        return _unserved(body, "store_unavailable", "the store is not there, so nothing is sent") | waited
+    _count(done)
+    table = desk.table
+    told = answers.decision(done.record, body.player_id, table.layout.catalogue, table.reasons, recorded=done.recorded)
+    if body.explain:
+        told["why"] = why(done.record, await _evidence(done.record, desk))
+    return told | waited
+
+
+def _unserved(body: DecisionRequest, rule: str, reason: str) -> dict[str, Any]:
+    DECISIONS.labels("none", "no_contact", "false").inc()
+    EXCLUSIONS.labels(rule).inc()
+    return answers.unserved(body.player_id, rule, reason)
+
+
+def _count(done: Answered) -> None:
+    action = "no_contact" if done.record.action is None else "contact"
+    DECISIONS.labels(done.record.variant, action, str(done.recorded).lower()).inc()
+    for rule in done.record.choice.excluded:
+        EXCLUSIONS.labels(rule).inc()
+
+
+async def _wait(after: str, body: DecisionRequest, desk: Desk) -> bool:
+    """Wait, bounded, until the features of the player's partition include a position; whether they do."""
+    asked = desk.table.house.player_key(body.player_id)
+    ledger = desk.ledger.by(desk.until - AFTER_SECONDS)
+    try:
+        keys = Keys(await ledger.at_home(asked, ledger.home))
+    except StoreError:
+        return False  # the decision meets the same store and answers for it
+    if int(after[1:4]) != keys.partition:
+        raise ProblemError(422, "foreign_position", "this position is not of the player's partition", "/after")
+    wanted = order(after[5:])
+    try:
+        while order(await ledger.progress(keys.partition)) < wanted:  # noqa: ASYNC110 - what is waited for is in the store
+            await asyncio.sleep(_AFTER_STEP)
+    except StoreError:
+        return False
+    return True
+
+
+async def post_batch(body: BatchRequest, desk: At) -> Response:
+    """Ask for many players at once; one bad item never spoils the rest."""
+    desk = desk.within(BATCH_SECONDS)
+    answers = await asyncio.gather(*(_item(item, desk) for item in body.requests))
+    return respond({"answers": answers})
+
+
+_REQUEST: Final = TypeAdapter(DecisionRequest)
+
+
+async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = await translated(
+            _decided(_REQUEST.validate_python(item, context=desk.table.door), desk)
+        )
+    except ValidationError as error:
+        return invalid(error).body
+    except ProblemError as problem:
+        return problem.body
+    return found
+
+
+async def get_decision(decision_id: DecisionId, desk: At) -> Response:
+    """The whole record of a decision, with its reasons."""
+    held = await desk.ledger.record(decision_id) if _is_decision_id(decision_id) else None
+    if held is None:
+        raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
+    record = log.loads(held)
+    personal = sealing.unseal(await desk.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
+    player_id, texts = (personal or {}).get("player_id"), await _reasons(record, desk)
+    told = answers.whole(record, player_id, await _catalogue(record, desk), texts)
+    return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})
+
+
+async def _evidence(record: Record, desk: Desk) -> Evidence | None:
+    """What a record was made with: what serves if it is that, else what is kept; None if that cannot be read."""
+    try:
+        catalogue = await _catalogue(record, desk)
+        policy, churn = await _policy(record, catalogue, desk), await _churn(record, desk)
+    except (StoreError, ValueError) as error:
+        _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
+        return None
+    return Evidence(catalogue, policy, churn)
+
+
+async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> Learnt | None:
+    """The snapshot that a record names; None for policies that were not learnt."""
+    name = record.choice.policy_version
+    serving: dict[str, Policy] = {one.version: one for one in desk.table.policies.values()}
+    if name in serving and catalogue is desk.table.layout.catalogue:
+        found: Policy | None = serving[name]
+    else:
+        kept = await desk.ledger.version(name)
+        found = Learnt(Snapshot.loads(kept), catalogue) if kept else None
+    return found if isinstance(found, Learnt) else None
+
+
+async def _churn(record: Record, desk: Desk) -> Scorer | None:
+    """The churn model that a record names."""
+    name, serving = record.versions.churn, desk.table.churn
+    if name is None or (serving is not None and serving.bundle.version == name):
+        return None if name is None else serving
+    if name not in desk.kept and (kept := await desk.ledger.version(name)):
+        desk.kept.clear()  # one is enough: explanations of old decisions come in runs
+        desk.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
+    return desk.kept.get(name)
+
+
+async def _catalogue(record: Record, desk: Desk) -> Catalogue:
+    """The catalogue that a record was made from, which may have been replaced since."""
+    current = desk.table.layout.catalogue
+    if record.versions.catalogue == current.hash:
+        return current
+    kept = await desk.ledger.bundle(record.versions.catalogue)
+    try:
+        return current if kept is None else Catalogue.model_validate_json(kept)
+    except ValueError:  # of a build that asked less of a catalogue
+        return current
+
+
+async def _reasons(record: Record, desk: Desk) -> Mapping[str, Reason]:
+    """The reasons of the rulebook that a record was made under, which may have been replaced since."""
+    if record.versions.rules == desk.table.book.hash:
+        return desk.table.reasons
+    name = record.versions.rules
+    kept = await desk.ledger.bundle(name) or await desk.ledger.version(name)
+    try:
+        return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
+    except ValueError:  # of a build whose rules were told otherwise
+        return {}
+
+
+async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
+    """Ask, just before sending, whether a decided contact may still be sent."""
+    if not _is_decision_id(decision_id):
+        raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
+    done = await confirm(decision_id, desk.table, desk.ledger)
+    moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
+    return respond({"decision_id": decision_id} | {name: when(at) for name, at in moments.items()})
+
+
+def _is_decision_id(text: str) -> bool:
+    return len(text) == 28 and text[:3].isdigit() and int(text[:3]) < 256 and text[3] == "-" and text[4:].isalnum()
+
+
+async def post_event(body: AnyEvent, desk: At) -> Response:
+    """Tell what a player did, or a fact about them; answered once it holds and is durable."""
+    table, door = desk.table, desk.table.door
+    try:
+        reading.check(body, door)
+    except reading.Untimely as error:
+        raise ProblemError(422, "before_trading", str(error), "/occurred_at") from error
+    beside = reading.beside(body, desk.doubts, door)
+    today = moment(table.house.now_us(time.time_ns() // 1_000)).date()
+    work = lambda ledger: know(body, table.house, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, desk, reading.doubtful(body, today), restricting=restricts(body))
+
+
+async def post_outcome(body: Outcome, desk: At) -> Response:
+    """Tell what became of a contact."""
+    table, beside = desk.table, reading.beside(body, desk.doubts, desk.table.door)
+    work = lambda ledger: take(body, table.house, table.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, desk, restricting=body.type in WITHDRAWING)
+
+
+async def _accepted(
+    work: Callable[[RedisLedger], Coroutine[Any, Any, Known]],
+    desk: Desk,
+    doubtful: Iterable[str] = (),
+    *,
+    restricting: bool,
+) -> Response:
+    done = await (desk.restricting(work) if restricting else work(desk.ledger))
+    told = {"position": done.position, "duplicate": done.duplicate}
+    warnings = [*desk.doubts.values(), *doubtful]
+    return respond(told | ({"warnings": warnings} if warnings else {}))
+
+
+async def get_health() -> Response:
+    """Whether the process is alive."""
+    return respond({"alive": True})
+
+
+async def get_ready(request: Request) -> Response:
+    """Whether this process serves: it was seen to, and some of the store answers; what of it does not is told."""
+    desk = desk_of(request).asked()
+    readiness: Readiness = request.app.state.readiness
+    try:
+        now_us = await desk.ledger.now_us()
+        nodes, away = await desk.ledger.reach()
+    except StoreError as error:
+        readiness.trouble = str(error)
+        return refuse(ProblemError(503, "store_unavailable", str(error)))
+    table = desk.table
+    if table.plan is None:
+        return refuse(ProblemError(503, "no_definitions", "feature definitions were not applied yet"))
+    if readiness.trouble is not None:
+        return refuse(ProblemError(503, "not_ready", f"not yet seen to serve in time: {readiness.trouble}"))
+    return respond(
+        {
+            "ready": True,
+            "store": {"nodes": nodes, "partitions_away": away},
+            "churn_model": None if table.churn is None else table.churn.bundle.version,
+            "policy": table.policies["policy"].version,
+            "rulebook": table.book.hash,
+            "barred": table.barred(now_us),
+            "clock": {"now": when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
+        }
+    )
+
+
+async def get_metrics() -> Response:
+    """Counters and timings in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build(lifespan: Lifespan) -> FastAPI:
+    """The application with all its routes."""
+    app = FastAPIOffline(
+        title="Croupier",
+        version="1",
+        lifespan=lifespan,
+        description=_ABOUT,
+        redirect_slashes=False,
+        exception_handlers={404: _no_route, 405: _no_method},
+    )
+    add_route(app, "/v1/decisions", post_decision, "POST", DecisionAnswer, "Decide")
+    add_route(app, "/v1/decisions/batch", post_batch, "POST", BatchAnswer, "Decide")
+    add_route(app, "/v1/decisions/{decision_id}", get_decision, "GET", DecisionAnswer, "Decide")
+    add_route(app, "/v1/decisions/{decision_id}/confirm", post_confirm, "POST", ConfirmAnswer, "Decide")
+    add_route(app, "/v1/events", post_event, "POST", AcceptedAnswer, "Know")
+    add_route(app, "/v1/outcomes", post_outcome, "POST", AcceptedAnswer, "Know")
+    players.add(app)
+    reports.add(app)
+    for path, endpoint in (("/healthz", get_health), ("/readyz", get_ready), ("/metrics", get_metrics)):
+        app.add_api_route(path, endpoint, response_class=Response, summary=summary(endpoint), tags=["Operate"])
+    return app
+
+
+async def _no_route(request: Request, _: Exception) -> Response:
+    return refuse(ProblemError(404, "no_such_route", f"{request.url.path} is no route; see /docs"))
+
+
+async def _no_method(request: Request, _: Exception) -> Response:
+    return refuse(ProblemError(405, "no_such_method", f"{request.method} is not for {request.url.path}; see /docs"))

@@ -1,0 +1,275 @@
+"""Routing: keys, request bodies, answers and RFC 9457 problems, for every route alike."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Annotated, Any, Final, get_type_hints
+
+import orjson
+import structlog
+from fastapi import Depends, FastAPI, Path, Request, Response
+from fastapi.routing import APIRoute
+from prometheus_client import Histogram
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from features.events import AnyEvent
+from features.store.errors import StoreError
+from features.words import sentence
+from models.churn.scorer import Scorer
+from service.api.aside import Aside, Result
+from service.api.reading import Doubts, parse
+from service.contacts.ledger import RedisLedger
+from service.decisions.confirm import Revoked
+from service.decisions.decide import Contended, RequestReused
+from service.decisions.serving import Table
+from service.events.accept import Refused
+
+BODY_BYTES: Final = 256 * 1024
+RESTRICTING_SECONDS: Final = 5.0
+"""Deadline of what restricts contact; it is waited for while the store is silent too."""
+_LOG: Final = structlog.get_logger()
+SECONDS: Final = Histogram(
+    "croupier_request_seconds",
+    "Time to answer",
+    ["route"],
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 2.5, 5),
+)
+
+
+@dataclass
+class Desk:
+    """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys.
+
+    Attributes:
+        table: What serves now.
+        ledger: The ledger, with the deadline of the request.
+        spare: The same over connections of `aside` that nothing else takes, for what restricts contact.
+        aside: Where that runs, whatever this loop is busy with.
+        keys: The callers' keys.
+        read_seconds: Deadline of a decision that names none.
+        write_seconds: Deadline of every request whose route names no other.
+        asked_at: When the request was there, on the monotonic clock.
+        until: When it must have been answered.
+        kept: The churn model that was last needed to explain an old decision.
+        doubts: Fields of the request's body whose word nobody knows, and how each was read.
+    """
+
+    table: Table
+    ledger: RedisLedger
+    spare: RedisLedger
+    aside: Aside
+    keys: frozenset[str]
+    read_seconds: float
+    write_seconds: float
+    asked_at: float = 0.0
+    until: float = inf
+    kept: dict[str, Scorer] = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=dict)
+
+    def asked(self) -> Desk:
+        """The desk for a request that is there now."""
+        now = time.monotonic()
+        return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
+
+    async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
+        """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
+        return await self.aside.run(work(self.spare.by(self.asked_at + RESTRICTING_SECONDS)))
+
+    def within(self, seconds: float) -> Desk:
+        """The same for a request that must be answered so long after it was there."""
+        until = self.asked_at + seconds
+        return replace(self, ledger=self.ledger.by(until), until=until)
+
+
+class Answer(BaseModel):
+    """What an answer holds at least; more may be added to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem; `code` is for machines, `pointer` names the place in the body."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    pointer: str | None = None
+
+
+class ProblemError(Exception):
+    """A problem to answer with."""
+
+    def __init__(self, status: int, code: str, detail: str, pointer: str | None = None, **more: object) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.body = {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
+        self.body |= ({"pointer": pointer} if pointer is not None else {}) | more
+
+
+_TITLES: Final = {
+    400: "Bad request",
+    401: "Unauthorised",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    422: "Not valid",
+    500: "Fault",
+    503: "Unavailable",
+}
+_STATUS: Final = {
+    "unknown_decision": 404,
+    "no_contact": 409,
+    "event_id_reused": 409,
+    "outcome_id_reused": 409,
+    "already_linked": 409,
+}
+
+
+def respond(body: object, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+def refuse(error: ProblemError) -> Response:
+    """Answer with a problem."""
+    headers = {"retry-after": "1"} if error.status == 503 else None
+    return Response(orjson.dumps(error.body), error.status, headers, "application/problem+json")
+
+
+def _parse(adapter: TypeAdapter[Any], body: bytes, desk: Desk) -> tuple[Any, Doubts]:
+    try:
+        return parse(adapter, body, desk.table.door)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def invalid(error: ValidationError) -> ProblemError:
+    """A body that is not valid as a problem that names the first wrong place."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return ProblemError(400, "invalid_json", first["msg"])
+    # pydantic puts the event type into the path of a union; the body has no such level.
+    path = [part for part in first["loc"] if part not in _EVENT_TYPES]
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        return ProblemError(422, "unknown_type", sentence(first), f"{pointer}/type")
+    return ProblemError(422, "invalid_body", sentence(first), pointer)
+
+
+def _event_types() -> frozenset[str]:
+    schema = TypeAdapter(AnyEvent).json_schema()
+    return frozenset(schema["discriminator"]["mapping"])
+
+
+_EVENT_TYPES: Final = _event_types()
+
+
+async def translated(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work returns
+    """Errors of the house as problems."""
+    try:
+        return await work
+    except Refused as refusal:
+        status = _STATUS.get(refusal.code, 422)
+        raise ProblemError(status, refusal.code, str(refusal), refusal.pointer or None) from refusal
+    except Revoked as revoked:
+        raise ProblemError(409, revoked.code, str(revoked), rules=list(revoked.by)) from revoked
+    except RequestReused as reused:
+        detail = "this request_id was used before with another body"
+        raise ProblemError(409, "request_id_reused", detail, "/request_id") from reused
+    except Contended as contended:
+        raise ProblemError(503, "contended", "the player changed at every attempt; try again") from contended
+    except StoreError as error:
+        raise ProblemError(503, "store_unavailable", f"{error}; a retry under the same id is safe") from error
+
+
+class Route(APIRoute):
+    """A route that parses the body itself: FastAPI documents it, but its per-request machinery is not paid for."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler: keys, body, endpoint, problem."""
+        endpoint = self.endpoint
+        hints = get_type_hints(endpoint, include_extras=True)
+        adapter = TypeAdapter(hints["body"]) if "body" in hints else None
+        timer = SECONDS.labels(self.path)
+        named = [name for name in inspect.signature(endpoint).parameters if name not in {"desk", "body"}]
+
+        async def handle(request: Request) -> Response:
+            begun = time.perf_counter()
+            try:
+                desk = desk_of(request)
+                _authorise(request, desk)
+                arguments = {name: request.path_params[name] for name in named}
+                body = b"" if adapter is None else await _body(request)
+                desk = desk.asked()
+                if adapter is not None:
+                    arguments["body"], desk.doubts = _parse(adapter, body, desk)
+                answered: Response = await translated(endpoint(desk=desk, **arguments))
+            except ProblemError as problem:
+                answered = refuse(problem)
+            except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
+                _LOG.exception("fault", route=self.path)
+                answered = refuse(ProblemError(500, "fault", "this is our mistake, and it was logged"))
+            timer.observe(time.perf_counter() - begun)
+            return answered
+
+        return handle
+
+
+def _authorise(request: Request, desk: Desk) -> None:
+    if not desk.keys:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or key not in desk.keys:
+        raise ProblemError(401, "unauthorised", "send one of the house's keys as `Authorization: Bearer KEY`")
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise ProblemError(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that a request reached."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+At = Annotated[Desk, Depends(desk_of)]
+DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$")]
+
+
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 422, 503)
+}
+
+
+def add_route(
+    app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: type[BaseModel], tag: str
+) -> None:
+    """Add a route that answers JSON of a model."""
+    app.router.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        response_model=model,
+        responses=_PROBLEMS,
+        route_class_override=Route,
+        summary=summary(endpoint),
+        tags=[tag],
+    )
+
+
+def summary(endpoint: Callable[..., Any]) -> str:
+    """The first line of an endpoint's docstring, as the page shows it."""
+    return (endpoint.__doc__ or "").split("\n")[0].rstrip(".")

@@ -1,0 +1,163 @@
+"""A player's snapshot: the names of their keys, and all that is read of them in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from features.store.deployment import partition_of, tag
+from service.contacts.limits import Answered, Held, Reservation, load_answer, load_reservation
+from service.players import identity
+
+ANSWER: Final = "~"
+"""Entries of a ledger that begin so are answers to contacts, not contacts."""
+NO_DECISION: Final = "000-" + "a" * 24
+"""Id under which no decision is held, for views that ask for none."""
+_DRY: Final = "dry "
+
+
+class Keys:
+    """Names of a player's keys; all carry the tag of the player key, so they share one hash slot."""
+
+    def __init__(self, player: str, features: bytes = b"") -> None:
+        slot = tag(partition_of(player))
+        self.player = player
+        self.partition = partition_of(player)
+        self.features = features or f"features:{player}".encode()
+        self.facts = f"facts:{player}"
+        self.ledger = f"ledger:{player}"
+        self.seal = f"seal:{player}"
+        self.recent = f"recent:{player}"
+        self.log = f"log:{slot}"
+        self.lease = f"lease:{slot}"
+        self.budget = f"budget:{slot}"
+        self.expiry = f"expiry:{slot}"
+        self._slot = slot
+
+    def seen(self, name: str) -> str:
+        """Key that remembers an event's or outcome's id."""
+        return f"seen:{self.player} {name}"
+
+    def features_of(self, linked: str) -> bytes:
+        """Key of a linked id's features: player keys are of one length, and so are keys in Feast's format."""
+        return self.features.replace(self.player.encode(), linked.encode())
+
+    def decision(self, decision_id: str) -> str:
+        """Key of a decision's record."""
+        return f"decision:{self._slot}{decision_id}"
+
+
+def household_key(household: str) -> str:
+    """Key of the contacts of all members of a household."""
+    return f"household:{household}"
+
+
+def probe_key(partition: int) -> str:
+    """Key under which a process that is about to serve writes, to see whether it can."""
+    return f"croupier:probe:{tag(partition)}"
+
+
+def decision_key(decision_id: str) -> str:
+    """Key of a record by its id alone: an id starts with its partition."""
+    return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
+
+    `facts` are those of all linked ids together, `linked` the features that those ids had before; `household_version`
+    is None for a player without a household.
+    """
+
+    real_us: int
+    facts: Mapping[bytes, bytes]
+    features: Mapping[bytes, bytes]
+    ledger_version: str
+    held: Held
+    watermark_us: int | None
+    seal: bytes | None
+    record: bytes | None
+    household_version: str | None = None
+    linked: Sequence[Mapping[bytes, bytes]] = ()
+
+    @property
+    def facts_version(self) -> str:
+        """Version of the facts."""
+        return self.facts.get(b"v", b"0").decode()
+
+    @property
+    def household(self) -> str | None:
+        """Key of the player's household."""
+        told = self.facts.get(b"household")
+        return None if told is None else told.decode().split(" ", 2)[2] or None
+
+    @property
+    def household_us(self) -> int:
+        """When the household was told, unix microseconds; 0 if never."""
+        return int(self.facts.get(b"household", b"0 ").split(b" ")[0])
+
+    def beside(self, household: Mapping[bytes, bytes]) -> View:
+        """The same with the contacts of the player's household, as the store answers them."""
+        version, contacts, _ = _ledger(household)
+        return replace(self, held=replace(self.held, household=contacts), household_version=version)
+
+
+class Linked(Exception):
+    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them.
+
+    `record` is the decision that was asked for, if it was made for the id before.
+    """
+
+    def __init__(self, to: str, record: bytes | None = None) -> None:
+        super().__init__(to)
+        self.to = to
+        self.record = record
+
+
+def view_names(keys: Keys, decision_id: str) -> list[str | bytes]:
+    """Keys of `croupier_view`."""
+    held = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, keys.decision(decision_id), keys.budget]
+    return cast("list[str | bytes]", held)
+
+
+def viewed(reply: Sequence[Any]) -> View:
+    """Reply of `croupier_view`; raises Linked if the id turned out to be another player."""
+    real, known, features, ledger, watermark, seal, record, budget = reply
+    raw = hashed(known)
+    if b"to" in raw:
+        raise Linked(raw[b"to"].decode(), record)
+    version, own, answers = _ledger(hashed(ledger))
+    shares, dry = _shares(budget)
+    return View(
+        int(real),
+        identity.together(raw),
+        hashed(features),
+        version,
+        Held(own, None, answers, shares, dry),
+        int(watermark) if watermark else None,
+        seal,
+        record,
+    )
+
+
+def _ledger(found: Mapping[bytes, bytes]) -> tuple[str, dict[str, Reservation], dict[str, Answered]]:
+    """Version, contacts and answers to contacts of a ledger."""
+    held = dict(found)
+    version = held.pop(b"v", b"0").decode()
+    texts = {name.decode(): text.decode() for name, text in held.items()}
+    contacts = {name: load_reservation(text) for name, text in texts.items() if name[0] != ANSWER}
+    return version, contacts, {name: load_answer(text) for name, text in texts.items() if name[0] == ANSWER}
+
+
+def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:
+    """What is left of budgets in a partition, and which have nothing more to give."""
+    held = {name.decode(): value for name, value in hashed(flat).items()}
+    shares = {name: int(value) for name, value in held.items() if not name.startswith(_DRY)}
+    return shares, frozenset(name.removeprefix(_DRY) for name in held.keys() - shares.keys())
+
+
+def hashed(found: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash, whichever way the client gives it: as one, or as names and values in turn."""
+    return dict(found) if isinstance(found, Mapping) else dict(zip(found[::2], found[1::2], strict=True))

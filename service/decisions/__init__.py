@@ -1,0 +1,1 @@
+"""Decide, record, confirm, explain; and what became of it."""

@@ -1,0 +1,169 @@
+"""Confirm: the caller's last question before sending, answered from facts as they stand now.
+
+Facts are read, the rules are asked again about this one action, and the confirm is committed only if the
+facts have not moved since; so none succeeds after a fact that forbids it was acknowledged.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from features.moments import when
+from models.catalogue.offers import PROMOTIONAL, Window
+from service.contacts import limits
+from service.contacts.ledger import RedisLedger
+from service.contacts.limits import Asking, Reservation
+from service.contacts.snapshot import View
+from service.decisions import eligibility, log
+from service.decisions.behaviour import read_behaviour
+from service.decisions.decide import ATTEMPTS, Contended, DecisionRequest, situate
+from service.decisions.log import Record, Sent
+from service.decisions.serving import Table, player_keys
+from service.events.accept import Refused
+from service.players import facts
+
+SEND_WITHIN_SECONDS: Final = 60
+_SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
+_STATES: Final = {
+    "expired": ("expired", "the lease has run out"),
+    "unknown": ("expired", "the lease has run out"),
+    "released": ("released", "the contact was reported as failed or cancelled"),
+    "revoked": ("revoked", "what became known of the player since took the lease back"),
+}
+
+
+class Confirmed(NamedTuple):
+    """Leave to send: not before `send_us`, and within a minute of it; unix microseconds of house time."""
+
+    confirmed_us: int
+    send_us: int
+    send_by_us: int
+
+
+class Revoked(Exception):
+    """The contact must not be sent; `code` is `revoked`, `expired`, `released` or, for now, `too_early`.
+
+    `by` are the rules that forbid it.
+    """
+
+    def __init__(self, code: str, reason: str, by: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.by = by
+
+
+async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confirmed:
+    """Confirm a contact just before it is sent; the same answer again while it still may be sent.
+
+    Raises:
+        Refused: No such decision, or none that contacts.
+        Revoked: It must not be sent, with the reason.
+        Contended: The player's facts moved at every attempt.
+        StoreError: The store did not answer; a retry is safe.
+    """
+    held = await ledger.record(decision_id)
+    if held is None:
+        raise Refused("unknown_decision", "no decision of this id is kept")
+    record = log.loads(held)
+    if (sent := record.action) is None:
+        raise Refused("no_contact", "the decision was to leave the player alone")
+    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
+
+
+async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:
+    keys = player_keys(table, player)
+    for attempt in range(ATTEMPTS):
+        view = await ledger.view(keys, record.decision_id)
+        now_us = table.house.now_us(view.real_us)
+        send_us = max(sent.send_us, now_us)
+        mine = view.held.own.get(record.decision_id)
+        try:
+            _refuse(record, sent, table, view, send_us)
+        except Revoked:
+            await _restore(ledger, view, record.decision_id, mine, again=attempt > 0)
+            raise
+        if mine is None or not await _held(ledger, view, record.decision_id, mine, (now_us, send_us)):
+            continue
+        status, at = await ledger.confirm(keys, record.decision_id, view, send_us, _exposure(record, sent, player))
+        if status == "confirmed":
+            begins = max(at, sent.send_us)
+            return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
+        if status != "moved":
+            if mine.state == "reserved" and view.household:
+                await ledger.let_go(view.household, [record.decision_id, *view.held.in_household(record.decision_id)])
+            raise Revoked(*_STATES[status])
+    raise Contended
+
+
+def _refuse(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> None:
+    """Raise Revoked if the contact may not be sent, or not yet."""
+    mine = view.held.own.get(record.decision_id)
+    if mine is None or mine.state in _STATES:
+        raise Revoked(*_STATES["unknown" if mine is None else mine.state])
+    if forbidden := forbidding(record, sent, table, view, send_us):
+        raise Revoked("revoked", eligibility.reason(forbidden[0], table.reasons).reason, forbidden)
+    if mine.state == "reserved" and table.house.now_us(view.real_us) < sent.send_us - _SEND_WITHIN_US:
+        raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
+
+
+async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, moments: tuple[int, int]) -> bool:
+    """Count the contact for good in the player's household first, which is then only ever too strict.
+
+    `moments` are now and that of sending.
+    """
+    now_us, send_us = moments
+    if not view.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
+        return True
+    sure = mine._replace(state="confirmed", send_us=send_us)
+    over = [*view.held.in_household(decision_id), *view.held.freed(now_us)]
+    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, over)
+
+
+async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation | None, *, again: bool) -> None:
+    """Give a household back what is held for a contact that cannot be sent, or what an attempt counted too much."""
+    if not view.household or mine is None or mine.state == "confirmed":
+        return
+    if mine.state != "reserved":
+        await ledger.let_go(view.household, view.held.in_household(decision_id))
+    elif again:
+        await ledger.hold(view.household, view.household_version or "0", decision_id, mine)
+
+
+def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:
+    """Rules and caps that forbid a decided contact if it is sent at a moment."""
+    if sent.purpose not in PROMOTIONAL:
+        return ()
+    now_us = table.house.now_us(view.real_us)
+    place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
+    if not place:
+        return ("not_requested",)
+    known = facts.read(view.facts, record.brand)
+    request = DecisionRequest(player_id="-", brand=record.brand)
+    others = view.held.without(record.decision_id)
+    behaviour = read_behaviour(table.plan, view, now_us)
+    situation = situate(request, table, known, behaviour, others.own.values(), now_us, record.variant)
+    asking = Asking(record.brand, known.time_zone, now_us)
+    blocked = limits.evaluate(table.layout, others, [(send_us, table.layout.everything)], asking)
+    # Its part of a budget was taken when it was reserved.
+    blocked = {name: bits for name, bits in blocked.items() if not name.startswith("budget:")}
+    # Whoever has leave may use all of it, so its end is asked about too.
+    last_us = min(send_us + _SEND_WITHIN_US, max(send_us, sent.valid_until_us - 1))
+    for at_us in (last_us, send_us):
+        blocked |= eligibility.evaluate(situation.at(Window(at_us, sent.valid_until_us))).blocked
+    return tuple(name for name, bits in blocked.items() if bits & place)
+
+
+def _exposure(record: Record, sent: Sent, player: str) -> bytes:
+    return msgspec.msgpack.encode(
+        {
+            "player": player,
+            "outcome_id": f"confirm/{record.decision_id}",
+            "decision_id": record.decision_id,
+            "type": "confirmed",
+            "brand": record.brand,
+            "channel": sent.channel,
+            "offer": sent.offer,
+        }
+    )

@@ -1,0 +1,168 @@
+"""The decision record: all that explains and replays one decision, in its final format. Pure.
+
+A record names the player by player key only; what is personal (the caller's id, facts, free context) is
+sealed under the player's own key, so that destroying the key erases it and leaves the log whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features.events import HarmLevel
+
+VERSION: Final = 1
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """The chosen contact, whole, so that an answer never depends on a later catalogue; unix microseconds."""
+
+    offer: str
+    name: str
+    template: str
+    parameters: dict[str, Any]
+    purpose: str
+    channel: str
+    timing_slot: str
+    send_us: int
+    valid_until_us: int
+
+
+class PutOff(msgspec.Struct, frozen=True, kw_only=True):
+    """Contacts of a timing slot that a rule put off; unix microseconds, `candidates` a bit set over the places."""
+
+    rule: str
+    timing_slot: str
+    allowed_from_us: int
+    candidates: bytes
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """How the action came about: mask, scores, pmf and draw reproduce it bit for bit.
+
+    Sets and arrays are over the places of the catalogue's candidates (`models.catalogue.offers`); `scores` and `pmf`
+    are little-endian float64 of the eligible places, in order.
+
+    Attributes:
+        role: `drawn` from a policy, `lost` if it was drawn but a budget could not bear it, `holdout`, `objected`, or
+            `priority` for purposes that are asked for.
+        u: The uniform number of the draw.
+        excluded: Rule or cap id -> bit set of the candidates that it blocked.
+        mask: Bit set of the eligible candidates.
+        deferrals: What hours put off, and to when.
+    """
+
+    role: str
+    policy_version: str
+    place: int
+    propensity: float
+    u: float
+    mask: bytes
+    excluded: dict[str, bytes]
+    scores: bytes
+    pmf: bytes
+    deferrals: tuple[PutOff, ...] = ()
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`.
+
+    `churn_score` is None where none may be made; `harm_sources` are the levels that each source spoke for; `whole` are
+    the features with those of linked ids, which rules looked at, None where there were none.
+    """
+
+    features: bytes
+    as_of_us: int | None
+    age_seconds: float | None
+    churn_score: float | None
+    harm_level: HarmLevel
+    markers: dict[str, float]
+    stage: str
+    degraded: tuple[str, ...]
+    assumed: tuple[str, ...]
+    facts_version: str
+    ledger_version: str
+    harm_sources: dict[str, str] = {}
+    whole: bytes | None = None
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """Content hashes of all that took part; scores reproduce bit for bit on the same `build` only.
+
+    `packs` are the packs of rules that bound the player, with version and the day they were last checked.
+    """
+
+    catalogue: str
+    rules: str
+    schema: str
+    churn: str | None
+    time_zones: str
+    build: str
+    packs: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, as it is logged. Moments are unix microseconds of house time.
+
+    `request` is the digest of the request's body; `sealed` holds the personal fields; `chain` is room for the
+    hash of the record before it in its partition.
+    """
+
+    v: int = VERSION
+    decision_id: str
+    player: str
+    brand: str
+    at_us: int
+    attempt: int
+    request: bytes
+    explain: bool
+    purposes: tuple[str, ...]
+    decision_point: str | None
+    experiment: str
+    variant: str
+    bucket: float
+    action: Sent | None
+    activated: bool
+    choice: Choice
+    seen: Seen
+    versions: Versions
+    sandbox: bool
+    sealed: bytes
+    chain: bytes | None = None
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Record)
+
+
+def dumps(record: Record) -> bytes:
+    """The record's bytes, the same for the same record."""
+    return _ENCODER.encode(record)
+
+
+def loads(data: bytes) -> Record:
+    """Read a record back."""
+    return _DECODER.decode(data)
+
+
+def bits(chosen: NDArray[np.bool_]) -> bytes:
+    """Booleans over places as a bit set."""
+    return np.packbits(chosen).tobytes()
+
+
+def places(data: bytes, size: int) -> NDArray[np.bool_]:
+    """A bit set as booleans over `size` places."""
+    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=size).astype(np.bool_)
+
+
+def numbers(values: NDArray[np.float64]) -> bytes:
+    """Floats as little-endian bytes."""
+    return values.astype("<f8").tobytes()
+
+
+def array(data: bytes) -> NDArray[np.float64]:
+    """Floats of little-endian bytes."""
+    return np.frombuffer(data, dtype="<f8").astype(np.float64)

@@ -1,0 +1,212 @@
+"""Outcomes: what became of a contact, taken once each; two of them withdraw consent in the same call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from features import digests
+from features.events import AnyMoment, Brand, Channel, Id, micros, timeliness
+from features.forms import Form
+from features.schema import CHANNELS
+from features.store.deployment import House, position
+from models.catalogue.limits import Response
+from models.catalogue.offers import Catalogue
+from service.contacts.ledger import Appended, Entry, RedisLedger
+from service.contacts.limits import Answered
+from service.contacts.snapshot import ANSWER, Keys
+from service.decisions import log
+from service.decisions.log import Record, Sent
+from service.events.accept import NOWHERE, TOLD_AT, Ahead, Known, Refused
+from service.players.facts import Assertion, changes, unsubscribed
+
+RELEASING: Final = frozenset({"failed", "cancelled"})
+"""Outcomes of contacts that did not happen: their room is free again."""
+WITHDRAWING: Final = frozenset({"unsubscribed", "complained"})
+"""Outcomes that withdraw consent."""
+
+
+class Outcome(BaseModel):
+    """An observed fact about a contact that was decided here.
+
+    One that withdraws consent may name player and channel in place of a decision, which is kept for 35 days only; where
+    both are named, what is said of the player holds, and the decision is charged if it is kept and theirs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    outcome_id: Id = Field(description="Yours, unique per player: a retry changes nothing.")
+    decision_id: str | None = Field(
+        default=None, pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it."
+    )
+    type: Response
+    occurred_at: AnyMoment
+    player_id: Id | None = Field(default=None, description="With `channel`, for `unsubscribed` and `complained` only.")
+    channel: Channel | None = None
+    brand: Brand | None = Field(default=None, description="With `player_id`: the decision's if left out, else `main`.")
+
+    @model_validator(mode="after")
+    def _names_a_contact(self) -> Outcome:
+        named = self.player_id is not None, self.channel is not None
+        if any(named) and self.type not in WITHDRAWING:
+            raise ValueError(f"player_id and channel are for {' and '.join(sorted(WITHDRAWING))}; name the decision_id")
+        if any(named) != all(named):
+            raise ValueError("name both player_id and channel")
+        if self.brand is not None and not any(named):
+            raise ValueError("brand goes with player_id and channel; the decision has its own")
+        if self.decision_id is None and not any(named):
+            more = " or player_id and channel" if self.type in WITHDRAWING else ""
+            raise ValueError(f"name the decision_id{more}")
+        return self
+
+
+_FORM: Final = Form("outcome_id decision_id type occurred_at")
+
+
+class Contact(NamedTuple):
+    """What an outcome is about: the contact of a decision, or a player, a brand and a channel."""
+
+    player: str
+    brand: str
+    channel: str
+    record: Record | None = None
+    sent: Sent | None = None
+
+    @classmethod
+    def of(cls, record: Record) -> Contact:
+        """The contact of a decision.
+
+        Raises:
+            Refused: The decision was to leave the player alone.
+        """
+        if (sent := record.action) is None:
+            raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
+        return cls(record.player, record.brand, sent.channel, record, sent)
+
+
+def entry(
+    outcome: Outcome,
+    about: Contact,
+    player: str,
+    catalogue: Catalogue,
+    ahead: Ahead | None = None,
+    beside: Sequence[Assertion] = (),
+) -> Entry:
+    """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it.
+
+    `beside` are withdrawals that hold beside its own.
+    """
+    at = micros(outcome.occurred_at) if ahead is None else ahead.now_us
+    named = about.record.decision_id if about.record else ""
+    columns = {
+        "player": player,
+        "outcome_id": outcome.outcome_id,
+        "decision_id": named,
+        "type": outcome.type,
+        "occurred_at": at,
+        "brand": about.brand,
+        "channel": about.channel,
+        "offer": about.sent.offer if about.sent else None,
+        **({} if ahead is None else {TOLD_AT: micros(outcome.occurred_at)}),
+    }
+    withdrawn = [*_withdrawals(outcome, about, at), *beside]
+    return Entry(
+        "outcome",
+        f"outcome/{outcome.outcome_id}",
+        digests.digest(outcome, _FORM),
+        msgspec.msgpack.encode(columns),
+        withdrawn if ahead is None else ahead.facts(withdrawn),
+        named if outcome.type in RELEASING else "",
+        _note(outcome, about, at, catalogue),
+        partial(digests.earlier, outcome, _FORM),
+    )
+
+
+def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tuple[str, str]:
+    """An answer to a contact as the ledger keeps it, if a limit looks at its type; one per contact and type."""
+    if about.record is None or about.sent is None or all(pause.type != outcome.type for pause in catalogue.pauses):
+        return "", ""
+    sent = about.sent
+    category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
+    noted = Answered(at, outcome.type, sent.purpose, sent.offer, sent.channel, about.brand, category)
+    return f"{ANSWER}{outcome.type}/{about.record.decision_id}", noted.dumps()
+
+
+def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
+    """Unsubscribing ends one channel, a complaint ends them all and is remembered."""
+    ended = {"unsubscribed": (about.channel,), "complained": CHANNELS}.get(outcome.type, ())
+    complained = [Assertion("complained", at, 0, "")] if outcome.type == "complained" else []
+    return [*complained, *(told for one in ended for told in unsubscribed(about.brand, one, at))]
+
+
+async def take(
+    outcome: Outcome, house: House, catalogue: Catalogue, ledger: RedisLedger, beside: Sequence[Assertion] = ()
+) -> Known:
+    """Take an outcome: returns once it is durable and what it changes holds.
+
+    One that withdraws consent is taken whatever its moment: from now on where its clock was far ahead, and where it is
+    too old for its id to be remembered it is new if it changes anything. `beside` are withdrawals beside its own.
+
+    Raises:
+        Refused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
+        StoreError: The store did not answer; a retry is safe.
+    """
+    now_us = await ledger.now_us()
+    late = timeliness(micros(outcome.occurred_at), now_us)
+    if late is not None and outcome.type not in WITHDRAWING:
+        raise Refused(*_REFUSALS[late], "/occurred_at")
+    about = await _contact(outcome, house, ledger)
+
+    async def told(player: str) -> Known:
+        keys, linked = Keys(player), about.player if player != about.player else ""
+        plain = entry(outcome, about, player, catalogue, beside=beside)
+        known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
+        if known is not None:
+            return _answered(keys, known)
+        taken = entry(outcome, about, player, catalogue, Ahead(now_us, held), beside) if late == "ahead" else plain
+        taken = taken.of(linked) if linked else taken
+        if late == "old" and not changes(taken.facts, held):
+            return Known(position(keys.partition, NOWHERE), duplicate=True)
+        return _answered(keys, await ledger.append(keys, taken))
+
+    done = await ledger.at_home(about.player, told)
+    if outcome.type in RELEASING and about.record is not None:
+        await ledger.free(about.player, about.record.decision_id)
+    return done
+
+
+async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Contact:
+    """What an outcome is about: its decision where that is kept, else whom it names."""
+    held = None if outcome.decision_id is None else await ledger.record(outcome.decision_id)
+    record = None if held is None else log.loads(held)
+    if outcome.player_id is None or outcome.channel is None:
+        if record is None:
+            raise Refused("unknown_decision", _UNKNOWN[outcome.type in WITHDRAWING], "/decision_id")
+        return Contact.of(record)
+    player = house.player_key(outcome.player_id)
+    theirs = record if record is not None and record.player == player else None
+    brand = outcome.brand or (theirs.brand if theirs else "main")
+    if theirs is not None and theirs.action is not None:
+        decided = Contact.of(theirs)
+        if (decided.brand, decided.channel) == (brand, outcome.channel):
+            return decided
+    return Contact(player, brand, outcome.channel)
+
+
+def _answered(keys: Keys, done: Appended) -> Known:
+    if done.status == "conflict":
+        raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
+    return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
+
+
+_REFUSALS: Final = {
+    "ahead": ("outcome_in_future", "occurred_at lies in the future of the house's clock"),
+    "old": ("outcome_too_old", "occurred_at is more than 35 days ago"),
+}
+_UNKNOWN: Final = (
+    "no decision of this id is kept",
+    "no decision of this id is kept: name player_id and channel, and it is taken",
+)

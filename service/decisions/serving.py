@@ -1,0 +1,75 @@
+"""The immutable serving configuration of a process, replaced as a whole on promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from features.read_plan import ReadPlan
+from features.store.deployment import House
+from features.words import Closed, Door
+from models.catalogue.candidates import Layout
+from models.churn.scorer import Scorer
+from models.policy.context import CHURN
+from models.policy.policy import Policy
+from service.contacts.snapshot import Keys
+from service.decisions import eligibility
+from service.rules.compiler import Law
+from service.rules.rulebook import Rulebook
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that a decision needs besides the player: one immutable set, swapped whole.
+
+    Attributes:
+        house: Clock, secret and partitions.
+        plan: How features are read; None until definitions were applied.
+        law: The rulebook, compiled for the catalogue.
+        policies: Policy of each variant; `priority` serves purposes that no policy draws.
+        churn: The churn model, None while none is promoted.
+        lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
+    """
+
+    house: House
+    plan: ReadPlan | None
+    law: Law
+    policies: Mapping[str, Policy]
+    churn: Scorer | None
+    lawful: bool = True
+
+    @cached_property
+    def reasons(self) -> Mapping[str, eligibility.Reason]:
+        """Every reason that the rulebook can give, by id."""
+        return eligibility.reasons(self.book)
+
+    @property
+    def layout(self) -> Layout:
+        """The catalogue as sets of candidates."""
+        return self.law.layout
+
+    @property
+    def book(self) -> Rulebook:
+        """The rulebook."""
+        return self.law.book
+
+    @cached_property
+    def door(self) -> Door:
+        """The closed lists of words that hold where events and requests enter."""
+        return self.book.door._replace(offers=Closed("offer of the catalogue", self.layout.catalogue.ids))
+
+    def barred(self, now_us: int) -> dict[str, list[str]]:
+        """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
+        found = self.book.barred(self.seen_by(self.policies["policy"]), now_us)
+        return {place: list(readings) for place, readings in found.items()}
+
+    def seen_by(self, policy: Policy) -> tuple[str, ...]:
+        """All that a policy chooses by: its readings, and what the churn score among them rests on."""
+        churn = self.churn.bundle.features if self.churn and CHURN in policy.readings else ()
+        return (*policy.readings, *churn)
+
+
+def player_keys(table: Table, player: str) -> Keys:
+    """Keys of a player, with the one that Feast's format gives the features."""
+    return Keys(player, table.plan.key(player) if table.plan else b"")

@@ -1,0 +1,1 @@
+"""Accept what players did."""

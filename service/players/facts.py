@@ -1,0 +1,448 @@
+"""Facts: the authoritative state that gates contact, merged by the moment it became true. Pure.
+
+A fact is a register: of all assertions about a field the one with the greatest moment holds; at the same
+moment the stricter one (higher rank). So facts arrive in any order, twice or late, and end the same. What
+the house merely assumes is asserted at moment 0, where everything known beats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, NamedTuple
+
+from features import events, zones
+from features.events import Event, micros
+from features.words import fold
+
+NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
+"""Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
+BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
+"""Registers whose moment is no moment of telling: the greatest is the strictest."""
+TAGS: Final = ("harm", "complaint", "resolved")
+"""Tags of contacts with support that mean something by themselves."""
+EVERY_BRAND: Final = "*"
+"""The brand of facts that hold for every one of the house, those that it names later too."""
+OLDEST_YEARS: Final = 120
+"""An age that nobody living has: the oldest of them is 117, and one person ever is known to have passed 120."""
+_LATEST_US: Final = 2**53
+_RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
+
+
+class Assertion(NamedTuple):
+    """One thing that became true at a moment (unix microseconds); the higher rank is the stricter."""
+
+    field: str
+    moment_us: int
+    rank: int
+    text: str
+
+
+class Consent(NamedTuple):
+    """Consent to a channel, since when, on what it rests (express unless told otherwise), and where it was given."""
+
+    granted: bool
+    since_us: int
+    basis: str | None = None
+    origin: str | None = None
+
+
+class Told(NamedTuple):
+    """What was told last of something, and when."""
+
+    text: str
+    at_us: int
+
+
+_NEVER: Final = Told("", -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a player for one brand; None means that it was never told.
+
+    Moments are unix microseconds.
+
+    Attributes:
+        excluded_us: When the standing exclusion began.
+        returned_us: When the last one ended.
+        account: `open`, `closing` (closure was asked for) or `closed`.
+        reopened_us: When a closed account was last opened again.
+        jurisdiction: Where the player lives; `licence` the one of the account where it is another, `location` where
+            the player was last seen, `elsewhere` what ids that were linked later had told of both.
+        household: Key of the household.
+        consent: By channel and product; product "*" for consent that names none.
+        registers: What registers of excluded people said (`listed` or `clear`), by register.
+        harm: What was said of the level of harm: by `signal` (support), `review`, each level that our own markers
+            showed (`own:strong`), and each external source, its latest word (`by:source`) and when it last said each
+            level (`by:source:strong`).
+        told_us: Moments of all that was told, by the name of its register.
+    """
+
+    version: str = "0"
+    known: bool = False
+    excluded_us: int | None = None
+    returned_us: int | None = None
+    time_out_until_us: int | None = None
+    opened_us: int | None = None
+    account: str | None = None
+    reopened_us: int | None = None
+    kyc_verified: bool | None = None
+    birth_date: date | None = None
+    jurisdiction: str | None = None
+    licence: str | None = None
+    location: str | None = None
+    elsewhere: tuple[str, ...] = ()
+    household: str | None = None
+    time_zone: str | None = None
+    consent: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
+    registers: Mapping[str, Told] = field(default_factory=dict)
+    objection: Told | None = None
+    harm: Mapping[str, Told] = field(default_factory=dict)
+    support_us: int | None = None
+    complaint: Told | None = None
+    complained_us: int | None = None
+    big_loss_us: int | None = None
+    withdrawal: Told | None = None
+    session: Told | None = None
+    limit_raised_us: int | None = None
+    vip: Told | None = None
+    vip_checked_us: int | None = None
+    told_us: Mapping[str, int] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+
+def plausible(born: date, on: date) -> bool:
+    """Whether somebody who was born on a date can live on another; 1900-01-01 and the year 1 are placeholders."""
+    return born <= on and on.year - born.year <= OLDEST_YEARS
+
+
+def assertions(event: Event) -> list[Assertion]:
+    """What an event makes true; empty for events that are behaviour only."""
+    at = micros(event.occurred_at)
+    if (found := _gates(event, at)) is None:
+        found = _circumstances(event, at)
+    return found
+
+
+def _gates(event: Event, at: int) -> list[Assertion] | None:
+    """Facts about the person, the account, consent and exclusion; None for other events."""
+    match event:
+        case events.Registered() | events.KycVerified():
+            return _identified(event, at)
+        case events.ConsentChanged():
+            return _consent_changed(event, at)
+        case events.SelfExcluded():
+            return [Assertion(f"exclusion:{_scope(event)}", at, 1, "on")]
+        case events.ExclusionEnded():
+            return [Assertion(f"exclusion:{_scope(event)}", at, 0, "ended")]
+        case events.RegisterChecked():
+            return _checked(event, at)
+        case events.TimeOut():
+            # Of all time-outs the one that ends last holds, whenever it was taken.
+            return [Assertion(f"time_out:{event.brand}", micros(event.until), 0, "until")]
+        case events.ClosureRequested():
+            return [Assertion("account", at, 1, "closing")]
+        case events.AccountClosed():
+            return [Assertion("account", at, 2, "closed")]
+        case events.ObjectionChanged():
+            return [Assertion("objection", at, int(event.objects), "objects" if event.objects else "none")]
+        case _:
+            return None
+
+
+def _circumstances(event: Event, at: int) -> list[Assertion]:
+    """Facts about what goes on with the player right now."""
+    match event:
+        case events.SupportContact():
+            return _support(event, at)
+        case events.HarmScored():
+            latest = Assertion(f"harm:by:{event.source}", at, _RANKS[event.level], event.level)
+            # A lower word later does not undo a graver one: only a review or quiet days do.
+            return [latest, latest._replace(field=f"harm:by:{event.source}:{event.level}")]
+        case events.HarmReviewed():
+            return [Assertion("harm:review", at, _RANKS[event.level], event.level)]
+        case events.WithdrawalRequested():
+            return [Assertion("withdrawal", at, 1, "pending")]
+        case events.WithdrawalPaid() | events.WithdrawalCancelled():
+            return [Assertion("withdrawal", at, 0, "settled")]
+        case events.Login() | events.SessionStarted():
+            return _seen(event, at)
+        case events.SessionEnded():
+            return [Assertion("session", at, 0, "off")]
+        case events.LimitSet() if event.change in {"raised", "removed"}:
+            return [Assertion("limit_raised", at, 0, event.change)]
+        case events.VipChanged():
+            checked = [Assertion("vip_checked", at, 0, "")] if event.checked else []
+            return [Assertion("vip", at, int(event.vip), "vip" if event.vip else "none"), *checked]
+        case _:
+            return []
+
+
+def _checked(event: events.RegisterChecked, at: int) -> list[Assertion]:
+    """What a register said; that it named the player once is kept, for consent from before does not survive that."""
+    name, listed = event.register_name, event.listed
+    found = [Assertion(f"register:{name}", at, int(listed), "listed" if listed else "clear")]
+    return [*found, Assertion(f"listed:{name}", at, 0, "")] if listed else found
+
+
+def _support(event: events.SupportContact, at: int) -> list[Assertion]:
+    found = [Assertion("support", at, 0, "")]
+    tags = {fold(tag) for tag in event.tags}
+    if "harm" in tags:
+        found.append(Assertion("harm:signal", at, 0, "strong"))
+    if "complaint" in tags:
+        found += [Assertion("complaint", at, 1, "open"), Assertion("complained", at, 0, "")]
+    elif "resolved" in tags:
+        found.append(Assertion("complaint", at, 0, "resolved"))
+    return found
+
+
+def _seen(event: events.Login | events.SessionStarted, at: int) -> list[Assertion]:
+    playing = [Assertion("session", at, 1, "on")] if isinstance(event, events.SessionStarted) else []
+    return playing if event.location is None else [*playing, Assertion("location", at, 0, event.location)]
+
+
+def _identified(event: events.Registered | events.KycVerified, at: int) -> list[Assertion]:
+    if isinstance(event, events.KycVerified):
+        return [Assertion("kyc", at, 0, "verified"), *_person(event, at)]
+    reopened = [Assertion("account", at, 0, "open"), Assertion("reopened", at, 0, "")] if event.reopened else []
+    # Of all registrations the first one opened the account: the earlier moment is the greater number.
+    return [Assertion("opened", _LATEST_US - at, 0, str(at)), *reopened, *_person(event, at)]
+
+
+def consent(brand: str, channel: str, at: int, *, granted: bool) -> Assertion:
+    """Consent given or withdrawn on a channel; of both at one moment the withdrawal holds."""
+    return Assertion(f"consent:{brand}:{channel}", at, 0 if granted else 1, "granted" if granted else "withdrawn")
+
+
+def unsubscribed(brand: str, channel: str, at: int) -> list[Assertion]:
+    """A withdrawal that names no product; it is kept beside what follows it, for it ended consent to each product."""
+    return [consent(brand, channel, at, granted=False), Assertion(f"unsubscribed:{brand}:{channel}", at, 0, "")]
+
+
+def _consent_changed(event: events.ConsentChanged, at: int) -> list[Assertion]:
+    """Consent with what it rests on, narrowed to a product if it names one."""
+    plain = consent(event.brand, event.channel, at, granted=event.granted)
+    name = plain.field if event.product is None else f"{plain.field}:{event.product}"
+    told = {"basis": event.basis, "origin": event.origin}
+    rest = "".join(f" {key}={value}" for key, value in told.items() if value is not None)
+    found = [plain._replace(field=name, text=plain.text + rest)]
+    if event.product is None and not event.granted:
+        found += unsubscribed(event.brand, event.channel, at)[1:]
+    return found
+
+
+_FORBIDDING: Final = frozenset(
+    {
+        *(("exclusion", "on"), ("time_out", "until"), ("account", "closing"), ("account", "closed")),
+        *(("objection", "objects"), ("register", "listed"), ("harm", "strong")),
+    }
+)
+
+
+def forbids(told: Iterable[Assertion]) -> str:
+    """The channel on which open promotional contacts must not go out once these facts hold: `*` for every, "" for none.
+
+    Consent withdrawn for a product ends the open contacts of its channel, for a lease does not name its product.
+    """
+    found = set()
+    for one in told:
+        # What is told of a linked id stands under its name.
+        kind, *rest = one.field.rpartition("|")[2].split(":")
+        if (kind, one.text) in _FORBIDDING:
+            return "*"
+        if kind == "consent" and one.text.startswith("withdrawn"):
+            found.add(rest[1])
+    return "" if not found else found.pop() if len(found) == 1 else "*"
+
+
+_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised"})
+_GRANTED_AGE: Final = 21
+"""The highest age of majority that any place asks for, years (Estonia, Greece, most states of the US)."""
+
+
+def restricts(event: Event) -> bool:
+    """Whether an event restricts contact: by a fact that it asserts, or by joining what restricts another.
+
+    Such an event is never refused for its age, for a clock that is ahead, for links or for load.
+    """
+    match event:
+        case events.Identify() | events.Alias():
+            return True
+        case events.HouseholdChanged():
+            return event.household_id is not None
+        case _:
+            return any(_restricts(one, event.occurred_at.date()) for one in assertions(event))
+
+
+def _restricts(one: Assertion, day: date) -> bool:
+    """Whether an assertion leaves less allowed than before: a child's birth date does, a grant of consent does not."""
+    kind = one.field.partition(":")[0]
+    match kind:
+        case "harm":
+            return one.text != "none"
+        case "complaint" | "vip":
+            return one.rank > 0
+        case "birth_date" | "verified_birth_date":
+            return day.year - date.fromisoformat(one.text).year <= _GRANTED_AGE
+        case _:
+            return kind in _RESTRICTING or bool(forbids([one]))
+
+
+_FROM_NOW: Final = frozenset({"support", "household"})
+"""Registers that hold contact back for a while, or under the caps of others."""
+
+
+def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int) -> list[Assertion]:
+    """Facts that a clock far ahead told, as they hold from now on: later than all that the store's hash has of them.
+
+    What allows more fills gaps only: nobody knows whether what is held came before it or after.
+    """
+    held = {one.field: one.moment_us for one in registers(raw)}
+    day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us)).date()
+
+    def since(one: Assertion) -> int:
+        apart = one.field.partition(":")[0] in BY_MOMENT
+        return one.moment_us if apart else max(now_us, held.get(one.field, 0) + 1)
+
+    kept = [_raising(one) for one in told if _restricts(one, day) or one.field in _FROM_NOW or one.field not in held]
+    return [one._replace(moment_us=since(one)) for one in kept]
+
+
+def _raising(one: Assertion) -> Assertion:
+    """A review as a sign where its level is not the gravest, for a review voids the signs before it."""
+    if one.field != "harm:review" or one.text == "strong":
+        return one
+    return one._replace(field=f"harm:by:review:{one.text}")
+
+
+def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:
+    """Whether any of some assertions would change the store's hash of registers."""
+    held = {one.field: one for one in registers(raw)}
+    return any(one.field not in held or one[1:] > held[one.field][1:] for one in told)
+
+
+def _scope(event: events.SelfExcluded | events.ExclusionEnded) -> str:
+    return "*" if event.scope == "all" else event.brand
+
+
+def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[Assertion]:
+    if event.birth_date is not None and plausible(event.birth_date, event.occurred_at.date() + timedelta(days=1)):
+        # The later birth date is the younger player, hence the stricter: of dates that were merely stated the
+        # youngest holds, whenever it was said, until a verified one replaces it.
+        days, text = event.birth_date.toordinal(), event.birth_date.isoformat()
+        verified = isinstance(event, events.KycVerified)
+        yield Assertion("verified_birth_date", at, days, text) if verified else Assertion("birth_date", days, 0, text)
+    if isinstance(event, events.Registered):
+        for name in ("jurisdiction", "licence", "time_zone"):
+            value = getattr(event, name)
+            if value is not None and (name != "time_zone" or zones.known(value)):
+                yield Assertion(name, at, 0, value)
+
+
+def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
+    """Facts of a player for a brand, from the store's hash of registers, linked ids merged (`identity`)."""
+    if not raw:
+        return Facts()
+    held = {name.decode(): _register(value) for name, value in raw.items() if name not in NO_REGISTER}
+
+    def text(name: str) -> str | None:
+        return held[name].text if name in held else None
+
+    def at(name: str) -> int | None:
+        return held[name].at_us if name in held else None
+
+    breaks = [held[name].at_us for name in (f"time_out:{brand}", f"time_out:{EVERY_BRAND}") if name in held]
+    excluded_us, returned_us = _exclusion(held, brand)
+    # A date that is merely stated never replaces a verified one.
+    born = text("verified_birth_date") or text("birth_date")
+    opened = text("opened")
+    return Facts(
+        version=raw.get(b"v", b"0").decode(),
+        known=True,
+        excluded_us=excluded_us,
+        returned_us=returned_us,
+        time_out_until_us=max(breaks, default=None),
+        opened_us=None if opened is None else int(opened),
+        account=text("account") or ("open" if opened else None),
+        reopened_us=at("reopened"),
+        kyc_verified=text("kyc") == "verified" or None,
+        birth_date=date.fromisoformat(born) if born else None,
+        jurisdiction=text("jurisdiction"),
+        licence=text("licence"),
+        location=text("location"),
+        elsewhere=tuple(sorted(_under(held, "elsewhere:"))),
+        household=text("household") or None,
+        time_zone=zones.known(text("time_zone")),
+        consent=_consents(held, brand),
+        registers=_under(held, "register:"),
+        objection=held.get("objection"),
+        harm=_harm(held),
+        support_us=at("support"),
+        complaint=held.get("complaint"),
+        complained_us=at("complained"),
+        big_loss_us=at("big_loss"),
+        withdrawal=held.get("withdrawal"),
+        session=held.get("session"),
+        limit_raised_us=at("limit_raised"),
+        vip=held.get("vip"),
+        vip_checked_us=at("vip_checked"),
+        told_us={name: told.at_us for name, told in held.items()},
+        assumed=tuple(sorted(name for name, told in held.items() if told.at_us == 0)),
+    )
+
+
+def _harm(held: Mapping[str, Told]) -> dict[str, Told]:
+    """What was said of the level of harm; a mention told before there were several sources stands as `harm`."""
+    found = _under(held, "harm:")
+    if "harm" in held and held["harm"].at_us > found.get("signal", _NEVER).at_us:
+        found["signal"] = held["harm"]
+    return found
+
+
+def _under(held: Mapping[str, Told], prefix: str) -> dict[str, Told]:
+    return {name.removeprefix(prefix): told for name, told in held.items() if name.startswith(prefix)}
+
+
+def _consents(held: Mapping[str, Told], brand: str) -> dict[tuple[str, str], Consent]:
+    """Consent by channel and product. A withdrawal that names no product ends what was given before for each."""
+    found = {}
+    for name, told in _under(held, f"consent:{brand}:").items():
+        channel, _, product = name.partition(":")
+        state, *rest = told.text.split(" ")
+        more = dict(one.split("=", 1) for one in rest)
+        one = Consent(state == "granted", told.at_us, more.get("basis", "express"), more.get("origin"))
+        ended = [held.get(f"unsubscribed:{EVERY_BRAND}:{channel}")]
+        ended += [held.get(f"unsubscribed:{brand}:{channel}")] if product else []
+        last_us = max((each.at_us for each in ended if each is not None), default=-1)
+        if last_us >= one.since_us:
+            one = one._replace(granted=False, since_us=last_us)
+        found[channel, product or "*"] = one
+    return found
+
+
+def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
+    """Every register of the store's hash as what was asserted last, by field."""
+    kept = sorted((name, value) for name, value in raw.items() if name not in NO_REGISTER)
+    split = {name.decode(): value.decode().split(" ", 2) for name, value in kept}
+    return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
+
+
+def _register(value: bytes) -> Told:
+    moment_us, _, text = value.decode().split(" ", 2)
+    return Told(text, int(moment_us))
+
+
+def _exclusion(held: Mapping[str, Told], brand: str) -> tuple[int | None, int | None]:
+    """When the standing exclusion of a brand or of the whole house began, and when the last one ended.
+
+    An exclusion by a register that names the player no more ended, as far as is known, when it last named them.
+    """
+    found = [held[name] for name in ("exclusion:*", f"exclusion:{brand}") if name in held]
+    on = [told.at_us for told in found if told.text == "on"]
+    ended = [told.at_us for told in found if told.text == "ended"]
+    registers = _under(held, "listed:")
+    ended += [told.at_us for name, told in registers.items() if held[f"register:{name}"].text == "clear"]
+    return (max(on) if on else None), (max(ended) if ended else None)

@@ -1,0 +1,286 @@
+"""Harm level and lifecycle stage of a player, derived from features and facts. Pure.
+
+Harm is an input of rules only; no model sees it. Markers of behaviour give points and points give a level; some
+markers, any mention of harm to support, other systems' scores and reviews speak for themselves, and the gravest
+counts. A level rises at once and falls only by a review or after quiet days without any new sign. Definitions,
+thresholds and evidence stand in `rulebook/harm.yaml` (compliance reference, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from features.events import LEVELS, SKEW, HarmLevel, Jurisdiction
+from features.moments import DAY_US
+from features.schema import PRODUCTS, VECTOR
+from models.catalogue.offers import Stage
+from service.players.facts import Assertion, Facts
+
+Vector = NDArray[np.float64]
+_AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
+_WEEKS: Final = 30 / 7
+_ACTIVITY: Final = [_AT[f"last_{what}_days_ago"] for what in ("deposit", "bet", "session", "login")]
+_LOSSES: Final = tuple(_AT[f"net_loss_week_{ago}"] for ago in range(4))
+_BREADTH: Final = [_AT[f"bet_{product}_30d"] for product in PRODUCTS]
+_FIVE: Final = 3.9
+"""What five events leave when they are spread evenly over the half-life of their count."""
+_FADED: Final = 0.5
+"""What one event leaves when it is one half-life old."""
+SKEW_US: Final = int(SKEW.total_seconds() * 1e6)
+"""What is told for later than this is told for the future."""
+_REFRESH_US: Final = DAY_US
+"""A sign that goes on is noted once a day."""
+
+
+class Marker(BaseModel):
+    """A sign of harm in behaviour: what it is, from where it speaks, and what it then says.
+
+    Attributes:
+        id: Number in the compliance reference.
+        threshold: It speaks at this value or above.
+        points: That it adds; ignored where `level` is given.
+        level: Level that it means by itself.
+        places: Where it is law and counts, everywhere if left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Annotated[str, StringConstraints(pattern=r"^M\d+$")]
+    definition: str
+    threshold: float = Field(gt=0)
+    points: int = Field(default=0, ge=0)
+    level: Literal["low", "moderate", "strong"] | None = None
+    places: tuple[Jurisdiction, ...] | None = None
+    evidence: str
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.points and self.level is None:
+            raise ValueError(f"{self.id}: a marker gives points or a level")
+        return self
+
+
+class HarmSettings(BaseModel):
+    """Markers, what their points mean, and how long a sign holds.
+
+    Attributes:
+        markers: By the name of the value that `markers` computes.
+        not_computed: Markers that our events cannot show, with the reason.
+        levels: Least points of each level.
+        quiet_days: Days without a sign after which a level falls.
+        big_loss_minor: Net loss of a day, decayed by a day's half-life, that counts as a big one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    markers: dict[str, Marker]
+    not_computed: dict[str, str]
+    levels: dict[Literal["low", "moderate", "strong"], int]
+    quiet_days: float = Field(ge=30)
+    big_loss_minor: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Every value has its marker, and a higher level is never reached first."""
+        if missing := sorted(set(MARKERS) - set(self.markers)):
+            raise ValueError(f"markers: {missing[0]} is missing")
+        if unknown := sorted(set(self.markers) - set(MARKERS)):
+            raise ValueError(f"markers: {unknown[0]} is no value that is computed")
+        for level in LEVELS[1:]:
+            if level not in self.levels:
+                raise ValueError(f"levels: {level} is missing")
+        for lesser, greater in pairwise(LEVELS[1:]):
+            if self.levels[lesser] > self.levels[greater]:  # type: ignore[index]
+                raise ValueError(f"levels: {greater} must not be reached before {lesser}")
+        return self
+
+    @property
+    def quiet_us(self) -> int:
+        """Microseconds that a sign holds."""
+        return int(self.quiet_days * DAY_US)
+
+
+class Harm(NamedTuple):
+    """Level, the value of every marker behind it, and the level that each source speaks for."""
+
+    level: HarmLevel
+    markers: dict[str, float]
+    sources: dict[str, str]
+
+
+class Person(NamedTuple):
+    """What markers ask beside behaviour: completed years of age, None for unknown, and where rules bind."""
+
+    age: int | None
+    places: frozenset[str]
+
+
+def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[str, float]:
+    """Marker values of a feature vector (see `features.schema.VECTOR`); 0 where too little happened to tell."""
+    read = vector.tolist()
+
+    def at(name: str) -> float:
+        return float(read[_AT[name]])
+
+    week, month, bets = at("deposit_count_7d"), at("deposit_count_30d"), at("bet_count_30d")
+    losses = [read[place] for place in _LOSSES]
+    run = max(min(losses[:3]), min(losses[1:]))
+    deposited = at("net_deposit_month_0")
+    returned = None if facts.returned_us is None else (now_us - facts.returned_us) / DAY_US
+    broke = facts.time_out_until_us is not None and now_us - facts.time_out_until_us < 365 * DAY_US
+    return {
+        "deposit_escalation": week * _WEEKS / month if week >= _FIVE else 0.0,
+        "deposit_sum_escalation": _ratio(at("deposit_sum_7d") * _WEEKS, at("deposit_sum_30d"), month >= _FIVE),
+        "deposits_per_session": _ratio(month, at("session_count_30d"), at("session_count_30d") >= 3),
+        "stake_growth": _ratio(
+            at("bet_sum_7d") * bets, at("bet_count_7d") * at("bet_sum_30d"), at("bet_count_7d") >= 10
+        ),
+        "stake_variability": at("stake_variability") if bets >= 20 else 0.0,
+        "bets_per_active_day": _ratio(bets, at("active_days_30d"), at("active_days_30d") >= 20),
+        "loss_of_a_day": max(0.0, at("bet_sum_1d") - at("win_sum_1d")),
+        "night_share": at("night_share"),
+        "withdrawals_cancelled": at("withdrawal_cancelled_30d"),
+        "deposits_declined": at("deposit_declined_1d"),
+        "limits_raised": at("limit_raised_30d"),
+        "breaks_taken": float(broke or (returned is not None and returned < 365)),
+        "products": float(sum(read[place] >= _FADED for place in _BREADTH)),
+        "support_contacts": at("support_count_30d"),
+        "loss_weeks": max(0.0, run),
+        "loss_weeks_young": max(0.0, run) if age is None or age <= 25 else 0.0,
+        "deposit_month": max(0.0, deposited),
+        "deposit_month_young": max(0.0, deposited) if age is None or age <= 24 else 0.0,
+        "returned": float(returned is not None and returned < 90),
+    }
+
+
+def _ratio(part: float, whole: float, enough: bool) -> float:  # noqa: FBT001 - one condition
+    return part / whole if enough and whole > 0 else 0.0
+
+
+_NOBODY: Final = np.zeros(len(VECTOR))
+MARKERS: Final = tuple(markers(_NOBODY, Facts(), 0, None))
+"""Names of the values that `markers` computes."""
+
+
+def assess(vector: Vector, facts: Facts, now_us: int, person: Person, settings: HarmSettings) -> Harm:
+    """Harm level at a moment: the gravest of what behaviour, support, other systems and reviews say."""
+    values = markers(vector, facts, now_us, person.age)
+    shown = of_markers(values, person.places, settings)
+    standing = _standing(facts, now_us, settings)
+    reviewed = standing.get("review")
+    # What behaviour showed up to a review was weighed there; from then on new signs count.
+    sources = standing if reviewed is not None else standing | {"behaviour": shown}
+    level = max(sources.values(), key=LEVELS.index, default="none")
+    return Harm(level, values, sources)  # type: ignore[arg-type]
+
+
+def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, str]:
+    """Levels that were told or shown and still hold, by source: none from before the last review, none too old.
+
+    Of the moment of a review itself the sign holds, for it may not have been seen. What is told for later than now
+    raises the level and never lowers it. Our own signs are noted once a day, so they hold a day longer.
+    """
+    reviewed = facts.harm.get("review")
+    if reviewed is not None and reviewed.at_us > now_us + SKEW_US:
+        reviewed = None
+    # What a review voided stays void when its own word no longer holds.
+    since_us = -1 if reviewed is None else reviewed.at_us
+    found = {} if reviewed is None or now_us - reviewed.at_us >= settings.quiet_us else {"review": reviewed.text}
+    for name, told in facts.harm.items():
+        holds_us = settings.quiet_us + (_REFRESH_US if name.startswith("own:") else 0)
+        if name != "review" and told.at_us >= since_us and now_us - told.at_us < holds_us:
+            found[name] = told.text
+    return found
+
+
+def of_markers(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> HarmLevel:
+    """Level that markers speak for: the points of those at their threshold, or what one of them means by itself."""
+    heard = [settings.markers[name] for name in speaking(values, places, settings)]
+    # Two values of one marker say the same thing twice.
+    by_marker = {one.id: one.points for one in sorted(heard, key=lambda one: one.points) if one.level is None}
+    points = sum(by_marker.values())
+    found = [one.level for one in heard if one.level is not None]
+    found += [level for level in settings.levels if points >= settings.levels[level]]
+    return max(found, key=LEVELS.index, default="none")
+
+
+def speaking(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> list[str]:
+    """Markers that reach their threshold, where they count."""
+    return [
+        name
+        for name, one in settings.markers.items()
+        if values[name] >= one.threshold and (one.places is None or not places.isdisjoint(one.places))
+    ]
+
+
+def alarming(vector: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings) -> bool:
+    """Whether there is anything in which new activity could be a sign; most players show nothing."""
+    values = markers(vector, facts, at_us, person.age)
+    return values["loss_of_a_day"] >= settings.big_loss_minor or bool(speaking(values, person.places, settings))
+
+
+def signs(
+    before: Vector, after: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings
+) -> list[Assertion]:
+    """What new activity says of harm: facts to assert, none if it showed no new sign.
+
+    Args:
+        before: Feature vector at a moment without the activity.
+        after: The same with it.
+        facts: As they stand; a sign that is noted already is not noted again within a day.
+        at_us: The moment, unix microseconds.
+        person: Age and places.
+        settings: Markers and levels.
+    """
+    was, now = (markers(vector, facts, at_us, person.age) for vector in (before, after))
+    grown = [name for name in speaking(now, person.places, settings) if now[name] > was[name] * (1 + 1e-9)]
+    found = []
+    if grown and (level := _sign(of_markers(now, person.places, settings), facts, at_us, settings)) != "none":
+        name = f"own:{level}"
+        # One that a review has voided says nothing any more.
+        if name not in _standing(facts, at_us, settings) or at_us >= facts.harm[name].at_us + _REFRESH_US:
+            found.append(Assertion(f"harm:{name}", at_us, LEVELS.index(level), level))
+    loss = now["loss_of_a_day"]
+    if loss >= settings.big_loss_minor and loss > was["loss_of_a_day"]:
+        found.append(Assertion("big_loss", at_us, 0, ""))
+    return found
+
+
+def _sign(shown: HarmLevel, facts: Facts, at_us: int, settings: HarmSettings) -> str:
+    """The level that a new sign speaks for: the gravest of our own that still stands, for the quiet begins anew."""
+    own = [text for name, text in _standing(facts, at_us, settings).items() if name.startswith("own:")]
+    return "none" if shown == "none" else max([shown, *own], key=LEVELS.index)
+
+
+class StageDays(NamedTuple):
+    """Bounds of the lifecycle stages, days."""
+
+    new_days: float
+    lapsing_days: float
+    lapsed_days: float
+
+
+def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage:
+    """Lifecycle stage, derived afresh from the first two deposits and the last activity; never stepped."""
+    idle = np.nanmin(np.append(vector[_ACTIVITY], np.inf))
+    if np.isnan(vector[_AT["first_deposit_days_ago"]]):
+        age_days = np.inf if facts.opened_us is None else (now_us - facts.opened_us) / DAY_US
+        return "new" if age_days < bounds.new_days else "never_deposited"
+    if idle >= bounds.lapsed_days:
+        return "lapsed"
+    if np.isnan(vector[_AT["second_deposit_days_ago"]]):
+        return "first_deposit"
+    return "lapsing" if idle >= bounds.lapsing_days else "active"
+
+
+def told(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[dict[str, Any]]:
+    """Markers that speak, for explanations: what they are, their value and from where they speak."""
+    heard = {name: settings.markers[name] for name in speaking(harm.markers, places, settings)}
+    return [
+        {"marker": name, "id": one.id, "value": harm.markers[name], "threshold": one.threshold, "what": one.definition}
+        for name, one in heard.items()
+    ]

@@ -1,0 +1,1 @@
+"""What may never be sent: rule types, dated rulebooks, their compiled form, sending hours."""

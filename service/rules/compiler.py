@@ -1,0 +1,313 @@
+"""Compile a rulebook to one Python function for a catalogue, called once per decision.
+
+    Rulebook + catalogue --compile--> Law;  Inputs + sending windows --Law.judge--> Verdict
+
+Which candidates a rule covers is settled when it is compiled, so a decision asks each condition once for the player,
+or once for each distinct channel, product, offer or sending moment it hangs on, and gets every reason of every
+candidate as a set (see `layout`). Text of people never becomes code: conditions are made of validated values.
+"""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, reduce
+from itertools import count, groupby, product
+from operator import or_
+from types import CodeType
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.moments import DAY_US, micros, moment
+from features.schema import CHANNELS
+from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.offers import Offer, Window
+from service.rules.inputs import Inputs
+from service.rules.rule import Compiling, Group, Money, RuleBase
+from service.rules.rulebook import EVERYWHERE, FOREVER_US, Bound, Rulebook
+from service.rules.sending_hours import Deferral, Hearing, Timetable, settle
+from service.rules.types import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
+
+NO_RULES: Final = "no_rules"
+"""Kind of the reason that denies in a licensed place whose law the rulebook does not hold, as `no_rules:AU-VIC`."""
+Sends = Sequence[tuple[int, Candidates]]
+Found = list[tuple[int, Candidates]]
+
+
+class Verdict(NamedTuple):
+    """What rules say of all candidates at once.
+
+    Attributes:
+        blocked: Rule id, or trouble with an input (`stale_rofus`), -> the candidates that it denies.
+        moments: When contacts would be sent, after hours were heard.
+        deferrals: What hours put off, and to when.
+    """
+
+    blocked: dict[str, Candidates]
+    moments: Sends
+    deferrals: Sequence[Deferral]
+
+    def sent_us(self, chosen: Candidates) -> int:
+        """When a candidate would be sent, unix microseconds."""
+        return next(at for at, bits in self.moments if bits & chosen)
+
+
+class Here(NamedTuple):
+    """What is the same for every player of some places.
+
+    Attributes:
+        hearings: Contacts by the hours that cover them.
+        needs: Inputs that rules ask for, in order.
+        packs: Packs that bind.
+        ever: Whether a rule counts contacts for ever.
+    """
+
+    hearings: tuple[Hearing, ...]
+    needs: tuple[str, ...]
+    packs: tuple[str, ...]
+    ever: bool
+
+
+class Law:
+    """A rulebook compiled for a catalogue.
+
+    Attributes:
+        book: The rulebook.
+        layout: The catalogue.
+        bound: Rules that are applied, in order; their numbers are the places here.
+        names: Ids of the rules that are applied, and of places that lack them.
+        source: The generated function, as text.
+        longest_us: The longest window that a rule looks back over.
+    """
+
+    def __init__(self, book: Rulebook, layout: Layout) -> None:
+        self.book = book
+        self.layout = layout
+        self.bound = tuple(book.bound())
+        self._money = Money(layout.catalogue.currency, dict(book.settings.exchange))
+        self._constants: dict[str, Any] = {"lost": _lost, "months_after": _months_after}
+        self._names = (f"K{number}" for number in count())
+        self._places: dict[frozenset[str], Here] = {}
+        self._selections = [one for one in self.bound if isinstance(one.rule, SelectionBasis)]
+        self._timetables = {
+            number: Timetable(one.rule) for number, one in enumerate(self.bound) if isinstance(one.rule, TimeWindow)
+        }
+        self._unruled = book.unruled()
+        self.names = frozenset((*(one.rule.id for one in self.bound), *map(unruled, self._unruled)))
+        self.source = "\n".join(self._lines())
+        self._function = self._made(compile(self.source, f"<rulebook {book.hash}>", "exec"))
+        windows = [one.rule.hours for one in self.bound if isinstance(one.rule, (CountCap, ValueCap))]
+        self._named = frozenset(place for one in self.bound for place in one.places)
+        self.longest_us = int(max((hours for hours in windows if hours), default=0) * DAY_US / 24)
+
+    def _made(self, code: CodeType) -> Callable[[Inputs, Sends, int, int], Found]:
+        space: dict[str, Any] = {**self._constants, "force": self._in_force}
+        exec(code, space)  # noqa: S102 - our own text, made of validated values only
+        return cast("Callable[[Inputs, Sends, int, int], Found]", space["judge"])
+
+    # --- Compiling
+
+    def _denied(self, number: int) -> Candidates:
+        """Candidates that a rule covers and that violate it in themselves."""
+        rule = self.bound[number].rule
+
+        def denied(offer: Offer, channel: str) -> bool:
+            return rule.covers(offer, channel) and rule.violates(offer, channel, self._money)
+
+        return self.layout.where(denied)
+
+    def _keep(self, value: Any) -> str:  # noqa: ANN401 - constants of any kind
+        name = next(self._names)
+        self._constants[name] = value
+        return name
+
+    def _lines(self) -> Iterator[str]:
+        yield "def judge(i, sends, first, last):"
+        yield "    found, p = [], i.places"
+        numbered = [number for number in range(len(self.bound)) if number not in self._timetables]
+        for where, numbers in groupby(numbered, key=lambda number: self.bound[number].places):
+            yield f"    if {_guard(where)}:"
+            yield "        pass"
+            for number in numbers:
+                if denied := self._denied(number):
+                    yield from ("        " + line for line in self._rule(number, denied))
+        yield "    return found"
+
+    def _rule(self, number: int, denied: Candidates) -> Iterator[str]:
+        """The lines of one rule: in force, then asked once for each group that it hangs on."""
+        one = self.bound[number]
+        yield f"# {one.rule.id}"
+        ends = "" if one.ends_us >= FOREVER_US else f" and last < {one.ends_us}"
+        yield f"v = {denied:#x} if {one.begins_us} <= first{ends} else force({number}, {denied:#x}, sends)"
+        conditions = self._conditions(one, denied)
+        if set(conditions) == {"True"}:
+            yield f"if v: found.append(({number}, v))"
+        elif one.rule.at_send:
+            yield "b = 0"
+            yield "for t, bits in sends:"
+            for condition, bits in conditions.items():
+                yield f"    if bits & v & {bits:#x} and ({condition}): b |= bits & {bits:#x}"
+            yield f"if b & v: found.append(({number}, b & v))"
+        elif len(conditions) == 1:
+            yield f"if v and ({next(iter(conditions))}): found.append(({number}, v))"
+        else:
+            yield "b = 0"
+            for condition, bits in conditions.items():
+                yield f"if {condition}: b |= {bits:#x}"
+            yield f"if b & v: found.append(({number}, b & v))"
+
+    def _conditions(self, one: Bound, denied: Candidates) -> dict[str, Candidates]:
+        """Each distinct condition of a rule with the candidates that hang on it."""
+        rule = one.rule
+        to = Compiling(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
+        found: dict[str, Candidates] = {}
+        for group in self._groups(rule):
+            if bits := denied & self.layout.where(group.holds):
+                condition = rule.denies(group, to)
+                found[condition] = found.get(condition, 0) | bits
+        return found
+
+    def _groups(self, rule: RuleBase) -> Iterator[Group]:
+        offers = self.layout.catalogue.offers
+        channels = CHANNELS if "channel" in rule.grain else ("",)
+        products = sorted({offer.product for offer in offers}) if "product" in rule.grain else [""]
+        names = [offer.id for offer in offers] if "offer" in rule.grain else [""]
+        return (Group(*parts) for parts in product(channels, products, names))
+
+    # --- Applying
+
+    def judge(self, inputs: Inputs, windows: Sequence[Window], *, fixed: bool = False) -> Verdict:
+        """All that rules say of the candidates.
+
+        Args:
+            inputs: Of the player.
+            windows: Sending window of each timing slot, in the player's zone.
+            fixed: The moment of sending is settled: hours block instead of putting off.
+
+        A contact that hours put off must be allowed at both moments, so that another rule never allows more.
+        """
+        settled = settle(windows, self._here(inputs.places).hearings, inputs.zone, self.layout, fixed=fixed)
+        sends = self._both(windows, settled.moments)
+        found = self._function(inputs, sends, min(sends)[0], max(sends)[0])
+        found += [(number, bits) for number, bits in settled.blocked.items() if bits]
+        blocked = self._reasons(found, inputs) | self._lawless(inputs, sends)
+        return Verdict(blocked, settled.moments, settled.deferrals)
+
+    def _lawless(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
+        """What is promotional and sent while a licensed place of the player has no rules of its own, by place."""
+        found = {}
+        for place in sorted(self._unruled.keys() & (inputs.named or ())):
+            late = reduce(or_, (bits for at, bits in sends if at >= self._unruled[place]), 0)
+            if denied := late & self.layout.promotional:
+                found[unruled(place)] = denied
+        return found
+
+    def _both(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
+        """Contacts at the moments their slots began, and at those to which they were put off."""
+        begun = [(window.send_us, bits) for window, bits in zip(windows, self.layout.slots, strict=True)]
+        first = {at for at, _ in begun}
+        return begun + [(at, bits) for at, bits in moments if at not in first]
+
+    def _here(self, where: frozenset[str]) -> Here:
+        """What is the same for every player of some places; made once."""
+        key = where & self._named
+        if key not in self._places:
+            bound = [number for number, one in enumerate(self.bound) if not key.isdisjoint(one.places)]
+            rules = [self.bound[number].rule for number in bound]
+            packs = {self.bound[number].pack.pack for number in bound}
+            self._places[key] = Here(
+                tuple(self._hearings(bound)),
+                tuple(dict.fromkeys(name for rule in rules for name in rule.needs)),
+                tuple(f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in packs),
+                any(isinstance(rule, CountCap) and rule.hours is None for rule in rules),
+            )
+        return self._places[key]
+
+    def _hearings(self, bound: Sequence[int]) -> Iterator[Hearing]:
+        """Contacts by the hours that cover them, of some rules."""
+        timed = [number for number in bound if number in self._timetables]
+        together: dict[tuple[int, ...], Candidates] = {}
+        for offer, channel in product(self.layout.catalogue.offers, CHANNELS):
+            mine = tuple(number for number in timed if self.bound[number].rule.covers(offer, channel))
+            bits = self.layout.where(Group(channel, "", offer.id).holds)
+            together[mine] = together.get(mine, 0) | bits
+        for mine, bits in together.items():
+            if mine:
+                yield Hearing(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
+
+    def _in_force(self, number: int, denied: Candidates, sends: Sends) -> Candidates:
+        """Of some candidates those that are sent while a rule is in force."""
+        one, bits = self.bound[number], 0
+        for at, sent in sends:
+            if one.begins_us <= at < one.ends_us:
+                bits |= sent
+        return denied & bits
+
+    def _reasons(self, found: Found, inputs: Inputs) -> dict[str, Candidates]:
+        """Sets by rule id; an input that cannot be relied on is named beside the rules that asked for it."""
+        blocked: dict[str, Candidates] = {}
+        for number, bits in found:
+            rule = self.bound[number].rule
+            blocked[rule.id] = bits
+            for name in rule.needs:
+                trouble = inputs.troubles.get(name)
+                if trouble is None and isinstance(rule, RegisterFreshness):
+                    trouble = "stale"
+                if trouble is not None:
+                    blocked[f"{trouble}_{name}"] = blocked.get(f"{trouble}_{name}", 0) | bits
+        return blocked
+
+    def needs(self, where: frozenset[str]) -> tuple[str, ...]:
+        """Names of the inputs that rules in some places ask for, in order."""
+        return self._here(where).needs
+
+    def ever(self, where: frozenset[str]) -> bool:
+        """Whether a rule in some places counts contacts for ever."""
+        return self._here(where).ever
+
+    def packs(self, where: frozenset[str]) -> tuple[str, ...]:
+        """Packs that bind in some places, as `gb@1 2026-11-22`."""
+        return self._here(where).packs
+
+    def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
+        """Whether a law forbids to choose for the player by some readings."""
+        if not readings:
+            return False
+        return any(
+            one.begins_us <= inputs.now_us < one.ends_us
+            and not inputs.places.isdisjoint(one.places)
+            and any(one.rule.forbids(reading) for reading in readings)  # type: ignore[attr-defined]
+            for one in self._selections
+        )
+
+    def by_candidate(self, verdict: Verdict) -> NDArray[np.uint64]:
+        """For every candidate the bits of the reasons that deny it, in the order of `verdict.blocked`."""
+        return self.layout.by_candidate(list(verdict.blocked.values()))
+
+
+def unruled(place: str) -> str:
+    """Id of the reason that denies in a licensed place without rules of its own."""
+    return f"{NO_RULES}:{place}"
+
+
+def _guard(where: tuple[str, ...]) -> str:
+    """When rules of some places are asked at all."""
+    if EVERYWHERE in where:
+        return "True"
+    return " or ".join(f"{place!r} in p" for place in where)
+
+
+def _lost(weeks: Sequence[float], running: int, amount: float) -> bool:
+    """Whether a loss was reached in so many calendar weeks running, the running one or a past one last."""
+    return any(all(loss >= amount for loss in weeks[at : at + running]) for at in range(len(weeks) - running + 1))
+
+
+@lru_cache(maxsize=10_000)
+def _months_after(at_us: int, months: int) -> int:
+    """The same moment of the day so many calendar months later, UTC; the last day where the month is shorter."""
+    at = moment(at_us)
+    year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
+    day = min(at.day, monthrange(year, month + 1)[1])
+    return micros(at.replace(year=year, month=month + 1, day=day))

@@ -1,0 +1,426 @@
+"""What rules look at: every input with its value, the moment it was told, and whether it can be relied on. Pure.
+
+Facts, features, harm and reservations become one `Inputs`; None stands for whatever is unknown, too old or of the
+future, and every rule that asks for such an input denies. Moments are unix microseconds; 0 means that something is
+known never to have happened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import zones
+from features.events import LEVELS
+from features.moments import DAY_US, HOUR_US, moment
+from features.schema import VECTOR
+from service.contacts.limits import fits
+from service.players.facts import Consent, Facts, Told, plausible
+from service.players.harm import SKEW_US, Harm, Person
+from service.rules.rulebook import OWN, Settings, places
+from service.rules.types import Counted
+
+NEVER: Final = 0
+_SESSION_US: Final = 12 * HOUR_US
+"""After this it is not known whether a session that was never ended still runs."""
+_AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
+_LOSSES: Final = [_AT[f"net_loss_week_{ago}"] for ago in range(4)]
+_FROM_FEATURES: Final = (
+    *("last_login", "last_deposit", "net_loss_week", "net_deposit_month"),
+    *("bonuses", "has_played"),
+)
+
+
+class Input(NamedTuple):
+    """An input of rules: what it is, how long what was told holds, and why so long.
+
+    `max_age` of None means: it is an event or a state that holds until another one is told.
+    """
+
+    title: str
+    max_age: str | None
+    since: str
+
+
+_CHANGES: Final = "holds until another event is told"
+_BEHAVIOUR: Final = "60 s behind the player's events (`features_stale`)"
+INPUTS: Final[Mapping[str, Input]] = {
+    "residence": Input("jurisdiction of residence, licence and place", None, _CHANGES),
+    "time_zone": Input("time zone of the player", None, _CHANGES),
+    "account": Input("state of the account", None, _CHANGES),
+    "kyc": Input("whether identity is verified", None, _CHANGES),
+    "opened": Input("when the account was opened", None, "an event of the past"),
+    "reopened": Input("when a closed account was opened again", None, "an event of the past"),
+    "age": Input("completed years of age at the player's midnight, of a verified identity", None, "computed afresh"),
+    OWN: Input("exclusion that the player told the house", None, "holds until the player comes back by an own act"),
+    "returned": Input("when the last exclusion ended", None, "an event of the past"),
+    "time_out": Input("end of the player's break", None, "an event of the past"),
+    "consent": Input("consent by channel and product", None, "holds until withdrawn; rules may let it lapse"),
+    "objection": Input("objection to direct marketing and profiling", None, _CHANGES),
+    "harm": Input("harm level", "60 s for behaviour; other sources as `settings.yaml` says", "see harm.yaml"),
+    "net_loss_week": Input("net loss of this and the three calendar weeks before", _BEHAVIOUR, "exact windows"),
+    "net_deposit_month": Input("net deposits of the calendar month", _BEHAVIOUR, "exact window"),
+    "last_login": Input("when the player last logged in", _BEHAVIOUR, "a feature"),
+    "last_deposit": Input("when the player last deposited", _BEHAVIOUR, "a feature"),
+    "bonuses": Input("bonuses ever granted", _BEHAVIOUR, "a feature"),
+    "support_contact": Input("last contact with support", None, "an event of the past"),
+    "complaint": Input("last complaint", None, "an event of the past"),
+    "big_loss": Input("last big loss of a day", None, "an event of the past, noted by the worker"),
+    "complaint_open": Input("whether a complaint is open", None, _CHANGES),
+    "withdrawal_pending": Input("whether a withdrawal waits", None, _CHANGES),
+    "in_session": Input("whether the player is playing", "12 h after the session began", "its end may have got lost"),
+    "has_played": Input("whether the player ever bet", _BEHAVIOUR, "a feature"),
+    "limit_raised": Input("when a limit was last raised or removed", None, "an event of the past"),
+    "vip": Input("whether the player is a VIP", None, _CHANGES),
+    "vip_checked": Input("when a VIP's means and harm were last checked", None, "rules say how long it holds"),
+}
+"""Every input but the registers of excluded people, whose age each pack declares under `registers`."""
+
+
+class Contact(NamedTuple):
+    """A contact that counts: when it is sent, of which offer, on which channel."""
+
+    send_us: int
+    offer: str
+    channel: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Inputs:
+    """All that rules look at about a player at a moment; None is unknown, 0 for a moment is never.
+
+    Attributes:
+        named: Jurisdictions told of residence, licence and place; `places` those and what they belong to.
+        listed: By register, whether it names the player, as far as its answer can be relied on.
+        checked: By register, when it was asked, whatever its age.
+        consents: By channel and product, product "*" for consent that names none.
+        contacts: Reserved and confirmed contacts that count.
+        troubles: Input -> `unknown`, `stale` or `future`.
+        told_us: Input -> moment it was told or became true.
+    """
+
+    now_us: int
+    named: frozenset[str] | None = None
+    places: frozenset[str] = field(default_factory=lambda: places(()))
+    zone: str | None = None
+    account: str | None = None
+    kyc: bool | None = None
+    opened_us: int | None = None
+    reopened_us: int | None = None
+    age: int | None = None
+    listed: dict[str, bool] = field(default_factory=dict)
+    checked: dict[str, int] = field(default_factory=dict)
+    returned_us: int | None = None
+    time_out_until_us: int | None = None
+    consents: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
+    objects: bool | None = None
+    harm: int | None = None
+    net_loss_weeks: tuple[float, ...] | None = None
+    net_deposit_month: float | None = None
+    last_login_us: int | None = None
+    last_deposit_us: int | None = None
+    bonuses: int | None = None
+    support_contact_us: int | None = None
+    complaint_us: int | None = None
+    big_loss_us: int | None = None
+    complaint_open: bool | None = None
+    withdrawal_pending: bool | None = None
+    in_session: bool | None = None
+    has_played: bool | None = None
+    limit_raised_us: int | None = None
+    vip: bool | None = None
+    vip_checked_us: int | None = None
+    contacts: tuple[Contact, ...] = ()
+    troubles: dict[str, str] = field(default_factory=dict)
+    told_us: dict[str, int] = field(default_factory=dict)
+    never: int = -(2**62)
+
+    def consent(self, channel: str, product: str, *, narrow: bool = False) -> Consent | None:
+        """Consent to a channel for a product: what names the product, else what names none unless `narrow`."""
+        found = self.consents.get((channel, product))
+        return found if found is not None or narrow else self.consents.get((channel, "*"))
+
+    def room(self, counted: Counted, most: int, at_us: int) -> bool:
+        """Whether one more contact of some kind fits at a moment."""
+        taken = sorted(one.send_us for one in self.contacts if counted.holds(one.offer, one.channel))
+        if counted.window_us is None:
+            return self.bonuses is not None and self.bonuses + len(taken) < most
+        return fits(taken, at_us, most, counted.window_us)
+
+    def spent(self, counted: Counted, offer: str, at_us: int) -> float:
+        """What contacts of some kind near a moment and an offer on top are worth; infinite where that is unknown."""
+        window = counted.window_us or 0
+        near = [
+            one.offer
+            for one in self.contacts
+            if counted.holds(one.offer, one.channel) and abs(one.send_us - at_us) < window
+        ]
+        worth = [counted.worth.get(name) for name in (*near, offer)]
+        return sum(math.inf if one is None else one for one in worth)
+
+    def audit(self, needs: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Inputs with value, age in seconds and trouble, for the record of a decision."""
+        found = {}
+        for name in needs:
+            told = self.told_us.get(name)
+            age = {} if told is None else {"age_seconds": (self.now_us - told) / 1e6}
+            trouble = {"trouble": self.troubles[name]} if name in self.troubles else {}
+            found[name] = {"value": self._value(name)} | age | trouble
+        return found
+
+    def _value(self, name: str) -> Any:  # noqa: ANN401 - inputs are of many types
+        """An input as people read it: moments in UTC or `never`, the level of harm by name."""
+        attribute = _NAMED.get(name)
+        value: Any = self.listed.get(name) if attribute is None else getattr(self, attribute)
+        if value is None:
+            return None
+        if name == "residence":
+            return sorted(value)
+        if name == "consent":
+            return {":".join(key): _consented(one) for key, one in sorted(value.items())}
+        if name == "harm":
+            return LEVELS[value]
+        return _when(value) if str(attribute).endswith("_us") else value
+
+
+def _consented(one: Consent) -> str:
+    state = "granted" if one.granted else "withdrawn"
+    return " ".join(part for part in (state, one.basis, one.origin, "since", _when(one.since_us)) if part)
+
+
+def _when(moment_us: int) -> str:
+    return "never" if moment_us == NEVER else moment(moment_us).isoformat()
+
+
+_NAMED: Final = {
+    "residence": "named",
+    "time_zone": "zone",
+    "returned": "returned_us",
+    "time_out": "time_out_until_us",
+    "consent": "consents",
+    "objection": "objects",
+    "net_loss_week": "net_loss_weeks",
+    **{name: name for name in ("account", "kyc", "age", "harm", "net_deposit_month", "bonuses", "vip")},
+    **{name: name for name in ("complaint_open", "withdrawal_pending", "in_session", "has_played")},
+    **{
+        name: f"{name}_us"
+        for name in ("opened", "reopened", "last_login", "last_deposit", "support_contact", "complaint", "big_loss")
+    },
+    "limit_raised": "limit_raised_us",
+    "vip_checked": "vip_checked_us",
+}
+
+
+def age_on(born: date, today: date) -> int:
+    """Completed years of age; one born on 29 February comes of age on 1 March."""
+    return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
+
+
+def age_of(facts: Facts, now_us: int) -> int | None:
+    """Age at the player's own midnight, or UTC's without a zone.
+
+    None unless identity and birth date are verified, and the date can be that of somebody who lives.
+    """
+    if not facts.kyc_verified or facts.birth_date is None:
+        return None
+    today = moment(now_us).astimezone(zones.zone(facts.time_zone or "UTC")).date()
+    return age_on(facts.birth_date, today) if plausible(facts.birth_date, today) else None
+
+
+def named(facts: Facts) -> frozenset[str] | None:
+    """Jurisdictions told of a player: residence, the licence of the account and the place where they are.
+
+    The account is held where the player lives, and they are at home, unless another was told; without a residence
+    nothing is known.
+    """
+    if facts.jurisdiction is None:
+        return None
+    named = (facts.jurisdiction, facts.licence, facts.location, *facts.elsewhere)
+    return frozenset(one for one in named if one is not None)
+
+
+def person(facts: Facts, at_us: int) -> Person:
+    """What markers of harm ask of a player beside behaviour."""
+    return Person(age_of(facts, at_us), places(named(facts) or ()))
+
+
+def read(
+    facts: Facts,
+    vector: NDArray[np.float64] | None,
+    harm: Harm,
+    contacts: tuple[Contact, ...],
+    now_us: int,
+    ages_us: Mapping[str, int],
+    settings: Settings,
+) -> Inputs:
+    """Inputs of a player.
+
+    Args:
+        facts: As they stand.
+        vector: Feature vector at now; None where behaviour cannot be relied on.
+        harm: As assessed.
+        contacts: That count.
+        now_us: House time.
+        ages_us: How old the answer of each register may be.
+        settings: The house's.
+    """
+    if not facts.known:
+        return Inputs(now_us=now_us, troubles=dict.fromkeys((*INPUTS, *ages_us), "unknown"))
+    found = Inputs(now_us=now_us, contacts=contacts, told_us=_moments(facts))
+    _person(found, facts)
+    _state(found, facts)
+    _registers(found, facts, ages_us)
+    _behaviour(found, facts, vector, harm, settings)
+    _trust(found)
+    return found
+
+
+def _moments(facts: Facts) -> dict[str, int]:
+    """Moments since which inputs stand as they were told; what is assumed has none."""
+    return {name: facts.told_us[field] for name, field in _TOLD.items() if facts.told_us.get(field)}
+
+
+_TOLD: Final = {
+    "residence": "jurisdiction",
+    "time_zone": "time_zone",
+    "account": "account",
+    "kyc": "kyc",
+    "age": "verified_birth_date",
+    "objection": "objection",
+    "withdrawal_pending": "withdrawal",
+    "in_session": "session",
+    "complaint_open": "complaint",
+    "vip": "vip",
+}
+"""Inputs and the registers of facts that they are told in."""
+
+
+def _person(found: Inputs, facts: Facts) -> None:
+    found.named = named(facts)
+    found.places = places(found.named or ())
+    found.zone = facts.time_zone
+    found.account = facts.account
+    found.kyc = facts.kyc_verified
+    found.opened_us = facts.opened_us
+    found.age = age_of(facts, found.now_us)
+    limit = found.now_us + SKEW_US
+    # A withdrawal that was told for later ends consent now: it never gives any.
+    found.consents = {key: one for key, one in facts.consent.items() if one.since_us <= limit or not one.granted}
+
+
+def _state(found: Inputs, facts: Facts) -> None:
+    """What events of a known player say; an event that never came did not happen."""
+    found.listed[OWN] = facts.excluded_us is not None
+    if facts.excluded_us is not None:
+        found.told_us[OWN] = facts.excluded_us
+    found.returned_us = facts.returned_us or NEVER
+    found.reopened_us = facts.reopened_us or NEVER
+    found.time_out_until_us = facts.time_out_until_us or NEVER
+    found.objects = _says(found, "objection", facts.objection, "objects")
+    found.support_contact_us = facts.support_us or NEVER
+    found.complaint_open = _says(found, "complaint_open", facts.complaint, "open")
+    found.complaint_us = facts.complained_us or NEVER
+    found.big_loss_us = facts.big_loss_us or NEVER
+    found.withdrawal_pending = _says(found, "withdrawal_pending", facts.withdrawal, "pending")
+    found.in_session = _says(found, "in_session", facts.session, "on")
+    if found.in_session and facts.session and found.now_us - facts.session.at_us > _SESSION_US:
+        found.in_session, found.troubles["in_session"] = None, "stale"
+    found.limit_raised_us = facts.limit_raised_us or NEVER
+    found.vip = _says(found, "vip", facts.vip, "vip")
+    found.vip_checked_us = facts.vip_checked_us or NEVER
+
+
+def _says(found: Inputs, name: str, told: Told | None, text: str) -> bool | None:
+    """Whether something was told last, None if that was told for a later moment."""
+    if told is None:
+        return False
+    if told.at_us > found.now_us + SKEW_US:
+        found.troubles[name] = "future"
+        return None
+    return told.text == text
+
+
+def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
+    """Answers of registers; one that is too old or of the future is no answer, a listing holds until it is lifted."""
+    for name, max_age_us in ages_us.items():
+        told = facts.registers.get(name)
+        if told is None:
+            found.troubles[name] = "unknown"
+            continue
+        found.told_us[name] = told.at_us
+        age = found.now_us - told.at_us
+        if age < -SKEW_US:
+            found.troubles[name] = "future"
+            continue
+        found.checked[name] = told.at_us
+        if age > max_age_us:
+            found.troubles[name] = "stale"
+        else:
+            found.listed[name] = told.text == "listed"
+    # What names the player in a register that the rulebook does not know holds everywhere, until they come back.
+    strange = [told.at_us for name, told in facts.registers.items() if name not in ages_us and told.text == "listed"]
+    if strange and max(strange) > (facts.returned_us or NEVER):
+        found.listed[OWN], found.told_us[OWN] = True, max(strange)
+
+
+def _behaviour(found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, harm: Harm, settings: Settings) -> None:
+    if vector is None:
+        found.troubles |= dict.fromkeys(_FROM_FEATURES, "unknown") | {"harm": "unknown"}
+        return
+    now_us = found.now_us
+
+    def since(name: str) -> int:
+        days = float(vector[_AT[name]])
+        return NEVER if days != days else now_us - int(days * DAY_US)  # noqa: PLR0124 - NaN: it never happened
+
+    found.net_loss_weeks = tuple(vector[_LOSSES].tolist())
+    found.net_deposit_month = float(vector[_AT["net_deposit_month_0"]])
+    found.last_login_us = since("last_login_days_ago")
+    found.last_deposit_us = since("last_deposit_days_ago")
+    found.has_played = not bool(np.isnan(vector[_AT["last_bet_days_ago"]]))
+    found.bonuses = int(vector[_AT["bonus_count"]])
+    trouble = _scores(facts, settings, now_us)
+    if trouble is None:
+        found.harm = LEVELS.index(harm.level)
+    else:
+        found.troubles["harm"] = trouble
+
+
+def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
+    """What is wrong with a score that the house wants of every player."""
+    for source, hours in settings.scores.items():
+        told = facts.harm.get(f"by:{source}")
+        if told is None:
+            return "unknown"
+        age = now_us - told.at_us
+        if age < -SKEW_US or age > hours * HOUR_US:
+            return "future" if age < 0 else "stale"
+    return None
+
+
+def _trust(found: Inputs) -> None:
+    """Moments of the future are no knowledge: something told for later cannot be relied on now."""
+    limit = found.now_us + SKEW_US
+    for name, attribute in _MOMENTS.items():
+        value = getattr(found, attribute)
+        if value is not None and value > limit:
+            setattr(found, attribute, None)
+            found.troubles[name] = "future"
+    for name, value in (("residence", found.named), ("time_zone", found.zone), ("account", found.account)):
+        if value is None:
+            found.troubles[name] = "unknown"
+    for name, missing in (("kyc", found.kyc), ("age", found.age), ("opened", found.opened_us)):
+        if missing is None and name not in found.troubles:
+            found.troubles[name] = "unknown"
+
+
+# A break may well end later than now; everything else that is told as a moment happened.
+_MOMENTS: Final = {
+    name: attribute for name, attribute in _NAMED.items() if attribute.endswith("_us") and name != "time_out"
+}

@@ -1,0 +1,171 @@
+"""Sending hours: a contact outside of them waits for the next. Pure.
+
+A contact is put off to the first moment that lies in the hours of every rule that covers it; if its timing slot ends
+before, it is blocked. Hours are read off the clock on the player's wall, so on a night when clocks change an hour that
+comes twice is judged the same both times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from features import zones
+from features.moments import micros, moment
+from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.offers import SLOTS, Window
+from service.rules.types import TimeWindow
+
+_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_AHEAD: Final = 4
+"""Days that are searched for the next hours; a timing slot never lasts that long."""
+
+
+class Deferral(NamedTuple):
+    """Contacts of a timing slot that a rule puts off to a moment, unix microseconds."""
+
+    rule: str
+    timing_slot: str
+    candidates: Candidates
+    allowed_from_us: int
+
+
+class Timetable:
+    """The hours of one rule."""
+
+    def __init__(self, rule: TimeWindow) -> None:
+        self.rule = rule
+        self._years = {day.year for day in rule.holidays}
+        self._named = {day for span in rule.allow for day in span.days}
+        self._days: dict[date, tuple[tuple[int, int], ...]] = {}
+
+    def on(self, day: date) -> tuple[tuple[int, int], ...]:
+        """Allowed minutes of a local day, in order, each with its first minute and the one after its last."""
+        if day not in self._days:
+            kind = self._kind(day)
+            spans = [(_minutes(one.start), _minutes(one.end)) for one in self.rule.allow if kind in one.days]
+            self._days[day] = tuple(sorted(spans))
+        return self._days[day]
+
+    def _kind(self, day: date) -> str:
+        if self._free(day):
+            return "holiday"
+        return "eve" if "eve" in self._named and self._free(day + timedelta(days=1)) else _DAYS[day.weekday()]
+
+    def _free(self, day: date) -> bool:
+        """Whether a day is a holiday; so is every day of a year whose holidays are not listed."""
+        return bool(self._years) and (day in self.rule.holidays or day.year not in self._years)
+
+    def next(self, at_us: int, zone: str) -> int | None:
+        """The moment itself if it lies in the hours, else the next that does; None if there is none for days."""
+        local = moment(at_us).astimezone(zones.zone(zone))
+        clock, today = local.hour * 60 + local.minute, local.date()
+        for ahead in range(_AHEAD):
+            day = today + timedelta(days=ahead)
+            for start, end in self.on(day):
+                if not ahead and start <= clock < end:
+                    return at_us
+                if (opens := _opens(day, start, zone, at_us)) is not None and (ahead or clock < end):
+                    return opens
+        return None
+
+
+def _minutes(hour: str) -> int:
+    return int(hour[:2]) * 60 + int(hour[3:])
+
+
+def _opens(day: date, minute: int, zone: str, after_us: int) -> int | None:
+    """The first moment after another at which the clock of a day shows a minute."""
+    return next((at for at in _shown(day, minute, zone) if at > after_us), None)
+
+
+@lru_cache(maxsize=10_000)
+def _shown(day: date, minute: int, zone: str) -> tuple[int, ...]:
+    """Moments at which the clock of a day shows a minute; two where it comes twice."""
+    local = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=zones.zone(zone))
+    return tuple(sorted({micros(local), micros(local.replace(fold=1))}))
+
+
+class Settled(NamedTuple):
+    """When contacts would be sent after all hours were heard.
+
+    Attributes:
+        moments: Sending moments with the contacts sent then; together every contact once.
+        blocked: By number of the rule, the contacts whose slot ends before its hours begin.
+        deferrals: What was put off, by which rule.
+    """
+
+    moments: list[tuple[int, Candidates]]
+    blocked: dict[int, Candidates]
+    deferrals: list[Deferral]
+
+
+class Hearing(NamedTuple):
+    """Contacts that the same rules put off: the rules by number, and the contacts."""
+
+    rules: tuple[tuple[int, Timetable, int, int], ...]
+    candidates: Candidates
+
+
+def settle(
+    windows: Sequence[Window], hearings: Iterable[Hearing], zone: str | None, layout: Layout, *, fixed: bool
+) -> Settled:
+    """Put contacts off to moments that all rules allow.
+
+    Args:
+        windows: Sending window of each timing slot.
+        hearings: Contacts by the rules that cover them, each contact in one at most.
+        zone: The player's; where it is unknown the rules block.
+        layout: The catalogue.
+        fixed: The moment is settled already: what it does not fit is blocked.
+    """
+    done = Settled([], defaultdict(int), [])
+    moments: dict[int, Candidates] = defaultdict(int)
+    rest = layout.everything
+    for hearing in hearings:
+        rest &= ~hearing.candidates
+        for slot, window, bits in zip(SLOTS, windows, layout.slots, strict=True):
+            if mine := bits & hearing.candidates:
+                moments[_put_off(hearing, window, mine, slot, zone, done, fixed=fixed)] |= mine
+    for window, bits in zip(windows, layout.slots, strict=True):
+        moments[window.send_us] |= bits & rest
+    done.moments.extend((at, bits) for at, bits in moments.items() if bits)
+    return done
+
+
+def _put_off(
+    hearing: Hearing, window: Window, mine: Candidates, slot: str, zone: str | None, done: Settled, *, fixed: bool
+) -> int:
+    """The moment at which some contacts of one slot are sent; notes in `done` what blocked them or put them off."""
+    at, causes = _heard(hearing, window, zone)
+    if at is None or (causes and at >= window.ends_us) or (fixed and at != window.send_us):
+        for number in causes:
+            done.blocked[number] |= mine
+        return window.send_us
+    done.deferrals.extend(
+        Deferral(rule.rule.id, slot, mine, at) for number, rule, *_ in hearing.rules if number in causes
+    )
+    return at
+
+
+def _heard(hearing: Hearing, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
+    """The first moment that every rule in force allows, and the numbers of the rules that put it off."""
+    at, causes = window.send_us, dict[int, None]()
+    if zone is None:
+        return None, [number for number, _, begins, ends in hearing.rules if begins <= at < ends]
+    while True:
+        asked = (
+            (number, rule.next(at, zone), ends) for number, rule, begins, ends in hearing.rules if begins <= at < ends
+        )
+        # A rule that ends before its next hours allows all from there on.
+        shut = {number: ends if opens is None else min(opens, ends) for number, opens, ends in asked if opens != at}
+        if not shut:
+            break
+        causes |= dict.fromkeys(shut)
+        at = max(shut.values())
+        if at >= window.ends_us:
+            break
+    return at, list(causes)
