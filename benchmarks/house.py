@@ -32,12 +32,12 @@ from features.store.server import start_server
 from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, library_build
 from models.policy.context import context
-from models.policy.learned import Cursor, Snapshot
-from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.learned import Cursor, PolicyVersion
+from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
 from models.policy.policy import Uniform, draw
 from pipelines.imports import bulk
 from pipelines.learning import policy
-from pipelines.machine.up import Wish, prepare
+from pipelines.machine.up import Options, prepare
 from pipelines.simulation import bandit
 from pipelines.training.promotion import serve
 from pipelines.worker.child import Child
@@ -72,7 +72,7 @@ def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) ->
     server = start_server(home)
     try:
         client = connect(server.url)
-        house = prepare(client, Wish(home, clock_us=CLOCK_US, players=0), server.url)
+        house = prepare(client, Options(home, clock_us=CLOCK_US, players=0), server.url)
         with _worker(home, server.url):
             people(client, house, players, console)  # and the worker's last flush fills the lake
         vectors = _vectors(client, house, min(players, SAMPLED))
@@ -141,7 +141,7 @@ def churn_model(vectors: Vectors) -> bytes:
     ).dumps()
 
 
-def learnt(vectors: Vectors, catalogue: Catalogue) -> list[Snapshot]:
+def learnt(vectors: Vectors, catalogue: Catalogue) -> list[PolicyVersion]:
     """What the learner makes of decisions by chance about these players, in a seeded world of known truth.
 
     Returns:
@@ -150,7 +150,7 @@ def learnt(vectors: Vectors, catalogue: Catalogue) -> list[Snapshot]:
     contexts = np.array([context(vector, CHURN_DEFAULT) for vector in vectors])
     spread = contexts.std(axis=0)
     standard = (contexts - contexts.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
-    world, learner, chance = bandit.Arena(_SEED, catalogue), Learner(LearnerSettings()), Uniform(catalogue.size)
+    world, learner, chance = bandit.BanditWorld(_SEED, catalogue), Learner(LearnerSettings()), Uniform(catalogue.size)
     snapshots = []
     for number in range(LESSONS + 2 * learner.settings.batch):
         if number == LESSONS:
@@ -167,11 +167,11 @@ def learnt(vectors: Vectors, catalogue: Catalogue) -> list[Snapshot]:
     return [*snapshots, learner.snapshot("bench", CLOCK_US, Cursor())]
 
 
-def _act(place: int, catalogue: Catalogue) -> Act:
+def _act(place: int, catalogue: Catalogue) -> NamedAction:
     if place == NO_CONTACT:
         return ALONE
     offer, channel, slot = catalogue.action(place)
-    return Act(offer.id, channel, slot)
+    return NamedAction(offer.id, channel, slot)
 
 
 def main(

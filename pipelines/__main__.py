@@ -133,10 +133,10 @@ def up(
     screen: Annotated[bool, typer.Option(help="Start MLflow's own screen.")] = True,
 ) -> None:
     """Start all on one machine: store, worker, API, MLflow. Example: croupier up --port 8000."""
-    from pipelines.machine.up import Wish
+    from pipelines.machine.up import Options
     from pipelines.machine.up import up as start
 
-    start(Wish(home(), port, _clock(clock), rate, players, workers, screen), console())
+    start(Options(home(), port, _clock(clock), rate, players, workers, screen), console())
 
 
 @app.command()
@@ -560,12 +560,12 @@ def simulate(
 
     from models.catalogue.offers import load_catalogue
     from pipelines.simulation import results
-    from pipelines.simulation.simulate import Wish
+    from pipelines.simulation.simulate import SimulationOptions
     from pipelines.simulation.simulate import simulate as drive
     from service.api.app import catalogue_path
 
     catalogue = load_catalogue(catalogue_path())
-    course = drive(Wish(address, seed, players, days, decisions), catalogue, console())
+    course = drive(SimulationOptions(address, seed, players, days, decisions), catalogue, console())
     folder = (out or home() / "simulations") / f"seed-{seed}"
     found = results.measure(course)
     results.write(course, found, folder)

@@ -125,7 +125,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("seeded")
     running = start_server(home)
     client = connect(running.url)
-    wish = up.Wish(home, players=SEEDED_PLAYERS, clock_us=micros(datetime(2020, 3, 15, tzinfo=UTC)))
+    wish = up.Options(home, players=SEEDED_PLAYERS, clock_us=micros(datetime(2020, 3, 15, tzinfo=UTC)))
     house = up.prepare(client, wish, running.url)
     worker = Worker(running.url, wish.lake)
     thread = threading.Thread(target=worker.run)

@@ -14,7 +14,7 @@ from features.schema import STORED, schema_hash
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.worker.lake import SCHEMAS, Reach
 from service.decisions import log
-from service.decisions.log import Choice, Record, Seen, Sent, Versions
+from service.decisions.log import Choice, ChosenContact, ObservedInputs, Record, Versions
 
 CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
 DAY = 86_400_000_000
@@ -63,11 +63,11 @@ def record(name: str, player: str, at_us: int, place: int, random: np.random.Gen
     return msgspec.structs.replace(made, **changes)
 
 
-def sent(place: int, at_us: int, catalogue: Catalogue) -> Sent | None:
+def sent(place: int, at_us: int, catalogue: Catalogue) -> ChosenContact | None:
     if place == 0:
         return None
     offer, channel, slot = catalogue.action(place)
-    return Sent(
+    return ChosenContact(
         offer=offer.id,
         name=offer.name,
         template=offer.template,
@@ -80,7 +80,7 @@ def sent(place: int, at_us: int, catalogue: Catalogue) -> Sent | None:
     )
 
 
-def seen(at_us: int, random: np.random.Generator) -> Seen:
+def seen(at_us: int, random: np.random.Generator) -> ObservedInputs:
     stored = random.lognormal(1, 1, len(STORED))
     for index, feature in enumerate(STORED):
         if feature.kind in {"first", "last"}:
@@ -89,7 +89,7 @@ def seen(at_us: int, random: np.random.Generator) -> Seen:
             stored[index] = at_us
         if feature.kind in {"days", "latest"}:
             stored[index] = random.integers(3)
-    return Seen(
+    return ObservedInputs(
         features=log.numbers(stored),
         as_of_us=at_us,
         age_seconds=0.0,

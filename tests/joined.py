@@ -12,7 +12,7 @@ from people import told as event
 from rulings import HOUSE
 
 from features.store.deployment import House
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from service.contacts.ledger import RedisLedger
@@ -72,7 +72,7 @@ def with_limits(client: Any, **limits: Any) -> Catalogue:
     desk = app_of(client).state.desk
     plain = HOUSE.model_dump(mode="json") | {"caps": []} | limits
     catalogue = Catalogue.model_validate(plain)
-    law = type(desk.table.law)(desk.table.law.book, Layout(catalogue))
+    law = type(desk.table.law)(desk.table.law.book, CandidateSpace(catalogue))
     desk.table = replace(desk.table, law=law)
     return catalogue
 

@@ -16,7 +16,7 @@ from models.catalogue.offers import load_catalogue
 from models.policy.policy import draw
 from pipelines.worker.lake import SCHEMAS
 from service.decisions import log
-from service.decisions.log import Choice, Record, Seen, Versions
+from service.decisions.log import Choice, ObservedInputs, Record, Versions
 
 CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -88,7 +88,7 @@ def drawn(role: str, version: str, pmf: NDArray[np.float64], u: float, mask: NDA
 
 def record(name: str, player: str, variant: str, choice: Choice) -> Record:
     """A record around a choice."""
-    seen = Seen(
+    seen = ObservedInputs(
         features=b"",
         as_of_us=None,
         age_seconds=None,

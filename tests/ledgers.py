@@ -14,15 +14,15 @@ import redis
 from features.events import EVENT, moment
 from features.store.connection import Store, connect
 from features.store.deployment import House, partition_of, tag
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.limits import Cap
 from models.catalogue.offers import Catalogue, load_catalogue
-from pipelines.worker.consumer import logged
+from pipelines.worker.consumer import log_entry
 from service.contacts import limits
 from service.contacts.ledger import Booking, Entry, RedisLedger, clock_arguments
-from service.contacts.limits import Asking, Reservation, load_reservation
-from service.contacts.snapshot import NO_DECISION, Keys, View, household_key
-from service.events.accept import know
+from service.contacts.limits import LimitQuery, Reservation, load_reservation
+from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot, household_key
+from service.events.accept import accept
 from service.players import sealing
 
 Result = TypeVar("Result")
@@ -54,7 +54,7 @@ CATALOGUE = Catalogue.model_validate(
         "budgets": [{"id": "bonus_day", "cost_minor": BUDGET, "purpose": "bonus"}],
     }
 )
-LAYOUT = Layout(CATALOGUE)
+LAYOUT = CandidateSpace(CATALOGUE)
 ZONE = "Europe/Malta"
 CHANNELS = ("email", "sms")
 BRANDS = ("main", "other")
@@ -66,7 +66,7 @@ class Attempt(NamedTuple):
     """A decision that was drawn from what was seen, and waits to be committed."""
 
     player: str
-    view: View
+    view: PlayerSnapshot
     name: str
     held: Reservation | None
 
@@ -113,7 +113,7 @@ class Rooms:
     def look(self, player: str, chance: random.Random) -> Attempt:
         """See a player and draw a contact that every limit allows, or none."""
 
-        async def seen(key: str) -> tuple[str, View]:
+        async def seen(key: str) -> tuple[str, PlayerSnapshot]:
             return key, await self.ledger.view(Keys(key), NO_DECISION)
 
         key, view = self.do(self.ledger.at_home(self.key(player), seen))
@@ -121,11 +121,11 @@ class Rooms:
         name = f"{partition_of(key):03d}-{chance.getrandbits(60):020d}{self._names:04d}"
         return Attempt(key, view, name, self._drawn(view, chance))
 
-    def _drawn(self, view: View, chance: random.Random) -> Reservation | None:
+    def _drawn(self, view: PlayerSnapshot, chance: random.Random) -> Reservation | None:
         now_us = self.house.now_us(view.real_us)
         send_us = now_us + chance.choice((0, 0, HOUR, 5 * HOUR, 26 * HOUR, 60 * HOUR))
         brand = chance.choice(BRANDS)
-        full = limits.evaluate(LAYOUT, view.held, [(send_us, LAYOUT.everything)], Asking(brand, ZONE, now_us))
+        full = limits.evaluate(LAYOUT, view.held, [(send_us, LAYOUT.everything)], LimitQuery(brand, ZONE, now_us))
         options = [
             (offer, channel)
             for offer in CATALOGUE.offers
@@ -185,7 +185,7 @@ class Rooms:
             if mine is None or (mine.state == "reserved" and mine.send_us > now_us):
                 return "early"
             send_us = max(mine.send_us, now_us)
-            full = limits.evaluate(LAYOUT, others, [(send_us, LAYOUT.everything)], Asking(mine.brand, ZONE, now_us))
+            full = limits.evaluate(LAYOUT, others, [(send_us, LAYOUT.everything)], LimitQuery(mine.brand, ZONE, now_us))
             bit = LAYOUT.find(mine.offer, mine.channel, "morning")
             if any(bits & bit for reason, bits in full.items() if not reason.startswith("budget:")):
                 return "full"
@@ -220,7 +220,7 @@ class Rooms:
         at = moment(self.now_us()).isoformat()
         body = {"type": type_, "event_id": f"e{self._names}-{id(self)}", "player_id": player, "occurred_at": at, **more}
         event = EVENT.validate_json(msgspec.json.encode(body))
-        self.do(know(event, self.house, self.ledger))
+        self.do(accept(event, self.house, self.ledger))
         return "told"
 
     def join(self, player: str, home: str) -> None:
@@ -344,7 +344,7 @@ def history(client: redis.Redis, house: House, players: dict[str, str]) -> Itera
         held: dict[str, dict[str, Reservation]] = defaultdict(dict)
         owners: dict[str, str] = {}
         for stream_id, fields in cast("list[Any]", client.xrange(f"log:{tag(partition)}")):
-            entry = logged(stream_id, fields)
+            entry = log_entry(stream_id, fields)
             body = msgspec.msgpack.decode(entry.body)
             follow(entry.kind, body, held, owners, entry.known_us)
             yield held

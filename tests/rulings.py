@@ -12,12 +12,12 @@ import yaml
 from features.aggregates import empty, encode, forward
 from features.moments import micros
 from features.schema import CHANNELS, PRODUCTS, VECTOR
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, Offer, Window, load_catalogue
-from service.players.facts import Consent, Facts, Told
+from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
 from service.rules import inputs
-from service.rules.compiler import Law, Verdict
+from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import Contact, Inputs
 from service.rules.rulebook import Rulebook, load_rulebook
 from service.rules.types import JurisdictionScope, SelectionBasis
@@ -54,8 +54,8 @@ def _when(word: Any, now_us: int) -> int | None:
     return now_us - DAY_US if word == "day before" else us(word)
 
 
-def _told(state: Any, true: str, now_us: int) -> Told | None:
-    return Told(true, now_us) if state else None
+def _told(state: Any, true: str, now_us: int) -> FactValue | None:
+    return FactValue(true, now_us) if state else None
 
 
 def _consents(said: dict[str, Any] | None) -> dict[tuple[str, str], Consent]:
@@ -68,14 +68,14 @@ def _consents(said: dict[str, Any] | None) -> dict[tuple[str, str], Consent]:
 
 def facts_of(said: Mapping[str, Any], now_us: int, book: Rulebook = BOOK) -> Facts:
     """Facts of a player told in words."""
-    registers = {name: Told("clear", now_us) for name in book.registers}
+    registers = {name: FactValue("clear", now_us) for name in book.registers}
     for name, one in said["registers"].items():
         assert name in registers, f"no pack describes the register {name}"
         if one is None:
             del registers[name]
         else:
             at_us = us(one["checked"]) if "checked" in one else now_us
-            registers[name] = Told("listed" if one.get("listed") else "clear", at_us)
+            registers[name] = FactValue("listed" if one.get("listed") else "clear", at_us)
     born = said["born"]
     return Facts(
         known=True,
@@ -172,10 +172,10 @@ def licensed_everywhere(book_hash: str, switched_on: str) -> Rulebook:
 _PARTS = {place for pack in BOOK.packs for rule in pack.rules for place in rule.jurisdictions or ()}
 
 
-def law_of(offer: Offer, switched_on: str = "") -> Law:
+def law_of(offer: Offer, switched_on: str = "") -> CompiledRulebook:
     """The rulebook compiled for one offer."""
     catalogue = Catalogue.model_validate(HOUSE.model_dump() | {"offers": [offer.model_dump()], "caps": []})
-    return Law(licensed_everywhere(BOOK.hash, switched_on), Layout(catalogue))
+    return CompiledRulebook(licensed_everywhere(BOOK.hash, switched_on), CandidateSpace(catalogue))
 
 
 def ruled(case: Mapping[str, Any], side: str) -> tuple[set[str], Verdict]:

@@ -25,7 +25,7 @@ _BYTE: Final = 8
 _WORD: Final = 64
 
 
-class Layout:
+class CandidateSpace:
     """Sets of a catalogue's candidates.
 
     Attributes:

@@ -47,7 +47,7 @@ class Cursor(msgspec.Struct, frozen=True):
     entries: int = 0
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What was learnt, as it is published. Vectors are little-endian float64 bytes over (1, *features).
 
     Attributes:
@@ -151,7 +151,7 @@ class Scored(NamedTuple):
     net: Vector
 
 
-class Learnt:
+class LearnedPolicy:
     """A snapshot as the policy of a catalogue.
 
     Args:
@@ -162,7 +162,7 @@ class Learnt:
         SnapshotError: The snapshot cannot be served.
     """
 
-    def __init__(self, snapshot: Snapshot, catalogue: Catalogue) -> None:
+    def __init__(self, snapshot: PolicyVersion, catalogue: Catalogue) -> None:
         snapshot.check()
         self.snapshot = snapshot
         self.version = snapshot.version

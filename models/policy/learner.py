@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.policy.context import READINGS
-from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, Snapshot
-from models.policy.reward_model import ORACLES, Levels, Oracle, sigmoid
+from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, PolicyVersion
+from models.policy.reward_model import ORACLES, Levels, RewardModel, sigmoid
 from models.policy.value import PenaltyModel, ValueModel
 
 Vector = NDArray[np.float64]
@@ -57,7 +57,7 @@ class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise LearnerError("learner: batch, warm_up, kappa and least_scale_minor are above 0, keep is in (0, 1]")
 
 
-class Act(NamedTuple):
+class NamedAction(NamedTuple):
     """An action by name: `channel` and `timing_slot` are None where the player is left alone."""
 
     offer: str
@@ -70,7 +70,7 @@ class Act(NamedTuple):
         return (self.offer, self.channel, self.timing_slot)
 
 
-ALONE: Final = Act(LEFT_ALONE)
+ALONE: Final = NamedAction(LEFT_ALONE)
 
 
 class _Row(NamedTuple):
@@ -78,7 +78,7 @@ class _Row(NamedTuple):
 
     kind: str
     context: bytes
-    act: Act
+    act: NamedAction
     amount: float
     before: float
 
@@ -114,7 +114,7 @@ class Learner:
         self.settings = settings
         self.number = 0
         self.closed: dict[str, float] = {}
-        self._oracle: Oracle = ORACLES[settings.oracle]()
+        self._oracle: RewardModel = ORACLES[settings.oracle]()
         self._value = ValueModel(1 + len(READINGS))
         self._penalty = PenaltyModel()
         self._begun = False
@@ -122,23 +122,23 @@ class Learner:
         self._waiting: list[_Row] = []
         self._rows, self._ones, self._loss = 0, 0, 0.0
 
-    def zero(self, context: Vector, act: Act) -> None:
+    def zero(self, context: Vector, act: NamedAction) -> None:
         """A decision began: it converts not, until it does."""
         self._take("zero", context, act)
 
-    def one(self, context: Vector, act: Act, value_minor: float) -> None:
+    def one(self, context: Vector, act: NamedAction, value_minor: float) -> None:
         """A decision converted, for a value so far, above 0."""
         self._take("one", context, act, value_minor)
 
-    def settle(self, context: Vector, act: Act, value_minor: float, provisional_minor: float) -> None:
+    def settle(self, context: Vector, act: NamedAction, value_minor: float, provisional_minor: float) -> None:
         """The value of a conversion is final; `provisional_minor` is what `one` said."""
         self._take("settle", context, act, value_minor, provisional_minor)
 
-    def penalise(self, act: Act, penalty_minor: float) -> None:
+    def penalise(self, act: NamedAction, penalty_minor: float) -> None:
         """A decision drew a penalty."""
         self._penalty.learn(act.offer, act.channel, penalty_minor)
 
-    def _take(self, kind: str, context: Vector, act: Act, amount: float = 0.0, before: float = 0.0) -> None:
+    def _take(self, kind: str, context: Vector, act: NamedAction, amount: float = 0.0, before: float = 0.0) -> None:
         self.closed = {}
         if self._begun:
             self._learn(kind, context, act, amount, before)
@@ -156,7 +156,7 @@ class Learner:
         for kind, context, act, amount, before in waited:
             self._learn(kind, np.frombuffer(context), act, amount, before)
 
-    def _learn(self, kind: str, context: Vector, act: Act, amount: float, before: float) -> None:
+    def _learn(self, kind: str, context: Vector, act: NamedAction, amount: float, before: float) -> None:
         x = np.append(1.0, np.clip((context - self._mean) / self._sd, -WIDEST, WIDEST))
         if kind == "settle":
             self._value.settle(x, act.offer, before, amount)
@@ -167,7 +167,7 @@ class Learner:
             self._penalty.enter(act.offer, act.channel)
         self._row(x, act, converted=kind == "one")
 
-    def _row(self, x: Vector, act: Act, *, converted: bool) -> None:
+    def _row(self, x: Vector, act: NamedAction, *, converted: bool) -> None:
         predicted = sigmoid(self._oracle.logit(x, act.levels))
         self._loss -= math.log(max(predicted if converted else 1 - predicted, 1e-12))
         self._ones += converted
@@ -183,7 +183,7 @@ class Learner:
             model.forget(self.settings.keep)
         self._rows, self._ones, self._loss = 0, 0, 0.0
 
-    def snapshot(self, lineage: str, at_us: int, cursor: Cursor) -> Snapshot:
+    def snapshot(self, lineage: str, at_us: int, cursor: Cursor) -> PolicyVersion:
         """What was learnt so far; only after the warm-up.
 
         Args:
@@ -196,7 +196,7 @@ class Learner:
         blocks = {
             name: np.pad(one, (0, size - len(one))).astype("<f8").tobytes() for name, one in learnt.blocks.items()
         }
-        return Snapshot(
+        return PolicyVersion(
             lineage=lineage,
             oracle=self.settings.oracle,
             number=self.number,

@@ -45,7 +45,7 @@ class Coefficients(NamedTuple):
     pairs: dict[str, float]
 
 
-class Oracle(Protocol):
+class RewardModel(Protocol):
     """What learning needs of an oracle; every implementation passes the same laws, and river's for estimators."""
 
     def logit(self, x: Vector, levels: Levels) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One change of what serves.
 
     Attributes:
@@ -34,12 +34,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
-def champion(journal: Sequence[Entry]) -> str | None:
+def champion(journal: Sequence[JournalEntry]) -> str | None:
     """The version that serves after these entries, oldest first."""
     return journal[-1].version if journal else None
 
 
-def previous(journal: Sequence[Entry]) -> str | None:
+def previous(journal: Sequence[JournalEntry]) -> str | None:
     """The version that a rollback brings back: what served before the champion, rollbacks undone.
 
     Several rollbacks in a row therefore walk back through history, and end.

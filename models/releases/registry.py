@@ -31,7 +31,7 @@ from models.catalogue.files import decoded
 from models.churn.plots import reliability_diagram
 from models.churn.scorer import ChurnBundle
 from models.churn.training import Evaluation, Rows, Trained
-from models.releases.promotions import Entry
+from models.releases.promotions import JournalEntry
 from models.releases.registry_database import RegistryError, making, prepare
 
 # Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
@@ -241,7 +241,7 @@ class ChurnRegistry:
         """The version that `rollback` brings back."""
         return self._aliased(PREVIOUS)
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: JournalEntry) -> None:
         """Make a version the champion, and keep who did it, when, in place of what and on which evidence.
 
         A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
@@ -258,7 +258,7 @@ class ChurnRegistry:
         self._alias(CHAMPION, entry.version)
         self._alias(PREVIOUS, self._version(entry.version).tags.get(_REPLACED, ""))
 
-    def _tell_run(self, entry: Entry, told: Mapping[str, str]) -> None:
+    def _tell_run(self, entry: JournalEntry, told: Mapping[str, str]) -> None:
         if self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
             return
         tags = {**told, _ENTRY: entry.id}
@@ -268,7 +268,7 @@ class ChurnRegistry:
         with self.run(f"{entry.action} {entry.version}") as run:
             run.tell(metrics=entry.evidence, tags=tags)
 
-    def records(self) -> list[Entry]:
+    def records(self) -> list[JournalEntry]:
         """All promotions and rollbacks, the latest first."""
         runs = self._client.search_runs([self._experiment], "tags.action != ''")
         return [_entry(run.data.tags) for run in runs]
@@ -371,8 +371,8 @@ class LearnerJournal:
         return self._run
 
 
-def _entry(tags: Mapping[str, str]) -> Entry:
-    return Entry(
+def _entry(tags: Mapping[str, str]) -> JournalEntry:
+    return JournalEntry(
         id=tags.get(_ENTRY, ""),
         action=tags["action"],
         version=tags["to"],

@@ -21,12 +21,12 @@ from rich.progress import track
 from features.store.connection import Store, connect, load_library
 from features.store.deployment import House, create_house
 from features.store.server import start_server
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from service.api.app import catalogue_path
 from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
-from service.contacts.limits import Asking, Held, Reservation
+from service.contacts.limits import Held, LimitQuery, Reservation
 from service.contacts.snapshot import NO_DECISION, Keys
 from service.players import sealing
 
@@ -77,7 +77,7 @@ def _catalogue() -> Catalogue:
 
 class _Bench:
     def __init__(self, client: redis.Redis, url: str, house: House, catalogue: Catalogue) -> None:
-        self.layout = Layout(catalogue)
+        self.layout = CandidateSpace(catalogue)
         self._client = client
         self._loop = asyncio.new_event_loop()
         self._store = Store(url, 1)
@@ -99,7 +99,7 @@ class _Bench:
         held = Held({f"d{at}": self._reservation(-at) for at in range(HELD)})
         now_us = self._house.now_us(time.time_ns() // 1_000)
         slots = [(now_us + at * _HOUR, bits) for at, bits in enumerate(self.layout.slots)]
-        asking = Asking("main", "Europe/Malta", now_us)
+        asking = LimitQuery("main", "Europe/Malta", now_us)
         begun = time.perf_counter()
         for _ in range(CALLS):
             limits.evaluate(self.layout, held, slots, asking)

@@ -20,11 +20,11 @@ from rich.progress import track
 
 from features.moments import micros
 from features.schema import CHANNELS
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Catalogue, load_catalogue, send_window
 from service.api.app import catalogue_path
 from service.players.facts import Consent
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 from service.rules.inputs import Inputs
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
 from service.rules.types import AnyRule
@@ -92,7 +92,7 @@ def _bonus(condition: str) -> str:
     return f'purpose == "bonus" {{a}} {condition}'
 
 
-def _law(catalogue: Catalogue) -> Law:
+def _law(catalogue: Catalogue) -> CompiledRulebook:
     made: TypeAdapter[Any] = TypeAdapter(AnyRule)
     common = {"reason": "a rule of the bench", "source": "the bench", "confidence": "house", "valid_from": "2000-01-01"}
     rules = tuple(made.validate_python({"id": one.id, "type": one.type, **common, **one.terms}) for one in _rules())
@@ -110,7 +110,7 @@ def _law(catalogue: Catalogue) -> Law:
             "rules": rules,
         }
     )
-    return Law(Rulebook(settings=book.settings, harm=book.harm, packs=(pack,)), Layout(catalogue))
+    return CompiledRulebook(Rulebook(settings=book.settings, harm=book.harm, packs=(pack,)), CandidateSpace(catalogue))
 
 
 def _catalogue() -> Catalogue:
@@ -191,7 +191,7 @@ def _flat(player: Inputs, catalogue: Catalogue) -> list[tuple[int, dict[str, Any
     return found
 
 
-def _ours(law: Law) -> Callable[[Inputs], Reasons]:
+def _ours(law: CompiledRulebook) -> Callable[[Inputs], Reasons]:
     def judge(player: Inputs) -> Reasons:
         windows = tuple(send_window(slot, player.now_us, player.zone or "UTC") for slot in SLOTS)
         verdict = law.judge(player, windows)

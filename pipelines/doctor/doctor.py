@@ -28,10 +28,10 @@ from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us, tag
 from features.store.errors import StoreError
 from features.store.server import read_lock, server_binary, socket_path
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
-from models.policy.learned import Learnt, Snapshot
+from models.policy.learned import LearnedPolicy, PolicyVersion
 from pipelines.doctor import findings, premises
 from pipelines.doctor.findings import Finding, Server, or_ok
 from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lock_of, servers_of, socket_of, within
@@ -40,7 +40,7 @@ from pipelines.worker.schedule import SETTINGS, read_schedules
 from pipelines.worker.webhooks import read_webhooks
 from service.api.app import KINDS, Settings, catalogue_path
 from service.decisions import log
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 _LIBRARIES: Final = {
@@ -288,11 +288,11 @@ def _unreadable(kind: str, digest: str, bundle: bytes | None, catalogue: Catalog
 def _read(kind: str, bundle: bytes, catalogue: Catalogue) -> None:
     """Read a bundle as a serving process would."""
     if kind == "rules":
-        Law(Rulebook.model_validate_json(bundle), Layout(catalogue))
+        CompiledRulebook(Rulebook.model_validate_json(bundle), CandidateSpace(catalogue))
     elif kind == "churn":
         Scorer(ChurnBundle.loads(bundle))
     elif kind == "policy":
-        Learnt(Snapshot.loads(bundle), catalogue)
+        LearnedPolicy(PolicyVersion.loads(bundle), catalogue)
     elif (of := ReadPlan.loads(bundle).schema_hash) != schema_hash():
         raise ValueError(f"compiled for features {of}, this build has {schema_hash()}")
 

@@ -18,7 +18,7 @@ from pipelines.worker.process import Worker, wait_until_applied, wait_until_in_l
 PATIENCE_SECONDS: Final = 600.0
 
 
-class Follower:
+class ImportWorker:
     """The worker that follows the log with features and lake: one that runs already, else ours in a thread."""
 
     def __init__(self, client: redis.Redis, url: str, lake: Path) -> None:
@@ -64,9 +64,9 @@ class Follower:
 
 
 @contextmanager
-def following(client: redis.Redis, url: str, lake: Path) -> Iterator[Follower]:
+def following(client: redis.Redis, url: str, lake: Path) -> Iterator[ImportWorker]:
     """A follower while the body runs; what the log holds already is in the lake when it begins."""
-    follower = Follower(client, url, lake)
+    follower = ImportWorker(client, url, lake)
     try:
         follower.in_lake(_logged(client))
         yield follower

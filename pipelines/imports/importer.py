@@ -37,11 +37,11 @@ from features.store.server import serving
 from pipelines.imports import bulk
 from pipelines.imports.cells import RowRefused, reasons
 from pipelines.imports.columns import REJECTED_SHARE, EventMapping
-from pipelines.imports.follower import Follower, following
+from pipelines.imports.follower import ImportWorker, following
 from pipelines.imports.mapping import ImportRefused, MappedRows, OwnRows, Reading, Rows, load
 from pipelines.imports.rejects import Rejects, Tally, rejects_path
 from pipelines.imports.rows import Row, Source
-from pipelines.imports.seen import Seen, Told, judge, told
+from pipelines.imports.seen import FileEvent, KnownEvents, file_event, judge
 from pipelines.rules.rulebooks import serving_rulebook
 from service.api import reading
 from service.contacts.ledger import Status
@@ -96,7 +96,7 @@ class Imported(NamedTuple):
     refusal: str | None
 
 
-class Door(NamedTuple):
+class OpenHouse(NamedTuple):
     """An open house, and where it is."""
 
     home: Path
@@ -111,9 +111,9 @@ class Door(NamedTuple):
 
 
 @contextmanager
-def _open(home: Path) -> Iterator[Door]:
+def _open(home: Path) -> Iterator[OpenHouse]:
     with serving(home) as url, closing(connect(url)) as client:
-        yield Door(home, url, client, open_house(client))
+        yield OpenHouse(home, url, client, open_house(client))
 
 
 class Import:
@@ -135,7 +135,7 @@ class Import:
 
     def __init__(
         self,
-        door: Door,
+        door: OpenHouse,
         reader: Rows,
         assume: Sequence[Assertion],
         rejects: Rejects,
@@ -177,8 +177,8 @@ class Import:
             follower.stop()
             follower.in_lake(self._reached.values())
 
-    def _take(self, chunk: Sequence[Row], seen: Seen) -> None:
-        rows, records = list[Row](), list[list[Told]]()
+    def _take(self, chunk: Sequence[Row], seen: KnownEvents) -> None:
+        rows, records = list[Row](), list[list[FileEvent]]()
         for row, record in self._readable(chunk):
             rows.append(row)
             records.append(record)
@@ -190,7 +190,7 @@ class Import:
             self._count(row, verdict.status == "conflict", [next(statuses) for _ in verdict.fresh])
         self.records += len(chunk)
 
-    def _readable(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, list[Told]]]:
+    def _readable(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, list[FileEvent]]]:
         """The rows that are events, with them; the others go to the rejects."""
         door = self._door
         now_us = door.house.now_us(real_now_us(door.client))
@@ -210,7 +210,7 @@ class Import:
             self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
         return found
 
-    def _told(self, one: Reading, now_us: int, line: int) -> Told:
+    def _told(self, one: Reading, now_us: int, line: int) -> FileEvent:
         event = one.event
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
@@ -220,9 +220,9 @@ class Import:
         for doubt in (*one.doubts.values(), *reading.doubtful(event, moment(now_us).date())):
             self.doubts.add(doubt, line)
         beside = reading.beside(event, one.doubts, self._known_words)
-        return told(self._items.event(event, now_us, beside), event, self._key(event.player_id))
+        return file_event(self._items.event(event, now_us, beside), event, self._key(event.player_id))
 
-    def _known(self, events: Sequence[Told], seen: Seen) -> dict[int, bool]:
+    def _known(self, events: Sequence[FileEvent], seen: KnownEvents) -> dict[int, bool]:
         """The places of events whose ids lake, run or store have, and whether for the same."""
         known = seen.known(events)
         asked = [at for at, one in enumerate(events) if one.item.remember and at not in known]
@@ -231,18 +231,20 @@ class Import:
         done = self._append([events[asked[at]].item for at in there])
         return known | {asked[at]: status != "conflict" for at, status in zip(there, done.statuses, strict=True)}
 
-    def _take_assumed(self, players: Iterable[str], seen: Seen) -> None:
+    def _take_assumed(self, players: Iterable[str], seen: KnownEvents) -> None:
         """Append what is assumed of players that the file has not named before."""
         new = [player for player in dict.fromkeys(players) if player not in self._players]
         self._players.update(new)
         items = [self._items.assumed(player, self._assume) for player in new]
-        assumed = [Told(one, player, f"{one.player} {one.entry.seen}") for one, player in zip(items, new, strict=True)]
+        assumed = [
+            FileEvent(one, player, f"{one.player} {one.entry.seen}") for one, player in zip(items, new, strict=True)
+        ]
         known = seen.known(assumed)
         fresh = [one for at, one in enumerate(assumed) if at not in known]
         self._append([one.item for one in fresh])
         seen.add(fresh)
 
-    def _take_new(self, fresh: Sequence[Told], seen: Seen) -> Sequence[Status]:
+    def _take_new(self, fresh: Sequence[FileEvent], seen: KnownEvents) -> Sequence[Status]:
         """Append new events; what became of each, where the store came to know its id a moment ago too."""
         done = self._append([one.item for one in fresh])
         seen.add([one for one, status in zip(fresh, done.statuses, strict=True) if status != "conflict"])
@@ -264,7 +266,7 @@ class Import:
         self._reached |= done.reached
         return done
 
-    def _hold_back(self, follower: Follower) -> None:
+    def _hold_back(self, follower: ImportWorker) -> None:
         """Wait where the log is too far ahead of the features."""
         self._ahead.append(dict(self._reached))
         if len(self._ahead) > AHEAD:
@@ -308,12 +310,12 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _seen(home: Path) -> Iterator[Seen]:
+def _seen(home: Path) -> Iterator[KnownEvents]:
     for left in home.glob(f"{_SPILL}*"):  # of an import that was killed: this is the only one
         shutil.rmtree(left, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory(prefix=_SPILL, dir=home) as spill,
-        closing(Seen(home / "lake", Path(spill))) as seen,
+        closing(KnownEvents(home / "lake", Path(spill))) as seen,
     ):
         yield seen
 

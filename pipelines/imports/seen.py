@@ -64,7 +64,7 @@ def content(event: Event) -> str:
     return _APART.join("" if text is None else str(text) for text in texts)
 
 
-class Told(NamedTuple):
+class FileEvent(NamedTuple):
     """An event as a file tells it: item for the log, caller's id, name of player and event, its content."""
 
     item: Item
@@ -74,14 +74,14 @@ class Told(NamedTuple):
     sealed: str = ""
 
 
-def told(item: Item, event: Event, asked: str) -> Told:
+def file_event(item: Item, event: Event, asked: str) -> FileEvent:
     """An event of the id with this key, as a file tells it."""
     sealed = events.personal(event)
     text = msgspec.json.encode(sealed).decode() if sealed else ""
-    return Told(item, event.player_id, f"{asked} {event.event_id}", content(event), text)
+    return FileEvent(item, event.player_id, f"{asked} {event.event_id}", content(event), text)
 
 
-class Seen:
+class KnownEvents:
     """The ids and contents that the lake had when the import began, and those that this run took since.
 
     Each is kept as the 128 bits of a hash in DuckDB, which moves to disk what does not fit in memory. Sealed content
@@ -98,19 +98,19 @@ class Seen:
             known = f"SELECT md5_number({_TOLD_OF} || ' ' || event_id), md5_number({CONTENT}), NULL FROM {rows}"  # noqa: S608 - no text from outside
             self._db.execute(f"INSERT INTO seen {known}", [f"{lake}/events/*/*.parquet"])
 
-    def known(self, some: Sequence[Told]) -> dict[int, bool]:
+    def known(self, some: Sequence[FileEvent]) -> dict[int, bool]:
         """The places of those whose id was seen, and whether with the same content."""
         self._ask(some)
         same = "seen.content = asked.content AND coalesce(seen.sealed = asked.sealed, true)"
         found = self._db.execute(f"SELECT place, bool_or({same}) FROM asked JOIN seen USING (id) GROUP BY place")  # noqa: S608
         return dict(found.fetchall())
 
-    def add(self, some: Sequence[Told]) -> None:
+    def add(self, some: Sequence[FileEvent]) -> None:
         """Remember what was taken."""
         self._ask(some)
         self._db.execute("INSERT INTO seen SELECT id, content, sealed FROM asked")
 
-    def _ask(self, some: Sequence[Told]) -> None:
+    def _ask(self, some: Sequence[FileEvent]) -> None:
         columns = [[one.name for one in some], [one.content for one in some]]
         sealed = [f"{self._salt}{one.sealed}" for one in some]
         self._db.execute(
@@ -129,19 +129,19 @@ class Verdict(NamedTuple):
     """What becomes of a record as a whole, and those of its events that are new."""
 
     status: Literal["new", "duplicate", "conflict"]
-    fresh: Sequence[Told] = ()
+    fresh: Sequence[FileEvent] = ()
 
 
-def judge(records: Sequence[Sequence[Told]], known: Mapping[int, bool]) -> Iterator[Verdict]:
+def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> Iterator[Verdict]:
     """Judge records in their order: one is new if any of its events is, and in conflict if any of them is.
 
     Args:
         records: The events of each.
         known: Of the events by place, counted through all records: those seen before, and whether with equal content.
     """
-    place, taken = 0, dict[str, Told]()
+    place, taken = 0, dict[str, FileEvent]()
     for record in records:
-        fresh, agrees = dict[str, Told](), True
+        fresh, agrees = dict[str, FileEvent](), True
         for one in record:
             before = fresh.get(one.name) or taken.get(one.name)
             if place in known:

@@ -63,7 +63,7 @@ class Terms(_Part):
         return 0.0
 
 
-class Drawn(NamedTuple):
+class DrawnDecision(NamedTuple):
     """A decision as learning sees it; moments in unix microseconds, `context` float32 bytes of `models.policy.context`.
 
     `channel` and `timing_slot` are None for `NO_CONTACT`; `at_once` marks what needs no confirm.
@@ -81,16 +81,16 @@ class Drawn(NamedTuple):
     context: bytes
 
 
-class Touch(msgspec.Struct, kw_only=True):
+class OpenReward(msgspec.Struct, kw_only=True):
     """An open decision: the window is open from `begun_us` (0: a contact that is not confirmed yet)."""
 
-    drawn: Drawn
+    drawn: DrawnDecision
     begun_us: int = 0
     value_minor: float = 0.0
     penalties: set[str] = msgspec.field(default_factory=set)
 
 
-class Lesson(NamedTuple):
+class TrainingEvent(NamedTuple):
     """Something to learn of a decision.
 
     Attributes:
@@ -102,12 +102,12 @@ class Lesson(NamedTuple):
     """
 
     kind: Literal["zero", "one", "penalty", "value", "nothing"]
-    drawn: Drawn
+    drawn: DrawnDecision
     amount_minor: float = 0.0
     provisional_minor: float = 0.0
 
 
-class Books(msgspec.Struct, kw_only=True):
+class OpenRewards(msgspec.Struct, kw_only=True):
     """Everything that attribution remembers; it is part of a checkpoint.
 
     Attributes:
@@ -119,7 +119,7 @@ class Books(msgspec.Struct, kw_only=True):
         early: Outcomes that came before their decision: (known, type, occurred) by decision.
     """
 
-    touches: dict[str, Touch] = msgspec.field(default_factory=dict)
+    touches: dict[str, OpenReward] = msgspec.field(default_factory=dict)
     firsts: dict[str, float] = msgspec.field(default_factory=dict)
     due: list[tuple[int, str]] = msgspec.field(default_factory=list)
     by_player: dict[str, list[str]] = msgspec.field(default_factory=dict)
@@ -136,13 +136,13 @@ class Attribution:
         books: Where it left off.
     """
 
-    def __init__(self, terms: Terms, window_us: int, books: Books | None = None) -> None:
+    def __init__(self, terms: Terms, window_us: int, books: OpenRewards | None = None) -> None:
         self._terms = terms
         self._penalties: dict[str, int] = {str(kind): minor for kind, minor in terms.penalties_minor.items()}
         self._window_us = window_us
-        self.books = books or Books()
+        self.books = books or OpenRewards()
 
-    def pass_time(self, now_us: int) -> Iterator[Lesson]:
+    def pass_time(self, now_us: int) -> Iterator[TrainingEvent]:
         """Close what is over at a moment of the log's clock, the earliest first."""
         due, early = self.books.due, self.books.early
         while early and (oldest := next(iter(early))) and early[oldest][0][0] + self._window_us < now_us:
@@ -153,21 +153,21 @@ class Attribution:
             if touch is not None and self._ends(touch) == ends_us:
                 yield from self._close(touch)
 
-    def decided(self, drawn: Drawn, known_us: int) -> Iterator[Lesson]:
+    def decided(self, drawn: DrawnDecision, known_us: int) -> Iterator[TrainingEvent]:
         """A decision was logged; one that is open already teaches nothing."""
         books, name = self.books, drawn.decision_id
         if name in books.touches:
             return
-        touch = books.touches[name] = Touch(drawn=drawn)
+        touch = books.touches[name] = OpenReward(drawn=drawn)
         books.by_player.setdefault(drawn.player, []).append(name)
         if drawn.at_once:
             touch.begun_us = drawn.at_us
-            yield Lesson("zero", drawn)
+            yield TrainingEvent("zero", drawn)
         heapq.heappush(books.due, (self._ends(touch), name))
         for _, type_, occurred_us in books.early.pop(name, ()):
             yield from self.outcome(name, type_, occurred_us, known_us)
 
-    def outcome(self, name: str, type_: str, occurred_us: int, known_us: int) -> Iterator[Lesson]:
+    def outcome(self, name: str, type_: str, occurred_us: int, known_us: int) -> Iterator[TrainingEvent]:
         """Something became of a contact: `confirmed` opens it, others may cost.
 
         One that failed before it was confirmed is over; after that it was meant to happen, and its window goes on
@@ -180,13 +180,13 @@ class Attribution:
         if type_ == "confirmed" and not touch.begun_us:
             touch.begun_us = max(occurred_us, touch.drawn.send_us)
             heapq.heappush(self.books.due, (self._ends(touch), name))
-            yield Lesson("zero", touch.drawn)
+            yield TrainingEvent("zero", touch.drawn)
         elif type_ in _ENDED and not touch.begun_us:
             yield from self._close(touch)
         elif type_ in {"unsubscribed", "complained"}:
             yield from self._punish(touch, type_)
 
-    def event(self, player: str, event: Mapping[str, Any], occurred_us: int) -> Iterator[Lesson]:
+    def event(self, player: str, event: Mapping[str, Any], occurred_us: int) -> Iterator[TrainingEvent]:
         """The player did something: it counts for every open touch whose window holds it."""
         held = [self.books.touches[name] for name in self.books.by_player.get(player, ())]
         within = [one for one in held if one.begun_us and one.begun_us < occurred_us <= one.begun_us + self._window_us]
@@ -201,22 +201,22 @@ class Attribution:
             if harm is not None and _concerns(event, touch):
                 yield from self._punish(touch, harm)
 
-    def _earn(self, touch: Touch, value_minor: float) -> Iterator[Lesson]:
+    def _earn(self, touch: OpenReward, value_minor: float) -> Iterator[TrainingEvent]:
         first = touch.value_minor == 0.0
         touch.value_minor += value_minor
         if first:
             self.books.firsts[touch.drawn.decision_id] = value_minor
-            yield Lesson("one", touch.drawn, value_minor)
+            yield TrainingEvent("one", touch.drawn, value_minor)
 
-    def _punish(self, touch: Touch, kind: str) -> Iterator[Lesson]:
+    def _punish(self, touch: OpenReward, kind: str) -> Iterator[TrainingEvent]:
         if touch.begun_us and kind not in touch.penalties:
             touch.penalties.add(kind)
-            yield Lesson("penalty", touch.drawn, float(self._penalties.get(kind, 0)))
+            yield TrainingEvent("penalty", touch.drawn, float(self._penalties.get(kind, 0)))
 
-    def _ends(self, touch: Touch) -> int:
+    def _ends(self, touch: OpenReward) -> int:
         return touch.begun_us + self._window_us if touch.begun_us else touch.drawn.valid_until_us
 
-    def _close(self, touch: Touch) -> Iterator[Lesson]:
+    def _close(self, touch: OpenReward) -> Iterator[TrainingEvent]:
         books, name = self.books, touch.drawn.decision_id
         del books.touches[name]
         others = books.by_player[touch.drawn.player]
@@ -226,9 +226,9 @@ class Attribution:
             books.events.pop(touch.drawn.player, None)
         first = books.firsts.pop(name, 0.0)
         if first:
-            yield Lesson("value", touch.drawn, touch.value_minor, first)
+            yield TrainingEvent("value", touch.drawn, touch.value_minor, first)
         elif touch.begun_us:
-            yield Lesson("nothing", touch.drawn)
+            yield TrainingEvent("nothing", touch.drawn)
 
 
 def _harm(event: Mapping[str, Any]) -> str | None:
@@ -245,6 +245,6 @@ def _harm(event: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _concerns(event: Mapping[str, Any], touch: Touch) -> bool:
+def _concerns(event: Mapping[str, Any], touch: OpenReward) -> bool:
     """Whether an event may speak against a contact: consent that is withdrawn does against contacts of its channel."""
     return event["type"] != "consent_changed" or event.get("channel") == touch.drawn.channel

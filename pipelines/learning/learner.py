@@ -19,7 +19,7 @@ from features.store.bundles import LEARNER_LEASE
 from features.store.connection import connect
 from models.policy.learned import SnapshotError
 from pipelines.learning import policy
-from pipelines.learning.training_log import School
+from pipelines.learning.training_log import Training
 
 if TYPE_CHECKING:
     from models.releases.registry import LearnerJournal
@@ -48,7 +48,7 @@ class LearnerProcess:
         step: Called before every step with its name.
     """
 
-    def __init__(self, url: str, home: Path, school: School, tell: Callable[[School], None], step: Step) -> None:
+    def __init__(self, url: str, home: Path, school: Training, tell: Callable[[Training], None], step: Step) -> None:
         self._client = connect(url)
         self._file = home / "learner" / "checkpoint.msgpack"
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ class Teller:
         self._kept = time.monotonic()
         self._journal: LearnerJournal | None = None
 
-    def __call__(self, school: School) -> None:
+    def __call__(self, school: Training) -> None:
         """Note the newest snapshot, and keep a checkpoint every few minutes."""
         if school.newest is None:
             return

@@ -14,7 +14,7 @@ import redis
 from features.store.bundles import bundle_key, keep, pointer_key, publish, published
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
-from models.policy.learned import Snapshot, SnapshotError
+from models.policy.learned import PolicyVersion, SnapshotError
 from pipelines.training.promotion import GateRefused, alone, serve, user
 
 _HISTORY: Final = "croupier:policy:history"
@@ -44,7 +44,7 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
     serving: int = 0
 
 
-def let_follow(client: redis.Redis, newest: Snapshot) -> bool:
+def let_follow(client: redis.Redis, newest: PolicyVersion) -> bool:
     """Publish a snapshot if it follows the one that serves and nothing is held; whether it serves now.
 
     Raises:
@@ -64,19 +64,19 @@ def let_follow(client: redis.Redis, newest: Snapshot) -> bool:
     return True
 
 
-def follows(newest: Snapshot, before: Snapshot) -> bool:
+def follows(newest: PolicyVersion, before: PolicyVersion) -> bool:
     """Whether a snapshot comes after another: later of its lineage, or of another one and learnt from no fewer rows."""
     if newest.lineage == before.lineage:
         return newest.number > before.number
     return newest.rows >= before.rows
 
 
-def serving(client: redis.Redis) -> Snapshot | None:
+def serving(client: redis.Redis) -> PolicyVersion | None:
     """The snapshot that serves; None if there is none that this build can read."""
     digest = cast("bytes | None", client.get(pointer_key("policy")))
     data = cast("bytes | None", client.get(bundle_key(digest.decode()))) if digest else None
     try:
-        return None if data is None else Snapshot.loads(data)
+        return None if data is None else PolicyVersion.loads(data)
     except SnapshotError:
         return None
 
@@ -107,7 +107,7 @@ def rollback(url: str, version: str | None = None, by: str | None = None) -> Pol
     if target is None or bundle is None or (before is not None and before.version == target):
         raise GateRefused(f"there is no policy {target or ''} before the one that serves to go back to")
     try:
-        Snapshot.loads(bundle)
+        PolicyVersion.loads(bundle)
     except SnapshotError as error:
         raise GateRefused(f"{target} is no policy that can serve: {error}") from error
     return _switch(client, "rollback", target, bundle, by)
@@ -146,7 +146,7 @@ def _switch(client: redis.Redis, action: str, version: str, bundle: bytes, by: s
     return done
 
 
-def _change(client: redis.Redis, action: str, version: str, before: Snapshot | None, by: str) -> dict[str, Any]:
+def _change(client: redis.Redis, action: str, version: str, before: PolicyVersion | None, by: str) -> dict[str, Any]:
     at_us = open_house(client).now_us(real_now_us(client))
     replaced = None if before is None else before.version
     return {"action": action, "version": version, "replaced": replaced, "by": by, "at_us": at_us}

@@ -28,9 +28,9 @@ from features.schema import schema_hash
 from features.store.deployment import order
 from models.catalogue.files import decoded
 from models.policy.context import READINGS, context
-from models.policy.learned import LEFT_ALONE, Cursor, Snapshot, SnapshotError
-from models.policy.learner import FORMAT, Act, Learner, LearnerError, LearnerSettings
-from pipelines.learning.attribution import HARMFUL, Attribution, Books, Drawn, Lesson, Terms
+from models.policy.learned import LEFT_ALONE, Cursor, PolicyVersion, SnapshotError
+from models.policy.learner import FORMAT, Learner, LearnerError, LearnerSettings, NamedAction
+from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, Terms, TrainingEvent
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import SETTINGS
 from service.decisions import log
@@ -45,7 +45,7 @@ _COLUMNS: Final = {
 _START: Final = Cursor()
 
 
-class Logged(NamedTuple):
+class LakeEntry(NamedTuple):
     """One entry of the learning log: its table of the lake, house time at which it became known, its columns."""
 
     table: str
@@ -77,7 +77,7 @@ class LearningLog:
         self._nothing = None if found else (whole, last)
         return found
 
-    def entries(self, flush: str) -> list[Logged]:
+    def entries(self, flush: str) -> list[LakeEntry]:
         """What a flush holds, in order."""
         files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
         found = [entry for table, file in files for entry in self._read(table, file)]
@@ -91,21 +91,21 @@ class LearningLog:
             if len(self._days) < 2 or day.name >= self._days[0]:
                 yield from day.glob(f"{name}.parquet")
 
-    def _read(self, table: str, file: Path) -> Iterator[tuple[tuple[int, int, int], Logged]]:
+    def _read(self, table: str, file: Path) -> Iterator[tuple[tuple[int, int, int], LakeEntry]]:
         rows = pq.read_table(file, columns=[*_COLUMNS[table], "known_at", "position"], partitioning=None)
         if table == "events":
             rows = rows.filter(pc.is_in(rows["type"], self._types))
         for row in rows.to_pylist():
             partition, _, stream_id = row.pop("position").partition(":")
             milliseconds, sequence = order(stream_id)
-            yield (milliseconds, int(partition[1:]), sequence), Logged(table, micros(row.pop("known_at")), row)
+            yield (milliseconds, int(partition[1:]), sequence), LakeEntry(table, micros(row.pop("known_at")), row)
 
 
 def _last(flush: str) -> int:
     return int(flush.partition("-")[2])
 
 
-def drawn(record: Record) -> Drawn | None:
+def drawn(record: Record) -> DrawnDecision | None:
     """A logged decision as learning sees it; None if nothing was chosen by chance, or by another build's features."""
     choice, sent, churn = record.choice, record.action, record.seen.churn_score
     if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
@@ -114,9 +114,9 @@ def drawn(record: Record) -> Drawn | None:
     seen = context(vector, churn).astype("<f4").tobytes()
     name, player, at_us = record.decision_id, record.player, record.at_us
     if sent is None:
-        return Drawn(name, player, at_us, at_us, at_us, True, LEFT_ALONE, None, None, seen)
+        return DrawnDecision(name, player, at_us, at_us, at_us, True, LEFT_ALONE, None, None, seen)
     moments = (at_us, sent.send_us, sent.valid_until_us)
-    return Drawn(name, player, *moments, record.activated, sent.offer, sent.channel, sent.timing_slot, seen)
+    return DrawnDecision(name, player, *moments, record.activated, sent.offer, sent.channel, sent.timing_slot, seen)
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
@@ -126,11 +126,11 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     cursor: Cursor
     at_us: int
     learner: bytes
-    books: Books
+    books: OpenRewards
     newest: bytes
 
 
-class School:
+class Training:
     """Learns the log flush by flush, without a store: what is learnt is a function of the log.
 
     Attributes:
@@ -155,7 +155,7 @@ class School:
         self._learner = Learner(self._settings)
         self._attribution = Attribution(self._terms, self._window_us)
         self.cursor, self.at_us, self.unread = _START, 0, 0
-        self.newest: Snapshot | None = None
+        self.newest: PolicyVersion | None = None
 
     @property
     def open(self) -> int:
@@ -174,7 +174,7 @@ class School:
                 self._teach(lesson)
         self.cursor = Cursor(flush, self.cursor.entries if self.cursor.flush == flush else 0)
 
-    def _lessons(self, entry: Logged) -> Iterator[Lesson]:
+    def _lessons(self, entry: LakeEntry) -> Iterator[TrainingEvent]:
         yield from self._attribution.pass_time(entry.known_us)
         columns = entry.columns
         if entry.table == "decisions":
@@ -189,7 +189,7 @@ class School:
             detail = msgspec.json.decode(columns["detail"]) if columns["detail"] else {}
             yield from self._attribution.event(columns["player"], {**columns, **detail}, micros(columns["occurred_at"]))
 
-    def _drawn(self, data: bytes) -> Drawn | None:
+    def _drawn(self, data: bytes) -> DrawnDecision | None:
         try:
             return drawn(log.loads(data))
         except (msgspec.MsgspecError, ValueError) as error:
@@ -197,7 +197,7 @@ class School:
             _LOG.error("learner", trouble=f"a decision cannot be read and is left out: {error}", cursor=self.cursor)
             return None
 
-    def _teach(self, lesson: Lesson) -> None:
+    def _teach(self, lesson: TrainingEvent) -> None:
         teach(self._learner, lesson)
         if self._learner.closed:
             self.measured = self._learner.closed
@@ -222,7 +222,7 @@ class School:
         try:
             held = msgspec.msgpack.decode(data, type=Checkpoint)
             learner = Learner.loads(held.learner, self._settings)
-            newest = Snapshot.loads(held.newest) if held.newest else None
+            newest = PolicyVersion.loads(held.newest) if held.newest else None
         except (msgspec.MsgspecError, LearnerError, SnapshotError):
             return False
         if held.lineage != self.lineage:
@@ -233,10 +233,10 @@ class School:
         return True
 
 
-def teach(learner: Learner, lesson: Lesson) -> None:
+def teach(learner: Learner, lesson: TrainingEvent) -> None:
     """Give a lesson to a learner."""
     one = lesson.drawn
-    act = Act(one.offer, one.channel, one.timing_slot)
+    act = NamedAction(one.offer, one.channel, one.timing_slot)
     seen = np.frombuffer(one.context, dtype="<f4").astype(np.float64)
     match lesson.kind:
         case "zero":
@@ -284,7 +284,7 @@ class _Settings(msgspec.Struct, frozen=True):
     learner: LearnerSettings
 
 
-def open_school(lake: Path) -> School:
+def open_school(lake: Path) -> Training:
     """A school as mlflow.yaml and reward.yaml say.
 
     Raises:
@@ -295,4 +295,4 @@ def open_school(lake: Path) -> School:
         found = decoded(SETTINGS, _Settings)
     except (OSError, msgspec.MsgspecError) as error:
         raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
-    return School(lake, found.learner, Terms.read(), found.reward.window_days)
+    return Training(lake, found.learner, Terms.read(), found.reward.window_days)

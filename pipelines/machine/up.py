@@ -51,7 +51,7 @@ VIEW: Final = "/#/experiments?workflowType=machine_learning"
 
 
 @dataclass(frozen=True)
-class Wish:
+class Options:
     """What was asked of `croupier up`.
 
     Attributes:
@@ -83,7 +83,7 @@ class Wish:
         return f"http://127.0.0.1:{self.port}"
 
 
-def up(wish: Wish, console: Console) -> None:
+def up(wish: Options, console: Console) -> None:
     """Start everything, fill and train a new house, print where it is, and watch until told to stop.
 
     Raises:
@@ -126,7 +126,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 @contextmanager
-def _store(wish: Wish, console: Console) -> Iterator[tuple[str, list[Server]]]:
+def _store(wish: Options, console: Console) -> Iterator[tuple[str, list[Server]]]:
     """The store's address, and the embedded server in a list (empty for a store elsewhere).
 
     The server of a command that runs, or one that outlived its house, is taken over.
@@ -150,7 +150,7 @@ def _step(console: Console, name: str) -> Iterator[None]:
     console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
 
 
-def prepare(client: redis.Redis, wish: Wish, url: str) -> House:
+def prepare(client: redis.Redis, wish: Options, url: str) -> House:
     """Create or open the house, load the store's functions, apply feature definitions if they changed."""
     sandbox = wish.players > 0 or wish.clock_us is not None or wish.rate is not None
     house = create_house(client, clock_us=wish.clock_us, rate=wish.rate, sandbox=sandbox)
@@ -164,7 +164,7 @@ def prepare(client: redis.Redis, wish: Wish, url: str) -> House:
     return house
 
 
-def _children(wish: Wish, url: str) -> list[Child]:
+def _children(wish: Options, url: str) -> list[Child]:
     """What a house is made of, besides its store."""
     serve = ["serve", "--port", str(wish.port), "--workers", str(wish.workers)]
     return [
@@ -174,7 +174,7 @@ def _children(wish: Wish, url: str) -> list[Child]:
     ]
 
 
-def _child(wish: Wish, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
+def _child(wish: Options, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
     """A process that runs one of our commands for the house."""
     logs = wish.home / "logs"
     logs.mkdir(exist_ok=True)
@@ -182,7 +182,7 @@ def _child(wish: Wish, url: str, name: str, words: Sequence[str], niceness: int 
     return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 
-def open_doors(client: redis.Redis, house: House, wish: Wish, console: Console) -> None:
+def open_doors(client: redis.Redis, house: House, wish: Options, console: Console) -> None:
     """Fill the house if that was not done, and wait until every part of it is up.
 
     Raises:
@@ -215,7 +215,7 @@ def _leased(client: redis.Redis, name: str) -> bool:
     return until is not None and int(until) > real_now_us(client)
 
 
-def _afterwards(client: redis.Redis, wish: Wish, url: str, console: Console) -> list[Child]:
+def _afterwards(client: redis.Redis, wish: Options, url: str, console: Console) -> list[Child]:
     """What nobody has to wait for, after all that serves and more slowly: a first churn model, MLflow's screen."""
     if wish.players and not client.exists(pointer_key("churn")):
         with _step(console, "first churn model"):
@@ -229,7 +229,7 @@ def _afterwards(client: redis.Redis, wish: Wish, url: str, console: Console) -> 
     return [screen]
 
 
-def fill(client: redis.Redis, house: House, wish: Wish) -> None:
+def fill(client: redis.Redis, house: House, wish: Options) -> None:
     """Send a seeded world through the same path that events take, and wait until features and lake have it."""
     items = bulk.Items(client, house)
     reached: dict[int, str] = {}
@@ -245,7 +245,7 @@ def fill(client: redis.Redis, house: House, wish: Wish) -> None:
     wait_until_in_lake(wish.lake, real_now_us(client))
 
 
-def _train(wish: Wish, url: str) -> str | None:
+def _train(wish: Options, url: str) -> str | None:
     """Train and promote in a process of its own, which takes its memory with it; why there is no model, if so."""
     child = _child(wish, url, "train", ["train", "churn", "--promote"], LAST)
     child.start()
@@ -279,7 +279,7 @@ def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
         return found
 
 
-def _print_addresses(house: House, wish: Wish, console: Console) -> None:
+def _print_addresses(house: House, wish: Options, console: Console) -> None:
     screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}  (starts last)" if wish.screen else ""
     console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
     if not wish.players:
@@ -303,7 +303,7 @@ def _print_addresses(house: House, wish: Wish, console: Console) -> None:
         print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
 
 
-def _someone(wish: Wish) -> tuple[str, dict[str, object]]:
+def _someone(wish: Options) -> tuple[str, dict[str, object]]:
     """A player of the world who may be contacted now, and the request to ask about them."""
     asked: dict[str, object] = {}
     for number in range(1, wish.players + 1):
@@ -324,7 +324,7 @@ def _curl(url: str, body: Mapping[str, object]) -> str:
 class Watch(threading.Thread):
     """Starts again whatever dies, the store first; ends when told to, or when a restart fails."""
 
-    def __init__(self, children: Sequence[Child], server: list[Server], wish: Wish, console: Console) -> None:
+    def __init__(self, children: Sequence[Child], server: list[Server], wish: Options, console: Console) -> None:
         super().__init__(daemon=True)
         self._children = children
         self._server = server

@@ -25,7 +25,7 @@ from features.aggregates import forward
 from features.moments import micros
 from features.schema import schema_hash
 from features.store.connection import connect
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import load_catalogue
 from pipelines.rules.officer import RulesRefused
 from pipelines.rules.rulebooks import rulebook
@@ -37,11 +37,11 @@ from service.decisions.decide import windows_of
 from service.decisions.log import Record
 from service.players import facts, harm, sealing
 from service.rules import inputs
-from service.rules.compiler import Law, Verdict
+from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import Contact
 
 
-class Change(msgspec.Struct):
+class ChangedDecisions(msgspec.Struct):
     """What another rulebook changes by one rule in one jurisdiction; counts over decisions.
 
     A contact that two rules deny counts for each of them, so that columns do not add up.
@@ -83,10 +83,10 @@ def differ(url: str, lake: Path, old: str, new: str, since: str, console: Consol
         by the new rulebook, `contacts_put_off` to another moment; `changes` by rule and jurisdiction.
     """
     client = connect(url)
-    layout = Layout(load_catalogue(catalogue_path()))
-    before, after = (Law(rulebook(name, client), layout) for name in (old, new))
+    layout = CandidateSpace(load_catalogue(catalogue_path()))
+    before, after = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
     counts: Counter[str] = Counter()
-    changes: dict[tuple[str, str], Change] = {}
+    changes: dict[tuple[str, str], ChangedDecisions] = {}
     for record in track(_records(lake, since), "decisions", console=console, total=None):
         case = _case(client, record, layout)
         if isinstance(case, str):
@@ -136,7 +136,7 @@ def _since(text: str, last: datetime) -> int:
     return micros(at.replace(tzinfo=at.tzinfo or UTC))
 
 
-def _case(client: redis.Redis, record: Record, layout: Layout) -> Case | str:
+def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Case | str:
     """A decision as it can be judged again, or why it cannot."""
     if record.versions.schema != schema_hash():
         return "other_build"
@@ -151,7 +151,7 @@ def _case(client: redis.Redis, record: Record, layout: Layout) -> Case | str:
     return Case(record, known, contacts, bool(personal.get("asked", {}).get("activate")))
 
 
-def judged(case: Case, law: Law) -> Verdict:
+def judged(case: Case, law: CompiledRulebook) -> Verdict:
     """What a rulebook says of a recorded decision."""
     record = case.record
     told = facts.read(case.known, record.brand)
@@ -163,7 +163,13 @@ def judged(case: Case, law: Law) -> Verdict:
     return law.judge(seen, windows_of(told, record.at_us), fixed=case.at_once)
 
 
-def _compare(case: Case, before: Law, after: Law, changes: dict[tuple[str, str], Change], counts: Counter[str]) -> None:
+def _compare(
+    case: Case,
+    before: CompiledRulebook,
+    after: CompiledRulebook,
+    changes: dict[tuple[str, str], ChangedDecisions],
+    counts: Counter[str],
+) -> None:
     """Judge one decision twice and note what is different."""
     record, layout = case.record, before.layout
     old, new = judged(case, before), judged(case, after)
@@ -183,7 +189,7 @@ def _compare(case: Case, before: Law, after: Law, changes: dict[tuple[str, str],
         denied = new.blocked.get(name, 0) & ~was & ~apart
         freed = old.blocked.get(name, 0) & ~now & ~apart
         if denied | freed:
-            change = changes.setdefault((name, place), Change(name, place))
+            change = changes.setdefault((name, place), ChangedDecisions(name, place))
             change.decisions += 1
             change.actions_denied += denied.bit_count()
             change.actions_allowed += freed.bit_count()

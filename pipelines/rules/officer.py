@@ -22,22 +22,22 @@ import redis
 from features import places, zones
 from features.moments import moment
 from features.schema import CHANNELS
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.experiment import variant
 from models.catalogue.offers import SLOTS, Catalogue, load_catalogue
 from service.api.app import catalogue_path
 from service.contacts import limits
-from service.contacts.limits import Asking
-from service.contacts.snapshot import NO_DECISION, Linked, View, hashed, household_key, view_names, viewed
+from service.contacts.limits import LimitQuery
+from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot, hashed, household_key, view_names, viewed
 from service.decisions import eligibility
 from service.decisions.behaviour import read_behaviour
 from service.decisions.decide import DecisionRequest, own_id, situate
-from service.decisions.serving import Table, player_keys
+from service.decisions.serving import Serving, player_keys
 from service.players import facts, harm, identity
 from service.rules import rulebook
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 from service.rules.rule import RuleBase
-from service.rules.rulebook import Bound, Pack, Rulebook, load_rulebook, rulebook_path
+from service.rules.rulebook import Pack, RuleBinding, Rulebook, load_rulebook, rulebook_path
 from service.rules.types import TimeWindow
 
 _STALE_DAYS: Final = 180
@@ -56,7 +56,7 @@ class RulesRefused(Exception):
 def checked(folder: Path | None, today: date) -> dict[str, Any]:
     """A rulebook's hash, how many rules it holds, and what is doubtful; raises CatalogueError if it is not valid."""
     book, catalogue = load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path())
-    Law(book, Layout(catalogue))
+    CompiledRulebook(book, CandidateSpace(catalogue))
     states = Counter(rule.state for pack in book.packs for rule in pack.rules)
     found = lint(book, catalogue, today)
     counts = {"packs": len(book.packs), "rules": sum(states.values()), **{str(state): n for state, n in states.items()}}
@@ -136,7 +136,7 @@ def _on_bonuses(rule: RuleBase, channel: str) -> bool:
     return "bonus" in rule.purposes and (rule.channels is None or channel in rule.channels)
 
 
-def _lacks(place: str, ruled: Mapping[str, Sequence[Bound]]) -> str:
+def _lacks(place: str, ruled: Mapping[str, Sequence[RuleBinding]]) -> str:
     if place in ruled:
         return "none of its own rules is in force today"
     binding = f" beside that of {_country(place)}" if _country(place) in ruled else ""
@@ -233,7 +233,7 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - parameters are of many types
 # --- Explain
 
 
-def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "main") -> dict[str, Any]:
+def explain(client: redis.Redis, table: Serving, player_id: str, brand: str = "main") -> dict[str, Any]:
     """What may be sent to a player now and what not, with reasons, sources and the inputs behind them.
 
     Args:
@@ -262,7 +262,7 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
     situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
     verdict = eligibility.evaluate(situation)
     layout = table.layout
-    full = limits.evaluate(layout, view.held, verdict.moments, Asking(brand, known.time_zone, now_us))
+    full = limits.evaluate(layout, view.held, verdict.moments, LimitQuery(brand, known.time_zone, now_us))
     blocked = verdict.blocked | full
     left = layout.promotional & ~reduce(or_, blocked.values(), 0)
     return {
@@ -286,7 +286,7 @@ def explain(client: redis.Redis, table: Table, player_id: str, brand: str = "mai
     }
 
 
-def _view(client: redis.Redis, table: Table, player: str) -> View:
+def _view(client: redis.Redis, table: Serving, player: str) -> PlayerSnapshot:
     """A player as a decision would see them; a linked id's is the player's that it is linked to."""
     keys = player_keys(table, player)
     names = view_names(keys, NO_DECISION)
@@ -303,7 +303,7 @@ def _hash(client: redis.Redis, name: Any) -> dict[bytes, bytes]:  # noqa: ANN401
 
 
 def _allowed(
-    left: Candidates, moments: Iterable[tuple[int, Candidates]], layout: Layout, zone: str | None
+    left: Candidates, moments: Iterable[tuple[int, Candidates]], layout: CandidateSpace, zone: str | None
 ) -> list[dict[str, str]]:
     found = []
     for at_us, bits in moments:
@@ -314,7 +314,7 @@ def _allowed(
     return found
 
 
-def _denied(name: str, bits: Candidates, table: Table, layout: Layout) -> dict[str, Any]:
+def _denied(name: str, bits: Candidates, table: Serving, layout: CandidateSpace) -> dict[str, Any]:
     why = eligibility.reason(name, table.reasons)
     cube = layout.array(bits)[1:].reshape(layout.catalogue.shape)
     offers = [layout.catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))]

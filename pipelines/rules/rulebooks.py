@@ -16,19 +16,19 @@ from features.moments import moment
 from features.store.bundles import bundle_key, keep, pointer_key, published
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
-from models.policy.learned import Snapshot
+from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
 from pipelines.rules.officer import RulesRefused, lint
 from pipelines.training.promotion import alone, serve, user
 from pipelines.worker.consumer import serving_plan
 from service.api.app import catalogue_path
-from service.decisions.serving import Table
-from service.rules.compiler import Law
-from service.rules.rulebook import Bound, Rulebook, load_rulebook, rulebook_path
+from service.decisions.serving import Serving
+from service.rules.compiler import CompiledRulebook
+from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook, rulebook_path
 
 _HISTORY: Final = "croupier:promotions:rules"
 
@@ -49,14 +49,14 @@ def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
     raise RulesRefused(f"{name} is no folder of a rulebook, and the store keeps none of that hash")
 
 
-def table(client: redis.Redis) -> Table:
+def table(client: redis.Redis) -> Serving:
     """What serves, as far as rules ask: rulebook, catalogue, read plan; business rules in place of what is learnt."""
-    layout = Layout(load_catalogue(catalogue_path()))
+    layout = CandidateSpace(load_catalogue(catalogue_path()))
     ranks = priorities(layout.catalogue)
     plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
     policies: dict[str, Policy] = {"policy": plain, "business_rules": plain, "priority": Priority(ranks)}
-    law = Law(serving_rulebook(client), layout)
-    return Table(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
+    law = CompiledRulebook(serving_rulebook(client), layout)
+    return Serving(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
 
 
 def barred(client: redis.Redis) -> dict[str, list[str]]:
@@ -64,7 +64,7 @@ def barred(client: redis.Redis) -> dict[str, list[str]]:
     policy, churn = (_bundle(client, kind) for kind in ("policy", "churn"))
     if policy is None:
         return {}
-    readings = Snapshot.loads(policy).features
+    readings = PolicyVersion.loads(policy).features
     seen = ChurnBundle.loads(churn).features if churn and CHURN in readings else ()
     now_us = open_house(client).now_us(real_now_us(client))
     found = serving_rulebook(client).barred((*readings, *seen), now_us)
@@ -117,7 +117,7 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
     """
     client = connect(url)
     book, catalogue = rulebook(folder, client), load_catalogue(catalogue_path())
-    Law(book, Layout(catalogue))
+    CompiledRulebook(book, CandidateSpace(catalogue))
     today = moment(open_house(client).now_us(real_now_us(client))).date()
     warned = [one for one in lint(book, catalogue, today) if one["grade"] != "note"]
     if warned:
@@ -135,7 +135,7 @@ def lacking(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
     return tuple(one.rule.id for one in before.bound() if one.rule.id not in held or _less(one, held[one.rule.id]))
 
 
-def _less(before: Bound, after: Bound) -> bool:
+def _less(before: RuleBinding, after: RuleBinding) -> bool:
     """Whether a rule begins later, ends earlier, or covers less than it did; what its terms demand is not judged."""
     narrower = any(
         mine is not None and (theirs is None or not set(theirs) <= set(mine))

@@ -24,8 +24,8 @@ from scipy import stats
 from features.schema import CHANNELS
 from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
 from models.policy.context import READINGS
-from models.policy.learned import Cursor, Learnt
-from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.learned import Cursor, LearnedPolicy
+from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
 from models.policy.policy import Policy, Uniform, draw
 
 Vector = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Truth(NamedTuple):
         return self.conversion * self.value - self.cost
 
 
-class Arena:
+class BanditWorld:
     """A seeded world over a catalogue.
 
     Args:
@@ -111,7 +111,7 @@ class Arena:
         return context, np.append(True, open_.ravel()), random
 
 
-class Course(NamedTuple):
+class BanditRun(NamedTuple):
     """How a run went, one number per decision; money in minor units, expected under the truth.
 
     Attributes:
@@ -133,12 +133,12 @@ class Course(NamedTuple):
 
 
 def run(
-    arena: Arena,
+    arena: BanditWorld,
     decisions: int,
     delay: Delay,
     settings: LearnerSettings,
     advance: Callable[[], object] = lambda: None,
-) -> Course:
+) -> BanditRun:
     """Decide and learn; the policy is replaced by each snapshot as it is cut.
 
     Args:
@@ -172,11 +172,11 @@ def run(
         if place != NO_CONTACT and random.random() < arena.annoyed:
             learner.penalise(act, PENALTY_MINOR)
         advance()
-    return Course(*rows.T)
+    return BanditRun(*rows.T)
 
 
 def _lessons(
-    learner: Learner, context: Vector, act: Act, value: float, late: float, delay: Delay
+    learner: Learner, context: Vector, act: NamedAction, value: float, late: float, delay: Delay
 ) -> Iterator[tuple[float, Callable[[], None]]]:
     """What is learnt of a decision, and how many decisions after it; a value of 0 is no conversion."""
     begins = float(WINDOW) if delay == "wait" else 0.0
@@ -191,14 +191,14 @@ def _newest(learner: Learner, catalogue: Catalogue, policy: Policy) -> Policy:
         return policy
     snapshot = learner.snapshot("arena", 0, Cursor())
     learner.closed = {}
-    return Learnt(snapshot, catalogue)
+    return LearnedPolicy(snapshot, catalogue)
 
 
-def _act(place: int, catalogue: Catalogue) -> Act:
+def _act(place: int, catalogue: Catalogue) -> NamedAction:
     if place == NO_CONTACT:
         return ALONE
     offer, channel, slot = catalogue.action(place)
-    return Act(offer.id, channel, slot)
+    return NamedAction(offer.id, channel, slot)
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +224,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
 def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) -> Learning:
     """Run every way to meet delay, and a world where all contact harms, in the same worlds; shows how far it is."""
     began, settings, last = time.monotonic(), LearnerSettings(), slice(3 * decisions // 4, None)
-    found: dict[Delay, list[Course]] = {delay: [] for delay in DELAYS}
+    found: dict[Delay, list[BanditRun]] = {delay: [] for delay in DELAYS}
     harmed: list[float] = []
     with Progress(console=console) as bar:
         task = bar.add_task("decisions", total=seeds * decisions * (len(DELAYS) + 1))
@@ -234,8 +234,8 @@ def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) 
 
         for seed in range(1, seeds + 1):
             for delay in DELAYS:
-                found[delay].append(run(Arena(seed, catalogue), decisions, delay, settings, advance))
-            course = run(Arena(seed, catalogue, harmful=True), decisions, "fnc", settings, advance)
+                found[delay].append(run(BanditWorld(seed, catalogue), decisions, delay, settings, advance))
+            course = run(BanditWorld(seed, catalogue, harmful=True), decisions, "fnc", settings, advance)
             harmed.append(float(course.alone[last].mean()))
     lifts = {delay: [course.lift() for course in courses] for delay, courses in found.items()}
     return Learning(

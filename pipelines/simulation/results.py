@@ -17,7 +17,7 @@ from rich.table import Table
 from scipy import stats
 
 from pipelines.simulation.players import WINDOW_DAYS
-from pipelines.simulation.simulate import DAY_US, Course, Step
+from pipelines.simulation.simulate import DAY_US, SimulationRun, Step
 
 VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout")
 _COLOURS: Final = {"policy": "#1f5fa8", "business_rules": "#d08a1d", "uniform": "#8a8f98", "holdout": "#3d8b5c"}
@@ -79,7 +79,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     lag_hours_p99: float
 
 
-def measure(course: Course) -> Measured:
+def measure(course: SimulationRun) -> Measured:
     """Figures of a course."""
     own = [step for step in course.steps if not np.isnan(step.uniform)]
     parts = [own[at * len(own) // 4 : (at + 1) * len(own) // 4] for at in range(4)]
@@ -97,7 +97,7 @@ def measure(course: Course) -> Measured:
     )
 
 
-def _group(course: Course, variant: str) -> Group:
+def _group(course: SimulationRun, variant: str) -> Group:
     steps = [step for step in course.steps if step.variant == variant]
     worth = np.array([_worth(course, step) for step in steps])
     return Group(
@@ -121,7 +121,7 @@ def _brought(steps: list[Step]) -> float:
     return _mean(np.array(list(found.values())))
 
 
-def _worth(course: Course, step: Step) -> float:
+def _worth(course: SimulationRun, step: Step) -> float:
     """Worth of the player's play in the window after a decision."""
     begins = course.began_us + step.day * DAY_US
     plays = course.members[step.player].plays
@@ -241,7 +241,7 @@ def together(pooled: Pooled) -> Table:
     return shown
 
 
-def write(course: Course, found: Measured, folder: Path) -> None:
+def write(course: SimulationRun, found: Measured, folder: Path) -> None:
     """Write figures (`simulation.json`), every decision (`decisions.csv`) and plots (SVG) to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "simulation.json").write_text(json.dumps(msgspec.to_builtins(found), indent=2), "utf8")
@@ -253,7 +253,7 @@ def write(course: Course, found: Measured, folder: Path) -> None:
         FigureCanvasSVG(figure).print_svg(folder / f"{name}.svg")  # type: ignore[no-untyped-call]
 
 
-def plots(course: Course, found: Measured) -> dict[str, Figure]:
+def plots(course: SimulationRun, found: Measured) -> dict[str, Figure]:
     """The course of a simulation: net value, contacts, conversions over time, and exclusions by rule."""
     return {
         "net_value": _over_time(course, "true net value over leaving alone\nminor units per decision", _net),
@@ -264,17 +264,17 @@ def plots(course: Course, found: Measured) -> dict[str, Figure]:
     }
 
 
-def _net(course: Course, step: Step) -> float:
+def _net(course: SimulationRun, step: Step) -> float:
     del course
     return step.net
 
 
-def _alone(course: Course, step: Step) -> float:
+def _alone(course: SimulationRun, step: Step) -> float:
     del course
     return float(step.place == 0)
 
 
-def _converted(course: Course, step: Step) -> float:
+def _converted(course: SimulationRun, step: Step) -> float:
     # A window that is not over would show too little.
     return float(_worth(course, step) > 0) if step.day < course.wish.days - WINDOW_DAYS else np.nan
 
@@ -287,7 +287,7 @@ def _figure(title: str) -> tuple[Figure, Any]:
     return figure, panel
 
 
-def _over_time(course: Course, title: str, value: Any) -> Figure:  # noqa: ANN401 - a function of course and step
+def _over_time(course: SimulationRun, title: str, value: Any) -> Figure:  # noqa: ANN401 - a function of course and step
     figure, panel = _figure(title)
     for variant in VARIANTS:
         steps = [step for step in course.steps if step.variant == variant]
@@ -312,7 +312,7 @@ def _band(panel: Any, steps: list[Step], values: list[float], days: float, name:
     panel.fill_between(middles, means - errors, means + errors, color=colour, alpha=0.15, linewidth=0)
 
 
-def _policy(course: Course) -> Figure:
+def _policy(course: SimulationRun) -> Figure:
     """The policy's own decisions beside what others would have had of the same eligible actions."""
     figure, panel = _figure("of the same eligible actions: true net value, minor units per decision")
     own = [step for step in course.steps if not np.isnan(step.uniform)]

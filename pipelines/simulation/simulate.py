@@ -48,7 +48,7 @@ class SimulationRefused(Exception):
     """The house cannot be simulated in; the text is one sentence."""
 
 
-class Wish(NamedTuple):
+class SimulationOptions(NamedTuple):
     """What was asked for: `decisions` is about how many are asked of the house in all."""
 
     address: str
@@ -120,10 +120,10 @@ class Member:
 
 
 @dataclass
-class Course:
+class SimulationRun:
     """All that a simulation brought."""
 
-    wish: Wish
+    wish: SimulationOptions
     began_us: int
     steps: list[Step] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
@@ -132,7 +132,7 @@ class Course:
     """House hours between the moment at which something was due and the moment it was done."""
 
 
-def simulate(wish: Wish, catalogue: Catalogue, console: Console) -> Course:
+def simulate(wish: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
     """Drive the house through the wish; shows how far it is.
 
     Raises:
@@ -144,7 +144,7 @@ def simulate(wish: Wish, catalogue: Catalogue, console: Console) -> Course:
         raise SimulationRefused(str(several.exceptions[0])) from several
 
 
-async def _run(wish: Wish, catalogue: Catalogue, console: Console) -> Course:
+async def _run(wish: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
     async with aiohttp.ClientSession(wish.address, connector=connector) as session:
         clock = await _clock(session, wish)
@@ -154,7 +154,7 @@ async def _run(wish: Wish, catalogue: Catalogue, console: Console) -> Course:
         return stage.course
 
 
-async def _clock(session: aiohttp.ClientSession, wish: Wish) -> Clock:
+async def _clock(session: aiohttp.ClientSession, wish: SimulationOptions) -> Clock:
     try:
         async with session.get("/readyz") as answer:
             told = await answer.json()
@@ -175,7 +175,9 @@ async def _clock(session: aiohttp.ClientSession, wish: Wish) -> Clock:
 class Stage:
     """Runs what is due, player by player in order, several players at once."""
 
-    def __init__(self, session: aiohttp.ClientSession, wish: Wish, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, wish: SimulationOptions, catalogue: Catalogue, clock: Clock
+    ) -> None:
         self._session = session
         self._wish = wish
         self._catalogue = catalogue
@@ -187,7 +189,7 @@ class Stage:
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count())
         self._free = asyncio.Semaphore(AT_ONCE)
         self._asks_per_day = wish.decisions / wish.players / wish.days
-        self.course = Course(wish, 0)
+        self.course = SimulationRun(wish, 0)
 
     # --- Running
 

@@ -26,7 +26,7 @@ from features.store.bundles import keep, pointer_key, published, serving_hashes
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
-from models.releases.promotions import Entry, champion, previous
+from models.releases.promotions import JournalEntry, champion, previous
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def promote(home: Path, url: str, version: str, by: str | None = None) -> Promot
     return install(registry, client, new_entry(client, "promote", version, replaced, evidence, by))
 
 
-def install(registry: ChurnRegistry, client: redis.Redis, entry: Entry) -> Promotion:
+def install(registry: ChurnRegistry, client: redis.Redis, entry: JournalEntry) -> Promotion:
     """Let what has passed its gate serve, and record it."""
     serving = _change(client, entry, registry.bundle(entry.version))
     try:
@@ -113,7 +113,7 @@ def rollback(home: Path, url: str, by: str | None = None) -> Promotion:
     return _done(entry, _change(client, entry, bundle))
 
 
-def _done(entry: Entry, serving: int) -> Promotion:
+def _done(entry: JournalEntry, serving: int) -> Promotion:
     return Promotion(
         model_version=entry.version, replaced=entry.replaced, serving=serving, evidence=dict(entry.evidence)
     )
@@ -188,9 +188,11 @@ def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
 # --- The store
 
 
-def journal(client: redis.Redis) -> list[Entry]:
+def journal(client: redis.Redis) -> list[JournalEntry]:
     """Every change of what serves, oldest first."""
-    return [msgspec.json.decode(entry, type=Entry) for entry in cast("list[bytes]", client.lrange(_JOURNAL, 0, -1))]
+    return [
+        msgspec.json.decode(entry, type=JournalEntry) for entry in cast("list[bytes]", client.lrange(_JOURNAL, 0, -1))
+    ]
 
 
 def new_entry(
@@ -201,9 +203,9 @@ def new_entry(
     evidence: Mapping[str, float],
     by: str | None = None,
     run: str = "",
-) -> Entry:
+) -> JournalEntry:
     """A change that is about to be made, by this process's user if nobody is named."""
-    return Entry(
+    return JournalEntry(
         id=secrets.token_hex(8),
         action=action,
         version=version,
@@ -215,7 +217,7 @@ def new_entry(
     )
 
 
-def _change(client: redis.Redis, entry: Entry, bundle: bytes) -> int:
+def _change(client: redis.Redis, entry: JournalEntry, bundle: bytes) -> int:
     """Let a bundle serve, then write it down; a crash between is mended by doing it again.
 
     Raises:

@@ -51,7 +51,7 @@ def onward(_: str) -> None:
     """The step of a loop that nobody watches."""
 
 
-class Owned(NamedTuple):
+class OwnedPartition(NamedTuple):
     """A partition that this consumer holds: its fencing epoch, and the last entry applied."""
 
     epoch: bytes
@@ -67,7 +67,7 @@ class _Change(NamedTuple):
     pairs: Sequence[bytes]
 
 
-class Logged(NamedTuple):
+class LogEntry(NamedTuple):
     """One entry of a partition's log. `known_us` is house time at which the store took it."""
 
     stream_id: str
@@ -77,10 +77,10 @@ class Logged(NamedTuple):
     body: bytes
 
 
-def logged(stream_id: bytes, fields: Mapping[bytes, bytes]) -> Logged:
+def log_entry(stream_id: bytes, fields: Mapping[bytes, bytes]) -> LogEntry:
     """An entry as the store answers it."""
     zone = fields[b"z"].decode() or None
-    return Logged(stream_id.decode(), fields[b"k"].decode(), int(fields[b"t"]), zone, fields[b"b"])
+    return LogEntry(stream_id.decode(), fields[b"k"].decode(), int(fields[b"t"]), zone, fields[b"b"])
 
 
 def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
@@ -122,7 +122,7 @@ class Consumer:
         self._plan = plan
         self.settings = settings
         self._owner = secrets.token_hex(8)
-        self.owned: dict[int, Owned] = {}
+        self.owned: dict[int, OwnedPartition] = {}
         self._current_us: dict[int, int] = {}
         self.applied = 0
         self.away = 0
@@ -141,7 +141,7 @@ class Consumer:
                 self._forget(partition)
             else:
                 # As the store has it: after a failover a cursor may lie behind what was acknowledged.
-                self.owned[partition] = Owned(reply[0], reply[1].decode())
+                self.owned[partition] = OwnedPartition(reply[0], reply[1].decode())
 
     def _forget(self, partition: int) -> None:
         self.owned.pop(partition, None)
@@ -181,7 +181,7 @@ class Consumer:
         answer = cast("list[Any]", self._client.xread(streams, most, block_ms))  # type: ignore[arg-type]
         unread = {int(name[6:9]) for name, entries in answer if is_away(entries)}
         batches = {
-            int(name[6:9]): [logged(stream_id, fields) for stream_id, fields in entries]
+            int(name[6:9]): [log_entry(stream_id, fields) for stream_id, fields in entries]
             for name, entries in answer
             if not is_away(entries)
         }
@@ -198,7 +198,7 @@ class Consumer:
         self.applied += done
         return done
 
-    def _apply(self, batches: Mapping[int, list[Logged]]) -> set[int]:
+    def _apply(self, batches: Mapping[int, list[LogEntry]]) -> set[int]:
         """Update the players of some batches; returns the partitions that turned out to be lost or away.
 
         Signs of harm are told before the features that show them: told twice a sign changes nothing, and neither a
@@ -289,7 +289,7 @@ class Consumer:
             if not harm.alarming(now, told, at_us, person, self.settings):
                 continue
             signs = harm.signs(forward(encode(state), at_us), now, told, at_us, person, self.settings)
-            noted = {one.field[5:]: facts.Told(one.text, at_us) for one in signs if one.field.startswith("harm:")}
+            noted = {one.field[5:]: facts.FactValue(one.text, at_us) for one in signs if one.field.startswith("harm:")}
             told = replace(told, harm={**told.harm, **noted})
             found += signs
         return found
@@ -322,7 +322,7 @@ def _lease(partition: int) -> str:
     return f"lease:{tag(partition)}"
 
 
-def _rows(entries: Iterable[Logged]) -> dict[str, list[tuple[str, Activity]]]:
+def _rows(entries: Iterable[LogEntry]) -> dict[str, list[tuple[str, Activity]]]:
     """Rows per player, in the order of the log; decisions and exposures are no activity."""
     rows: dict[str, list[tuple[str, Activity]]] = defaultdict(list)
     for entry in entries:

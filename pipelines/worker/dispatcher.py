@@ -25,7 +25,7 @@ import structlog
 
 from features.moments import moment
 from features.store.connection import connect
-from pipelines.worker.http_client import AT_ONCE, Answer, Wire, wire
+from pipelines.worker.http_client import AT_ONCE, Answer, HttpClient, wire
 from pipelines.worker.outbox import Entry, GivenUp, Outbox, Progress
 from pipelines.worker.webhooks import (
     SECOND_US,
@@ -57,13 +57,13 @@ class Delivery(NamedTuple):
     attempts: int
 
 
-class Lane:
+class EndpointQueue:
     """What one endpoint is owed, apart from all others: its queue, its requests under way, its pauses.
 
     What was never tried goes first: it is due since ever.
     """
 
-    def __init__(self, endpoint: Endpoint, way: Wire) -> None:
+    def __init__(self, endpoint: Endpoint, way: HttpClient) -> None:
         self.endpoint, self.way = endpoint, way
         self.waiting: list[Delivery] = []
         self.busy = 0
@@ -96,7 +96,7 @@ class Lane:
         heapq.heapify(self.waiting)
 
 
-class Courier:
+class Dispatcher:
     """Tells the subscribed endpoints until stopped; an error of the store ends it.
 
     Args:
@@ -110,9 +110,9 @@ class Courier:
         self._outbox = Outbox(connect(url))
         self._store = ThreadPoolExecutor(1, "outbox")
         self._stopping = threading.Event()
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, EndpointQueue] = {}
         self._entries: dict[int, set[Entry]] = {}
-        self._tasks: dict[asyncio.Task[Answer], tuple[Lane, Delivery]] = {}
+        self._tasks: dict[asyncio.Task[Answer], tuple[EndpointQueue, Delivery]] = {}
         self._clock = (0, 0.0)
 
     def run(self) -> None:
@@ -133,7 +133,7 @@ class Courier:
         async with AsyncExitStack() as stack:
             for endpoint in self._webhooks.endpoints:
                 way = await stack.enter_async_context(wire(endpoint, self._webhooks))
-                self._lanes[endpoint.id] = Lane(endpoint, way)
+                self._lanes[endpoint.id] = EndpointQueue(endpoint, way)
             try:
                 while not self._stopping.is_set():
                     await self._look()
@@ -197,7 +197,7 @@ class Courier:
         read_us, at = self._clock
         return read_us + int((time.monotonic() - at) * SECOND_US)
 
-    async def _start(self, lane: Lane) -> None:
+    async def _start(self, lane: EndpointQueue) -> None:
         while lane.gone and lane.waiting:
             one = heapq.heappop(lane.waiting)
             await self._end(lane, one, GivenUp(lane.endpoint.id, one.attempts, "the endpoint is gone (410)"))
@@ -218,7 +218,7 @@ class Courier:
             if delivery.entry in self._entries.get(delivery.partition, ()):
                 await self._settle(lane, delivery, task.result())
 
-    async def _settle(self, lane: Lane, delivery: Delivery, answer: Answer) -> None:
+    async def _settle(self, lane: EndpointQueue, delivery: Delivery, answer: Answer) -> None:
         found, name, attempts = verdict(answer.status), lane.endpoint.id, delivery.attempts + 1
         lane.told(well=found == "delivered", answer=answer.trouble)
         if found == "delivered":
@@ -237,7 +237,7 @@ class Courier:
         await self._call(self._outbox.note, delivery.entry, {name: again}, ())
         lane.owe(delivery.entry)
 
-    async def _end(self, lane: Lane, delivery: Delivery, given_up: GivenUp | None) -> None:
+    async def _end(self, lane: EndpointQueue, delivery: Delivery, given_up: GivenUp | None) -> None:
         """An endpoint is done with an entry: it was told, or it never will be."""
         entry, name = delivery.entry, lane.endpoint.id
         entry.owed.discard(name)
@@ -247,7 +247,7 @@ class Courier:
         if not entry.owed:
             self._entries[entry.partition].discard(entry)
 
-    async def _disable(self, lane: Lane) -> None:
+    async def _disable(self, lane: EndpointQueue) -> None:
         if not lane.gone:
             _LOG.error("endpoint disabled", endpoint=lane.endpoint.id, trouble="it answered 410 Gone")
         lane.gone = True

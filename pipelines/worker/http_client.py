@@ -69,7 +69,7 @@ def refusal(scheme: str, address: str, allowed: Sequence[Network]) -> str | None
     return None if scheme == "https" else f"{address} is public, so it is called by https only"
 
 
-class Guard(AbstractResolver):
+class AddressGuard(AbstractResolver):
     """Resolves names, and opens sockets, for one endpoint; refuses what `refusal` refuses.
 
     Lookups run in threads of the endpoint's own: a name that nobody answers for holds up no other.
@@ -124,7 +124,7 @@ class Answer(NamedTuple):
     retry_after: str | None = None
 
 
-class Wire:
+class HttpClient:
     """The way to one endpoint."""
 
     def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
@@ -153,15 +153,15 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(endpoint: Endpoint, webhooks: Webhooks) -> AsyncIterator[Wire]:
+async def wire(endpoint: Endpoint, webhooks: Webhooks) -> AsyncIterator[HttpClient]:
     """Connections to an endpoint, each to an address that was checked; no proxy and no cookies."""
-    guard = Guard(endpoint, webhooks.allow_private)
+    guard = AddressGuard(endpoint, webhooks.allow_private)
     connector = aiohttp.TCPConnector(resolver=guard, socket_factory=guard.open, use_dns_cache=False, limit=AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=webhooks.timeout_seconds)
     jar = aiohttp.DummyCookieJar()
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as session:
-            yield Wire(endpoint, session)
+            yield HttpClient(endpoint, session)
     finally:
         await guard.close()
 
@@ -177,7 +177,7 @@ class Finding(NamedTuple):
 
 async def examine(endpoint: Endpoint, webhooks: Webhooks) -> Finding:
     """Resolve and check an endpoint, and send nothing."""
-    url, guard = urlsplit(str(endpoint.url)), Guard(endpoint, webhooks.allow_private)
+    url, guard = urlsplit(str(endpoint.url)), AddressGuard(endpoint, webhooks.allow_private)
     host = url.hostname or ""
     try:
         found = await guard.addresses(host, url.port or 443)

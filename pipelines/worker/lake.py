@@ -28,7 +28,7 @@ from features.aggregates import local_parts
 from features.events import moment
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, position, real_now_us, tag
-from pipelines.worker.consumer import Logged, Step, logged, onward
+from pipelines.worker.consumer import LogEntry, Step, log_entry, onward
 from service.decisions import log
 from service.decisions.log import Record
 from service.events.accept import TOLD_AT
@@ -188,13 +188,13 @@ class Lake:
             pipe.fcall("croupier_close", 1, f"log:{tag(partition)}", boundary)
         pipe.execute()
 
-    def _entries(self, first: str, last: str) -> Iterator[tuple[int, Logged]]:
+    def _entries(self, first: str, last: str) -> Iterator[tuple[int, LogEntry]]:
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             pipe.xrange(f"log:{tag(partition)}", first, last)
         for partition, entries in enumerate(pipe.execute()):
             for stream_id, fields in entries:
-                yield partition, logged(stream_id, fields)
+                yield partition, log_entry(stream_id, fields)
 
     def _tables(self, first: str, last: str) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict[str, str], int]:
         tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -277,7 +277,7 @@ def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
     return link
 
 
-def _row(entry: Logged) -> tuple[str, dict[str, Any]]:
+def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     """Table and columns of an entry."""
     if entry.kind == "decision":
         return "decisions", _decision(log.loads(entry.body), entry.body)

@@ -83,7 +83,7 @@ def undelivered_key(partition: int) -> str:
     return f"undelivered:{tag(partition)}"
 
 
-class Seen(NamedTuple):
+class OutboxReading(NamedTuple):
     """A look at the store: entries not seen before, its clock, and the endpoints that want nothing any more."""
 
     entries: list[Entry]
@@ -98,7 +98,7 @@ class Outbox:
         self._client = client
         self._read: dict[int, str] = {}
 
-    def look(self, owned: Collection[int]) -> Seen:
+    def look(self, owned: Collection[int]) -> OutboxReading:
         """What is new in the outboxes; of a partition that is new to us, all of it."""
         for partition in self._read.keys() - set(owned):
             del self._read[partition]
@@ -118,7 +118,7 @@ class Outbox:
         self._sweep(states)
         held: Any = self._client.hgetall(GONE)
         gone = {name.decode(): url.decode() for name, url in held.items()}
-        return Seen(found, real_now_us(self._client), gone)
+        return OutboxReading(found, real_now_us(self._client), gone)
 
     def _sweep(self, states: Mapping[int, Mapping[str, Mapping[str, Progress | None]]]) -> None:
         """Drop progress of entries that are gone: an owner that lost its partition may have noted it late."""

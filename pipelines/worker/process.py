@@ -19,7 +19,7 @@ from features.store.deployment import order, tag
 from features.store.errors import StoreError
 from models.catalogue.files import CatalogueError
 from pipelines.worker.consumer import Consumer, Step, onward, serving_plan
-from pipelines.worker.dispatcher import Courier
+from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.lake import LEASE, Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
@@ -58,7 +58,7 @@ class Worker:
         self._lake = lake
         self._scheduler = scheduler
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
-        self._courier = None if webhooks is None else Courier(url, webhooks, lambda: tuple(self.consumer.owned))
+        self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
         self._step = step
         self._owner = secrets.token_hex(8)
         self._stopping = threading.Event()

@@ -15,7 +15,7 @@ from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.catalogue.offers import SLOTS, Catalogue
 from service.decisions import log
 from service.decisions.eligibility import Reason, reason
-from service.decisions.log import PutOff, Record, Sent
+from service.decisions.log import ChosenContact, DeferredContact, Record
 
 NO_CONTACT: Final = "NO_CONTACT"
 
@@ -106,7 +106,7 @@ def _churn(record: Record) -> dict[str, Any] | None:
     return {"score": record.seen.churn_score, "model_version": record.versions.churn}
 
 
-def _action(sent: Sent | None) -> dict[str, Any] | str:
+def _action(sent: ChosenContact | None) -> dict[str, Any] | str:
     if sent is None:
         return NO_CONTACT
     offer = {"id": sent.offer, "name": sent.name, "template": sent.template, "parameters": sent.parameters}
@@ -153,7 +153,7 @@ def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, A
     }
 
 
-def _deferral(one: PutOff, record: Record, catalogue: Catalogue) -> dict[str, Any]:
+def _deferral(one: DeferredContact, record: Record, catalogue: Catalogue) -> dict[str, Any]:
     """What a rule put off, and to when."""
     return {"rule": one.rule, "allowed_from": when(one.allowed_from_us)} | _extent(one.candidates, record, catalogue)
 

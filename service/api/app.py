@@ -26,19 +26,19 @@ from features.store.bundles import LIVE, READY, bundle_key, pointer_key
 from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.files import CatalogueError
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
-from models.policy.learned import Learnt, Snapshot
+from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Priority, Uniform, priorities
 from service.api import routes
 from service.api.aside import Aside
 from service.api.readiness import Readiness
 from service.api.routing import Desk
 from service.contacts.ledger import RedisLedger, fetched
-from service.decisions.serving import Table
-from service.rules.compiler import Law
+from service.decisions.serving import Serving
+from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 POLL_SECONDS = 0.2
@@ -106,16 +106,16 @@ def _seconds(name: str, default: float) -> float:
     return seconds
 
 
-def new_table(house: House, where: Settings) -> Table:
+def new_table(house: House, where: Settings) -> Serving:
     """A table of the files, before any bundle is loaded; raises CatalogueError if a file is not valid."""
     catalogue, book = load_catalogue(where.catalogue), load_rulebook(where.rules)
     if strange := book.strange_tags(catalogue):
         raise CatalogueError("; ".join(f"{where.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
     ranks = priorities(catalogue)
-    return Table(
+    return Serving(
         house=house,
         plan=None,
-        law=Law(book, Layout(catalogue)),
+        law=CompiledRulebook(book, CandidateSpace(catalogue)),
         policies={
             "policy": Uniform(catalogue.size),
             "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
@@ -227,13 +227,13 @@ class Watch:
             return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
         table = self._desk.table
         catalogue = table.layout.catalogue
-        chosen = Uniform(catalogue.size) if bundle is None else Learnt(Snapshot.loads(bundle), catalogue)
+        chosen = Uniform(catalogue.size) if bundle is None else LearnedPolicy(PolicyVersion.loads(bundle), catalogue)
         return {"policies": {**table.policies, "policy": chosen}}
 
 
-def _law(bundle: bytes, layout: Layout) -> Law:
+def _law(bundle: bytes, layout: CandidateSpace) -> CompiledRulebook:
     """A rulebook as it was promoted, compiled for the catalogue."""
-    return Law(Rulebook.model_validate_json(bundle), layout)
+    return CompiledRulebook(Rulebook.model_validate_json(bundle), layout)
 
 
 def _own_plan(bundle: bytes) -> ReadPlan:
@@ -275,7 +275,7 @@ async def _spare(url: str) -> AsyncIterator[tuple[Store, Aside]]:
             await aside.run(spare.close())
 
 
-async def _keep(store: Store, table: Table) -> None:
+async def _keep(store: Store, table: Serving) -> None:
     """Keep catalogue and rules by their hashes: records name them, and must be explained after they have changed."""
     for kept in (table.layout.catalogue, table.book):
         await store.command(5.0, "SET", bundle_key(kept.hash), kept.model_dump_json(by_alias=True), "NX")

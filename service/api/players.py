@@ -13,14 +13,14 @@ from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.catalogue.experiment import variant
 from models.catalogue.offers import NO_CONTACT
 from service.api.routing import Answer, At, Desk, ProblemError, add_route, respond
-from service.contacts.snapshot import NO_DECISION, View
+from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.decisions import log
 from service.decisions.behaviour import Behaviour, read_behaviour
 from service.decisions.decide import DecisionRequest, own_id, situate
 from service.decisions.eligibility import Situation
 from service.decisions.explain import named
 from service.decisions.log import Record
-from service.decisions.serving import Table, player_keys
+from service.decisions.serving import Serving, player_keys
 from service.players import facts, harm
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
@@ -45,7 +45,7 @@ async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a 
         raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
     asked = table.house.player_key(player_id)
 
-    async def seen(player: str) -> tuple[str, View, list[Record]]:
+    async def seen(player: str) -> tuple[str, PlayerSnapshot, list[Record]]:
         keys = player_keys(table, player)
         view = await desk.ledger.view(keys, NO_DECISION)
         return player, view, [log.loads(one) for one in await desk.ledger.recent(keys)]
@@ -57,7 +57,7 @@ async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a 
     return respond(_told(own, player, view, records, desk))
 
 
-def _told(player_id: str, player: str, view: View, records: list[Record], desk: Desk) -> dict[str, Any]:
+def _told(player_id: str, player: str, view: PlayerSnapshot, records: list[Record], desk: Desk) -> dict[str, Any]:
     table = desk.table
     now_us = table.house.now_us(view.real_us)
     behaviour, known = read_behaviour(table.plan, view, now_us), facts.read(view.facts, "main")
@@ -89,7 +89,7 @@ def _told(player_id: str, player: str, view: View, records: list[Record], desk: 
     }
 
 
-def _harm(situation: Situation, table: Table) -> dict[str, Any]:
+def _harm(situation: Situation, table: Serving) -> dict[str, Any]:
     found = situation.harm
     speaking = harm.told(found, situation.inputs.places, table.book.harm)
     return {"level": found.level, "sources": found.sources, "markers": found.markers, "speaking": speaking}
@@ -122,7 +122,7 @@ def _features(behaviour: Behaviour) -> dict[str, Any]:
     }
 
 
-def _decision(record: Record, table: Table) -> dict[str, Any]:
+def _decision(record: Record, table: Serving) -> dict[str, Any]:
     sent, catalogue = record.action, table.layout.catalogue
     action = named(NO_CONTACT, catalogue)
     if sent is not None:

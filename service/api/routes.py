@@ -20,7 +20,7 @@ from features.store.deployment import order
 from features.store.errors import Absent, StoreError
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
-from models.policy.learned import Learnt, Snapshot
+from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import Policy
 from service.api import answers, players, reading, reports
 from service.api.readiness import Readiness
@@ -42,12 +42,12 @@ from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
 from service.decisions import log
 from service.decisions.confirm import confirm
-from service.decisions.decide import Answered, DecisionRequest, decide
+from service.decisions.decide import Decided, DecisionRequest, decide
 from service.decisions.eligibility import Reason, reasons
 from service.decisions.explain import Evidence, why
 from service.decisions.log import Record
 from service.decisions.outcomes import WITHDRAWING, Outcome, take
-from service.events.accept import Known, know
+from service.events.accept import Accepted, accept
 from service.players import sealing
 from service.players.facts import restricts
 from service.rules.rulebook import Rulebook
@@ -150,7 +150,7 @@ def _unserved(body: DecisionRequest, rule: str, reason: str) -> dict[str, Any]:
     return answers.unserved(body.player_id, rule, reason)
 
 
-def _count(done: Answered) -> None:
+def _count(done: Decided) -> None:
     action = "no_contact" if done.record.action is None else "contact"
     DECISIONS.labels(done.record.variant, action, str(done.recorded).lower()).inc()
     for rule in done.record.choice.excluded:
@@ -221,7 +221,7 @@ async def _evidence(record: Record, desk: Desk) -> Evidence | None:
     return Evidence(catalogue, policy, churn)
 
 
-async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> Learnt | None:
+async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> LearnedPolicy | None:
     """The snapshot that a record names; None for policies that were not learnt."""
     name = record.choice.policy_version
     serving: dict[str, Policy] = {one.version: one for one in desk.table.policies.values()}
@@ -229,8 +229,8 @@ async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> Learnt | 
         found: Policy | None = serving[name]
     else:
         kept = await desk.ledger.version(name)
-        found = Learnt(Snapshot.loads(kept), catalogue) if kept else None
-    return found if isinstance(found, Learnt) else None
+        found = LearnedPolicy(PolicyVersion.loads(kept), catalogue) if kept else None
+    return found if isinstance(found, LearnedPolicy) else None
 
 
 async def _churn(record: Record, desk: Desk) -> Scorer | None:
@@ -290,7 +290,7 @@ async def post_event(body: AnyEvent, desk: At) -> Response:
         raise ProblemError(422, "before_trading", str(error), "/occurred_at") from error
     beside = reading.beside(body, desk.doubts, door)
     today = moment(table.house.now_us(time.time_ns() // 1_000)).date()
-    work = lambda ledger: know(body, table.house, ledger, beside)  # noqa: E731 - called with either ledger
+    work = lambda ledger: accept(body, table.house, ledger, beside)  # noqa: E731 - called with either ledger
     return await _accepted(work, desk, reading.doubtful(body, today), restricting=restricts(body))
 
 
@@ -302,7 +302,7 @@ async def post_outcome(body: Outcome, desk: At) -> Response:
 
 
 async def _accepted(
-    work: Callable[[RedisLedger], Coroutine[Any, Any, Known]],
+    work: Callable[[RedisLedger], Coroutine[Any, Any, Accepted]],
     desk: Desk,
     doubtful: Iterable[str] = (),
     *,

@@ -25,7 +25,7 @@ from service.api.reading import Doubts, parse
 from service.contacts.ledger import RedisLedger
 from service.decisions.confirm import Revoked
 from service.decisions.decide import Contended, RequestReused
-from service.decisions.serving import Table
+from service.decisions.serving import Serving
 from service.events.accept import Refused
 
 BODY_BYTES: Final = 256 * 1024
@@ -58,7 +58,7 @@ class Desk:
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
     """
 
-    table: Table
+    table: Serving
     ledger: RedisLedger
     spare: RedisLedger
     aside: Aside

@@ -21,7 +21,7 @@ from service.contacts.snapshot import (
     NO_DECISION,
     Keys,
     Linked,
-    View,
+    PlayerSnapshot,
     decision_key,
     hashed,
     household_key,
@@ -301,7 +301,7 @@ class RedisLedger:
         await self._bring(owner)
         return True
 
-    async def view(self, keys: Keys, decision_id: str) -> View:
+    async def view(self, keys: Keys, decision_id: str) -> PlayerSnapshot:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
 
         Raises:
@@ -421,7 +421,9 @@ class RedisLedger:
         await self._store.call(self._seconds, "croupier_credit", [keys.budget], [account, granted, *booking.over])
         return bool(granted)
 
-    async def confirm(self, keys: Keys, decision_id: str, view: View, send_us: int, body: bytes) -> tuple[str, int]:
+    async def confirm(
+        self, keys: Keys, decision_id: str, view: PlayerSnapshot, send_us: int, body: bytes
+    ) -> tuple[str, int]:
         """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
         names = [keys.facts, keys.ledger, keys.log]
         arguments = [*self._clock, view.facts_version, decision_id, body, view.ledger_version, send_us]

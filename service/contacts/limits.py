@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 from features import zones
 from features.moments import micros, moment
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.limits import Budget, Calendar, Cap, Gap, Group, Pause, Scope
 from models.catalogue.offers import PROMOTIONAL, Catalogue, Offer
 
@@ -84,7 +84,7 @@ def load_reservation(text: str) -> Reservation:
     )
 
 
-class Answered(NamedTuple):
+class ContactResponse(NamedTuple):
     """What became of a contact: at a moment in unix microseconds, a response of a type."""
 
     at_us: int
@@ -104,10 +104,10 @@ class Answered(NamedTuple):
         return group.holds(self.purpose, self.offer, self.category, self.channel)
 
 
-def load_answer(text: str) -> Answered:
+def load_answer(text: str) -> ContactResponse:
     """Read an entry of the store."""
     at, type_, purpose, offer, channel, brand, category = text.split(" ")
-    return Answered(int(at), type_, purpose, offer, channel, brand, None if category == _NONE else category)
+    return ContactResponse(int(at), type_, purpose, offer, channel, brand, None if category == _NONE else category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Held:
 
     own: Mapping[str, Reservation] = field(default_factory=dict)
     household: Mapping[str, Reservation] | None = None
-    answers: Mapping[str, Answered] = field(default_factory=dict)
+    answers: Mapping[str, ContactResponse] = field(default_factory=dict)
     shares: Mapping[str, int] = field(default_factory=dict)
     dry: frozenset[str] = frozenset()
 
@@ -185,7 +185,7 @@ def decision_of(name: str) -> str:
     return name.partition(ATTEMPT)[0]
 
 
-class Asking(NamedTuple):
+class LimitQuery(NamedTuple):
     """For which brand, in which zone (None: unknown) and at which moment of house time contacts are asked about."""
 
     brand: str
@@ -198,7 +198,7 @@ Sends = Sequence[tuple[int, Candidates]]
 
 
 def evaluate(
-    layout: Layout, held: Held, moments: Iterable[tuple[int, Candidates]], asking: Asking
+    layout: CandidateSpace, held: Held, moments: Iterable[tuple[int, Candidates]], asking: LimitQuery
 ) -> dict[str, Candidates]:
     """The limits that have no room, each with the candidates that it denies, by `cap:`, `gap:`, `pause:` and `budget:`.
 
@@ -224,7 +224,9 @@ def evaluate(
 # --- Caps
 
 
-def _capped(layout: Layout, cap: Cap, held: Iterable[Reservation], sends: Sends, asking: Asking) -> Candidates:
+def _capped(
+    layout: CandidateSpace, cap: Cap, held: Iterable[Reservation], sends: Sends, asking: LimitQuery
+) -> Candidates:
     inside = [one for one in held if one.within(cap)]
     blocked = _full(layout.group(cap), cap, cap.contacts, inside, sends, asking)
     if not cap.keep:
@@ -235,7 +237,7 @@ def _capped(layout: Layout, cap: Cap, held: Iterable[Reservation], sends: Sends,
 
 
 def _full(
-    group: Candidates, cap: Cap, most: int, held: Sequence[Reservation], sends: Sends, asking: Asking
+    group: Candidates, cap: Cap, most: int, held: Sequence[Reservation], sends: Sends, asking: LimitQuery
 ) -> Candidates:
     if len(held) < most:
         return 0
@@ -294,7 +296,7 @@ def fits(taken: Sequence[int], send_us: int, contacts: int, window_us: int) -> b
 # --- Gaps
 
 
-def _too_close(layout: Layout, gap: Gap, held: Sequence[Reservation], sends: Sends) -> Candidates:
+def _too_close(layout: CandidateSpace, gap: Gap, held: Sequence[Reservation], sends: Sends) -> Candidates:
     """Contacts that would follow too soon, and those that would come too soon before one that is reserved already."""
     before = [one.send_us for one in held if one.within(gap.after)]
     behind = [one.send_us for one in held if one.within(gap.of)]
@@ -306,7 +308,7 @@ def _too_close(layout: Layout, gap: Gap, held: Sequence[Reservation], sends: Sen
 # --- Pauses
 
 
-def _resting(layout: Layout, pause: Pause, held: Held, sends: Sends, brand: str) -> Candidates:
+def _resting(layout: CandidateSpace, pause: Pause, held: Held, sends: Sends, brand: str) -> Candidates:
     answered = sorted(
         one.at_us
         for one in held.answers.values()
@@ -330,7 +332,7 @@ def _rests(answered: Sequence[int], pause: Pause) -> Iterator[int]:
 # --- Budgets
 
 
-def _spent(layout: Layout, budget: Budget, held: Held, sends: Sends) -> Candidates:
+def _spent(layout: CandidateSpace, budget: Budget, held: Held, sends: Sends) -> Candidates:
     """Contacts whose cost the partition's share cannot bear while nothing more is to be had."""
     if not held.dry:
         return 0
@@ -342,7 +344,7 @@ def _spent(layout: Layout, budget: Budget, held: Held, sends: Sends) -> Candidat
     return blocked
 
 
-def _dearer(layout: Layout, budget: Budget, left: int) -> Candidates:
+def _dearer(layout: CandidateSpace, budget: Budget, left: int) -> Candidates:
     return layout.group(budget.group) & layout.where(lambda offer, _: offer.cost_minor > left)
 
 

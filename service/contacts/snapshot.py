@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from features.store.deployment import partition_of, tag
-from service.contacts.limits import Answered, Held, Reservation, load_answer, load_reservation
+from service.contacts.limits import ContactResponse, Held, Reservation, load_answer, load_reservation
 from service.players import identity
 
 ANSWER: Final = "~"
@@ -64,7 +64,7 @@ def decision_key(decision_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class PlayerSnapshot:
     """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
 
     `facts` are those of all linked ids together, `linked` the features that those ids had before; `household_version`
@@ -98,7 +98,7 @@ class View:
         """When the household was told, unix microseconds; 0 if never."""
         return int(self.facts.get(b"household", b"0 ").split(b" ")[0])
 
-    def beside(self, household: Mapping[bytes, bytes]) -> View:
+    def beside(self, household: Mapping[bytes, bytes]) -> PlayerSnapshot:
         """The same with the contacts of the player's household, as the store answers them."""
         version, contacts, _ = _ledger(household)
         return replace(self, held=replace(self.held, household=contacts), household_version=version)
@@ -122,7 +122,7 @@ def view_names(keys: Keys, decision_id: str) -> list[str | bytes]:
     return cast("list[str | bytes]", held)
 
 
-def viewed(reply: Sequence[Any]) -> View:
+def viewed(reply: Sequence[Any]) -> PlayerSnapshot:
     """Reply of `croupier_view`; raises Linked if the id turned out to be another player."""
     real, known, features, ledger, watermark, seal, record, budget = reply
     raw = hashed(known)
@@ -130,7 +130,7 @@ def viewed(reply: Sequence[Any]) -> View:
         raise Linked(raw[b"to"].decode(), record)
     version, own, answers = _ledger(hashed(ledger))
     shares, dry = _shares(budget)
-    return View(
+    return PlayerSnapshot(
         int(real),
         identity.together(raw),
         hashed(features),
@@ -142,7 +142,7 @@ def viewed(reply: Sequence[Any]) -> View:
     )
 
 
-def _ledger(found: Mapping[bytes, bytes]) -> tuple[str, dict[str, Reservation], dict[str, Answered]]:
+def _ledger(found: Mapping[bytes, bytes]) -> tuple[str, dict[str, Reservation], dict[str, ContactResponse]]:
     """Version, contacts and answers to contacts of a ledger."""
     held = dict(found)
     version = held.pop(b"v", b"0").decode()

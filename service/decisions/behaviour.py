@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features import schema
 from features.aggregates import empty, encode, forward, together
 from features.read_plan import PlanError, ReadPlan
-from service.contacts.snapshot import View
+from service.contacts.snapshot import PlayerSnapshot
 
 _AHEAD_SECONDS: Final = 2.0
 _NOBODY: Final = encode(empty())
@@ -33,7 +33,7 @@ class Behaviour(NamedTuple):
     trouble: str | None
 
 
-def read_behaviour(plan: ReadPlan | None, view: View, now_us: int) -> Behaviour:
+def read_behaviour(plan: ReadPlan | None, view: PlayerSnapshot, now_us: int) -> Behaviour:
     """Features of a view brought forward to now; trouble is named, and the vector is then that of nobody."""
     if plan is None or view.watermark_us is None:
         return _unread(now_us, None)

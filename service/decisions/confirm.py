@@ -14,13 +14,13 @@ from features.moments import when
 from models.catalogue.offers import PROMOTIONAL, Window
 from service.contacts import limits
 from service.contacts.ledger import RedisLedger
-from service.contacts.limits import Asking, Reservation
-from service.contacts.snapshot import View
+from service.contacts.limits import LimitQuery, Reservation
+from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import eligibility, log
 from service.decisions.behaviour import read_behaviour
 from service.decisions.decide import ATTEMPTS, Contended, DecisionRequest, situate
-from service.decisions.log import Record, Sent
-from service.decisions.serving import Table, player_keys
+from service.decisions.log import ChosenContact, Record
+from service.decisions.serving import Serving, player_keys
 from service.events.accept import Refused
 from service.players import facts
 
@@ -54,7 +54,7 @@ class Revoked(Exception):
         self.by = by
 
 
-async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confirmed:
+async def confirm(decision_id: str, table: Serving, ledger: RedisLedger) -> Confirmed:
     """Confirm a contact just before it is sent; the same answer again while it still may be sent.
 
     Raises:
@@ -72,7 +72,7 @@ async def confirm(decision_id: str, table: Table, ledger: RedisLedger) -> Confir
     return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
 
 
-async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger, player: str) -> Confirmed:
+async def _confirm(record: Record, sent: ChosenContact, table: Serving, ledger: RedisLedger, player: str) -> Confirmed:
     keys = player_keys(table, player)
     for attempt in range(ATTEMPTS):
         view = await ledger.view(keys, record.decision_id)
@@ -97,7 +97,7 @@ async def _confirm(record: Record, sent: Sent, table: Table, ledger: RedisLedger
     raise Contended
 
 
-def _refuse(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> None:
+def _refuse(record: Record, sent: ChosenContact, table: Serving, view: PlayerSnapshot, send_us: int) -> None:
     """Raise Revoked if the contact may not be sent, or not yet."""
     mine = view.held.own.get(record.decision_id)
     if mine is None or mine.state in _STATES:
@@ -108,7 +108,9 @@ def _refuse(record: Record, sent: Sent, table: Table, view: View, send_us: int) 
         raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 
 
-async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation, moments: tuple[int, int]) -> bool:
+async def _held(
+    ledger: RedisLedger, view: PlayerSnapshot, decision_id: str, mine: Reservation, moments: tuple[int, int]
+) -> bool:
     """Count the contact for good in the player's household first, which is then only ever too strict.
 
     `moments` are now and that of sending.
@@ -121,7 +123,9 @@ async def _held(ledger: RedisLedger, view: View, decision_id: str, mine: Reserva
     return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, over)
 
 
-async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Reservation | None, *, again: bool) -> None:
+async def _restore(
+    ledger: RedisLedger, view: PlayerSnapshot, decision_id: str, mine: Reservation | None, *, again: bool
+) -> None:
     """Give a household back what is held for a contact that cannot be sent, or what an attempt counted too much."""
     if not view.household or mine is None or mine.state == "confirmed":
         return
@@ -131,7 +135,9 @@ async def _restore(ledger: RedisLedger, view: View, decision_id: str, mine: Rese
         await ledger.hold(view.household, view.household_version or "0", decision_id, mine)
 
 
-def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: int) -> tuple[str, ...]:
+def forbidding(
+    record: Record, sent: ChosenContact, table: Serving, view: PlayerSnapshot, send_us: int
+) -> tuple[str, ...]:
     """Rules and caps that forbid a decided contact if it is sent at a moment."""
     if sent.purpose not in PROMOTIONAL:
         return ()
@@ -144,7 +150,7 @@ def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: in
     others = view.held.without(record.decision_id)
     behaviour = read_behaviour(table.plan, view, now_us)
     situation = situate(request, table, known, behaviour, others.own.values(), now_us, record.variant)
-    asking = Asking(record.brand, known.time_zone, now_us)
+    asking = LimitQuery(record.brand, known.time_zone, now_us)
     blocked = limits.evaluate(table.layout, others, [(send_us, table.layout.everything)], asking)
     # Its part of a budget was taken when it was reserved.
     blocked = {name: bits for name, bits in blocked.items() if not name.startswith("budget:")}
@@ -155,7 +161,7 @@ def forbidding(record: Record, sent: Sent, table: Table, view: View, send_us: in
     return tuple(name for name, bits in blocked.items() if bits & place)
 
 
-def _exposure(record: Record, sent: Sent, player: str) -> bytes:
+def _exposure(record: Record, sent: ChosenContact, player: str) -> bytes:
     return msgspec.msgpack.encode(
         {
             "player": player,

@@ -30,20 +30,20 @@ from features.forms import Form
 from features.store.deployment import House, partition_of
 from features.store.errors import Absent, StoreError
 from features.words import SPELT, listed
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.experiment import bucket, variant
 from models.catalogue.offers import NO_CONTACT, PROMOTIONAL, SLOTS, Purpose, Window, send_window
 from models.policy.context import context
 from models.policy.policy import Policy, draw, uniform_number
 from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
-from service.contacts.limits import Asking, Held, Reservation
-from service.contacts.snapshot import Keys, Linked, View
+from service.contacts.limits import Held, LimitQuery, Reservation
+from service.contacts.snapshot import Keys, Linked, PlayerSnapshot
 from service.decisions import eligibility, log
 from service.decisions.behaviour import Behaviour, read_behaviour
-from service.decisions.eligibility import Asked, Situation
-from service.decisions.log import Choice, PutOff, Record, Seen, Sent, Versions
-from service.decisions.serving import Table, player_keys
+from service.decisions.eligibility import RequestFilter, Situation
+from service.decisions.log import Choice, ChosenContact, DeferredContact, ObservedInputs, Record, Versions
+from service.decisions.serving import Serving, player_keys
 from service.players import facts, harm, sealing
 from service.players.facts import Facts
 from service.rules import inputs
@@ -126,7 +126,7 @@ class Decision(NamedTuple):
         return PROMOTIONAL.issuperset(self.record.purposes)
 
 
-class Answered(NamedTuple):
+class Decided(NamedTuple):
     """A record that answers a request, and whether the store holds it."""
 
     record: Record
@@ -157,7 +157,7 @@ def _named(player: str, unique: bytes) -> str:
     return f"{partition_of(player):03d}-{base64.b32encode(unique[:15]).decode().lower()}"
 
 
-async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) -> Answered:
+async def decide(request: DecisionRequest, table: Serving, ledger: RedisLedger) -> Decided:
     """Decide for a player and commit it, or answer what was committed under the same request id.
 
     Raises:
@@ -170,7 +170,7 @@ async def decide(request: DecisionRequest, table: Table, ledger: RedisLedger) ->
     return await ledger.at_home(asked, lambda player: _decide(request, table, ledger, player, asked))
 
 
-async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, player: str, asked: str) -> Answered:
+async def _decide(request: DecisionRequest, table: Serving, ledger: RedisLedger, player: str, asked: str) -> Decided:
     keys = player_keys(table, player)
     name = decision_id(table.house, player, asked, request)
     for attempt in range(ATTEMPTS):
@@ -188,7 +188,7 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
         free = replace(view, held=view.held.without(name)) if view.held.in_household(name) else view
         decision = compose(request, table, free, (player, own), name, attempt)
         if request.dry_run:
-            return Answered(decision.record, recorded=False)
+            return Decided(decision.record, recorded=False)
         try:
             status, record, held = await _commit(ledger, keys, view, decision)
         except Absent as error:  # part of it may have been done before
@@ -196,11 +196,11 @@ async def _decide(request: DecisionRequest, table: Table, ledger: RedisLedger, p
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Answered(record, recorded=True)
+            return Decided(record, recorded=True)
     raise Contended
 
 
-def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
+def own_id(request: DecisionRequest, view: PlayerSnapshot, *, linked: bool) -> str:
     """The id by which a player is split into variants: of several linked ids always the same one."""
     if not linked:
         return request.player_id
@@ -210,7 +210,9 @@ def own_id(request: DecisionRequest, view: View, *, linked: bool) -> str:
     return str(told["player_id"])
 
 
-async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decision) -> tuple[str, Record, bytes]:
+async def _commit(
+    ledger: RedisLedger, keys: Keys, view: PlayerSnapshot, decision: Decision
+) -> tuple[str, Record, bytes]:
     """Commit a decision with room in the household, if the player has one; status, record, and what a replay found.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
@@ -235,14 +237,14 @@ async def _commit(ledger: RedisLedger, keys: Keys, view: View, decision: Decisio
     return status, decision.record, held
 
 
-async def _settle(ledger: RedisLedger, view: View, decision_id: str) -> None:
+async def _settle(ledger: RedisLedger, view: PlayerSnapshot, decision_id: str) -> None:
     """Of several attempts whose answers got lost, let the household keep what the player holds."""
     own, entries = view.held.own.get(decision_id), view.held.in_household(decision_id)
     if view.household and len(entries) > (own is not None):
         await ledger.hold(view.household, view.household_version or "0", decision_id, own, entries)
 
 
-def _lacking(view: View, decision: Decision) -> dict[str, Reservation]:
+def _lacking(view: PlayerSnapshot, decision: Decision) -> dict[str, Reservation]:
     """What the household should hold of the player's contacts and does not, though a limit could look at it."""
     lacking = view.held.lacking(decision.record.at_us)
     return {name: one for name, one in lacking.items() if name not in decision.outdated}
@@ -270,15 +272,15 @@ def _booking(decision: Decision) -> Booking:
     )
 
 
-def _replay(held: bytes, request: DecisionRequest) -> Answered:
+def _replay(held: bytes, request: DecisionRequest) -> Decided:
     record = log.loads(held)
     if record.request != request.digest:
         raise RequestReused
-    return Answered(record, recorded=True)
+    return Decided(record, recorded=True)
 
 
 def compose(
-    request: DecisionRequest, table: Table, view: View, player: tuple[str, str], name: str, attempt: int
+    request: DecisionRequest, table: Serving, view: PlayerSnapshot, player: tuple[str, str], name: str, attempt: int
 ) -> Decision:
     """Compose one decision from a view of the player (key and own id). Pure but for the nonce of the seal."""
     key, own = player
@@ -289,7 +291,7 @@ def compose(
     group = variant(experiment.key, own, experiment.variants)
     situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
     verdict = eligibility.evaluate(situation)
-    asking = Asking(request.brand, known.time_zone, now_us)
+    asking = LimitQuery(request.brand, known.time_zone, now_us)
     excluded = verdict.blocked | limits.evaluate(table.layout, view.held, verdict.moments, asking)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(table.house.digest(domain, name, str(attempt)))
@@ -323,7 +325,7 @@ def compose(
     return _with_limits(table, view, record, seal, ever=table.law.ever(situation.inputs.places))
 
 
-def _with_limits(table: Table, view: View, record: Record, seal: bytes, *, ever: bool) -> Decision:
+def _with_limits(table: Serving, view: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
     """A decision with what its contact takes, and what can be forgotten."""
     catalogue, now_us, longest_us = table.layout.catalogue, record.at_us, table.law.longest_us
     held = reservation(record)
@@ -344,16 +346,16 @@ def _with_limits(table: Table, view: View, record: Record, seal: bytes, *, ever:
     )
 
 
-def _churn(table: Table, behaviour: Behaviour, situation: Situation) -> float | None:
+def _churn(table: Serving, behaviour: Behaviour, situation: Situation) -> float | None:
     """The churn score; none of a player who objected to profiling (GDPR Art. 21(3))."""
     if situation.inputs.objects is not False and situation.known:
         return None
     return table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT
 
 
-def _put_off(verdict: Verdict, layout: Layout) -> tuple[PutOff, ...]:
+def _put_off(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
     return tuple(
-        PutOff(
+        DeferredContact(
             rule=one.rule,
             timing_slot=one.timing_slot,
             allowed_from_us=one.allowed_from_us,
@@ -369,7 +371,7 @@ def choose(
     seen: NDArray[np.float64],
     excluded: Mapping[str, Candidates],
     u: float,
-    layout: Layout,
+    layout: CandidateSpace,
 ) -> Choice:
     """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
     scores = policy.scores(seen)
@@ -390,9 +392,11 @@ def choose(
     )
 
 
-def _seen(table: Table, view: View, behaviour: Behaviour, churn: float | None, situation: Situation) -> Seen:
+def _seen(
+    table: Serving, view: PlayerSnapshot, behaviour: Behaviour, churn: float | None, situation: Situation
+) -> ObservedInputs:
     degraded = () if behaviour.trouble is None else (behaviour.trouble,)
-    return Seen(
+    return ObservedInputs(
         features=log.numbers(behaviour.stored),
         whole=None if behaviour.whole is behaviour.stored else log.numbers(behaviour.whole),
         as_of_us=behaviour.as_of_us,
@@ -409,7 +413,7 @@ def _seen(table: Table, view: View, behaviour: Behaviour, churn: float | None, s
     )
 
 
-def _versions(table: Table, situation: Situation) -> Versions:
+def _versions(table: Serving, situation: Situation) -> Versions:
     return Versions(
         catalogue=table.layout.catalogue.hash,
         rules=table.book.hash,
@@ -423,7 +427,7 @@ def _versions(table: Table, situation: Situation) -> Versions:
 
 def situate(
     request: DecisionRequest,
-    table: Table,
+    table: Serving,
     known: Facts,
     behaviour: Behaviour,
     held: Iterable[Reservation],
@@ -448,7 +452,7 @@ def situate(
         stage=harm.stage(behaviour.strictest, known, now_us, book.settings.stages),
         features=behaviour.trouble,
         variant=group,
-        asked=Asked(
+        asked=RequestFilter(
             request.purposes,
             None if request.channels is None else frozenset(request.channels),
             None if request.offers is None else frozenset(request.offers),
@@ -464,7 +468,7 @@ def windows_of(known: Facts, now_us: int) -> tuple[Window, ...]:
     return tuple(send_window(slot, now_us, known.time_zone or "UTC") for slot in SLOTS)
 
 
-def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation: Situation) -> tuple[str, Policy]:
+def choose_policy(request: DecisionRequest, table: Serving, chosen: str, situation: Situation) -> tuple[str, Policy]:
     """Role and policy of a decision: promotional actions are drawn, others are chosen by priority.
 
     Who objected to profiling is not scored; where a law forbids what a policy chooses by, business rules serve.
@@ -479,11 +483,11 @@ def choose_policy(request: DecisionRequest, table: Table, chosen: str, situation
     return ("holdout" if chosen == "holdout" else "drawn"), policy
 
 
-def _sent(table: Table, place: int, windows: Sequence[Window], verdict: Verdict) -> Sent | None:
+def _sent(table: Serving, place: int, windows: Sequence[Window], verdict: Verdict) -> ChosenContact | None:
     if place == NO_CONTACT:
         return None
     offer, channel, slot = table.layout.catalogue.action(place)
-    return Sent(
+    return ChosenContact(
         offer=offer.id,
         name=offer.name,
         template=offer.template,
@@ -514,7 +518,7 @@ def reservation(record: Record) -> Reservation | None:
     )
 
 
-def _personal(request: DecisionRequest, view: View, situation: Situation) -> dict[str, Any]:
+def _personal(request: DecisionRequest, view: PlayerSnapshot, situation: Situation) -> dict[str, Any]:
     return {
         "player_id": request.player_id,
         "request_id": request.request_id,

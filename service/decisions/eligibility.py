@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 from models.catalogue.candidates import Candidates
 from models.catalogue.offers import Purpose, Stage, Window
 from service.players.harm import Harm
-from service.rules.compiler import NO_RULES, Law, Verdict
+from service.rules.compiler import NO_RULES, CompiledRulebook, Verdict
 from service.rules.inputs import INPUTS, Inputs
 from service.rules.rulebook import Rulebook
 
 
-class Asked(NamedTuple):
+class RequestFilter(NamedTuple):
     """What the caller asked for; None for all. `at_once` wants what can be shown right now."""
 
     purposes: frozenset[Purpose]
@@ -49,7 +49,7 @@ class Situation:
         fixed: Whether the sending moment is settled, as at a confirm.
     """
 
-    law: Law
+    law: CompiledRulebook
     inputs: Inputs
     known: bool
     windows: Sequence[Window]
@@ -57,7 +57,7 @@ class Situation:
     stage: Stage
     features: str | None
     variant: str
-    asked: Asked
+    asked: RequestFilter
     assumed: tuple[str, ...] = ()
     lawful: bool = True
     fixed: bool = False

@@ -14,7 +14,7 @@ from features.schema import VECTOR, schema_hash
 from models.catalogue.offers import NO_CONTACT, Catalogue
 from models.churn.scorer import Scorer
 from models.policy.context import context
-from models.policy.learned import Learnt, Scored
+from models.policy.learned import LearnedPolicy, Scored
 from service.decisions import log
 from service.decisions.log import Record
 
@@ -33,7 +33,7 @@ class Evidence:
     """
 
     catalogue: Catalogue
-    policy: Learnt | None
+    policy: LearnedPolicy | None
     churn: Scorer | None
 
 
@@ -93,7 +93,7 @@ def _parts(scored: Scored, place: int, catalogue: Catalogue) -> dict[str, float]
 
 
 def _leanings(
-    policy: Learnt, seen: NDArray[np.float64], place: int, catalogue: Catalogue
+    policy: LearnedPolicy, seen: NDArray[np.float64], place: int, catalogue: Catalogue
 ) -> list[dict[str, str | float | None]]:
     """Readings of the player that speak most for or against the action, in log odds of a conversion."""
     return _largest(policy.leanings(seen, place, catalogue), "reading")

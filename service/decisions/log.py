@@ -17,7 +17,7 @@ from features.events import HarmLevel
 VERSION: Final = 1
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
+class ChosenContact(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen contact, whole, so that an answer never depends on a later catalogue; unix microseconds."""
 
     offer: str
@@ -31,7 +31,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     valid_until_us: int
 
 
-class PutOff(msgspec.Struct, frozen=True, kw_only=True):
+class DeferredContact(msgspec.Struct, frozen=True, kw_only=True):
     """Contacts of a timing slot that a rule put off; unix microseconds, `candidates` a bit set over the places."""
 
     rule: str
@@ -64,10 +64,10 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     excluded: dict[str, bytes]
     scores: bytes
     pmf: bytes
-    deferrals: tuple[PutOff, ...] = ()
+    deferrals: tuple[DeferredContact, ...] = ()
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class ObservedInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What was known of the player: `features` are little-endian float64 of `features.schema.STORED`.
 
     `churn_score` is None where none may be made; `harm_sources` are the levels that each source spoke for; `whole` are
@@ -124,10 +124,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str
     variant: str
     bucket: float
-    action: Sent | None
+    action: ChosenContact | None
     activated: bool
     choice: Choice
-    seen: Seen
+    seen: ObservedInputs
     versions: Versions
     sandbox: bool
     sealed: bytes

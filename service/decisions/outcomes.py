@@ -17,11 +17,11 @@ from features.store.deployment import House, position
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
 from service.contacts.ledger import Appended, Entry, RedisLedger
-from service.contacts.limits import Answered
+from service.contacts.limits import ContactResponse
 from service.contacts.snapshot import ANSWER, Keys
 from service.decisions import log
-from service.decisions.log import Record, Sent
-from service.events.accept import NOWHERE, TOLD_AT, Ahead, Known, Refused
+from service.decisions.log import ChosenContact, Record
+from service.events.accept import NOWHERE, TOLD_AT, Accepted, Ahead, Refused
 from service.players.facts import Assertion, changes, unsubscribed
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
@@ -73,7 +73,7 @@ class Contact(NamedTuple):
     brand: str
     channel: str
     record: Record | None = None
-    sent: Sent | None = None
+    sent: ChosenContact | None = None
 
     @classmethod
     def of(cls, record: Record) -> Contact:
@@ -131,7 +131,7 @@ def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tu
         return "", ""
     sent = about.sent
     category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
-    noted = Answered(at, outcome.type, sent.purpose, sent.offer, sent.channel, about.brand, category)
+    noted = ContactResponse(at, outcome.type, sent.purpose, sent.offer, sent.channel, about.brand, category)
     return f"{ANSWER}{outcome.type}/{about.record.decision_id}", noted.dumps()
 
 
@@ -144,7 +144,7 @@ def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
 
 async def take(
     outcome: Outcome, house: House, catalogue: Catalogue, ledger: RedisLedger, beside: Sequence[Assertion] = ()
-) -> Known:
+) -> Accepted:
     """Take an outcome: returns once it is durable and what it changes holds.
 
     One that withdraws consent is taken whatever its moment: from now on where its clock was far ahead, and where it is
@@ -160,7 +160,7 @@ async def take(
         raise Refused(*_REFUSALS[late], "/occurred_at")
     about = await _contact(outcome, house, ledger)
 
-    async def told(player: str) -> Known:
+    async def told(player: str) -> Accepted:
         keys, linked = Keys(player), about.player if player != about.player else ""
         plain = entry(outcome, about, player, catalogue, beside=beside)
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
@@ -169,7 +169,7 @@ async def take(
         taken = entry(outcome, about, player, catalogue, Ahead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
-            return Known(position(keys.partition, NOWHERE), duplicate=True)
+            return Accepted(position(keys.partition, NOWHERE), duplicate=True)
         return _answered(keys, await ledger.append(keys, taken))
 
     done = await ledger.at_home(about.player, told)
@@ -196,10 +196,10 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
     return Contact(player, brand, outcome.channel)
 
 
-def _answered(keys: Keys, done: Appended) -> Known:
+def _answered(keys: Keys, done: Appended) -> Accepted:
     if done.status == "conflict":
         raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
-    return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
+    return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
 _REFUSALS: Final = {

@@ -9,18 +9,18 @@ from functools import cached_property
 from features.read_plan import ReadPlan
 from features.store.deployment import House
 from features.words import Closed, Door
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
 from models.policy.context import CHURN
 from models.policy.policy import Policy
 from service.contacts.snapshot import Keys
 from service.decisions import eligibility
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
 
 
 @dataclass(frozen=True)
-class Table:
+class Serving:
     """All that a decision needs besides the player: one immutable set, swapped whole.
 
     Attributes:
@@ -34,7 +34,7 @@ class Table:
 
     house: House
     plan: ReadPlan | None
-    law: Law
+    law: CompiledRulebook
     policies: Mapping[str, Policy]
     churn: Scorer | None
     lawful: bool = True
@@ -45,7 +45,7 @@ class Table:
         return eligibility.reasons(self.book)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> CandidateSpace:
         """The catalogue as sets of candidates."""
         return self.law.layout
 
@@ -70,6 +70,6 @@ class Table:
         return (*policy.readings, *churn)
 
 
-def player_keys(table: Table, player: str) -> Keys:
+def player_keys(table: Serving, player: str) -> Keys:
     """Keys of a player, with the one that Feast's format gives the features."""
     return Keys(player, table.plan.key(player) if table.plan else b"")

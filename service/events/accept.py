@@ -38,7 +38,7 @@ class Refused(Exception):
         self.pointer = pointer
 
 
-class Known(NamedTuple):
+class Accepted(NamedTuple):
     """An accepted event: its place in the log, and whether it had been sent before."""
 
     position: str
@@ -101,7 +101,7 @@ def entry(
     return taken.of(asked) if asked else taken
 
 
-class Telling(NamedTuple):
+class Arrival(NamedTuple):
     """An event at the door: told of the id with the key `asked`, at house time `now_us`, and whether it is late."""
 
     event: Event
@@ -111,7 +111,7 @@ class Telling(NamedTuple):
     beside: Sequence[Assertion]
 
 
-async def know(event: Event, house: House, ledger: RedisLedger, beside: Sequence[Assertion] = ()) -> Known:
+async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequence[Assertion] = ()) -> Accepted:
     """Take an event: returns once its facts hold and it is durable.
 
     One that restricts contact is taken whatever its moment: from now on where its clock was far ahead, and where it is
@@ -125,14 +125,14 @@ async def know(event: Event, house: House, ledger: RedisLedger, beside: Sequence
     late = timeliness(micros(event.occurred_at), now_us)
     if late is not None and not facts.restricts(event):
         raise Refused(*_REFUSALS[late], "/occurred_at")
-    telling = Telling(event, house.player_key(event.player_id), now_us, late, beside)
-    done = await ledger.at_home(telling.asked, lambda player: _know(telling, house, ledger, player))
+    telling = Arrival(event, house.player_key(event.player_id), now_us, late, beside)
+    done = await ledger.at_home(telling.asked, lambda player: _accept(telling, house, ledger, player))
     if isinstance(event, events.HouseholdChanged):
         await ledger.bring(telling.asked)
     return done
 
 
-async def _know(telling: Telling, house: House, ledger: RedisLedger, player: str) -> Known:
+async def _accept(telling: Arrival, house: House, ledger: RedisLedger, player: str) -> Accepted:
     event, keys = telling.event, Keys(player)
     linked = telling.asked if player != telling.asked else ""
     held: Mapping[bytes, bytes] = {}
@@ -147,7 +147,7 @@ async def _know(telling: Telling, house: House, ledger: RedisLedger, player: str
     ahead = Ahead(telling.now_us, held) if telling.late == "ahead" else None
     taken = entry(player, event, sealed, other, linked, ahead, telling.beside)
     if telling.late == "old" and not _changes(event, taken, other, held):
-        return Known(position(keys.partition, NOWHERE), duplicate=True)
+        return Accepted(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:
         # Before the facts say so; what came about meanwhile follows.
         await ledger.bring(player, other, taken.facts[-1].moment_us)
@@ -161,10 +161,10 @@ def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]
     return facts.changes(taken.facts, held)
 
 
-def _answered(keys: Keys, done: Appended) -> Known:
+def _answered(keys: Keys, done: Appended) -> Accepted:
     if done.status == "conflict":
         raise Refused("event_id_reused", "this event id was used before for another event", "/event_id")
-    return Known(position(keys.partition, done.stream_id), done.status == "duplicate")
+    return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
 async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, seal: bytes) -> str:

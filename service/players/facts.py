@@ -48,14 +48,14 @@ class Consent(NamedTuple):
     origin: str | None = None
 
 
-class Told(NamedTuple):
+class FactValue(NamedTuple):
     """What was told last of something, and when."""
 
     text: str
     at_us: int
 
 
-_NEVER: Final = Told("", -1)
+_NEVER: Final = FactValue("", -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +97,17 @@ class Facts:
     household: str | None = None
     time_zone: str | None = None
     consent: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
-    registers: Mapping[str, Told] = field(default_factory=dict)
-    objection: Told | None = None
-    harm: Mapping[str, Told] = field(default_factory=dict)
+    registers: Mapping[str, FactValue] = field(default_factory=dict)
+    objection: FactValue | None = None
+    harm: Mapping[str, FactValue] = field(default_factory=dict)
     support_us: int | None = None
-    complaint: Told | None = None
+    complaint: FactValue | None = None
     complained_us: int | None = None
     big_loss_us: int | None = None
-    withdrawal: Told | None = None
-    session: Told | None = None
+    withdrawal: FactValue | None = None
+    session: FactValue | None = None
     limit_raised_us: int | None = None
-    vip: Told | None = None
+    vip: FactValue | None = None
     vip_checked_us: int | None = None
     told_us: Mapping[str, int] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
@@ -394,7 +394,7 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     )
 
 
-def _harm(held: Mapping[str, Told]) -> dict[str, Told]:
+def _harm(held: Mapping[str, FactValue]) -> dict[str, FactValue]:
     """What was said of the level of harm; a mention told before there were several sources stands as `harm`."""
     found = _under(held, "harm:")
     if "harm" in held and held["harm"].at_us > found.get("signal", _NEVER).at_us:
@@ -402,11 +402,11 @@ def _harm(held: Mapping[str, Told]) -> dict[str, Told]:
     return found
 
 
-def _under(held: Mapping[str, Told], prefix: str) -> dict[str, Told]:
+def _under(held: Mapping[str, FactValue], prefix: str) -> dict[str, FactValue]:
     return {name.removeprefix(prefix): told for name, told in held.items() if name.startswith(prefix)}
 
 
-def _consents(held: Mapping[str, Told], brand: str) -> dict[tuple[str, str], Consent]:
+def _consents(held: Mapping[str, FactValue], brand: str) -> dict[tuple[str, str], Consent]:
     """Consent by channel and product. A withdrawal that names no product ends what was given before for each."""
     found = {}
     for name, told in _under(held, f"consent:{brand}:").items():
@@ -430,12 +430,12 @@ def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
     return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
 
 
-def _register(value: bytes) -> Told:
+def _register(value: bytes) -> FactValue:
     moment_us, _, text = value.decode().split(" ", 2)
-    return Told(text, int(moment_us))
+    return FactValue(text, int(moment_us))
 
 
-def _exclusion(held: Mapping[str, Told], brand: str) -> tuple[int | None, int | None]:
+def _exclusion(held: Mapping[str, FactValue], brand: str) -> tuple[int | None, int | None]:
     """When the standing exclusion of a brand or of the whole house began, and when the last one ended.
 
     An exclusion by a register that names the player no more ended, as far as is known, when it last named them.

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from features.moments import DAY_US, micros, moment
 from features.schema import CHANNELS
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import Offer, Window
 from service.rules.inputs import Inputs
 from service.rules.rule import Compiling, Group, Money, RuleBase
-from service.rules.rulebook import EVERYWHERE, FOREVER_US, Bound, Rulebook
-from service.rules.sending_hours import Deferral, Hearing, Timetable, settle
+from service.rules.rulebook import EVERYWHERE, FOREVER_US, RuleBinding, Rulebook
+from service.rules.sending_hours import Deferral, HoursGroup, Timetable, settle
 from service.rules.types import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
 
 NO_RULES: Final = "no_rules"
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
         return next(at for at, bits in self.moments if bits & chosen)
 
 
-class Here(NamedTuple):
+class PlaceRules(NamedTuple):
     """What is the same for every player of some places.
 
     Attributes:
@@ -64,13 +64,13 @@ class Here(NamedTuple):
         ever: Whether a rule counts contacts for ever.
     """
 
-    hearings: tuple[Hearing, ...]
+    hearings: tuple[HoursGroup, ...]
     needs: tuple[str, ...]
     packs: tuple[str, ...]
     ever: bool
 
 
-class Law:
+class CompiledRulebook:
     """A rulebook compiled for a catalogue.
 
     Attributes:
@@ -82,14 +82,14 @@ class Law:
         longest_us: The longest window that a rule looks back over.
     """
 
-    def __init__(self, book: Rulebook, layout: Layout) -> None:
+    def __init__(self, book: Rulebook, layout: CandidateSpace) -> None:
         self.book = book
         self.layout = layout
         self.bound = tuple(book.bound())
         self._money = Money(layout.catalogue.currency, dict(book.settings.exchange))
         self._constants: dict[str, Any] = {"lost": _lost, "months_after": _months_after}
         self._names = (f"K{number}" for number in count())
-        self._places: dict[frozenset[str], Here] = {}
+        self._places: dict[frozenset[str], PlaceRules] = {}
         self._selections = [one for one in self.bound if isinstance(one.rule, SelectionBasis)]
         self._timetables = {
             number: Timetable(one.rule) for number, one in enumerate(self.bound) if isinstance(one.rule, TimeWindow)
@@ -158,7 +158,7 @@ class Law:
                 yield f"if {condition}: b |= {bits:#x}"
             yield f"if b & v: found.append(({number}, b & v))"
 
-    def _conditions(self, one: Bound, denied: Candidates) -> dict[str, Candidates]:
+    def _conditions(self, one: RuleBinding, denied: Candidates) -> dict[str, Candidates]:
         """Each distinct condition of a rule with the candidates that hang on it."""
         rule = one.rule
         to = Compiling(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
@@ -210,14 +210,14 @@ class Law:
         first = {at for at, _ in begun}
         return begun + [(at, bits) for at, bits in moments if at not in first]
 
-    def _here(self, where: frozenset[str]) -> Here:
+    def _here(self, where: frozenset[str]) -> PlaceRules:
         """What is the same for every player of some places; made once."""
         key = where & self._named
         if key not in self._places:
             bound = [number for number, one in enumerate(self.bound) if not key.isdisjoint(one.places)]
             rules = [self.bound[number].rule for number in bound]
             packs = {self.bound[number].pack.pack for number in bound}
-            self._places[key] = Here(
+            self._places[key] = PlaceRules(
                 tuple(self._hearings(bound)),
                 tuple(dict.fromkeys(name for rule in rules for name in rule.needs)),
                 tuple(f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in packs),
@@ -225,7 +225,7 @@ class Law:
             )
         return self._places[key]
 
-    def _hearings(self, bound: Sequence[int]) -> Iterator[Hearing]:
+    def _hearings(self, bound: Sequence[int]) -> Iterator[HoursGroup]:
         """Contacts by the hours that cover them, of some rules."""
         timed = [number for number in bound if number in self._timetables]
         together: dict[tuple[int, ...], Candidates] = {}
@@ -235,7 +235,7 @@ class Law:
             together[mine] = together.get(mine, 0) | bits
         for mine, bits in together.items():
             if mine:
-                yield Hearing(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
+                yield HoursGroup(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
 
     def _in_force(self, number: int, denied: Candidates, sends: Sends) -> Candidates:
         """Of some candidates those that are sent while a rule is in force."""

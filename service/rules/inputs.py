@@ -21,7 +21,7 @@ from features.events import LEVELS
 from features.moments import DAY_US, HOUR_US, moment
 from features.schema import VECTOR
 from service.contacts.limits import fits
-from service.players.facts import Consent, Facts, Told, plausible
+from service.players.facts import Consent, Facts, FactValue, plausible
 from service.players.harm import SKEW_US, Harm, Person
 from service.rules.rulebook import OWN, Settings, places
 from service.rules.types import Counted
@@ -336,7 +336,7 @@ def _state(found: Inputs, facts: Facts) -> None:
     found.vip_checked_us = facts.vip_checked_us or NEVER
 
 
-def _says(found: Inputs, name: str, told: Told | None, text: str) -> bool | None:
+def _says(found: Inputs, name: str, told: FactValue | None, text: str) -> bool | None:
     """Whether something was told last, None if that was told for a later moment."""
     if told is None:
         return False

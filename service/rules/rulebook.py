@@ -104,7 +104,7 @@ class Settings(BaseModel):
     trading_since: date | None = Field(default=None, exclude_if=lambda day: day is None)
 
 
-class Bound(NamedTuple):
+class RuleBinding(NamedTuple):
     """A rule where and when it binds: from the first moment up to the last one, exclusive; unix microseconds."""
 
     rule: RuleBase
@@ -185,27 +185,27 @@ class Rulebook(BaseModel):
         binding = [one.rule for one in self.bound() if not where.isdisjoint(one.places)]
         return tuple(dict.fromkeys(name for rule in binding for name in sorted(_asked(rule)) if name != OWN))
 
-    def bound(self) -> Iterator[Bound]:
+    def bound(self) -> Iterator[RuleBinding]:
         """Every rule that is applied, where and when."""
         for pack in self.packs:
             for rule in pack.rules:
                 if rule.state != "off":
                     ends = FOREVER_US if rule.valid_to is None else _begins(rule.valid_to, pack)
                     places = rule.jurisdictions or pack.jurisdictions
-                    yield Bound(rule, pack, places, _begins(rule.valid_from, pack), ends)
+                    yield RuleBinding(rule, pack, places, _begins(rule.valid_from, pack), ends)
 
     def licensed(self) -> frozenset[str]:
         """Places where the house holds a licence, by the rules that say so."""
         scopes = (one.rule for one in self.bound() if isinstance(one.rule, JurisdictionScope))
         return frozenset(place for scope in scopes for place in scope.licensed)
 
-    def ruled(self) -> dict[str, tuple[Bound, ...]]:
+    def ruled(self) -> dict[str, tuple[RuleBinding, ...]]:
         """Places with the rules of their own that are applied.
 
         What binds everywhere is no place's own, even where it names places; a country's rules bind in its parts, whose
         own they are not.
         """
-        found: dict[str, tuple[Bound, ...]] = {}
+        found: dict[str, tuple[RuleBinding, ...]] = {}
         for one in self.bound():
             if EVERYWHERE not in one.pack.jurisdictions:
                 found |= {place: (*found.get(place, ()), one) for place in one.places}

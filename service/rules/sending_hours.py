@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from features import zones
 from features.moments import micros, moment
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import SLOTS, Window
 from service.rules.types import TimeWindow
 
@@ -89,7 +89,7 @@ def _shown(day: date, minute: int, zone: str) -> tuple[int, ...]:
     return tuple(sorted({micros(local), micros(local.replace(fold=1))}))
 
 
-class Settled(NamedTuple):
+class SendingTimes(NamedTuple):
     """When contacts would be sent after all hours were heard.
 
     Attributes:
@@ -103,7 +103,7 @@ class Settled(NamedTuple):
     deferrals: list[Deferral]
 
 
-class Hearing(NamedTuple):
+class HoursGroup(NamedTuple):
     """Contacts that the same rules put off: the rules by number, and the contacts."""
 
     rules: tuple[tuple[int, Timetable, int, int], ...]
@@ -111,8 +111,8 @@ class Hearing(NamedTuple):
 
 
 def settle(
-    windows: Sequence[Window], hearings: Iterable[Hearing], zone: str | None, layout: Layout, *, fixed: bool
-) -> Settled:
+    windows: Sequence[Window], hearings: Iterable[HoursGroup], zone: str | None, layout: CandidateSpace, *, fixed: bool
+) -> SendingTimes:
     """Put contacts off to moments that all rules allow.
 
     Args:
@@ -122,7 +122,7 @@ def settle(
         layout: The catalogue.
         fixed: The moment is settled already: what it does not fit is blocked.
     """
-    done = Settled([], defaultdict(int), [])
+    done = SendingTimes([], defaultdict(int), [])
     moments: dict[int, Candidates] = defaultdict(int)
     rest = layout.everything
     for hearing in hearings:
@@ -137,7 +137,14 @@ def settle(
 
 
 def _put_off(
-    hearing: Hearing, window: Window, mine: Candidates, slot: str, zone: str | None, done: Settled, *, fixed: bool
+    hearing: HoursGroup,
+    window: Window,
+    mine: Candidates,
+    slot: str,
+    zone: str | None,
+    done: SendingTimes,
+    *,
+    fixed: bool,
 ) -> int:
     """The moment at which some contacts of one slot are sent; notes in `done` what blocked them or put them off."""
     at, causes = _heard(hearing, window, zone)
@@ -151,7 +158,7 @@ def _put_off(
     return at
 
 
-def _heard(hearing: Hearing, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
+def _heard(hearing: HoursGroup, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
     """The first moment that every rule in force allows, and the numbers of the rules that put it off."""
     at, causes = window.send_us, dict[int, None]()
     if zone is None:

@@ -171,7 +171,7 @@ def shared(request: pytest.FixtureRequest, first: Build, tmp_path_factory: pytes
     worker, learner = (first, here()) if "worker" in request.param else (here(), first)
     environment = {"CROUPIER_STORE": server.url, "CROUPIER_CATALOGUE": str(_limited(home))}
     with closing(connect(server.url)) as client, ExitStack() as stack:
-        house.prepare(client, house.Wish(home, players=0), server.url)
+        house.prepare(client, house.Options(home, players=0), server.url)
         _load(library, environment)
         for build, word in ((worker, "worker"), (learner, "learn")):
             stack.enter_context(Process(build, word, home, environment))

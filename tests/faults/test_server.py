@@ -27,7 +27,7 @@ from features.store.connection import connect
 from features.store.errors import StoreError
 from features.store.server import Server, keeping, server_binary, serving, socket_path, start_server
 from pipelines.__main__ import app
-from pipelines.machine.up import Wish, prepare
+from pipelines.machine.up import Options, prepare
 
 THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
 COMPILER = shutil.which("cc")
@@ -211,7 +211,7 @@ def goes_on(before: dict[str, bytes], home: Path) -> int:
 def furnished(home: Path, server: Server) -> Path:
     """What commands are pointed at, in a folder, and a house in the store."""
     with connect(server.url) as client:
-        prepare(client, Wish(home, players=0), server.url)
+        prepare(client, Options(home, players=0), server.url)
     folder = home.parent / "files"
     folder.mkdir()
     (folder / "events.jsonl").write_text("\n".join(map(json.dumps, adult_events("player-1"))), "utf8")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from first_build import HOUSE, differences, frozen_catalogue, frozen_names, frozen_rulebook
 
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import bucket, fnv1a32, variant
 from models.policy.learned import weigh
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
 from service.contacts.limits import Held
-from service.contacts.snapshot import View
+from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import log
 from service.decisions.decide import DecisionRequest, compose, requested_id
-from service.decisions.serving import Table
-from service.rules.compiler import Law
+from service.decisions.serving import Serving
+from service.rules.compiler import CompiledRulebook
 
 
 def house_moments(real_us: int) -> int:
@@ -29,15 +29,21 @@ def uniform_numbers(seed: str) -> str:
 
 
 @cache
-def table() -> Table:
+def table() -> Serving:
     catalogue = frozen_catalogue()
     ranks = priorities(catalogue)
     drawn: dict[str, Policy] = {"policy": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
     drawn |= {"business_rules": BusinessRules(ranks, catalogue.exploration_floor), "priority": Priority(ranks)}
-    return Table(house=HOUSE, plan=None, law=Law(frozen_rulebook(), Layout(catalogue)), policies=drawn, churn=None)
+    return Serving(
+        house=HOUSE,
+        plan=None,
+        law=CompiledRulebook(frozen_rulebook(), CandidateSpace(catalogue)),
+        policies=drawn,
+        churn=None,
+    )
 
 
-NOBODY: Final = View(
+NOBODY: Final = PlayerSnapshot(
     real_us=HOUSE.real_us,
     facts={},
     features={},
@@ -100,7 +106,7 @@ def candidates(place: int) -> Any:
 
 
 def candidate_sets(chosen: list[int]) -> str:
-    layout = Layout(frozen_catalogue())
+    layout = CandidateSpace(frozen_catalogue())
     data = layout.dumps(sum(layout.bit(place) for place in chosen))
     held = np.isin(np.arange(layout.catalogue.size), chosen)
     assert log.bits(held) == data

@@ -27,7 +27,7 @@ from features.events import EVENT
 from features.schema import Dtype, Feature, Kind, Use, hash_of
 from models.catalogue.files import load_yaml
 from models.catalogue.offers import Catalogue
-from models.policy.learned import Snapshot
+from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerSettings
 from models.policy.policy import BusinessRules
 from pipelines.experiments import uplift
@@ -40,7 +40,7 @@ from pipelines.worker import lake as lakes
 from service.contacts.ledger import Entry
 from service.decisions import outcomes
 from service.decisions.decide import DecisionRequest
-from service.decisions.log import Record, Sent
+from service.decisions.log import ChosenContact, Record
 from service.decisions.outcomes import Contact, Outcome
 from service.events import accept
 from service.rules.hashed import PACK
@@ -68,7 +68,7 @@ def first(entry: Entry) -> bytes:
 
 
 @cache
-def _contact() -> tuple[Record, Sent]:
+def _contact() -> tuple[Record, ChosenContact]:
     record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=Record)
     assert record.action is not None
     return record, record.action
@@ -131,7 +131,7 @@ def business_rules_names(asked: dict[str, Any]) -> str:
 
 
 def snapshot_names(changes: dict[str, Any]) -> str:
-    return msgspec.convert(changed("snapshot", changes), Snapshot).version
+    return msgspec.convert(changed("snapshot", changes), PolicyVersion).version
 
 
 def report_hashes(asked: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from models.releases.registry import ChurnRegistry
 from pipelines.learning import policy
 from pipelines.learning.attribution import Terms
 from pipelines.learning.learner import LearnerProcess
-from pipelines.learning.training_log import School
+from pipelines.learning.training_log import Training
 from pipelines.machine import up
 from pipelines.rules import rulebooks
 from pipelines.training import promotion
@@ -42,7 +42,7 @@ from service.api import routes
 from service.api.app import Settings, lifespan
 from service.contacts.ledger import RedisLedger
 from service.contacts.limits import decision_of
-from service.contacts.snapshot import NO_DECISION, Keys, View
+from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 FROZEN: Final = Path(__file__).parent / "house"
@@ -74,7 +74,7 @@ class Opened:
     def post(self, route: str, body: Any = None) -> httpx.Response:
         return self.portal.call(partial(self.http.post, route, json=body))
 
-    def view(self, player: str) -> View:
+    def view(self, player: str) -> PlayerSnapshot:
         """A player as the store holds them."""
         ledger: RedisLedger = self.app.state.desk.ledger
         return self.portal.call(ledger.view, Keys(self.house.player_key(player)), NO_DECISION)
@@ -134,7 +134,7 @@ def opened(home: Path) -> Iterator[Opened]:
     """The house of a home, prepared as at every start, with all that runs over it."""
     with stored(home) as url, closing(connect(url)) as client:
         go_on(client)
-        house = up.prepare(client, up.Wish(home, players=0), url)
+        house = up.prepare(client, up.Options(home, players=0), url)
         with (
             working(url, home),
             start_blocking_portal() as portal,
@@ -264,8 +264,8 @@ def test_the_lake_has_everything_once_and_its_chains_hold(house: Opened) -> None
 def test_the_learner_goes_on_from_its_checkpoint(house: Opened) -> None:
     in_lake(house)
 
-    def school() -> School:
-        return School(house.lake, LEARNT, Terms.read(), 3)
+    def school() -> Training:
+        return Training(house.lake, LEARNT, Terms.read(), 3)
 
     resumed, afresh = school(), school()
     assert resumed.resume((house.home / "learner" / "checkpoint.msgpack").read_bytes())

@@ -19,9 +19,9 @@ from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy import learner as learner_module
 from models.policy.context import READINGS
-from models.policy.learned import Learnt, Snapshot
-from models.policy.learner import Act, Learner
-from models.releases.promotions import Entry
+from models.policy.learned import LearnedPolicy, PolicyVersion
+from models.policy.learner import Learner, NamedAction
+from models.releases.promotions import JournalEntry
 from pipelines.learning.policy import PolicyChange
 from pipelines.learning.training_log import Checkpoint
 from pipelines.rules.rulebooks import RulesChange
@@ -70,7 +70,7 @@ FORMATS: Final = {
     "catalogues": model_of(Catalogue),
     "checkpoints": Format(read_checkpoint, relearnt, learner_module.FORMAT),
     "churn_bundles": Format(ChurnBundle.loads, ChurnBundle.dumps, 1),
-    "churn_promotions": json_of(Entry),
+    "churn_promotions": json_of(JournalEntry),
     "contacts": Format(load_reservation, lambda held: held.dumps(), 1),
     "houses": json_of(House),
     "lake_positions": json_of(Reach),
@@ -79,7 +79,7 @@ FORMATS: Final = {
     "records": Format(log.loads, log.dumps, log.VERSION),
     "rulebook_changes": json_of(RulesChange),
     "rulebooks": model_of(Rulebook),
-    "snapshots": Format(Snapshot.loads, Snapshot.dumps, 1),
+    "snapshots": Format(PolicyVersion.loads, PolicyVersion.dumps, 1),
 }
 
 
@@ -111,14 +111,14 @@ def show_record(record: log.Record) -> dict[str, Any]:
     return told
 
 
-def show_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+def show_snapshot(snapshot: PolicyVersion) -> dict[str, Any]:
     """A snapshot with its vectors as numbers, and how it scores one context."""
     told: dict[str, Any] = shown(snapshot)
     told |= {name: shown(log.array(getattr(snapshot, name))) for name in ("mean", "sd", "value")}
     told["blocks"] = {name: shown(log.array(block)) for name, block in snapshot.blocks.items()}
     rising = {name: (at % 7) / 2 for at, name in enumerate(snapshot.features)}
     context = np.array([rising.get(name, 0.0) for name in READINGS])
-    policy = Learnt(snapshot, catalogue())
+    policy = LearnedPolicy(snapshot, catalogue())
     scores = policy.scores(context)
     some = np.arange(len(scores)) % 3 == 0
     return told | {"scores": shown(scores), "pmf": shown(policy.pmf(scores, some)[some])}
@@ -128,8 +128,8 @@ def show_checkpoint(held: Checkpoint) -> dict[str, Any]:
     """A checkpoint: how far it read, what is open, and the snapshot after a few lessons more."""
     learner = Learner.loads(held.learner, settings(held))
     for at in range(2 * settings(held).batch):
-        learner.zero(np.full(len(READINGS), at / 10), Act("free_bet", "email", "evening"))
-        learner.one(np.full(len(READINGS), at / 20), Act("match_preview", "sms", "morning"), 100.0 + at)
+        learner.zero(np.full(len(READINGS), at / 10), NamedAction("free_bet", "email", "evening"))
+        learner.one(np.full(len(READINGS), at / 20), NamedAction("match_preview", "sms", "morning"), 100.0 + at)
     then = show_snapshot(learner.snapshot(held.lineage, held.at_us, held.cursor))
     books = shown(held.books)
     some = {name: books["touches"][name] for name in sorted(books["touches"])[:3]}
@@ -139,7 +139,7 @@ def show_checkpoint(held: Checkpoint) -> dict[str, Any]:
         "at_us": held.at_us,
         "settings": shown(settings(held)),
         "books": books | {"touches": some, "open": len(books["touches"])},
-        "newest": Snapshot.loads(held.newest).version if held.newest else None,
+        "newest": PolicyVersion.loads(held.newest).version if held.newest else None,
         "then": then,
     }
 

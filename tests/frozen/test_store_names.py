@@ -27,7 +27,7 @@ from service.contacts.snapshot import Keys
 from service.decisions import log, outcomes
 from service.decisions.decide import requested_id
 from service.decisions.outcomes import Outcome
-from service.events.accept import know
+from service.events.accept import accept
 from service.players.facts import Assertion
 
 SLOW: Final[House] = msgspec.structs.replace(HOUSE, rate=0.001)
@@ -65,7 +65,7 @@ async def story(url: str) -> None:
     telling = {"player_id": "player-1", "occurred_at": at}
 
     async def tell(name: str, **fields: Any) -> None:
-        await know(EVENT.validate_python({**telling, "event_id": name, **fields}, strict=False), SLOW, ledger)
+        await accept(EVENT.validate_python({**telling, "event_id": name, **fields}, strict=False), SLOW, ledger)
 
     await tell("e1", type="registered", jurisdiction="MT", time_zone="Europe/Malta", birth_date="1980-05-17")
     await tell("e2", type="consent_changed", channel="email", granted=True)

@@ -22,7 +22,7 @@ from pipelines.worker.lake import SCHEMAS, Lake
 from pipelines.worker.outbox import Outbox
 from service.contacts.ledger import Booking, Entry, RedisLedger
 from service.contacts.limits import Reservation
-from service.contacts.snapshot import NO_DECISION, Keys, Linked, View
+from service.contacts.snapshot import NO_DECISION, Keys, Linked, PlayerSnapshot
 from service.players import facts, identity
 from service.players.facts import Assertion
 
@@ -68,7 +68,7 @@ def frozen_plan() -> ReadPlan:
 # --- Players
 
 
-def show_player(view: View, position: str) -> dict[str, Any]:
+def show_player(view: PlayerSnapshot, position: str) -> dict[str, Any]:
     """A player as the store holds them, and how far their partition's features are."""
     return {
         "facts": shown(facts.read(view.facts, "main")),

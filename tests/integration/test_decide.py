@@ -16,14 +16,14 @@ from features import zones
 from features.moments import micros, when
 from features.schema import PRODUCTS
 from features.store.deployment import House, real_now_us
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import decision_key
 from service.decisions import log
 from service.decisions.decide import DecisionRequest, decide
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 
 
 def player_of(house_variant: str, prefix: str = "p") -> str:
@@ -335,8 +335,8 @@ def test_a_record_is_explained_by_the_catalogue_it_was_made_from(opened: Opened,
             before = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             desk = app_of(client).state.desk
             fewer = desk.table.layout.catalogue.model_copy(update={"offers": desk.table.layout.catalogue.offers[1:]})
-            other = Layout(Catalogue.model_validate(fewer.model_dump() | {"caps": []}))
-            desk.table = replace(desk.table, law=Law(desk.table.book, other))
+            other = CandidateSpace(Catalogue.model_validate(fewer.model_dump() | {"caps": []}))
+            desk.table = replace(desk.table, law=CompiledRulebook(desk.table.book, other))
             after = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             assert after == before
 

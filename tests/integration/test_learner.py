@@ -22,13 +22,13 @@ from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
 from features.events import micros
 from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
-from models.policy.learned import Snapshot
+from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerError, LearnerSettings
 from pipelines.learning import learner
 from pipelines.learning import training_log as school_module
 from pipelines.learning.attribution import Terms
 from pipelines.learning.learner import LearnerProcess
-from pipelines.learning.training_log import LearningLog, School, drawn, open_school
+from pipelines.learning.training_log import LearningLog, Training, drawn, open_school
 from pipelines.worker.schedule import SETTINGS as SETTINGS_FILE
 from service.decisions.log import loads
 
@@ -39,9 +39,9 @@ SETTINGS = LearnerSettings(batch=20, warm_up=30)
 FLUSHES, DECISIONS = 6, 30
 
 
-def school(lake: Path, settings: LearnerSettings = SETTINGS) -> School:
+def school(lake: Path, settings: LearnerSettings = SETTINGS) -> Training:
     # A window that ends within the log, so that values are settled too.
-    return School(lake, settings, Terms.read(), 0.5)
+    return Training(lake, settings, Terms.read(), 0.5)
 
 
 def process(server: Server, home: Path, step: Callable[[str], None] = lambda _: None) -> LearnerProcess:
@@ -260,7 +260,7 @@ def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
                 writer.outcome(name, player, "complained", at + 2)
     writer.flush()
     process(server, tmp_path).work()
-    published = Snapshot.loads(serving(store))
+    published = PolicyVersion.loads(serving(store))
 
     async def asked() -> str:
         async with opened() as client:

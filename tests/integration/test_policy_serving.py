@@ -10,15 +10,15 @@ import redis
 from features.store.bundles import pointer_key
 from features.store.server import Server
 from models.policy.context import READINGS
-from models.policy.learned import Cursor, Snapshot, SnapshotError
+from models.policy.learned import Cursor, PolicyVersion, SnapshotError
 from models.policy.learner import ALONE, Learner, LearnerSettings
 from pipelines.learning import policy
 from pipelines.training.promotion import GateRefused
 
 
-def snapshots(count: int) -> list[Snapshot]:
+def snapshots(count: int) -> list[PolicyVersion]:
     learner, random = Learner(LearnerSettings(batch=10, warm_up=10)), np.random.default_rng(1)
-    found: list[Snapshot] = []
+    found: list[PolicyVersion] = []
     while len(found) < count:
         learner.zero(random.normal(size=len(READINGS)), ALONE)
         if learner.closed:

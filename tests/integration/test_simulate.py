@@ -19,7 +19,7 @@ from rich.console import Console
 
 from models.catalogue.offers import load_catalogue
 from pipelines.simulation import results
-from pipelines.simulation.simulate import SimulationRefused, Wish, simulate
+from pipelines.simulation.simulate import SimulationOptions, SimulationRefused, simulate
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 QUIET = Console(quiet=True)
@@ -52,7 +52,7 @@ def _ready(address: str) -> bool:
 
 
 def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:
-    course = simulate(Wish(house, 1, 40, 2.0, 240), CATALOGUE, QUIET)
+    course = simulate(SimulationOptions(house, 1, 40, 2.0, 240), CATALOGUE, QUIET)
     found = results.measure(course)
     assert found.decisions == len(course.steps) > 120
     assert sum(group.decisions for group in found.groups.values()) == found.decisions
@@ -68,12 +68,12 @@ def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: P
     assert len((tmp_path / "decisions.csv").read_text().splitlines()) == found.decisions + 1
     # The same players do not arrive twice.
     with pytest.raises(SimulationRefused, match="seed 1"):
-        simulate(Wish(house, 1, 40, 1.0, 100), CATALOGUE, QUIET)
+        simulate(SimulationOptions(house, 1, 40, 1.0, 100), CATALOGUE, QUIET)
 
 
 def test_without_a_house_there_is_one_sentence() -> None:
     with pytest.raises(SimulationRefused, match="no house answers"):
-        simulate(Wish("http://127.0.0.1:1", 1, 10, 1.0, 100), CATALOGUE, QUIET)
+        simulate(SimulationOptions("http://127.0.0.1:1", 1, 10, 1.0, 100), CATALOGUE, QUIET)
 
 
 def test_a_paired_interval_is_that_of_students_t() -> None:

@@ -32,7 +32,7 @@ from features.store.deployment import House, tag
 from features.store.server import Server
 from pipelines import __main__ as cli
 from pipelines.worker import dispatcher as courier_file
-from pipelines.worker.dispatcher import Courier
+from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.http_client import AT_ONCE
 from pipelines.worker.outbox import GONE, Outbox, undelivered_key
 from pipelines.worker.process import Worker
@@ -155,9 +155,9 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Senders]:
 
 
 @contextmanager
-def working(url: str, webhooks: Webhooks, partitions: tuple[int, ...] = (PARTITION,)) -> Iterator[Courier]:
+def working(url: str, webhooks: Webhooks, partitions: tuple[int, ...] = (PARTITION,)) -> Iterator[Dispatcher]:
     """A courier in a thread, which must end well."""
-    courier, ended = Courier(url, webhooks, lambda: partitions), Future[None]()
+    courier, ended = Dispatcher(url, webhooks, lambda: partitions), Future[None]()
 
     def work() -> None:
         try:
@@ -357,7 +357,7 @@ def test_a_partition_that_another_worker_took_is_let_alone(
 ) -> None:
     mine = {PARTITION}
     senders.replies["/crm"] = always(500)
-    courier = Courier(server.url, senders.told("crm", retry_seconds=[0] * 10_000), lambda: tuple(mine))
+    courier = Dispatcher(server.url, senders.told("crm", retry_seconds=[0] * 10_000), lambda: tuple(mine))
     thread = threading.Thread(target=courier.run)
     thread.start()
     revoke(store, "017-a")

@@ -18,12 +18,12 @@ from features.store.bundles import publish
 from models.catalogue.offers import NO_CONTACT
 from models.churn.scorer import ChurnBundle, Scorer, library_build
 from models.policy.context import READINGS
-from models.policy.learned import Cursor, Snapshot
-from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.learned import Cursor, PolicyVersion
+from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
 from pipelines.worker.process import Worker
 
 
-def snapshot(seed: int = 1) -> Snapshot:
+def snapshot(seed: int = 1) -> PolicyVersion:
     """A policy that learnt something of every action."""
     learner, random = Learner(LearnerSettings(batch=50, warm_up=60)), np.random.default_rng(seed)
     for _ in range(400):
@@ -31,7 +31,7 @@ def snapshot(seed: int = 1) -> Snapshot:
         act = ALONE
         if place != NO_CONTACT:
             action = CATALOGUE.action(place)
-            act = Act(action.offer.id, action.channel, action.timing_slot)
+            act = NamedAction(action.offer.id, action.channel, action.timing_slot)
         context = random.normal(size=len(READINGS))
         learner.zero(context, act)
         if random.random() < 0.3:
@@ -57,7 +57,7 @@ def churn_bundle() -> ChurnBundle:
 
 
 @pytest.fixture
-def serving(store: redis.Redis, worker: Worker) -> tuple[Snapshot, ChurnBundle]:
+def serving(store: redis.Redis, worker: Worker) -> tuple[PolicyVersion, ChurnBundle]:
     assert worker
     learnt, churn = snapshot(), churn_bundle()
     publish(store, "policy", learnt.dumps(), learnt.version)
@@ -115,7 +115,7 @@ def test_the_next_best_has_the_highest_score_of_the_others(opened: Opened) -> No
 
 
 def test_reasons_stay_those_of_the_models_that_decided(
-    opened: Opened, store: redis.Redis, serving: tuple[Snapshot, ChurnBundle]
+    opened: Opened, store: redis.Redis, serving: tuple[PolicyVersion, ChurnBundle]
 ) -> None:
     async def before() -> dict[str, Any]:
         async with opened() as client:
@@ -185,7 +185,7 @@ def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Op
 
 @pytest.mark.usefixtures("serving")
 def test_where_a_law_forbids_what_the_policy_chooses_by_business_rules_serve(
-    opened: Opened, serving: tuple[Snapshot, ChurnBundle]
+    opened: Opened, serving: tuple[PolicyVersion, ChurnBundle]
 ) -> None:
     """Denmark forbids to choose by inactivity: there the policy, which sees it, is not asked."""
 

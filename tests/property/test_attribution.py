@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.catalogue.files import CatalogueError
-from pipelines.learning.attribution import Attribution, Books, Drawn, Lesson, Terms
+from pipelines.learning.attribution import Attribution, DrawnDecision, OpenRewards, Terms, TrainingEvent
 
 TERMS = Terms.read()
 WINDOW = 1_000
@@ -27,10 +27,12 @@ class Entry(NamedTuple):
     fields: dict[str, Any]
 
 
-def drawn(name: str, player: str, at: int, *, contact: bool, at_once: bool = False) -> Drawn:
+def drawn(name: str, player: str, at: int, *, contact: bool, at_once: bool = False) -> DrawnDecision:
     offer = ("free_bet", "sms", "evening") if contact else ("NO_CONTACT", None, None)
     offer_id, channel, slot = offer
-    return Drawn(name, player, at, at, at + LEASE * contact, at_once or not contact, offer_id, channel, slot, b"")
+    return DrawnDecision(
+        name, player, at, at, at + LEASE * contact, at_once or not contact, offer_id, channel, slot, b""
+    )
 
 
 EVENTS: list[dict[str, Any]] = [
@@ -78,7 +80,7 @@ def logs(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
-def told(attribution: Attribution, entries: Iterable[Entry]) -> Iterator[Lesson]:
+def told(attribution: Attribution, entries: Iterable[Entry]) -> Iterator[TrainingEvent]:
     for kind, at, fields in entries:
         yield from attribution.pass_time(at)
         if kind == "decision":
@@ -89,7 +91,7 @@ def told(attribution: Attribution, entries: Iterable[Entry]) -> Iterator[Lesson]
             yield from attribution.event(fields["player"], fields["event"], at - fields["late"])
 
 
-def lessons(entries: list[Entry]) -> list[Lesson]:
+def lessons(entries: list[Entry]) -> list[TrainingEvent]:
     attribution = Attribution(TERMS, WINDOW)
     return [*told(attribution, entries), *attribution.pass_time(10**9)]
 
@@ -99,14 +101,14 @@ def plainly(entries: list[Entry]) -> dict[str, tuple[float, frozenset[str]]]:
     found = {}
     for entry in entries:
         if entry.kind == "decision":
-            one: Drawn = entry.fields["drawn"]
+            one: DrawnDecision = entry.fields["drawn"]
             span = _span(one, entries)
             if span is not None:
                 found[one.decision_id] = _earned(one, *span, entries)
     return found
 
 
-def _span(one: Drawn, entries: list[Entry]) -> tuple[int, int] | None:
+def _span(one: DrawnDecision, entries: list[Entry]) -> tuple[int, int] | None:
     """When a decision's window begins and ends; None if it never began."""
     if one.at_once:
         return one.at_us, one.at_us + WINDOW
@@ -119,7 +121,7 @@ def _span(one: Drawn, entries: list[Entry]) -> tuple[int, int] | None:
     return None
 
 
-def _earned(one: Drawn, begun: int, ends: int, entries: list[Entry]) -> tuple[float, frozenset[str]]:
+def _earned(one: DrawnDecision, begun: int, ends: int, entries: list[Entry]) -> tuple[float, frozenset[str]]:
     value, penalties, seen, open_, closed = 0.0, set(), set(), one.at_once, False
     reached = False
     for entry in entries:
@@ -197,7 +199,7 @@ def test_a_one_comes_once_before_its_value_and_only_of_what_is_worth_something(e
 def test_books_that_were_written_and_read_again_teach_the_same(entries: list[Entry], cut: int) -> None:
     before = Attribution(TERMS, WINDOW)
     begun = list(told(before, entries[:cut]))
-    held = msgspec.msgpack.decode(msgspec.msgpack.encode(before.books), type=Books)
+    held = msgspec.msgpack.decode(msgspec.msgpack.encode(before.books), type=OpenRewards)
     after = Attribution(TERMS, WINDOW, held)
     rest = [*told(after, entries[cut:]), *after.pass_time(10**9)]
     assert begun + rest == lessons(entries)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import CHANNELS
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.limits import Cap
 from models.catalogue.offers import PROMOTIONAL, SLOTS, Catalogue, Offer, Window, load_catalogue
-from service.contacts.limits import Asking, Held, Reservation, evaluate, fits, load_reservation, outdated
+from service.contacts.limits import Held, LimitQuery, Reservation, evaluate, fits, load_reservation, outdated
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 HOUSE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
@@ -117,12 +117,12 @@ def catalogue(caps: tuple[Cap, ...]) -> Catalogue:
     return HOUSE.model_copy(update={"offers": OFFERS, "caps": caps})
 
 
-def moments(layout: Layout, windows: tuple[Window, ...]) -> list[tuple[int, Candidates]]:
+def moments(layout: CandidateSpace, windows: tuple[Window, ...]) -> list[tuple[int, Candidates]]:
     """When contacts would be sent: those of a slot as its window begins."""
     return [(window.send_us, bits) for window, bits in zip(windows, layout.slots, strict=True)]
 
 
-ASKING = Asking("main", "Europe/Malta", NOW)
+ASKING = LimitQuery("main", "Europe/Malta", NOW)
 
 
 def holding(contacts: list[Reservation]) -> Held:
@@ -132,7 +132,7 @@ def holding(contacts: list[Reservation]) -> Held:
 
 def blocked(house: Catalogue, held: list[Reservation], windows: tuple[Window, ...]) -> dict[str, NDArray[np.bool_]]:
     """What each cap denies, by offer, channel and timing slot."""
-    layout = Layout(house)
+    layout = CandidateSpace(house)
     found = evaluate(layout, holding(held), moments(layout, windows), ASKING)
     return {name: layout.array(one)[1:].reshape(house.shape) for name, one in found.items()}
 
@@ -170,7 +170,7 @@ def test_contacts_of_one_slot_may_be_sent_at_several_moments_and_each_is_counted
 ) -> None:
     """Hours put some contacts of a slot off and others not; a cap looks at the moment of each."""
     house = catalogue(caps)
-    layout = Layout(house)
+    layout = CandidateSpace(house)
     at = {place: chance.choice(hours) for place in range(1, house.size)}
     spread = [
         (NOW + hour * HOUR, sum(layout.bit(place) for place, one in at.items() if one == hour)) for hour in set(hours)

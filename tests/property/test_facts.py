@@ -20,7 +20,7 @@ from features.store.server import Server
 from pipelines.imports import bulk
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
-from service.events.accept import Refused, know
+from service.events.accept import Refused, accept
 from service.players import facts
 from service.players.facts import Consent, Facts, assertions
 
@@ -724,14 +724,14 @@ def test_an_id_counts_once_and_another_content_under_it_changes_nothing(door: Do
         store = Store(server.url, 1)
         ledger = RedisLedger(store, door.house)
         try:
-            told = await know(first, door.house, ledger)
+            told = await accept(first, door.house, ledger)
             assert not told.duplicate
             before = door.raw(player)
-            again = await know(first, door.house, ledger)
+            again = await accept(first, door.house, ledger)
             assert again.duplicate
             assert again.position == told.position
             with pytest.raises(Refused) as refusal:
-                await know(other, door.house, ledger)
+                await accept(other, door.house, ledger)
             assert (refusal.value.code, refusal.value.pointer) == ("event_id_reused", "/event_id")
             assert door.raw(player) == before
         finally:

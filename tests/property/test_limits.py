@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from features import zones
 from features.moments import micros, moment
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.limits import Cap, Gap, Group, Pause
 from models.catalogue.offers import Catalogue
 from service.contacts.limits import (
-    Answered,
-    Asking,
+    ContactResponse,
     Held,
+    LimitQuery,
     Reservation,
     account,
     charges,
@@ -55,18 +55,22 @@ HELD = st.lists(
 )
 
 
-def house(**limits: Any) -> Layout:
+def house(**limits: Any) -> CandidateSpace:
     """A house of two offers, of priorities 10 and 90, with some limits alone."""
     offers = [
         WHOLE.offers[0].model_dump(mode="json") | {"id": name, "category": f"of_{name}", "priority": priority}
         for name, priority in zip(OFFERS, (10, 90), strict=True)
     ]
-    return Layout(Catalogue.model_validate(WHOLE.model_dump(mode="json") | {"offers": offers, "caps": []} | limits))
+    return CandidateSpace(
+        Catalogue.model_validate(WHOLE.model_dump(mode="json") | {"offers": offers, "caps": []} | limits)
+    )
 
 
-def denied(layout: Layout, held: Held, at_us: int, *, brand: str = "main", zone: str = "UTC") -> set[tuple[str, str]]:
+def denied(
+    layout: CandidateSpace, held: Held, at_us: int, *, brand: str = "main", zone: str = "UTC"
+) -> set[tuple[str, str]]:
     """Offers and channels that limits deny at a moment."""
-    found = evaluate(layout, held, [(at_us, layout.everything)], Asking(brand, zone, NOW))
+    found = evaluate(layout, held, [(at_us, layout.everything)], LimitQuery(brand, zone, NOW))
     return {
         (offer, channel)
         for offer in OFFERS
@@ -181,7 +185,7 @@ def test_whatever_order_contacts_are_asked_for_none_follows_too_soon(asked: list
 SCOPES = st.sampled_from(["brand", "player"])
 ANSWERS = st.lists(
     st.builds(
-        lambda at, type_, offer, brand: Answered(at, type_, "bonus", offer, "sms", brand, f"of_{offer}"),
+        lambda at, type_, offer, brand: ContactResponse(at, type_, "bonus", offer, "sms", brand, f"of_{offer}"),
         SENDS,
         st.sampled_from(["opened", "failed"]),
         st.sampled_from(OFFERS),
@@ -194,7 +198,7 @@ ANSWERS = st.lists(
 @SETTINGS
 @given(ANSWERS, SENDS, st.integers(1, 3), st.sampled_from([1, 3]), st.sampled_from([1, 5]), SCOPES)
 def test_a_group_rests_after_so_many_answers_of_a_type(
-    answers: list[Answered], at_us: int, most: int, days: int, rest: int, scope: str
+    answers: list[ContactResponse], at_us: int, most: int, days: int, rest: int, scope: str
 ) -> None:
     limit = {"id": "p", "type": "failed", "responses": most, "days": days, "pause_days": rest, "of": {"offer": "first"}}
     layout = house(pauses=[limit | {"scope": scope}])
@@ -236,7 +240,7 @@ def test_days_of_budgets_are_kept_until_no_contact_of_theirs_can_be_told_to_have
 @SETTINGS
 @given(st.sampled_from(["sms", "email"]), st.one_of(st.none(), st.just("of_first")), st.integers(0, 2**50))
 def test_an_answer_is_read_as_it_was_written(channel: str, category: str | None, at_us: int) -> None:
-    one = Answered(at_us, "opened", "bonus", "first", channel, "main", category)
+    one = ContactResponse(at_us, "opened", "bonus", "first", channel, "main", category)
     assert load_answer(one.dumps()) == one
 
 

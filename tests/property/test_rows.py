@@ -20,7 +20,7 @@ from pipelines.imports.bulk import Item
 from pipelines.imports.cells import Arithmetic, RowRefused, minor
 from pipelines.imports.columns import EventMapping
 from pipelines.imports.rows import Row, Source
-from pipelines.imports.seen import CONTENT, Told, content, judge
+from pipelines.imports.seen import CONTENT, FileEvent, content, judge
 from pipelines.worker.lake import SCHEMAS
 from service.contacts.ledger import Entry
 
@@ -170,8 +170,8 @@ def test_content_does_not_hang_on_how_moments_are_written(event: Event, zone: ti
     assert content(later) != content(event)
 
 
-def _told(name: str, content_: str) -> Told:
-    return Told(Item("p", Entry("event", name, b"", b""), remember=False), "p", name, content_)
+def _told(name: str, content_: str) -> FileEvent:
+    return FileEvent(Item("p", Entry("event", name, b"", b""), remember=False), "p", name, content_)
 
 
 @given(

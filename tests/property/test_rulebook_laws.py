@@ -8,11 +8,11 @@ import chances
 import pytest
 from interpreter import Reading
 
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Purpose
-from service.decisions.eligibility import Asked, Situation, evaluate
+from service.decisions.eligibility import RequestFilter, Situation, evaluate
 from service.players.harm import Harm
-from service.rules.compiler import Law, Verdict
+from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import Inputs
 
 PLAYERS = 100
@@ -21,16 +21,16 @@ SEEDS = range(8 if BOOKS >= 125 else 1)
 """8 x 125 x 100 = 100,000 cases of each law; mutation runs take fewer."""
 
 
-def allowed(law: Law, verdict: Verdict) -> int:
+def allowed(law: CompiledRulebook, verdict: Verdict) -> int:
     left = law.layout.everything
     for bits in verdict.blocked.values():
         left &= ~bits
     return left
 
 
-def judged(law: Law, player: Inputs) -> Verdict:
+def judged(law: CompiledRulebook, player: Inputs) -> Verdict:
     """The mask of a player who may be sent anything that rules allow."""
-    asked = Asked(frozenset(get_args(Purpose)))
+    asked = RequestFilter(frozenset(get_args(Purpose)))
     return evaluate(
         Situation(
             law=law,
@@ -46,7 +46,7 @@ def judged(law: Law, player: Inputs) -> Verdict:
     )
 
 
-def places_of(law: Law, bits: int) -> set[int]:
+def places_of(law: CompiledRulebook, bits: int) -> set[int]:
     return {place for place in range(1, law.layout.catalogue.size) if bits & law.layout.bit(place)}
 
 
@@ -55,10 +55,13 @@ def test_losing_an_input_or_more_harm_or_one_more_rule_never_allows_more(seed: i
     chance = Random(f"laws {seed}")
     for number in range(BOOKS):
         rules = [chances.rule(chance, at) for at in range(6)]
-        layout = Layout(chances.catalogue(chance))
-        law, stricter = Law(chances.book(chance, rules[:5]), layout), Law(chances.book(chance, rules), layout)
+        layout = CandidateSpace(chances.catalogue(chance))
+        law, stricter = (
+            CompiledRulebook(chances.book(chance, rules[:5]), layout),
+            CompiledRulebook(chances.book(chance, rules), layout),
+        )
         # Dates of packs are read in one zone, so that the two differ by the rule alone.
-        law = Law(stricter.book.model_copy(update={"packs": (_less(stricter),)}), layout)
+        law = CompiledRulebook(stricter.book.model_copy(update={"packs": (_less(stricter),)}), layout)
         for case in range(PLAYERS):
             player = chances.player(chance)
             before = allowed(law, judged(law, player))
@@ -72,7 +75,7 @@ def test_losing_an_input_or_more_harm_or_one_more_rule_never_allows_more(seed: i
             assert not allowed(stricter, judged(stricter, player)) & ~before, (seed, number, case, "rule")
 
 
-def _less(law: Law) -> Any:
+def _less(law: CompiledRulebook) -> Any:
     pack = law.book.packs[0]
     return pack.model_copy(update={"rules": pack.rules[:-1]})
 
@@ -83,8 +86,8 @@ def test_what_is_compiled_says_what_the_rules_say(seed: int) -> None:
     for number in range(BOOKS):
         kinds = [chances.TYPES[(number + at) % len(chances.TYPES)] for at in range(3)]
         rules = [chances.rule(chance, at, kind) for at, kind in enumerate(kinds)]
-        layout = Layout(chances.catalogue(chance, 2))
-        law = Law(chances.book(chance, rules), layout)
+        layout = CandidateSpace(chances.catalogue(chance, 2))
+        law = CompiledRulebook(chances.book(chance, rules), layout)
         for case in range(PLAYERS):
             player = chances.player(chance)
             fixed = chance.random() < 0.2

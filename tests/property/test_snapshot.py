@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
 from models.policy.context import READINGS
-from models.policy.learned import Cursor, Learnt, Snapshot, SnapshotError, weigh
-from models.policy.learner import ALONE, Act, Learner, LearnerSettings
+from models.policy.learned import Cursor, LearnedPolicy, PolicyVersion, SnapshotError, weigh
+from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
 from models.policy.policy import draw
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
@@ -20,14 +20,14 @@ KAPPA, SCALE = 100.0, 5.0
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
 
-def act(place: int, catalogue: Catalogue = CATALOGUE) -> Act:
+def act(place: int, catalogue: Catalogue = CATALOGUE) -> NamedAction:
     if place == NO_CONTACT:
         return ALONE
     offer, channel, slot = catalogue.action(place)
-    return Act(offer.id, channel, slot)
+    return NamedAction(offer.id, channel, slot)
 
 
-def taught(rows: int = 300, seed: int = 1) -> Snapshot:
+def taught(rows: int = 300, seed: int = 1) -> PolicyVersion:
     learner, random = Learner(SETTINGS), np.random.default_rng(seed)
     for _ in range(rows):
         context, one = (
@@ -45,7 +45,7 @@ def taught(rows: int = 300, seed: int = 1) -> Snapshot:
 
 
 SNAPSHOT = taught()
-POLICY = Learnt(SNAPSHOT, CATALOGUE)
+POLICY = LearnedPolicy(SNAPSHOT, CATALOGUE)
 CONTEXTS = np.random.default_rng(2).normal(size=(40, len(READINGS)))
 
 
@@ -129,7 +129,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_a_snapshot_is_read_as_it_was_written_and_its_name_is_its_content() -> None:
-    again = Snapshot.loads(SNAPSHOT.dumps())
+    again = PolicyVersion.loads(SNAPSHOT.dumps())
     assert again == SNAPSHOT
     assert again.version == SNAPSHOT.version
     assert taught(301).version != SNAPSHOT.version
@@ -142,7 +142,7 @@ def test_the_same_lessons_give_the_same_bytes() -> None:
 def test_an_offer_that_is_new_has_no_block_and_one_that_is_gone_is_ignored() -> None:
     offers = [*CATALOGUE.offers[1:], CATALOGUE.offers[0].model_copy(update={"id": "brand_new"})]
     other = CATALOGUE.model_copy(update={"offers": tuple(offers), "caps": ()})
-    policy = Learnt(SNAPSHOT, Catalogue.model_validate(other.model_dump()))
+    policy = LearnedPolicy(SNAPSHOT, Catalogue.model_validate(other.model_dump()))
     before, after = POLICY.score(CONTEXTS[0]), policy.score(CONTEXTS[0])
     np.testing.assert_array_equal(before.net[21:], after.net[1 : CATALOGUE.size - 20])
     assert np.isfinite(after.net).all()
@@ -163,13 +163,13 @@ def test_an_offer_that_is_new_has_no_block_and_one_that_is_gone_is_ignored() -> 
 )
 def test_a_snapshot_that_cannot_be_served_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(SnapshotError):
-        Snapshot.loads(msgspec.structs.replace(SNAPSHOT, **damage).dumps())
+        PolicyVersion.loads(msgspec.structs.replace(SNAPSHOT, **damage).dumps())
 
 
 @given(st.binary(max_size=200))
 def test_what_is_no_snapshot_is_refused(data: bytes) -> None:
     with pytest.raises(SnapshotError):
-        Snapshot.loads(data)
+        PolicyVersion.loads(data)
 
 
 def test_no_marker_of_harm_is_part_of_the_context() -> None:

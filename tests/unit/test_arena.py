@@ -7,7 +7,7 @@ import pytest
 
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.learner import LearnerSettings
-from pipelines.simulation.bandit import Arena, run
+from pipelines.simulation.bandit import BanditWorld, run
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 SETTINGS = LearnerSettings()
@@ -16,7 +16,7 @@ DECISIONS = 5_000
 
 @pytest.mark.parametrize("oracle", ["kalman", "logistic"])
 def test_a_policy_that_learns_beats_chance_and_gets_better(oracle: str) -> None:
-    course = run(Arena(1, CATALOGUE), DECISIONS, "none", LearnerSettings(oracle=oracle))
+    course = run(BanditWorld(1, CATALOGUE), DECISIONS, "none", LearnerSettings(oracle=oracle))
     first, last = course.lift(slice(DECISIONS // 4)), course.lift(slice(3 * DECISIONS // 4, None))
     # Over ten seeds the kalman reached 0.37 to 0.50 by then, the logistic reference 0.3 to 0.4.
     assert course.lift() > 0.15
@@ -24,24 +24,26 @@ def test_a_policy_that_learns_beats_chance_and_gets_better(oracle: str) -> None:
 
 
 def test_a_zero_at_once_and_a_one_on_arrival_keep_more_than_waiting_does() -> None:
-    lifts = {delay: run(Arena(2, CATALOGUE), DECISIONS, delay, SETTINGS).lift() for delay in ("none", "fnc", "wait")}
+    lifts = {
+        delay: run(BanditWorld(2, CATALOGUE), DECISIONS, delay, SETTINGS).lift() for delay in ("none", "fnc", "wait")
+    }
     assert lifts["none"] > lifts["fnc"] > lifts["wait"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_offered_only_harm_it_converges_to_leaving_players_alone(seed: int) -> None:
-    course = run(Arena(seed, CATALOGUE, harmful=True), DECISIONS, "fnc", SETTINGS)
+    course = run(BanditWorld(seed, CATALOGUE, harmful=True), DECISIONS, "fnc", SETTINGS)
     assert course.alone[-DECISIONS // 4 :].mean() >= 0.9
 
 
 def test_the_same_seed_gives_the_same_course() -> None:
-    first, again = (run(Arena(4, CATALOGUE), 800, "fnc", SETTINGS) for _ in range(2))
+    first, again = (run(BanditWorld(4, CATALOGUE), 800, "fnc", SETTINGS) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_where_all_contact_harms_leaving_alone_is_the_truth_everywhere() -> None:
-    arena = Arena(5, CATALOGUE, harmful=True)
+    arena = BanditWorld(5, CATALOGUE, harmful=True)
     for number in range(50):
         context, _, _ = arena.meet(number)
         assert int(np.argmax(arena.truth(context).net)) == NO_CONTACT

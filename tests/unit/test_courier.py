@@ -14,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from models.catalogue.files import CatalogueError, load_yaml
 from pipelines.worker import webhooks as told
-from pipelines.worker.http_client import AddressRefused, Guard, refusal
+from pipelines.worker.http_client import AddressGuard, AddressRefused, refusal
 from pipelines.worker.webhooks import RETRY_SECONDS, Endpoint, Notice, Webhooks
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -112,7 +112,7 @@ class Faces:
 
 def resolved(endpoint: Endpoint) -> list[str]:
     async def whole() -> list[str]:
-        guard = Guard(endpoint, ())
+        guard = AddressGuard(endpoint, ())
         try:
             return [one["host"] for one in await guard.resolve("sender.example", 443)]
         finally:
@@ -135,7 +135,7 @@ def test_the_socket_itself_is_refused_for_an_address_that_was_never_resolved(mon
     monkeypatch.setenv("CRM_SECRET", SECRET)
     endpoint = Endpoint.model_validate({"id": "crm", "url": "https://10.0.0.1/", "secret_env": "CRM_SECRET"})
     with pytest.raises(AddressRefused):
-        Guard(endpoint, ()).open((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443)))
+        AddressGuard(endpoint, ()).open((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443)))
 
 
 def test_waits_follow_the_schedule_grow_by_a_fifth_at_most_and_end() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of
 from models.catalogue.offers import Catalogue, Offer, Terms
-from models.policy.learned import Snapshot
+from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerSettings
 from pipelines.learning.attribution import Terms as Worth
 from pipelines.learning.training_log import lineage
@@ -105,9 +105,9 @@ def test_a_field_added_to_the_settings_of_learning_enters_only_where_it_says_som
 
 
 def test_a_field_added_to_a_snapshot_enters_only_where_it_says_something() -> None:
-    made = msgspec.json.decode((FROZEN / "snapshot.json").read_bytes(), type=Snapshot)
+    made = msgspec.json.decode((FROZEN / "snapshot.json").read_bytes(), type=PolicyVersion)
     later = msgspec.defstruct(
-        "Renamed", [("later", int | None, None)], bases=(Snapshot,), frozen=True, kw_only=True, dict=True
+        "Renamed", [("later", int | None, None)], bases=(PolicyVersion,), frozen=True, kw_only=True, dict=True
     )
     fields = {name: getattr(made, name) for name in made.__struct_fields__}
     assert later(**fields).version == made.version  # type: ignore[attr-defined]

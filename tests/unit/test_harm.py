@@ -15,7 +15,7 @@ from features.aggregates import empty, encode, forward
 from features.events import HarmLevel
 from features.schema import MICROS, PRODUCTS, VECTOR
 from models.catalogue.files import load_yaml
-from service.players.facts import Assertion, Facts, Told
+from service.players.facts import Assertion, Facts, FactValue
 from service.players.harm import (
     MARKERS,
     Harm,
@@ -341,7 +341,7 @@ def test_what_speaks_is_told_with_its_number_value_and_threshold() -> None:
 def said(**by: tuple[str, int]) -> Facts:
     """What sources said: a level and a moment; of our own and other systems by `own_` and `by_`."""
     names = {name: name.replace("own_", "own:").replace("by_", "by:") for name in by}
-    return Facts(known=True, harm={names[name]: Told(*one) for name, one in by.items()})
+    return Facts(known=True, harm={names[name]: FactValue(*one) for name, one in by.items()})
 
 
 @pytest.mark.parametrize(("source", "longer"), [("signal", 0), ("own_strong", DAY), ("by_mindway", 0)])
@@ -374,8 +374,8 @@ def test_of_several_sources_the_gravest_counts() -> None:
 
 
 def test_a_lower_score_later_does_not_undo_a_graver_one() -> None:
-    held = {"by:mindway": Told("low", NOW + DAY), "by:mindway:strong": Told("strong", NOW)}
-    facts = Facts(known=True, harm=held | {"by:mindway:low": Told("low", NOW + DAY)})
+    held = {"by:mindway": FactValue("low", NOW + DAY), "by:mindway:strong": FactValue("strong", NOW)}
+    facts = Facts(known=True, harm=held | {"by:mindway:low": FactValue("low", NOW + DAY)})
     assert level(vector(), facts, NOW + HOLDS - 1).level == "strong"
     assert level(vector(), facts, NOW + HOLDS).level == "low"
 
@@ -488,7 +488,7 @@ def test_a_sign_after_a_review_is_noted_though_one_before_it_was_noted_the_same_
 def test_a_noted_sign_raises_the_level_that_is_assessed() -> None:
     (sign,) = noted(vector(), shown(set(EVERYWHERE) - {"loss_of_a_day"}))
     name = sign.field.removeprefix("harm:")
-    facts = Facts(known=True, harm={name: Told(sign.text, sign.moment_us)})
+    facts = Facts(known=True, harm={name: FactValue(sign.text, sign.moment_us)})
     assert level(vector(), facts, NOW + HOLDS - 1).level == "strong"
 
 

@@ -10,13 +10,13 @@ from rulings import HOUSE
 
 from features import zones
 from features.moments import micros, moment
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Window, send_window
 from service.rules.rulebook import FOREVER_US
-from service.rules.sending_hours import Hearing, Timetable, settle
+from service.rules.sending_hours import HoursGroup, Timetable, settle
 from service.rules.types import TimeWindow
 
-LAYOUT = Layout(HOUSE)
+LAYOUT = CandidateSpace(HOUSE)
 HOUR = 3_600_000_000
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True)
 PLAIN = {
@@ -125,9 +125,9 @@ def test_the_next_moment_is_the_first_that_lies_in_the_hours(first: int, last: i
 # Put off -----------------------------------------------------------------------------------------------------------
 
 
-def hearing(*tables: Timetable, begins: int = 0, ends: int = FOREVER_US) -> Hearing:
+def hearing(*tables: Timetable, begins: int = 0, ends: int = FOREVER_US) -> HoursGroup:
     rules = tuple((number, table, begins, ends) for number, table in enumerate(tables))
-    return Hearing(rules, LAYOUT.everything)
+    return HoursGroup(rules, LAYOUT.everything)
 
 
 def windows(now: int) -> tuple[Window, ...]:

@@ -19,13 +19,13 @@ import pytest
 from rulings import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, law_of, merged, offer_of, us, vector_of
 
 from features.moments import moment
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Window, send_window
 from service.decisions import eligibility
 from service.players import facts
-from service.players.facts import Consent, Facts, Told
+from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
-from service.rules.compiler import Law, _lost, _months_after
+from service.rules.compiler import CompiledRulebook, _lost, _months_after
 from service.rules.inputs import INPUTS, Contact, Inputs, age_of, named, read
 from service.rules.rule import Group, Money
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
@@ -235,7 +235,7 @@ def test_a_cap_on_value_may_be_for_some_ages_and_for_a_window(
 # The law of a catalogue --------------------------------------------------------------------------------------------
 
 
-def law(*rules: Any, **pack: Any) -> Law:
+def law(*rules: Any, **pack: Any) -> CompiledRulebook:
     made = Pack.model_validate(
         {
             "pack": "small",
@@ -248,7 +248,7 @@ def law(*rules: Any, **pack: Any) -> Law:
             **pack,
         }
     )
-    return Law(Rulebook(settings=BOOK.settings, harm=BOOK.harm, packs=(made,)), Layout(HOUSE))
+    return CompiledRulebook(Rulebook(settings=BOOK.settings, harm=BOOK.harm, packs=(made,)), CandidateSpace(HOUSE))
 
 
 def windows() -> tuple[Window, ...]:
@@ -291,7 +291,7 @@ def test_a_rule_binds_contacts_that_are_sent_while_it_is_in_force() -> None:
     """It begins tomorrow at the midnight of its place: the morning of tomorrow is denied, this afternoon is not."""
     begins = law({**AGE, "valid_from": "2026-06-02"}).judge(player(), windows()).blocked["age"]
     ends = law({**AGE, "valid_to": "2026-06-02"}).judge(player(), windows()).blocked["age"]
-    layout = Layout(HOUSE)
+    layout = CandidateSpace(HOUSE)
     tomorrow = layout.slots[SLOTS.index("morning")] & layout.promotional
     assert begins == tomorrow
     assert ends == layout.promotional & ~tomorrow
@@ -339,14 +339,14 @@ def test_deferrals_say_which_rule_and_from_when() -> None:
 
 
 def test_more_than_sixty_four_reasons_do_not_pass_for_fewer() -> None:
-    layout = Layout(HOUSE)
+    layout = CandidateSpace(HOUSE)
     assert layout.by_candidate([1] * 64).shape == (HOUSE.size,)
     with pytest.raises(ValueError, match="65 sets"):
         layout.by_candidate([1] * 65)
 
 
 def test_sets_of_candidates_are_the_bits_that_records_keep() -> None:
-    layout = Layout(HOUSE)
+    layout = CandidateSpace(HOUSE)
     for place in (0, 1, 7, 8, HOUSE.size - 1):
         held = layout.array(layout.bit(place))
         assert held.nonzero()[0].tolist() == [place]
@@ -364,7 +364,7 @@ def test_sets_of_candidates_are_the_bits_that_records_keep() -> None:
 
 
 def test_a_cap_counts_the_promotions_of_its_channel_and_offer() -> None:
-    layout = Layout(HOUSE)
+    layout = CandidateSpace(HOUSE)
     of = {cap.id: cap for cap in HOUSE.caps}
     assert layout.group(of["player_day"]) == layout.promotional
     for cap in of.values():
@@ -426,11 +426,11 @@ def test_a_player_is_where_they_live_are_licensed_and_are_now() -> None:
         ("big_loss", {"big_loss_us": NOW + 6_000_000}),
         ("limit_raised", {"limit_raised_us": NOW + 6_000_000}),
         ("vip_checked", {"vip_checked_us": NOW + 6_000_000}),
-        ("objection", {"objection": Told("none", NOW + 6_000_000)}),
-        ("withdrawal_pending", {"withdrawal": Told("settled", NOW + 6_000_000)}),
-        ("in_session", {"session": Told("off", NOW + 6_000_000)}),
-        ("complaint_open", {"complaint": Told("resolved", NOW + 6_000_000)}),
-        ("vip", {"vip": Told("none", NOW + 6_000_000)}),
+        ("objection", {"objection": FactValue("none", NOW + 6_000_000)}),
+        ("withdrawal_pending", {"withdrawal": FactValue("settled", NOW + 6_000_000)}),
+        ("in_session", {"session": FactValue("off", NOW + 6_000_000)}),
+        ("complaint_open", {"complaint": FactValue("resolved", NOW + 6_000_000)}),
+        ("vip", {"vip": FactValue("none", NOW + 6_000_000)}),
     ],
 )
 def test_what_is_told_for_later_is_not_known_now(name: str, change: dict[str, Any]) -> None:
@@ -442,7 +442,7 @@ def test_what_is_told_for_later_is_not_known_now(name: str, change: dict[str, An
 
 
 def _nearer(value: Any) -> Any:
-    return value._replace(at_us=NOW + 5_000_000) if isinstance(value, Told) else NOW + 5_000_000
+    return value._replace(at_us=NOW + 5_000_000) if isinstance(value, FactValue) else NOW + 5_000_000
 
 
 def test_consent_that_begins_later_is_none_and_a_withdrawal_that_does_ends_it_now() -> None:
@@ -465,7 +465,7 @@ def test_consent_that_begins_later_is_none_and_a_withdrawal_that_does_ends_it_no
 def test_a_state_is_what_was_told_last_and_false_if_nothing_was(field: str, name: str, states: dict[str, bool]) -> None:
     assert getattr(told(**{field: None}), name) is False
     for text, wanted in states.items():
-        assert getattr(told(**{field: Told(text, NOW - HOUR)}), name) is wanted
+        assert getattr(told(**{field: FactValue(text, NOW - HOUR)}), name) is wanted
 
 
 def test_a_register_that_named_the_player_once_ends_consent_from_before() -> None:
@@ -490,16 +490,16 @@ def test_behaviour_that_cannot_be_relied_on_leaves_its_inputs_unknown() -> None:
 def test_scores_that_the_house_wants_of_everybody_must_be_there_and_fresh() -> None:
     wants = BOOK.settings.model_copy(update={"scores": {"mindway": 24.0}})
 
-    def harm(**said: Told) -> tuple[int | None, str | None]:
+    def harm(**said: FactValue) -> tuple[int | None, str | None]:
         known = replace(facts_of(BASE["player"], NOW), harm=said)
         found = read(known, vector_of(BASE["player"], NOW), NOBODY, (), NOW, BOOK.ages_us, wants)
         return found.harm, found.troubles.get("harm")
 
     assert harm() == (None, "unknown")
-    assert harm(**{"by:mindway": Told("none", NOW - 24 * HOUR)}) == (0, None)
-    assert harm(**{"by:mindway": Told("none", NOW - 24 * HOUR - 1)}) == (None, "stale")
-    assert harm(**{"by:mindway": Told("none", NOW + 6_000_000)}) == (None, "future")
-    assert harm(**{"by:other": Told("none", NOW)}) == (None, "unknown")
+    assert harm(**{"by:mindway": FactValue("none", NOW - 24 * HOUR)}) == (0, None)
+    assert harm(**{"by:mindway": FactValue("none", NOW - 24 * HOUR - 1)}) == (None, "stale")
+    assert harm(**{"by:mindway": FactValue("none", NOW + 6_000_000)}) == (None, "future")
+    assert harm(**{"by:other": FactValue("none", NOW)}) == (None, "unknown")
 
 
 def test_a_reason_is_told_with_where_it_binds_how_sure_it_is_and_when_it_was_checked() -> None:

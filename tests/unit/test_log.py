@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.schema import STORED, VECTOR
-from models.catalogue.candidates import Candidates, Layout
+from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
 from service.decisions import log
 from service.decisions.decide import choose
-from service.decisions.log import Choice, PutOff, Record, Seen, Sent, Versions
+from service.decisions.log import Choice, ChosenContact, DeferredContact, ObservedInputs, Record, Versions
 from service.players import sealing
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
-LAYOUT = Layout(CATALOGUE)
+LAYOUT = CandidateSpace(CATALOGUE)
 RANKS = priorities(CATALOGUE)
 POLICIES: dict[str, Policy] = {
     "uniform": Uniform(CATALOGUE.size),
@@ -34,7 +34,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 REAL = st.floats(allow_nan=False)
 PLAIN = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | REAL | TEXT
 SENT = st.builds(
-    Sent,
+    ChosenContact,
     offer=WORD,
     name=TEXT,
     template=WORD,
@@ -46,7 +46,11 @@ SENT = st.builds(
     valid_until_us=st.integers(0, 2**53),
 )
 PUT_OFF = st.builds(
-    PutOff, rule=WORD, timing_slot=WORD, allowed_from_us=st.integers(0, 2**53), candidates=st.binary(max_size=30)
+    DeferredContact,
+    rule=WORD,
+    timing_slot=WORD,
+    allowed_from_us=st.integers(0, 2**53),
+    candidates=st.binary(max_size=30),
 )
 CHOICE = st.builds(
     Choice,
@@ -62,7 +66,7 @@ CHOICE = st.builds(
     deferrals=st.lists(PUT_OFF, max_size=2).map(tuple),
 )
 SEEN = st.builds(
-    Seen,
+    ObservedInputs,
     features=st.binary(max_size=30),
     as_of_us=st.none() | st.integers(0, 2**53),
     age_seconds=st.none() | REAL,

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from rulings import BASE, BOOK, DAY_US, GOLDEN, HOUSE, facts_of, inputs_of, licensed_everywhere, merged, us, vector_of
 
 from features.moments import moment
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Catalogue, Offer, Purpose, Stage, Window, send_window
 from models.policy.context import READINGS
 from models.policy.policy import BusinessRules, Policy, Uniform, priorities
 from service.decisions import eligibility
 from service.decisions.decide import choose
-from service.decisions.eligibility import OWN, Asked, Situation, evaluate
+from service.decisions.eligibility import OWN, RequestFilter, Situation, evaluate
 from service.players import harm
-from service.players.facts import Facts, Told
+from service.players.facts import Facts, FactValue
 from service.players.harm import Harm
-from service.rules.compiler import Law, Verdict
+from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import INPUTS, read
 
 NOW = us("2026-06-01T12:00:00+02:00")
@@ -32,8 +32,8 @@ NOTICE = Offer.model_validate(HOUSE.offers[-1].model_dump() | {"id": "terms_chan
 CATALOGUE = Catalogue.model_validate(
     HOUSE.model_dump() | {"offers": [one.model_dump() for one in (*HOUSE.offers, NOTICE)]}
 )
-LAYOUT = Layout(CATALOGUE)
-LAW = Law(licensed_everywhere(BOOK.hash, ""), LAYOUT)
+LAYOUT = CandidateSpace(CATALOGUE)
+LAW = CompiledRulebook(licensed_everywhere(BOOK.hash, ""), LAYOUT)
 EVERY_PURPOSE = frozenset[Purpose](get_args(Purpose))
 PLACES = {
     place: list(BOOK.asked([place]))
@@ -48,7 +48,9 @@ def windows(now_us: int = NOW, zone: str = "Europe/Malta") -> tuple[Window, ...]
     return tuple(send_window(slot, now_us, zone) for slot in SLOTS)
 
 
-def situation(now_us: int = NOW, law: Law = LAW, purposes: Any = EVERY_PURPOSE, **player: Any) -> Situation:
+def situation(
+    now_us: int = NOW, law: CompiledRulebook = LAW, purposes: Any = EVERY_PURPOSE, **player: Any
+) -> Situation:
     said = merged(BASE["player"], player)
     return Situation(
         law=law,
@@ -59,7 +61,7 @@ def situation(now_us: int = NOW, law: Law = LAW, purposes: Any = EVERY_PURPOSE, 
         stage="active",
         features=None,
         variant="policy",
-        asked=Asked(purposes),
+        asked=RequestFilter(purposes),
     )
 
 
@@ -122,15 +124,15 @@ def test_without_a_time_zone_or_a_residence_nothing_promotional_is_sent() -> Non
 def test_what_was_not_asked_for_is_denied_whatever_its_purpose() -> None:
     for purpose in get_args(Purpose):
         # A law of its own: what others asked for is remembered with a catalogue.
-        asked = situation(law=Law(LAW.book, Layout(CATALOGUE)), purposes=frozenset({purpose}))
+        asked = situation(law=CompiledRulebook(LAW.book, CandidateSpace(CATALOGUE)), purposes=frozenset({purpose}))
         assert evaluate(asked).blocked["not_requested"] == LAYOUT.everything & ~of(purpose)
-        only = replace(asked, asked=Asked(frozenset({purpose}), frozenset({"sms"}), frozenset({"free_bet"})))
+        only = replace(asked, asked=RequestFilter(frozenset({purpose}), frozenset({"sms"}), frozenset({"free_bet"})))
         mine = LAYOUT.where(lambda o, c, p=purpose: o.purpose == p and c == "sms" and o.id == "free_bet")  # type: ignore[misc]
         assert evaluate(only).blocked["not_requested"] == LAYOUT.everything & ~mine
 
 
 def test_what_is_shown_at_once_needs_the_running_slot() -> None:
-    found = evaluate(replace(situation(), asked=Asked(EVERY_PURPOSE, at_once=True))).blocked["not_requested"]
+    found = evaluate(replace(situation(), asked=RequestFilter(EVERY_PURPOSE, at_once=True))).blocked["not_requested"]
     running = LAYOUT.slots[SLOTS.index("afternoon")]
     assert found == LAYOUT.everything & ~running
 
@@ -139,7 +141,7 @@ def test_what_is_shown_at_once_never_waits_for_its_hours() -> None:
     """At 08:15 calls rest until nine: what waits is nothing to show right now."""
     early = us("2026-06-01T08:15:00+02:00")
     for at_once in (False, True):
-        found = evaluate(replace(situation(early), asked=Asked(EVERY_PURPOSE, at_once=at_once)))
+        found = evaluate(replace(situation(early), asked=RequestFilter(EVERY_PURPOSE, at_once=at_once)))
         calls = LAYOUT.slots[SLOTS.index("morning")] & on("call") & LAYOUT.promotional
         assert (found.blocked.get("quiet_call", 0) & calls == calls) == at_once
     for at_us, bits in found.moments:
@@ -187,8 +189,8 @@ def test_a_region_is_bound_by_its_countrys_law_too() -> None:
     found = evaluate(situation(**new_jersey)).blocked
     assert found["H10-US"] == LAYOUT.promotional
     # A licence of the house is for the region itself.
-    assert "jurisdiction" in evaluate(situation(law=Law(BOOK, LAYOUT), jurisdiction="CA")).blocked
-    assert "jurisdiction" not in evaluate(situation(law=Law(BOOK, LAYOUT), jurisdiction="CA-ON")).blocked
+    assert "jurisdiction" in evaluate(situation(law=CompiledRulebook(BOOK, LAYOUT), jurisdiction="CA")).blocked
+    assert "jurisdiction" not in evaluate(situation(law=CompiledRulebook(BOOK, LAYOUT), jurisdiction="CA-ON")).blocked
 
 
 # What passes -------------------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def test_no_law_silences_service_safer_gambling_and_regulatory_messages(place: s
     found = situation(**WORST, jurisdiction="MT" if place == "*" else place)
     found = replace(found, features=trouble, variant="holdout", known=False)
     assert allowed(found) == PASSING
-    verdict = evaluate(replace(found, asked=Asked(frozenset[Purpose]({"rg_intervention"}))))
+    verdict = evaluate(replace(found, asked=RequestFilter(frozenset[Purpose]({"rg_intervention"}))))
     assert not verdict.blocked["self_excluded"] & PASSING
 
 
@@ -378,7 +380,7 @@ def test_a_player_of_whom_nothing_is_known_has_no_input_at_all() -> None:
 def test_whether_a_session_without_an_end_still_runs_is_not_known_after_twelve_hours() -> None:
     def playing(hours: float) -> bool | None:
         begun = NOW - int(timedelta(hours=hours).total_seconds() * 1e6)
-        said = replace(facts_of(BASE["player"], NOW), session=Told("on", begun))
+        said = replace(facts_of(BASE["player"], NOW), session=FactValue("on", begun))
         return read(
             said, vector_of(BASE["player"], NOW), Harm("none", {}, {}), (), NOW, BOOK.ages_us, BOOK.settings
         ).in_session

@@ -13,7 +13,7 @@ from models.policy.reward_model import (
     ORACLES,
     SHARED,
     FactoredKalman,
-    Oracle,
+    RewardModel,
     block_names,
     pair_names,
     sigmoid,
@@ -44,8 +44,8 @@ def rows(count: int, seed: int) -> list[tuple[NDArray[np.float64], tuple[str | N
     return found
 
 
-def taught(make: Factory, count: int = 4_000, seed: int = 1) -> Oracle:
-    oracle: Oracle = make()
+def taught(make: Factory, count: int = 4_000, seed: int = 1) -> RewardModel:
+    oracle: RewardModel = make()
     for x, levels, converted in rows(count, seed):
         oracle.learn(x, levels, converted)
     return oracle
@@ -99,7 +99,7 @@ def test_an_unknown_action_is_scored_by_what_all_share(make: Factory) -> None:
 
 @pytest.mark.parametrize("make", BOTH)
 def test_leaving_alone_has_a_block_of_its_own_and_moves_no_channel(make: Factory) -> None:
-    oracle: Oracle = make()
+    oracle: RewardModel = make()
     for x, _, converted in rows(50, 4):
         oracle.learn(x, ("none", None, None), converted)
     assert set(oracle.coefficients().blocks) == {SHARED, "offer=none"}

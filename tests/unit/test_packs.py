@@ -12,12 +12,12 @@ from rulings import BOOK, HOUSE, SERVICE
 
 from features import zones
 from features.moments import micros
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.files import CatalogueError
 from models.policy.context import READINGS
 from pipelines.rules.officer import lint, listed, terms
 from pipelines.rules.page import page
-from service.rules.compiler import Law
+from service.rules.compiler import CompiledRulebook
 from service.rules.inputs import INPUTS, age_on
 from service.rules.rule import RuleBase
 from service.rules.rulebook import OWN, Rulebook, load_rulebook, places
@@ -198,7 +198,7 @@ def test_lint_warns_of_what_a_person_should_do() -> None:
 
 def test_the_generated_function_holds_no_text_of_the_files() -> None:
     """Reasons, notes and sources are for people: conditions are made of validated values only."""
-    source = Law(BOOK, Layout(HOUSE)).source
+    source = CompiledRulebook(BOOK, CandidateSpace(HOUSE)).source
     for pack in BOOK.packs:
         for rule in pack.rules:
             assert rule.reason not in source

@@ -12,11 +12,11 @@ import pytest
 from rulings import BASE, BOOK, DAY_US, HOUSE, SERVICE, inputs_of, merged, offer_of, us
 
 from features.places import regions
-from models.catalogue.candidates import Layout
+from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, Offer, Window
 from pipelines.rules.officer import in_place, lint
 from service.decisions import eligibility
-from service.rules.compiler import Law, Verdict
+from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.rulebook import EVERYWHERE, Rulebook, load_rulebook
 from service.rules.types import JurisdictionScope
 
@@ -52,10 +52,12 @@ def licensed(*places: str, book: Rulebook = BOOK) -> Rulebook:
     return book.model_copy(update={"packs": packs})
 
 
-def judged(book: Rulebook, at: str = NOON, offers: list[Offer] | None = None, **player: Any) -> tuple[Law, Verdict]:
+def judged(
+    book: Rulebook, at: str = NOON, offers: list[Offer] | None = None, **player: Any
+) -> tuple[CompiledRulebook, Verdict]:
     wanted = [one.model_dump() for one in offers or OFFERS]
-    layout = Layout(Catalogue.model_validate(HOUSE.model_dump() | {"offers": wanted, "caps": []}))
-    law, now_us = Law(book, layout), us(at)
+    layout = CandidateSpace(Catalogue.model_validate(HOUSE.model_dump() | {"offers": wanted, "caps": []}))
+    law, now_us = CompiledRulebook(book, layout), us(at)
     seen = inputs_of(merged(BASE["player"], {"time_zone": "UTC"}, player), now_us)
     return law, law.judge(seen, (Window(now_us, now_us + DAY_US),) * 4)
 

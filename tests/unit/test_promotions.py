@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.releases.promotions import Entry, champion, previous
+from models.releases.promotions import JournalEntry, champion, previous
 
 
-def entry(action: str, version: str, replaced: str | None) -> Entry:
-    return Entry(
+def entry(action: str, version: str, replaced: str | None) -> JournalEntry:
+    return JournalEntry(
         id=f"{action}{version}{replaced}",
         action=action,
         version=version,
@@ -18,7 +18,7 @@ def entry(action: str, version: str, replaced: str | None) -> Entry:
     )
 
 
-def promoted(versions: list[str]) -> list[Entry]:
+def promoted(versions: list[str]) -> list[JournalEntry]:
     return [entry("promote", to, before) for before, to in zip([None, *versions], versions, strict=False)]
 
 
