@@ -29,9 +29,8 @@ def drawn() -> Iterator[str]:
         for folder in folders:
             if folder != top:
                 yield f"\n**{folder.relative_to(ROOT)}/** {sentence(folder / '__init__.py')}\n"
-            yield "\n| file | |\n|---|---|\n"
-            for file in modules(folder):
-                yield f"| `{file.name}` | {sentence(file)} |\n"
+            lines = [f"| `{file.name}` | {sentence(file)} |\n" for file in modules(folder)]
+            yield from ["\n| file | |\n|---|---|\n", *lines] if lines else []
 
 
 def page(now: str) -> str:
