@@ -35,10 +35,10 @@ class Process:
         place.parent.mkdir(parents=True, exist_ok=True)
         self._log = place
         own = {"CROUPIER_HOME": str(home), **PATIENT, **environment}
+        command, env = [build.croupier, *words.split()], {**os.environ, **own}
         with place.open("a") as file:
-            self.process = subprocess.Popen(
-                [build.croupier, *words.split()], env={**os.environ, **own}, stdout=file, stderr=file
-            )
+            # Its children are `python -m`, which takes what lies where they are before what is installed.
+            self.process = subprocess.Popen(command, cwd=build.folder, env=env, stdout=file, stderr=file)
 
     @property
     def said(self) -> str:
