@@ -36,6 +36,8 @@ from service.players.harm import SKEW_US
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
+WALKS: Final = 4
+"""Ways of links that a process walks at once: as many as connections are kept for what restricts contact."""
 ROUNDS: Final = 100
 """Times that the way of an id's links is looked up at most, while others change it."""
 SHARES: Final = 1_024
@@ -156,19 +158,19 @@ class RedisLedger:
         store: Where it is.
         house: Whose it is.
         until: When all of its calls must have been answered, on the monotonic clock.
-        turn: Whose turn it is to take in ids, for all who share it.
+        turns: To follow links, for all who share them.
     """
 
-    def __init__(self, store: Store, house: House, until: float = inf, turn: asyncio.Lock | None = None) -> None:
+    def __init__(self, store: Store, house: House, until: float = inf, turns: asyncio.Semaphore | None = None) -> None:
         self._store = store
         self._house = house
         self._clock = clock_arguments(house)
         self._until = until
-        self._turn = turn or asyncio.Lock()
+        self._turns = turns or asyncio.Semaphore(WALKS)
 
     def by(self, until: float) -> RedisLedger:
         """The same with another end for all of its calls together."""
-        return RedisLedger(self._store, self._house, until, self._turn)
+        return RedisLedger(self._store, self._house, until, self._turns)
 
     @property
     def _seconds(self) -> float:
@@ -212,10 +214,10 @@ class RedisLedger:
     async def _follow(self, linked: str) -> str:
         """The player that an id belongs to; who was not yet taken in on the way is taken in first.
 
-        One at a time: of a thousand who meet the same way of links, one walks it, and the others find it short.
+        A few at a time: of a thousand who meet the same way of links, those walk it, and the others find it short.
         """
         try:
-            async with asyncio.timeout(max(0.0, self._seconds) if isfinite(self._until) else None), self._turn:
+            async with asyncio.timeout(max(0.0, self._seconds) if isfinite(self._until) else None), self._turns:
                 return await self._followed(linked)
         except TimeoutError as error:
             raise StoreError("the links of this id were not followed before the deadline") from error
