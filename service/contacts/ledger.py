@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import inf, isfinite
 from time import monotonic
@@ -224,11 +223,11 @@ class RedisLedger:
 
     async def _followed(self, linked: str) -> str:
         for _ in range(ROUNDS):
-            way = await self._way(linked)
+            way: Mapping[str, str] = await self._way(linked)
             owner = identity.end(way) or linked
             if owner in way:
-                await self._untie(way)
-            elif await self._taken_in(way, owner):
+                way, owner = await self._untied(way)
+            if await self._taken_in(way, owner):
                 return owner
         raise StoreError("the links of this id are being changed by others")
 
@@ -244,11 +243,19 @@ class RedisLedger:
         to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
         return None if to is None else to.decode()
 
-    async def _untie(self, way: Mapping[str, str]) -> None:
-        """Take one mark of a ring away."""
-        with suppress(ValueError):  # all were taken in since the first was read: the next look is another
-            if (crossed := identity.crossed(way)) is not None:
-                await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
+    async def _untied(self, way: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+        """Take one mark of a ring away: the way to the id that bore it, and that id, to whom it leads from now on.
+
+        Raises:
+            StoreError: All were taken in since the first mark was read.
+        """
+        try:
+            crossed = identity.crossed(way) or ""
+        except ValueError as error:
+            raise StoreError("the links of this id are being changed by others") from error
+        await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
+        names = list(way)
+        return {name: way[name] for name in names[: names.index(crossed)]}, crossed
 
     async def _taken_in(self, way: Mapping[str, str], owner: str) -> bool:
         """Let a player take in all ids of a way and be found at once; False if any was linked elsewhere meanwhile."""
