@@ -16,12 +16,12 @@ from features.schema import CHANNELS
 from features.store.deployment import House, position
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
-from service.contacts.ledger import Appended, Entry, RedisLedger
+from service.contacts.ledger import Entry, RedisLedger
 from service.contacts.limits import ContactResponse
 from service.contacts.snapshot import ANSWER, Keys
 from service.decisions import log
 from service.decisions.log import ChosenContact, Record
-from service.events.accept import NOWHERE, TOLD_AT, Accepted, Ahead, Refused
+from service.events.accept import NOWHERE, TOLD_AT, Accepted, Ahead, Refused, answered
 from service.players.facts import Assertion, changes, unsubscribed
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
@@ -165,12 +165,12 @@ async def take(
         plain = entry(outcome, about, player, catalogue, beside=beside)
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
         if known is not None:
-            return _answered(keys, known)
+            return answered(keys, known, "outcome")
         taken = entry(outcome, about, player, catalogue, Ahead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Accepted(position(keys.partition, NOWHERE), duplicate=True)
-        return _answered(keys, await ledger.append(keys, taken))
+        return answered(keys, await ledger.append(keys, taken), "outcome")
 
     done = await ledger.at_home(about.player, told)
     if outcome.type in RELEASING and about.record is not None:
@@ -194,12 +194,6 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
         if (decided.brand, decided.channel) == (brand, outcome.channel):
             return decided
     return Contact(player, brand, outcome.channel)
-
-
-def _answered(keys: Keys, done: Appended) -> Accepted:
-    if done.status == "conflict":
-        raise Refused("outcome_id_reused", "this outcome id was used before for another outcome", "/outcome_id")
-    return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
 _REFUSALS: Final = {

@@ -125,33 +125,33 @@ async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequen
     late = timeliness(micros(event.occurred_at), now_us)
     if late is not None and not facts.restricts(event):
         raise Refused(*_REFUSALS[late], "/occurred_at")
-    telling = Arrival(event, house.player_key(event.player_id), now_us, late, beside)
-    done = await ledger.at_home(telling.asked, lambda player: _accept(telling, house, ledger, player))
+    arrival = Arrival(event, house.player_key(event.player_id), now_us, late, beside)
+    done = await ledger.at_home(arrival.asked, lambda player: _accept(arrival, house, ledger, player))
     if isinstance(event, events.HouseholdChanged):
-        await ledger.bring(telling.asked)
+        await ledger.bring(arrival.asked)
     return done
 
 
-async def _accept(telling: Arrival, house: House, ledger: RedisLedger, player: str) -> Accepted:
-    event, keys = telling.event, Keys(player)
-    linked = telling.asked if player != telling.asked else ""
+async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: str) -> Accepted:
+    event, keys = arrival.event, Keys(player)
+    linked = arrival.asked if player != arrival.asked else ""
     held: Mapping[bytes, bytes] = {}
-    if telling.late or isinstance(event, JOINING):
+    if arrival.late or isinstance(event, JOINING):
         known, held = await ledger.known_or_facts(keys, entry(player, event, asked=linked))
         if known is not None:
-            return _answered(keys, known)
+            return answered(keys, known, "event")
     personal = events.personal(event)
     seal = await ledger.seal(keys, sealing.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = sealing.seal(seal, personal, event.event_id) if personal else None
-    ahead = Ahead(telling.now_us, held) if telling.late == "ahead" else None
-    taken = entry(player, event, sealed, other, linked, ahead, telling.beside)
-    if telling.late == "old" and not _changes(event, taken, other, held):
+    ahead = Ahead(arrival.now_us, held) if arrival.late == "ahead" else None
+    taken = entry(player, event, sealed, other, linked, ahead, arrival.beside)
+    if arrival.late == "old" and not _changes(event, taken, other, held):
         return Accepted(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:
         # Before the facts say so; what came about meanwhile follows.
         await ledger.bring(player, other, taken.facts[-1].moment_us)
-    return _answered(keys, await ledger.append(keys, taken))
+    return answered(keys, await ledger.append(keys, taken), "event")
 
 
 def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]) -> bool:
@@ -161,9 +161,10 @@ def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]
     return facts.changes(taken.facts, held)
 
 
-def _answered(keys: Keys, done: Appended) -> Accepted:
+def answered(keys: Keys, done: Appended, what: Literal["event", "outcome"]) -> Accepted:
+    """What became of something that was appended; raises Refused where its id was used for another."""
     if done.status == "conflict":
-        raise Refused("event_id_reused", "this event id was used before for another event", "/event_id")
+        raise Refused(f"{what}_id_reused", f"this {what} id was used before for another {what}", f"/{what}_id")
     return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 

@@ -259,8 +259,8 @@ def forbids(told: Iterable[Assertion]) -> str:
 
 
 _RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised"})
-_GRANTED_AGE: Final = 21
-"""The highest age of majority that any place asks for, years (Estonia, Greece, most states of the US)."""
+_MAJORITY_YEARS: Final = 21
+"""The highest age at which any place lets people play, years (Estonia, Greece, most states of the US)."""
 
 
 def restricts(event: Event) -> bool:
@@ -286,7 +286,7 @@ def _restricts(one: Assertion, day: date) -> bool:
         case "complaint" | "vip":
             return one.rank > 0
         case "birth_date" | "verified_birth_date":
-            return day.year - date.fromisoformat(one.text).year <= _GRANTED_AGE
+            return day.year - date.fromisoformat(one.text).year <= _MAJORITY_YEARS
         case _:
             return kind in _RESTRICTING or bool(forbids([one]))
 
