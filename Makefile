@@ -55,7 +55,7 @@ types: install ## Types
 	$(BIN)/mypy
 
 map: install ## The map of docs/architecture.md from the code
-	$(BIN)/python tests/architecture.py
+	$(BIN)/python tests/support/architecture.py
 
 format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format

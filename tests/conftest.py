@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeVar
 import httpx
 import pytest
 import redis
-from between import Between
-from cluster import cluster
 from fastapi import FastAPI
 from hypothesis import settings
-from patience import PATIENT
-from worlds import World
+from support.cluster import cluster
+from support.deadlines import PATIENT
+from support.fault_house import World
+from support.faulty_store import Between
 
 from features.events import micros
 from features.read_plan import ReadPlan

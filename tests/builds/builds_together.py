@@ -18,8 +18,8 @@ import yaml
 from builds.sides import PLAIN, Process, Promises, Side, lived_in, serving, up
 from frozen.cases import assert_gives
 from frozen.test_house import TOLD, go_on, unpack
-from people import adult_events
-from worlds import PATIENCE, linked, once, players, until
+from support.fault_house import PATIENCE, linked, once, players, until
+from support.players import adult_events
 
 from benchmarks.builds import Build, here, of
 from features.store.bundles import LEARNER_LEASE

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
-from cluster import free_ports
-from first_build import lines
-from patience import PATIENT
-from people import adult_events
-from worlds import PATIENCE, Caller, players, until
+from support.cluster import free_ports
+from support.deadlines import PATIENT
+from support.fault_house import PATIENCE, Caller, players, until
+from support.first_build import lines
+from support.players import adult_events
 
 from benchmarks.builds import Build
 from features.events import EVENT

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clock import COMPILER, Clock
-from patience import PATIENT
-from worlds import Caller, Serving, World, players, rows, until
+from support.clock import COMPILER, Clock
+from support.deadlines import PATIENT
+from support.fault_house import Caller, Serving, World, players, rows, until
 
 from features.moments import moment
 from features.read_plan import ReadPlan

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from patience import PATIENT
-from worlds import PROCESSES, Caller, Serving, World, players, timed, until
+from support.deadlines import PATIENT
+from support.fault_house import PROCESSES, Caller, Serving, World, players, timed, until
 
 from features.store.connection import connect
 from features.store.deployment import PARTITIONS, tag

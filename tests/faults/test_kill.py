@@ -15,10 +15,10 @@ from typing import Any
 import duckdb
 import httpx
 import pytest
-from cluster import free_ports
-from patience import PATIENT
-from people import adult_events
-from worlds import PATIENCE, until
+from support.cluster import free_ports
+from support.deadlines import PATIENT
+from support.fault_house import PATIENCE, until
+from support.players import adult_events
 
 from features.store.connection import connect
 from features.store.deployment import real_now_us

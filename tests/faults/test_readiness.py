@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from between import Between, Fault
 from conftest import run
-from worlds import World, calling
+from support.fault_house import World, calling
+from support.faulty_store import Between, Fault
 
 from features.store.bundles import READY, serving_hashes
 from service.api.readiness import TIMES

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from worlds import PATIENCE, PROCESSES
+from support.fault_house import PATIENCE, PROCESSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 AT_ONCE = 3

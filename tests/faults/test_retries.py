@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from between import Between
 from conftest import run
-from people import adult_events
-from worlds import World, calling, once, players, rows
+from support.fault_house import World, calling, once, players, rows
+from support.faulty_store import Between
+from support.players import adult_events
 
 from service.contacts.snapshot import decision_key
 from service.decisions.log import loads

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from cluster import free_ports
-from people import adult_events
+from support.cluster import free_ports
+from support.fault_house import PATIENCE, PROCESSES, killed, until
+from support.players import adult_events
 from typer.main import get_command
-from worlds import PATIENCE, PROCESSES, killed, until
 
 from features.store.cluster import plain
 from features.store.connection import connect

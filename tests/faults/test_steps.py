@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from between import OWN, Between, Fault, Moment
-from flushes import grow
-from patience import PATIENT
-from worlds import PROCESSES, Caller, Serving, World, harm_settings, now, players, until
+from support.deadlines import PATIENT
+from support.fault_house import PROCESSES, Caller, Serving, World, harm_settings, now, players, until
+from support.faulty_store import OWN, Between, Fault, Moment
+from support.learning_log import grow
 
 from features.store.bundles import bundle_key, pointer_key
 from features.store.connection import connect

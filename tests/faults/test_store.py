@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from between import Between, Fault, Moment
-from worlds import Caller, Serving, World, now, players, timed, until
+from support.fault_house import Caller, Serving, World, now, players, timed, until
+from support.faulty_store import Between, Fault, Moment
 
 from features.store.deployment import order
 from features.store.lane import MISSES

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from first_build import HOUSE, differences, frozen_catalogue, frozen_names, frozen_rulebook
+from support.first_build import HOUSE, differences, frozen_catalogue, frozen_names, frozen_rulebook
 
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import bucket, fnv1a32, variant

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from first_build import (
+from support.first_build import (
     FROZEN,
     PLAYER,
     changed,

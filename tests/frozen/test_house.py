@@ -21,7 +21,7 @@ import redis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from frozen.cases import assert_gives
-from worlds import linked, once, rows, until
+from support.fault_house import linked, once, rows, until
 
 from features.store.connection import connect
 from features.store.deployment import House, open_house, real_now_us

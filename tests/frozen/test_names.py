@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from feast import Field
 from feast.types import Float64
-from first_build import FROZEN, HOUSE, PLAYER, differences, frozen_names
+from support.first_build import FROZEN, HOUSE, PLAYER, differences, frozen_names
 
 from features import read_plan
 from features.definitions import _key_parts, _planned

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import redis
 from conftest import Stored, run
-from first_build import FROZEN, HOUSE, frozen_catalogue, replaced
+from support.first_build import FROZEN, HOUSE, frozen_catalogue, replaced
 
 from features.events import EVENT, moment
 from features.store.bundles import keep, publish

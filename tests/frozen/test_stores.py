@@ -12,7 +12,7 @@ import redis
 from conftest import Stored, run
 from frozen.cases import Case, assert_gives, cases, every, shown, versions, written
 from frozen.stores import data, put, taken
-from worlds import harm_settings
+from support.fault_house import harm_settings
 
 from features.read_plan import ReadPlan
 from features.store.connection import Store, connect

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 from conftest import Opened, app_of, run
-from people import adult_events
+from support.players import adult_events
 
 from features.read_plan import ReadPlan
 from features.store.bundles import publish

@@ -14,13 +14,13 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 import redis
-from cluster import Node, Servers, cluster, until
 from conftest import run
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from joined import asked_at_once
-from patience import PATIENT
-from people import adult_events, leased, tell, told
+from support.cluster import Node, Servers, cluster, until
+from support.deadlines import PATIENT
+from support.linked_ids import asked_at_once
+from support.players import adult_events, leased, tell, told
 
 from features.definitions import apply, open_store
 from features.read_plan import ReadPlan

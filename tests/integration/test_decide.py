@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Opened, app_of, run
-from joined import asked_at_once
-from people import adult_events, leased, tell
 from scipy import stats
+from support.linked_ids import asked_at_once
+from support.players import adult_events, leased, tell
 
 from features import zones
 from features.moments import micros, when

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 import tzdata
-from clock import COMPILER, Clock
-from cluster import cluster
-from patience import PATIENT
-from worlds import PATIENCE, Serving, World, killed, until
+from support.clock import COMPILER, Clock
+from support.cluster import cluster
+from support.deadlines import PATIENT
+from support.fault_house import PATIENCE, Serving, World, killed, until
 
 from features.read_plan import ReadPlan
 from features.store.bundles import pointer_key, publish

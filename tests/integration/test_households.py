@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 import redis
 from conftest import Opened, app_of, run
-from joined import (
+from support.linked_ids import (
     MORE,
     OTHER,
     PLAYER,
@@ -19,8 +19,8 @@ from joined import (
     settled,
     with_limits,
 )
-from people import adult_events, leased, tell
-from people import told as event
+from support.players import adult_events, leased, tell
+from support.players import told as event
 
 from features.store.deployment import House
 from features.store.errors import StoreError

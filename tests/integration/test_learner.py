@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, run
-from flushes import BEGAN, CATALOGUE, DAY, Writer, grow, record
+from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
 from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, run
-from joined import asked, states
-from people import adult_events, leased, tell
-from people import told as event
-from rulings import HOUSE
+from support.linked_ids import asked, states
+from support.players import adult_events, leased, tell
+from support.players import told as event
+from support.rule_cases import HOUSE
 
 from features.store.deployment import real_now_us
 from models.catalogue.experiment import variant

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Opened, app_of, run
-from joined import (
+from support.linked_ids import (
     IN_HOLDOUT,
     MORE,
     OTHER,
@@ -23,9 +23,9 @@ from joined import (
     states,
     with_limits,
 )
-from people import adult_events, leased, tell
-from people import told as event
-from rulings import HOUSE
+from support.players import adult_events, leased, tell
+from support.players import told as event
+from support.rule_cases import HOUSE
 
 from features.events import EVENT, Event
 from features.store.deployment import House

@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from cluster import free_ports
 from hypothesis import HealthCheck, given, settings
-from patience import PATIENT
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+from support.cluster import free_ports
+from support.deadlines import PATIENT
 
 from features.store.deployment import House
 from features.store.server import Server

@@ -9,9 +9,9 @@ import pytest
 import redis
 import structlog
 from conftest import Opened, run
-from lakes import CATALOGUE, experiment
-from patience import PATIENT
-from people import adult_events, tell
+from support.deadlines import PATIENT
+from support.experiment_lakes import CATALOGUE, experiment
+from support.players import adult_events, tell
 
 from features.store.bundles import bundle_key
 from features.store.deployment import House, real_now_us

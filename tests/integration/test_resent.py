@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Opened, run
-from people import adult_events, leased, tell
+from support.players import adult_events, leased, tell
 
 from features.events import EVENT
 from features.store.deployment import House

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 import redis
 from conftest import Opened, app_of, run
-from joined import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
-from people import leased, tell
-from people import told as event
+from support.linked_ids import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
+from support.players import leased, tell
+from support.players import told as event
 
 from features.store.deployment import House, partition_of
 from pipelines.worker.homes import homes

@@ -19,10 +19,10 @@ from typing import Any, Self
 import msgspec
 import pytest
 import redis
-from cluster import free_ports
 from mlflow.entities import Run
-from patience import PATIENT
 from rich.console import Console
+from support.cluster import free_ports
+from support.deadlines import PATIENT
 
 from features.store.bundles import pointer_key, publish, published, serving_hashes
 from features.store.connection import connect

@@ -15,10 +15,10 @@ import pytest
 import redis
 import yaml
 from conftest import Opened, app_of, run
-from people import adult_events, tell
-from people import told as event
 from rich.console import Console
-from rulings import BOOK, HOUSE, SERVICE
+from support.players import adult_events, tell
+from support.players import told as event
+from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features.store.bundles import pointer_key, publish, serving_hashes
 from features.store.deployment import House, real_now_us

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import httpx
-from cluster import free_ports
-from worlds import until
+from support.cluster import free_ports
+from support.fault_house import until
 
 from models.releases.registry import ChurnRegistry
 

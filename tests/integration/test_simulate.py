@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from cluster import free_ports
-from patience import PATIENT
 from rich.console import Console
+from support.cluster import free_ports
+from support.deadlines import PATIENT
 
 from models.catalogue.offers import load_catalogue
 from pipelines.simulation import results

@@ -24,9 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from people import adult_events, tell
-from people import told as event
 from standardwebhooks import Webhook
+from support.players import adult_events, tell
+from support.players import told as event
 
 from features.store.deployment import House, tag
 from features.store.server import Server

@@ -17,7 +17,7 @@ import pytest
 import redis
 import tzdata
 from conftest import Stored
-from people import adult_events
+from support.players import adult_events
 
 from features.events import micros
 from features.store.deployment import create_house

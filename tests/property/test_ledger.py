@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ledgers import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
+from support.ledger_house import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
 
 from features.store.connection import load_library
 from features.store.deployment import House, create_house, open_house
@@ -165,7 +165,7 @@ SCRIPT = """
 import random, sys
 import redis
 from features.store.connection import connect; from features.store.deployment import open_house
-from ledgers import Rooms, PLAYERS, HOMES
+from support.ledger_house import Rooms, PLAYERS, HOMES
 url, seed, turns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 client = connect(url)
 rooms, chance, made = Rooms(url, open_house(client)), random.Random(seed), []

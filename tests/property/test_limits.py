@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import WHOLE
 from pydantic import ValidationError
+from support.ledger_house import WHOLE
 
 from features import zones
 from features.moments import micros, moment

@@ -4,9 +4,9 @@ import os
 from random import Random
 from typing import Any, get_args
 
-import chances
 import pytest
-from interpreter import Reading
+from support import random_rules
+from support.interpreter import Reading
 
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Purpose
@@ -36,7 +36,7 @@ def judged(law: CompiledRulebook, player: Inputs) -> Verdict:
             law=law,
             inputs=player,
             known=True,
-            windows=chances.windows(player),
+            windows=random_rules.windows(player),
             harm=Harm("none", {}, {}),
             stage="active",
             features=None,
@@ -54,22 +54,22 @@ def places_of(law: CompiledRulebook, bits: int) -> set[int]:
 def test_losing_an_input_or_more_harm_or_one_more_rule_never_allows_more(seed: int) -> None:
     chance = Random(f"laws {seed}")
     for number in range(BOOKS):
-        rules = [chances.rule(chance, at) for at in range(6)]
-        layout = CandidateSpace(chances.catalogue(chance))
+        rules = [random_rules.rule(chance, at) for at in range(6)]
+        layout = CandidateSpace(random_rules.catalogue(chance))
         law, stricter = (
-            CompiledRulebook(chances.book(chance, rules[:5]), layout),
-            CompiledRulebook(chances.book(chance, rules), layout),
+            CompiledRulebook(random_rules.book(chance, rules[:5]), layout),
+            CompiledRulebook(random_rules.book(chance, rules), layout),
         )
         # Dates of packs are read in one zone, so that the two differ by the rule alone.
         law = CompiledRulebook(stricter.book.model_copy(update={"packs": (_less(stricter),)}), layout)
         for case in range(PLAYERS):
-            player = chances.player(chance)
+            player = random_rules.player(chance)
             before = allowed(law, judged(law, player))
-            lost = chance.choice(chances.REMOVABLE)
-            after = allowed(law, judged(law, chances.without(player, lost)))
+            lost = chance.choice(random_rules.REMOVABLE)
+            after = allowed(law, judged(law, random_rules.without(player, lost)))
             assert not after & ~before, (seed, number, case, lost)
             if player.harm is not None and player.harm < 3:
-                harmed = chances.without(player, "harm")
+                harmed = random_rules.without(player, "harm")
                 harmed.harm = player.harm + 1
                 assert not allowed(law, judged(law, harmed)) & ~before, (seed, number, case, "harm")
             assert not allowed(stricter, judged(stricter, player)) & ~before, (seed, number, case, "rule")
@@ -84,14 +84,14 @@ def _less(law: CompiledRulebook) -> Any:
 def test_what_is_compiled_says_what_the_rules_say(seed: int) -> None:
     chance = Random(f"compiled {seed}")
     for number in range(BOOKS):
-        kinds = [chances.TYPES[(number + at) % len(chances.TYPES)] for at in range(3)]
-        rules = [chances.rule(chance, at, kind) for at, kind in enumerate(kinds)]
-        layout = CandidateSpace(chances.catalogue(chance, 2))
-        law = CompiledRulebook(chances.book(chance, rules), layout)
+        kinds = [random_rules.TYPES[(number + at) % len(random_rules.TYPES)] for at in range(3)]
+        rules = [random_rules.rule(chance, at, kind) for at, kind in enumerate(kinds)]
+        layout = CandidateSpace(random_rules.catalogue(chance, 2))
+        law = CompiledRulebook(random_rules.book(chance, rules), layout)
         for case in range(PLAYERS):
-            player = chances.player(chance)
+            player = random_rules.player(chance)
             fixed = chance.random() < 0.2
-            windows = chances.windows(player)
+            windows = random_rules.windows(player)
             verdict = law.judge(player, windows, fixed=fixed)
             wanted, moments = Reading(law.book, layout.catalogue, player).blocked(windows, fixed=fixed)
             found = {reason: places_of(law, bits) for reason, bits in verdict.blocked.items()}

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal
 
 import pytest
-from first_build import lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import create_model
+from support.first_build import lines
 
 from features.digests import digest, earlier, form_of
 from features.events import EVENT, Event, Login

@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pytest
-from first_build import FROZEN, frozen_catalogue, frozen_rulebook
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from support.first_build import FROZEN, frozen_catalogue, frozen_rulebook
 
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of

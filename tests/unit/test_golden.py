@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rulings import BOOK, GOLDEN, ruled
+from support.rule_cases import BOOK, GOLDEN, ruled
 
 FILES = sorted(file for file in GOLDEN.glob("*.yaml") if file.name != "base.yaml")
 CASES = [

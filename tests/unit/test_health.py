@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from lakes import SHARES, drawn, record
+from support.experiment_lakes import SHARES, drawn, record
 
 from models.policy.learned import weigh
 from pipelines.experiments.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies

@@ -1,3 +1,5 @@
+"""What a mapping file may say, what each of its words does to a row, and how a wrong one is refused."""
+
 import csv
 import gzip
 import json

@@ -9,7 +9,7 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from rulings import BASE, BOOK, DAY_US, HOUSE, SERVICE, inputs_of, merged, offer_of, us
+from support.rule_cases import BASE, BOOK, DAY_US, HOUSE, SERVICE, inputs_of, merged, offer_of, us
 
 from features.places import regions
 from models.catalogue.candidates import CandidateSpace

@@ -3,16 +3,18 @@
 import re
 from pathlib import Path
 
-from architecture import PAGE, modules, page
+import pytest
+from support.architecture import MAPS, PAGE, modules, page
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "notebooks", "tests")
 README = (ROOT / "README.md").read_text("utf8")
 
 
-def test_the_map_is_what_the_code_says_of_itself() -> None:
-    now = PAGE.read_text("utf8")
-    assert now == page(now), "the map is of another code: make map"
+@pytest.mark.parametrize("path", MAPS, ids=lambda path: path.name)
+def test_a_map_is_what_the_code_says_of_itself(path: Path) -> None:
+    now = path.read_text("utf8")
+    assert now == page(now, MAPS[path]()), "the map is of another code: make map"
 
 
 def test_no_folder_holds_many_files_flat() -> None:

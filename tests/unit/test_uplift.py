@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
+from support.experiment_lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
 
 from features.events import micros
 from pipelines.experiments import page

@@ -22,8 +22,8 @@ from service.rules.inputs import Contact, Inputs
 from service.rules.rulebook import Rulebook, load_rulebook
 from service.rules.types import JurisdictionScope, SelectionBasis
 
-SERVICE = Path(__file__).parents[1] / "service"
-GOLDEN = Path(__file__).parent / "golden"
+SERVICE = Path(__file__).parents[2] / "service"
+GOLDEN = Path(__file__).parents[1] / "golden"
 BOOK = load_rulebook(SERVICE / "rulebook")
 HOUSE = load_catalogue(SERVICE / "catalogue.yaml")
 BASE: dict[str, Any] = yaml.safe_load((GOLDEN / "base.yaml").read_text("utf8"))

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rulings import BOOK, HOUSE, SERVICE
+from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features import zones
 from features.moments import micros

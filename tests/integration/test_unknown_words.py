@@ -10,8 +10,8 @@ import pytest
 import redis
 import yaml
 from conftest import Opened, run
-from joined import asked, facts_of, post, settled
-from people import told as event
+from support.linked_ids import asked, facts_of, post, settled
+from support.players import told as event
 
 from features.store.deployment import House
 from models.catalogue.files import CatalogueError

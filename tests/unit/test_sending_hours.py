@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rulings import HOUSE
+from support.rule_cases import HOUSE
 
 from features import zones
 from features.moments import micros, moment

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from rulings import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, law_of, merged, offer_of, us, vector_of
+from support.rule_cases import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, law_of, merged, offer_of, us, vector_of
 
 from features.moments import moment
 from models.catalogue.candidates import CandidateSpace

@@ -16,7 +16,7 @@ from pipelines.worker.lake import SCHEMAS, Reach
 from service.decisions import log
 from service.decisions.log import Choice, ChosenContact, ObservedInputs, Record, Versions
 
-CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
+CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 DAY = 86_400_000_000
 BEGAN = 1_790_000_000_000_000
 

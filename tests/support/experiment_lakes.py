@@ -18,7 +18,7 @@ from pipelines.worker.lake import SCHEMAS
 from service.decisions import log
 from service.decisions.log import Choice, ObservedInputs, Record, Versions
 
-CATALOGUE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
+CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
 ACTIONS = 5

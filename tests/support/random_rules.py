@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
-from rulings import BOOK, HOUSE
+from support.rule_cases import BOOK, HOUSE
 
 from features.schema import CHANNELS, PRODUCTS
 from models.catalogue.offers import Catalogue, Mechanic, OfferKind, Stage, Window, send_window

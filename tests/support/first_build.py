@@ -18,7 +18,7 @@ from features.store.deployment import House
 from models.catalogue.offers import Catalogue, load_catalogue
 from service.rules.rulebook import Rulebook, load_rulebook
 
-FROZEN: Final = Path(__file__).parent / "frozen" / "functions"
+FROZEN: Final = Path(__file__).parents[1] / "frozen" / "functions"
 HOUSE: Final = msgspec.json.decode((FROZEN / "house.json").read_bytes(), type=House)
 PLAYER: Final = HOUSE.player_key("player-1")
 

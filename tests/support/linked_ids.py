@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from conftest import app_of
-from people import adult_events, tell
-from people import told as event
-from rulings import HOUSE
+from support.players import adult_events, tell
+from support.players import told as event
+from support.rule_cases import HOUSE
 
 from features.store.deployment import House
 from models.catalogue.candidates import CandidateSpace

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rulings import BASE, BOOK, DAY_US, GOLDEN, HOUSE, facts_of, inputs_of, licensed_everywhere, merged, us, vector_of
+from support.rule_cases import (
+    BASE,
+    BOOK,
+    DAY_US,
+    GOLDEN,
+    HOUSE,
+    facts_of,
+    inputs_of,
+    licensed_everywhere,
+    merged,
+    us,
+    vector_of,
+)
 
 from features.moments import moment
 from models.catalogue.candidates import CandidateSpace
@@ -321,7 +333,7 @@ def test_the_same_inputs_and_rulebook_give_the_same_mask_in_another_process(tmp_
     cases = [("MT", "none"), ("DK", "low"), ("GB", "moderate"), ("US-NJ", "none"), ("DE", "none")]
     here = [_mask(place, level) for place, level in cases]
     code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/unit', '.']; import test_mask as t\n"
+        "import sys; sys.path[:0] = ['tests', 'tests/unit', '.']; import test_eligibility as t\n"
         f"print('\\n'.join(t._mask(*case) for case in {cases!r}))"
     )
     environment = {"PYTHONHASHSEED": "77", "PATH": str(tmp_path)}

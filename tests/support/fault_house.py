@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import redis
 import uvicorn
-from people import adult_events
+from support.players import adult_events
 
 from features.read_plan import ReadPlan
 from features.store.bundles import publish

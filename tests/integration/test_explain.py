@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import redis
 from conftest import Opened, run
-from flushes import CATALOGUE
-from people import adult_events, tell
+from support.learning_log import CATALOGUE
+from support.players import adult_events, tell
 
 from features.schema import MODEL_FEATURES, VECTOR
 from features.store.bundles import publish

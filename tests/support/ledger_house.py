@@ -28,7 +28,7 @@ from service.players import sealing
 Result = TypeVar("Result")
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
-WHOLE = load_catalogue(Path(__file__).parents[1] / "service" / "catalogue.yaml")
+WHOLE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 BUDGET = 2_000
 CATALOGUE = Catalogue.model_validate(
     WHOLE.model_dump(mode="json", by_alias=True)
