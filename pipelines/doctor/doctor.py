@@ -39,7 +39,7 @@ from pipelines.worker.lake import reach
 from pipelines.worker.schedule import SETTINGS, read_schedules
 from pipelines.worker.webhooks import read_webhooks
 from service.api.app import KINDS, Settings, catalogue_path
-from service.decisions import log
+from service.decisions.record import Record, load_record
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
@@ -79,7 +79,7 @@ class _Stored(NamedTuple):
     leases: Sequence[tuple[int, int]]
     learner_us: int
     newest_ms: int
-    last: log.Record | None
+    last: Record | None
     bundles: Mapping[str, tuple[str, bytes | None]]
     reports: Sequence[Mapping[str, str]] | None
 
@@ -202,12 +202,12 @@ def _replies(client: redis.Redis, commands: Sequence[tuple[str, ...]]) -> dict[i
     return {at: one for at, one in enumerate(pipe.execute(raise_on_error=False)) if not isinstance(one, Exception)}
 
 
-def _last(logs: Iterable[Mapping[str, Any]]) -> log.Record | None:
+def _last(logs: Iterable[Mapping[str, Any]]) -> Record | None:
     """The latest decision among the last entries of the logs."""
     entries = [one["last-entry"] for one in logs if one["last-entry"]]
     decided = [(order(place.decode()), fields[b"b"]) for place, fields in entries if fields.get(b"k") == b"decision"]
     with suppress(msgspec.MsgspecError):  # of another build
-        return log.loads(max(decided)[1]) if decided else None
+        return load_record(max(decided)[1]) if decided else None
     return None
 
 
@@ -226,7 +226,7 @@ def _reports(client: redis.Redis) -> list[dict[str, str]] | None:
     return [msgspec.json.decode(report) for report in told.values() if report]
 
 
-def _recorded_zones(last: log.Record | None) -> list[Finding]:
+def _recorded_zones(last: Record | None) -> list[Finding]:
     try:
         here = zones.pin()
     except zones.ZonesRefused:  # told before

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from service.decisions import log
+from service.decisions.record import Choice, load_record, unpack_floats, unpack_places
 
 ALARM: Final = 0.001
 LEAST_EXPECTED: Final = 5.0
@@ -176,7 +176,7 @@ def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
     waiting: dict[str, list[tuple[Floats, int]]] = {}
     for data in records:
-        record = log.loads(data)
+        record = load_record(data)
         rows = waiting.setdefault(record.variant, [])
         rows.append((_whole(record.choice), record.choice.place))
         if len(rows) >= _CHUNK:
@@ -186,10 +186,10 @@ def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
     return dict(sorted(found.items()))
 
 
-def _whole(choice: log.Choice) -> Floats:
+def _whole(choice: Choice) -> Floats:
     """The logged pmf over all places: 0 where the mask is."""
     pmf = np.zeros(8 * len(choice.mask))
-    pmf[log.places(choice.mask, len(pmf))] = log.array(choice.pmf)
+    pmf[unpack_places(choice.mask, len(pmf))] = unpack_floats(choice.pmf)
     return pmf
 
 

@@ -33,8 +33,7 @@ from models.policy.learner import FORMAT, Learner, LearnerError, LearnerSettings
 from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, Terms, TrainingEvent
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import SETTINGS
-from service.decisions import log
-from service.decisions.log import Record
+from service.decisions.record import Record, load_record, unpack_floats
 
 _LOG: Final = structlog.get_logger()
 _COLUMNS: Final = {
@@ -110,7 +109,7 @@ def drawn(record: Record) -> DrawnDecision | None:
     choice, sent, churn = record.choice, record.action, record.seen.churn_score
     if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
         return None
-    vector = forward(log.array(record.seen.features), record.at_us)
+    vector = forward(unpack_floats(record.seen.features), record.at_us)
     seen = context(vector, churn).astype("<f4").tobytes()
     name, player, at_us = record.decision_id, record.player, record.at_us
     if sent is None:
@@ -191,7 +190,7 @@ class Training:
 
     def _drawn(self, data: bytes) -> DrawnDecision | None:
         try:
-            return drawn(log.loads(data))
+            return drawn(load_record(data))
         except (msgspec.MsgspecError, ValueError) as error:
             self.unread += 1
             _LOG.error("learner", trouble=f"a decision cannot be read and is left out: {error}", cursor=self.cursor)

@@ -32,9 +32,9 @@ from pipelines.rules.rulebooks import rulebook
 from service.api.app import catalogue_path
 from service.contacts import limits
 from service.contacts.snapshot import Keys
-from service.decisions import eligibility, log
+from service.decisions import eligibility
 from service.decisions.decide import windows_of
-from service.decisions.log import Record
+from service.decisions.record import Record, load_record, unpack_floats
 from service.players import facts, harm, sealing
 from service.rules import inputs
 from service.rules.compiler import CompiledRulebook, Verdict
@@ -117,7 +117,7 @@ def _records(lake: Path, since: str) -> Iterator[Record]:
         if micros(ends) < begins_us:
             continue
         for body in _column(file, "record"):
-            record = log.loads(body)
+            record = load_record(body)
             if record.at_us >= begins_us and record.choice.role in {"drawn", "lost", "holdout", "objected"}:
                 yield record
 
@@ -155,7 +155,7 @@ def judged(case: Case, law: CompiledRulebook) -> Verdict:
     """What a rulebook says of a recorded decision."""
     record = case.record
     told = facts.read(case.known, record.brand)
-    vector = forward(log.array(record.seen.whole or record.seen.features), record.at_us)
+    vector = forward(unpack_floats(record.seen.whole or record.seen.features), record.at_us)
     found = harm.assess(vector, told, record.at_us, inputs.person(told, record.at_us), law.book.harm)
     trusted = None if {"features_unavailable", "features_stale"} & set(record.seen.degraded) else vector
     book = law.book

@@ -29,8 +29,7 @@ from features.events import moment
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, position, real_now_us, tag
 from pipelines.worker.consumer import LogEntry, Step, log_entry, onward
-from service.decisions import log
-from service.decisions.log import Record
+from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 
 LEASE: Final = "lease:lake"
@@ -280,7 +279,7 @@ def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
 def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     """Table and columns of an entry."""
     if entry.kind == "decision":
-        return "decisions", _decision(log.loads(entry.body), entry.body)
+        return "decisions", _decision(load_record(entry.body), entry.body)
     columns = cast("dict[str, Any]", msgspec.msgpack.decode(entry.body))
     columns.setdefault("occurred_at", entry.known_us)
     if "detail" in columns:
@@ -318,7 +317,7 @@ def _decision(record: Record, body: bytes) -> dict[str, Any]:
         "propensity": choice.propensity,
         "u": choice.u,
         "place": choice.place,
-        "eligible": len(log.array(choice.pmf)),
+        "eligible": len(unpack_floats(choice.pmf)),
         "churn_score": record.seen.churn_score,
         "churn_version": record.versions.churn,
         "harm_level": record.seen.harm_level,

@@ -13,9 +13,8 @@ from features.aggregates import forward
 from features.moments import when
 from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.catalogue.offers import SLOTS, Catalogue
-from service.decisions import log
 from service.decisions.eligibility import Reason, reason
-from service.decisions.log import ChosenContact, DeferredContact, Record
+from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
 NO_CONTACT: Final = "NO_CONTACT"
 
@@ -131,7 +130,7 @@ def _explanation(record: Record, catalogue: Catalogue, reasons: Reasons) -> dict
             for rule, blocked in record.choice.excluded.items()
         ],
         "deferrals": [_deferral(one, record, catalogue) for one in record.choice.deferrals],
-        "candidates": {"all": catalogue.size, "eligible": len(log.array(record.choice.pmf))},
+        "candidates": {"all": catalogue.size, "eligible": len(unpack_floats(record.choice.pmf))},
         "score": _chosen_score(record, catalogue),
         "stage": record.seen.stage,
         "markers": record.seen.markers,
@@ -144,7 +143,7 @@ def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, A
     """What a rule reached: how many actions, and every offer, channel and slot among them."""
     if record.versions.catalogue != catalogue.hash:
         return {}
-    cube: NDArray[np.bool_] = log.places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
+    cube: NDArray[np.bool_] = unpack_places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
     return {
         "actions": int(cube.sum()),
         "offers": _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2))),
@@ -164,18 +163,18 @@ def _hit(names: Sequence[str], hit: Any) -> list[str]:  # noqa: ANN401 - numpy t
 
 def _chosen_score(record: Record, catalogue: Catalogue) -> float | None:
     places = np.flatnonzero(_mask(record, catalogue))
-    scores = log.array(record.choice.scores)
+    scores = unpack_floats(record.choice.scores)
     return float(scores[np.searchsorted(places, record.choice.place)]) if len(places) == len(scores) else None
 
 
 def _mask(record: Record, catalogue: Catalogue) -> NDArray[np.bool_]:
     size = catalogue.size if record.versions.catalogue == catalogue.hash else 8 * len(record.choice.mask)
-    return log.places(record.choice.mask, size)
+    return unpack_places(record.choice.mask, size)
 
 
 def _eligible(record: Record, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Every eligible action with score and probability, in the order of the catalogue's places."""
-    numbers = zip(log.array(record.choice.scores).tolist(), log.array(record.choice.pmf).tolist(), strict=True)
+    numbers = zip(unpack_floats(record.choice.scores).tolist(), unpack_floats(record.choice.pmf).tolist(), strict=True)
     named = record.versions.catalogue == catalogue.hash
     return [
         {"place": int(place), **(_named(int(place), catalogue) if named else {}), "score": score, "probability": p}
@@ -192,7 +191,7 @@ def _named(place: int, catalogue: Catalogue) -> dict[str, str]:
 
 def _features(record: Record) -> dict[str, Any]:
     """Features as the decision saw them: brought forward to its moment, None where nothing ever happened."""
-    stored = log.array(record.seen.features)
+    stored = unpack_floats(record.seen.features)
     if record.versions.schema != schema_hash():
         return {"age_seconds": record.seen.age_seconds, "as_of": when(record.seen.as_of_us), "values": None}
     values = dict(zip((reading.name for reading in VECTOR), forward(stored, record.at_us).tolist(), strict=True))

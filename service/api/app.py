@@ -33,9 +33,9 @@ from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Priority, Uniform, priorities
 from service.api import routes
-from service.api.aside import Aside
 from service.api.readiness import Readiness
-from service.api.routing import Desk
+from service.api.routing import Dependencies
+from service.api.threaded_loop import ThreadedLoop
 from service.contacts.ledger import RedisLedger, fetched
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
@@ -106,8 +106,8 @@ def _seconds(name: str, default: float) -> float:
     return seconds
 
 
-def new_table(house: House, where: Settings) -> Serving:
-    """A table of the files, before any bundle is loaded; raises CatalogueError if a file is not valid."""
+def serving_of_files(house: House, where: Settings) -> Serving:
+    """What the files hold, before any bundle is loaded; raises CatalogueError if a file is not valid."""
     catalogue, book = load_catalogue(where.catalogue), load_rulebook(where.rules)
     if strange := book.strange_tags(catalogue):
         raise CatalogueError("; ".join(f"{where.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
@@ -129,11 +129,11 @@ def new_table(house: House, where: Settings) -> Serving:
 class Watch:
     """Loads what the store's pointers name, swaps it in whole, and reports what serves."""
 
-    def __init__(self, store: Store, desk: Desk, readiness: Readiness) -> None:
+    def __init__(self, store: Store, deps: Dependencies, readiness: Readiness) -> None:
         self._store = store
-        self._desk = desk
+        self._desk = deps
         self._readiness = readiness
-        self._law = desk.table.law
+        self._law = deps.serving.law
         self._serving: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._name = f"{LIVE}:{secrets.token_hex(6)}"
@@ -210,25 +210,25 @@ class Watch:
             return
         self._serving[kind] = digest
         self._refused.pop(kind, None)
-        table = self._desk.table
-        barred = table.barred(table.house.now_us(time.time_ns() // 1_000))
+        serving = self._desk.serving
+        barred = serving.barred(serving.house.now_us(time.time_ns() // 1_000))
         _LOG.info("serving", kind=kind, digest=digest[:12], **({"business_rules_in": sorted(barred)} if barred else {}))
 
     def _swap(self, change: Mapping[str, Any]) -> None:
-        self._desk.table = replace(self._desk.table, **change)
+        self._desk.serving = replace(self._desk.serving, **change)
 
     def _read(self, kind: str, bundle: bytes | None) -> dict[str, Any]:
-        """A bundle as the field of the table that it fills; raises ValueError if it is not one."""
+        """A bundle as the field of `Serving` that it fills; raises ValueError if it is not one."""
         if kind == "rules":
-            return {"law": self._law if bundle is None else _law(bundle, self._desk.table.layout), "lawful": True}
+            return {"law": self._law if bundle is None else _law(bundle, self._desk.serving.layout), "lawful": True}
         if kind == "plan":
             return {"plan": None if bundle is None else _own_plan(bundle)}
         if kind == "churn":
             return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
-        table = self._desk.table
-        catalogue = table.layout.catalogue
+        serving = self._desk.serving
+        catalogue = serving.layout.catalogue
         chosen = Uniform(catalogue.size) if bundle is None else LearnedPolicy(PolicyVersion.loads(bundle), catalogue)
-        return {"policies": {**table.policies, "policy": chosen}}
+        return {"policies": {**serving.policies, "policy": chosen}}
 
 
 def _law(bundle: bytes, layout: CandidateSpace) -> CompiledRulebook:
@@ -250,14 +250,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = Store(where.store, CONNECTIONS)
     try:
         house = await store.house()
-        table = new_table(house, where)
-        await _keep(store, table)
-        async with _spare(where.store) as (spare, aside):
+        serving = serving_of_files(house, where)
+        await _keep(store, serving)
+        async with _spare(where.store) as (spare, restricting_loop):
             ledgers = RedisLedger(store, house), RedisLedger(spare, house)
-            desk = Desk(table, *ledgers, aside, frozenset(where.keys), where.read_seconds, where.write_seconds)
-            readiness = Readiness(desk)
-            async with _watched(Watch(store, desk, readiness)), _running(readiness):
-                app.state.desk, app.state.readiness = desk, readiness
+            deps = Dependencies(
+                serving, *ledgers, restricting_loop, frozenset(where.keys), where.read_seconds, where.write_seconds
+            )
+            readiness = Readiness(deps)
+            async with _watched(Watch(store, deps, readiness)), _running(readiness):
+                app.state.deps, app.state.readiness = deps, readiness
                 yield
     finally:
         await fetched()
@@ -265,19 +267,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _spare(url: str) -> AsyncIterator[tuple[Store, Aside]]:
+async def _spare(url: str) -> AsyncIterator[tuple[Store, ThreadedLoop]]:
     """The store over connections of their own, and where they may be used."""
-    async with Aside() as aside:
+    async with ThreadedLoop() as restricting_loop:
         spare = Store(url, SPARE_CONNECTIONS)
         try:
-            yield spare, aside
+            yield spare, restricting_loop
         finally:
-            await aside.run(spare.close())
+            await restricting_loop.run(spare.close())
 
 
-async def _keep(store: Store, table: Serving) -> None:
+async def _keep(store: Store, serving: Serving) -> None:
     """Keep catalogue and rules by their hashes: records name them, and must be explained after they have changed."""
-    for kept in (table.layout.catalogue, table.book):
+    for kept in (serving.layout.catalogue, serving.book):
         await store.command(5.0, "SET", bundle_key(kept.hash), kept.model_dump_json(by_alias=True), "NX")
 
 

@@ -12,14 +12,13 @@ from features.moments import when
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.catalogue.experiment import variant
 from models.catalogue.offers import NO_CONTACT
-from service.api.routing import Answer, At, Desk, ProblemError, add_route, respond
+from service.api.routing import Answer, Dependencies, Deps, ProblemError, add_route, respond
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
-from service.decisions import log
 from service.decisions.behaviour import Behaviour, read_behaviour
 from service.decisions.decide import DecisionRequest, own_id, situate
 from service.decisions.eligibility import Situation
 from service.decisions.explain import named
-from service.decisions.log import Record
+from service.decisions.record import Record, load_record
 from service.decisions.serving import Serving, player_keys
 from service.players import facts, harm
 
@@ -38,60 +37,62 @@ class PlayerAnswer(Answer):
     decisions: list[dict[str, Any]]
 
 
-async def get_player(player_id: PlayerId, desk: At) -> Any:  # noqa: ANN401 - a response
+async def get_player(player_id: PlayerId, deps: Deps) -> Any:  # noqa: ANN401 - a response
     """What is known of a player: facts with their dates, features with their age, harm, recent decisions."""
-    table = desk.table
+    serving = deps.serving
     if not is_id(player_id):
         raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
-    asked = table.house.player_key(player_id)
+    asked = serving.house.player_key(player_id)
 
     async def seen(player: str) -> tuple[str, PlayerSnapshot, list[Record]]:
-        keys = player_keys(table, player)
-        view = await desk.ledger.view(keys, NO_DECISION)
-        return player, view, [log.loads(one) for one in await desk.ledger.recent(keys)]
+        keys = player_keys(serving, player)
+        snapshot = await deps.ledger.view(keys, NO_DECISION)
+        return player, snapshot, [load_record(one) for one in await deps.ledger.recent(keys)]
 
-    player, view, records = await desk.ledger.at_home(asked, seen)
-    own = own_id(DecisionRequest(player_id=player_id), view, linked=player != asked)
-    if not view.facts and not view.features and not records:
+    player, snapshot, records = await deps.ledger.at_home(asked, seen)
+    own = own_id(DecisionRequest(player_id=player_id), snapshot, linked=player != asked)
+    if not snapshot.facts and not snapshot.features and not records:
         raise ProblemError(404, "unknown_player", "nothing is known of this player")
-    return respond(_told(own, player, view, records, desk))
+    return respond(_told(own, player, snapshot, records, deps))
 
 
-def _told(player_id: str, player: str, view: PlayerSnapshot, records: list[Record], desk: Desk) -> dict[str, Any]:
-    table = desk.table
-    now_us = table.house.now_us(view.real_us)
-    behaviour, known = read_behaviour(table.plan, view, now_us), facts.read(view.facts, "main")
-    experiment = table.layout.catalogue.experiment
+def _told(
+    player_id: str, player: str, snapshot: PlayerSnapshot, records: list[Record], deps: Dependencies
+) -> dict[str, Any]:
+    serving = deps.serving
+    now_us = serving.house.now_us(snapshot.real_us)
+    behaviour, known = read_behaviour(serving.plan, snapshot, now_us), facts.read(snapshot.facts, "main")
+    experiment = serving.layout.catalogue.experiment
     group = variant(experiment.key, player_id, experiment.variants)
     request = DecisionRequest(player_id=player_id)
-    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
+    situation = situate(request, serving, known, behaviour, snapshot.held.own.values(), now_us, group)
     objected = situation.inputs.objects is not False and known.known
     return {
         "player_id": player_id,
         "player": player,
-        "household": view.household,
+        "household": snapshot.household,
         "at": when(now_us),
-        "sandbox": table.house.sandbox,
-        "facts": [_fact(one) for one in facts.registers(view.facts)],
+        "sandbox": serving.house.sandbox,
+        "facts": [_fact(one) for one in facts.registers(snapshot.facts)],
         "features": _features(behaviour),
-        "churn": None if table.churn is None or objected else table.churn.score(behaviour.vector),
-        "harm": _harm(situation, table),
+        "churn": None if serving.churn is None or objected else serving.churn.score(behaviour.vector),
+        "harm": _harm(situation, serving),
         "stage": situation.stage,
-        "rules": list(table.law.packs(situation.inputs.places)),
-        "inputs": situation.inputs.audit(table.law.needs(situation.inputs.places)),
+        "rules": list(serving.law.packs(situation.inputs.places)),
+        "inputs": situation.inputs.audit(serving.law.needs(situation.inputs.places)),
         "experiment": {"key": experiment.key, "variant": group},
         "reservations": [
             {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
             | {"send_at": when(one.send_us), "valid_until": when(one.valid_until_us)}
-            for name, one in sorted(view.held.own.items(), key=lambda held: -held[1].send_us)
+            for name, one in sorted(snapshot.held.own.items(), key=lambda held: -held[1].send_us)
         ],
-        "decisions": [_decision(record, table) for record in records],
+        "decisions": [_decision(record, serving) for record in records],
     }
 
 
-def _harm(situation: Situation, table: Serving) -> dict[str, Any]:
+def _harm(situation: Situation, serving: Serving) -> dict[str, Any]:
     found = situation.harm
-    speaking = harm.told(found, situation.inputs.places, table.book.harm)
+    speaking = harm.told(found, situation.inputs.places, serving.book.harm)
     return {"level": found.level, "sources": found.sources, "markers": found.markers, "speaking": speaking}
 
 
@@ -122,8 +123,8 @@ def _features(behaviour: Behaviour) -> dict[str, Any]:
     }
 
 
-def _decision(record: Record, table: Serving) -> dict[str, Any]:
-    sent, catalogue = record.action, table.layout.catalogue
+def _decision(record: Record, serving: Serving) -> dict[str, Any]:
+    sent, catalogue = record.action, serving.layout.catalogue
     action = named(NO_CONTACT, catalogue)
     if sent is not None:
         action = {"offer": sent.offer, "channel": sent.channel, "timing_slot": sent.timing_slot}

@@ -10,9 +10,9 @@ import structlog
 
 from features.store.deployment import partition_of
 from features.store.errors import StoreError
-from service.api.routing import Desk
-from service.decisions import log
+from service.api.routing import Dependencies
 from service.decisions.decide import DecisionRequest, decide
+from service.decisions.record import dump_record
 
 TIMES: Final = 3
 """Decisions and writes in a row, each in time, before a process counts as ready."""
@@ -31,9 +31,9 @@ class Readiness:
         trouble: Why the process is not ready, None if it is.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, deps: Dependencies) -> None:
         self.trouble: str | None = "no decision was composed here yet"
-        self._desk = desk
+        self._desk = deps
 
     async def run(self) -> None:
         """Look again and again, until cancelled, while the process is not ready."""
@@ -59,14 +59,14 @@ class Readiness:
         """Decide about somebody whose partition can be reached, and write as much as the record takes."""
         _, away = await self._desk.asked().ledger.reach()
         player = self._somebody(number, frozenset(away))
-        desk = self._desk.asked()
-        desk = desk.within(desk.read_seconds)
-        done = await decide(DecisionRequest(player_id=player, dry_run=True), desk.table, desk.ledger)
-        await desk.ledger.probe(partition_of(done.record.player), log.dumps(done.record))
+        deps = self._desk.asked()
+        deps = deps.within(deps.read_seconds)
+        done = await decide(DecisionRequest(player_id=player, dry_run=True), deps.serving, deps.ledger)
+        await deps.ledger.probe(partition_of(done.record.player), dump_record(done.record))
 
     def _somebody(self, number: int, away: frozenset[int]) -> str:
         """An id in a partition that can be reached; another one for each number."""
-        house = self._desk.table.house
+        house = self._desk.serving.house
         if len(away) == house.partitions:
             raise StoreError("no partition of the store can be reached")
         names = (f"{_NOBODY}-{number}-{attempt}" for attempt in count())

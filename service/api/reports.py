@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import FastAPI, Path, Response
 
-from service.api.routing import At, Desk, Problem, ProblemError, Route, summary
+from service.api.routing import Dependencies, Deps, Problem, ProblemError, Route, summary
 
 REPORTS: Final = "croupier:reports"
 """Key of the list of reports: name -> `Summary` as JSON."""
@@ -33,30 +33,30 @@ def report_key(name: str) -> str:
     return f"croupier:report:{name}"
 
 
-async def get_reports(desk: At) -> Response:
+async def get_reports(deps: Deps) -> Response:
     """The reports there are, with date and health."""
-    held = await desk.ledger.fields(REPORTS)
+    held = await deps.ledger.fields(REPORTS)
     found = {name.decode(): msgspec.json.decode(text, type=Summary) for name, text in sorted(held.items())}
     return Response(_page(found), media_type=_TYPES["html"], headers=_SEALED)
 
 
-async def get_report(name: ReportName, desk: At) -> Response:
+async def get_report(name: ReportName, deps: Deps) -> Response:
     """A report as a page to read."""
-    return await _report(name, "html", desk)
+    return await _report(name, "html", deps)
 
 
-async def get_report_csv(name: ReportName, desk: At) -> Response:
+async def get_report_csv(name: ReportName, deps: Deps) -> Response:
     """A report's comparisons as a table."""
-    return await _report(name, "csv", desk)
+    return await _report(name, "csv", deps)
 
 
-async def get_report_json(name: ReportName, desk: At) -> Response:
+async def get_report_json(name: ReportName, deps: Deps) -> Response:
     """A whole report for machines."""
-    return await _report(name, "json", desk)
+    return await _report(name, "json", deps)
 
 
-async def _report(name: str, kind: str, desk: Desk) -> Response:
-    text = (await desk.ledger.fields(report_key(name))).get(kind.encode())
+async def _report(name: str, kind: str, deps: Dependencies) -> Response:
+    text = (await deps.ledger.fields(report_key(name))).get(kind.encode())
     if text is None:
         raise ProblemError(404, "unknown_report", "no report of this name was published; see /reports")
     return Response(text, media_type=_TYPES[kind], headers=_SEALED)

@@ -26,12 +26,12 @@ from service.api import answers, players, reading, reports
 from service.api.readiness import Readiness
 from service.api.routing import (
     Answer,
-    At,
     DecisionId,
-    Desk,
+    Dependencies,
+    Deps,
     ProblemError,
     add_route,
-    desk_of,
+    dependencies_of,
     invalid,
     refuse,
     respond,
@@ -40,13 +40,12 @@ from service.api.routing import (
 )
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
-from service.decisions import log
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, DecisionRequest, decide
 from service.decisions.eligibility import Reason, reasons
 from service.decisions.explain import Evidence, why
-from service.decisions.log import Record
 from service.decisions.outcomes import WITHDRAWING, Outcome, take
+from service.decisions.record import Record, load_record
 from service.events.accept import Accepted, accept
 from service.players import sealing
 from service.players.facts import restricts
@@ -120,27 +119,29 @@ class BatchAnswer(Answer):
     answers: list[dict[str, Any]]
 
 
-async def post_decision(body: DecisionRequest, desk: At) -> Response:
+async def post_decision(body: DecisionRequest, deps: Deps) -> Response:
     """Ask what to do for a player now."""
-    return respond(await _decided(body, desk.within(desk.read_seconds)))
+    return respond(await _decided(body, deps.within(deps.read_seconds)))
 
 
-async def _decided(body: DecisionRequest, desk: Desk) -> dict[str, Any]:
-    """A decision as it is told, within the deadline that the request names or else the desk's."""
+async def _decided(body: DecisionRequest, deps: Dependencies) -> dict[str, Any]:
+    """A decision as it is told, within the deadline that the request names or else by default."""
     if body.deadline_ms is not None:
-        desk = desk.within(body.deadline_ms / 1_000)
-    waited = {} if body.after is None else {"after_reached": await _wait(body.after, body, desk)}
+        deps = deps.within(body.deadline_ms / 1_000)
+    waited = {} if body.after is None else {"after_reached": await _wait(body.after, body, deps)}
     try:
-        done = await decide(body, desk.table, desk.ledger)
+        done = await decide(body, deps.serving, deps.ledger)
     except Absent:
         if body.request_id is not None:
             raise  # an earlier request of this id may have been recorded
         return _unserved(body, "store_unavailable", "the store is not there, so nothing is sent") | waited
     _count(done)
-    table = desk.table
-    told = answers.decision(done.record, body.player_id, table.layout.catalogue, table.reasons, recorded=done.recorded)
+    serving = deps.serving
+    told = answers.decision(
+        done.record, body.player_id, serving.layout.catalogue, serving.reasons, recorded=done.recorded
+    )
     if body.explain:
-        told["why"] = why(done.record, await _evidence(done.record, desk))
+        told["why"] = why(done.record, await _evidence(done.record, deps))
     return told | waited
 
 
@@ -157,10 +158,10 @@ def _count(done: Decided) -> None:
         EXCLUSIONS.labels(rule).inc()
 
 
-async def _wait(after: str, body: DecisionRequest, desk: Desk) -> bool:
+async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
     """Wait, bounded, until the features of the player's partition include a position; whether they do."""
-    asked = desk.table.house.player_key(body.player_id)
-    ledger = desk.ledger.by(desk.until - AFTER_SECONDS)
+    asked = deps.serving.house.player_key(body.player_id)
+    ledger = deps.ledger.by(deps.until - AFTER_SECONDS)
     try:
         keys = Keys(await ledger.at_home(asked, ledger.home))
     except StoreError:
@@ -176,20 +177,20 @@ async def _wait(after: str, body: DecisionRequest, desk: Desk) -> bool:
     return True
 
 
-async def post_batch(body: BatchRequest, desk: At) -> Response:
+async def post_batch(body: BatchRequest, deps: Deps) -> Response:
     """Ask for many players at once; one bad item never spoils the rest."""
-    desk = desk.within(BATCH_SECONDS)
-    answers = await asyncio.gather(*(_item(item, desk) for item in body.requests))
+    deps = deps.within(BATCH_SECONDS)
+    answers = await asyncio.gather(*(_item(item, deps) for item in body.requests))
     return respond({"answers": answers})
 
 
 _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 
-async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
+async def _item(item: dict[str, Any], deps: Dependencies) -> dict[str, Any]:
     try:
         found: dict[str, Any] = await translated(
-            _decided(_REQUEST.validate_python(item, context=desk.table.door), desk)
+            _decided(_REQUEST.validate_python(item, context=deps.serving.door), deps)
         )
     except ValidationError as error:
         return invalid(error).body
@@ -198,81 +199,81 @@ async def _item(item: dict[str, Any], desk: Desk) -> dict[str, Any]:
     return found
 
 
-async def get_decision(decision_id: DecisionId, desk: At) -> Response:
+async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     """The whole record of a decision, with its reasons."""
-    held = await desk.ledger.record(decision_id) if _is_decision_id(decision_id) else None
+    held = await deps.ledger.record(decision_id) if _is_decision_id(decision_id) else None
     if held is None:
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
-    record = log.loads(held)
-    personal = sealing.unseal(await desk.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
-    player_id, texts = (personal or {}).get("player_id"), await _reasons(record, desk)
-    told = answers.whole(record, player_id, await _catalogue(record, desk), texts)
-    return respond(told | {"personal": personal, "why": why(record, await _evidence(record, desk))})
+    record = load_record(held)
+    personal = sealing.unseal(await deps.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
+    player_id, texts = (personal or {}).get("player_id"), await _reasons(record, deps)
+    told = answers.whole(record, player_id, await _catalogue(record, deps), texts)
+    return respond(told | {"personal": personal, "why": why(record, await _evidence(record, deps))})
 
 
-async def _evidence(record: Record, desk: Desk) -> Evidence | None:
+async def _evidence(record: Record, deps: Dependencies) -> Evidence | None:
     """What a record was made with: what serves if it is that, else what is kept; None if that cannot be read."""
     try:
-        catalogue = await _catalogue(record, desk)
-        policy, churn = await _policy(record, catalogue, desk), await _churn(record, desk)
+        catalogue = await _catalogue(record, deps)
+        policy, churn = await _policy(record, catalogue, deps), await _churn(record, deps)
     except (StoreError, ValueError) as error:
         _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
         return None
     return Evidence(catalogue, policy, churn)
 
 
-async def _policy(record: Record, catalogue: Catalogue, desk: Desk) -> LearnedPolicy | None:
+async def _policy(record: Record, catalogue: Catalogue, deps: Dependencies) -> LearnedPolicy | None:
     """The snapshot that a record names; None for policies that were not learnt."""
     name = record.choice.policy_version
-    serving: dict[str, Policy] = {one.version: one for one in desk.table.policies.values()}
-    if name in serving and catalogue is desk.table.layout.catalogue:
+    serving: dict[str, Policy] = {one.version: one for one in deps.serving.policies.values()}
+    if name in serving and catalogue is deps.serving.layout.catalogue:
         found: Policy | None = serving[name]
     else:
-        kept = await desk.ledger.version(name)
+        kept = await deps.ledger.version(name)
         found = LearnedPolicy(PolicyVersion.loads(kept), catalogue) if kept else None
     return found if isinstance(found, LearnedPolicy) else None
 
 
-async def _churn(record: Record, desk: Desk) -> Scorer | None:
+async def _churn(record: Record, deps: Dependencies) -> Scorer | None:
     """The churn model that a record names."""
-    name, serving = record.versions.churn, desk.table.churn
+    name, serving = record.versions.churn, deps.serving.churn
     if name is None or (serving is not None and serving.bundle.version == name):
         return None if name is None else serving
-    if name not in desk.kept and (kept := await desk.ledger.version(name)):
-        desk.kept.clear()  # one is enough: explanations of old decisions come in runs
-        desk.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
-    return desk.kept.get(name)
+    if name not in deps.kept and (kept := await deps.ledger.version(name)):
+        deps.kept.clear()  # one is enough: explanations of old decisions come in runs
+        deps.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
+    return deps.kept.get(name)
 
 
-async def _catalogue(record: Record, desk: Desk) -> Catalogue:
+async def _catalogue(record: Record, deps: Dependencies) -> Catalogue:
     """The catalogue that a record was made from, which may have been replaced since."""
-    current = desk.table.layout.catalogue
+    current = deps.serving.layout.catalogue
     if record.versions.catalogue == current.hash:
         return current
-    kept = await desk.ledger.bundle(record.versions.catalogue)
+    kept = await deps.ledger.bundle(record.versions.catalogue)
     try:
         return current if kept is None else Catalogue.model_validate_json(kept)
     except ValueError:  # of a build that asked less of a catalogue
         return current
 
 
-async def _reasons(record: Record, desk: Desk) -> Mapping[str, Reason]:
+async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
     """The reasons of the rulebook that a record was made under, which may have been replaced since."""
-    if record.versions.rules == desk.table.book.hash:
-        return desk.table.reasons
+    if record.versions.rules == deps.serving.book.hash:
+        return deps.serving.reasons
     name = record.versions.rules
-    kept = await desk.ledger.bundle(name) or await desk.ledger.version(name)
+    kept = await deps.ledger.bundle(name) or await deps.ledger.version(name)
     try:
         return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
     except ValueError:  # of a build whose rules were told otherwise
         return {}
 
 
-async def post_confirm(decision_id: DecisionId, desk: At) -> Response:
+async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
     """Ask, just before sending, whether a decided contact may still be sent."""
     if not _is_decision_id(decision_id):
         raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
-    done = await confirm(decision_id, desk.table, desk.ledger)
+    done = await confirm(decision_id, deps.serving, deps.ledger)
     moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
     return respond({"decision_id": decision_id} | {name: when(at) for name, at in moments.items()})
 
@@ -281,36 +282,36 @@ def _is_decision_id(text: str) -> bool:
     return len(text) == 28 and text[:3].isdigit() and int(text[:3]) < 256 and text[3] == "-" and text[4:].isalnum()
 
 
-async def post_event(body: AnyEvent, desk: At) -> Response:
+async def post_event(body: AnyEvent, deps: Deps) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
-    table, door = desk.table, desk.table.door
+    serving, door = deps.serving, deps.serving.door
     try:
         reading.check(body, door)
     except reading.Untimely as error:
         raise ProblemError(422, "before_trading", str(error), "/occurred_at") from error
-    beside = reading.beside(body, desk.doubts, door)
-    today = moment(table.house.now_us(time.time_ns() // 1_000)).date()
-    work = lambda ledger: accept(body, table.house, ledger, beside)  # noqa: E731 - called with either ledger
-    return await _accepted(work, desk, reading.doubtful(body, today), restricting=restricts(body))
+    beside = reading.beside(body, deps.doubts, door)
+    today = moment(serving.house.now_us(time.time_ns() // 1_000)).date()
+    work = lambda ledger: accept(body, serving.house, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, deps, reading.doubtful(body, today), restricting=restricts(body))
 
 
-async def post_outcome(body: Outcome, desk: At) -> Response:
+async def post_outcome(body: Outcome, deps: Deps) -> Response:
     """Tell what became of a contact."""
-    table, beside = desk.table, reading.beside(body, desk.doubts, desk.table.door)
-    work = lambda ledger: take(body, table.house, table.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
-    return await _accepted(work, desk, restricting=body.type in WITHDRAWING)
+    serving, beside = deps.serving, reading.beside(body, deps.doubts, deps.serving.door)
+    work = lambda ledger: take(body, serving.house, serving.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, deps, restricting=body.type in WITHDRAWING)
 
 
 async def _accepted(
     work: Callable[[RedisLedger], Coroutine[Any, Any, Accepted]],
-    desk: Desk,
+    deps: Dependencies,
     doubtful: Iterable[str] = (),
     *,
     restricting: bool,
 ) -> Response:
-    done = await (desk.restricting(work) if restricting else work(desk.ledger))
+    done = await (deps.restricting(work) if restricting else work(deps.ledger))
     told = {"position": done.position, "duplicate": done.duplicate}
-    warnings = [*desk.doubts.values(), *doubtful]
+    warnings = [*deps.doubts.values(), *doubtful]
     return respond(told | ({"warnings": warnings} if warnings else {}))
 
 
@@ -321,16 +322,16 @@ async def get_health() -> Response:
 
 async def get_ready(request: Request) -> Response:
     """Whether this process serves: it was seen to, and some of the store answers; what of it does not is told."""
-    desk = desk_of(request).asked()
+    deps = dependencies_of(request).asked()
     readiness: Readiness = request.app.state.readiness
     try:
-        now_us = await desk.ledger.now_us()
-        nodes, away = await desk.ledger.reach()
+        now_us = await deps.ledger.now_us()
+        nodes, away = await deps.ledger.reach()
     except StoreError as error:
         readiness.trouble = str(error)
         return refuse(ProblemError(503, "store_unavailable", str(error)))
-    table = desk.table
-    if table.plan is None:
+    serving = deps.serving
+    if serving.plan is None:
         return refuse(ProblemError(503, "no_definitions", "feature definitions were not applied yet"))
     if readiness.trouble is not None:
         return refuse(ProblemError(503, "not_ready", f"not yet seen to serve in time: {readiness.trouble}"))
@@ -338,11 +339,11 @@ async def get_ready(request: Request) -> Response:
         {
             "ready": True,
             "store": {"nodes": nodes, "partitions_away": away},
-            "churn_model": None if table.churn is None else table.churn.bundle.version,
-            "policy": table.policies["policy"].version,
-            "rulebook": table.book.hash,
-            "barred": table.barred(now_us),
-            "clock": {"now": when(now_us), "rate": table.house.rate, "sandbox": table.house.sandbox},
+            "churn_model": None if serving.churn is None else serving.churn.bundle.version,
+            "policy": serving.policies["policy"].version,
+            "rulebook": serving.book.hash,
+            "barred": serving.barred(now_us),
+            "clock": {"now": when(now_us), "rate": serving.house.rate, "sandbox": serving.house.sandbox},
         }
     )
 

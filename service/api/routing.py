@@ -20,8 +20,8 @@ from features.events import AnyEvent
 from features.store.errors import StoreError
 from features.words import sentence
 from models.churn.scorer import Scorer
-from service.api.aside import Aside, Result
 from service.api.reading import Doubts, parse
+from service.api.threaded_loop import Result, ThreadedLoop
 from service.contacts.ledger import RedisLedger
 from service.decisions.confirm import Revoked
 from service.decisions.decide import Contended, RequestReused
@@ -41,14 +41,14 @@ SECONDS: Final = Histogram(
 
 
 @dataclass
-class Desk:
-    """What a request needs: the table (swapped whole when something is promoted), the ledger, the callers' keys.
+class Dependencies:
+    """What a route needs: the serving configuration, the ledger with the request's deadline, the callers' keys.
 
     Attributes:
-        table: What serves now.
+        serving: What serves now; swapped whole when something is promoted.
         ledger: The ledger, with the deadline of the request.
-        spare: The same over connections of `aside` that nothing else takes, for what restricts contact.
-        aside: Where that runs, whatever this loop is busy with.
+        restricting_ledger: The same for what restricts contact, over connections that nothing else takes.
+        restricting_loop: The loop of those connections, whatever the serving loop is busy with.
         keys: The callers' keys.
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.
@@ -58,10 +58,10 @@ class Desk:
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
     """
 
-    table: Serving
+    serving: Serving
     ledger: RedisLedger
-    spare: RedisLedger
-    aside: Aside
+    restricting_ledger: RedisLedger
+    restricting_loop: ThreadedLoop
     keys: frozenset[str]
     read_seconds: float
     write_seconds: float
@@ -70,16 +70,16 @@ class Desk:
     kept: dict[str, Scorer] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
 
-    def asked(self) -> Desk:
-        """The desk for a request that is there now."""
+    def asked(self) -> Dependencies:
+        """The dependencies of a request that arrived now."""
         now = time.monotonic()
         return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
 
     async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
         """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
-        return await self.aside.run(work(self.spare.by(self.asked_at + RESTRICTING_SECONDS)))
+        return await self.restricting_loop.run(work(self.restricting_ledger.by(self.asked_at + RESTRICTING_SECONDS)))
 
-    def within(self, seconds: float) -> Desk:
+    def within(self, seconds: float) -> Dependencies:
         """The same for a request that must be answered so long after it was there."""
         until = self.asked_at + seconds
         return replace(self, ledger=self.ledger.by(until), until=until)
@@ -143,9 +143,9 @@ def refuse(error: ProblemError) -> Response:
     return Response(orjson.dumps(error.body), error.status, headers, "application/problem+json")
 
 
-def _parse(adapter: TypeAdapter[Any], body: bytes, desk: Desk) -> tuple[Any, Doubts]:
+def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[Any, Doubts]:
     try:
-        return parse(adapter, body, desk.table.door)
+        return parse(adapter, body, deps.serving.door)
     except ValidationError as error:
         raise invalid(error) from error
 
@@ -198,19 +198,19 @@ class Route(APIRoute):
         hints = get_type_hints(endpoint, include_extras=True)
         adapter = TypeAdapter(hints["body"]) if "body" in hints else None
         timer = SECONDS.labels(self.path)
-        named = [name for name in inspect.signature(endpoint).parameters if name not in {"desk", "body"}]
+        named = [name for name in inspect.signature(endpoint).parameters if name not in {"deps", "body"}]
 
         async def handle(request: Request) -> Response:
             begun = time.perf_counter()
             try:
-                desk = desk_of(request)
-                _authorise(request, desk)
+                deps = dependencies_of(request)
+                _authorise(request, deps)
                 arguments = {name: request.path_params[name] for name in named}
                 body = b"" if adapter is None else await _body(request)
-                desk = desk.asked()
+                deps = deps.asked()
                 if adapter is not None:
-                    arguments["body"], desk.doubts = _parse(adapter, body, desk)
-                answered: Response = await translated(endpoint(desk=desk, **arguments))
+                    arguments["body"], deps.doubts = _parse(adapter, body, deps)
+                answered: Response = await translated(endpoint(deps=deps, **arguments))
             except ProblemError as problem:
                 answered = refuse(problem)
             except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
@@ -222,11 +222,11 @@ class Route(APIRoute):
         return handle
 
 
-def _authorise(request: Request, desk: Desk) -> None:
-    if not desk.keys:
+def _authorise(request: Request, deps: Dependencies) -> None:
+    if not deps.keys:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or key not in desk.keys:
+    if scheme.lower() != "bearer" or key not in deps.keys:
         raise ProblemError(401, "unauthorised", "send one of the house's keys as `Authorization: Bearer KEY`")
 
 
@@ -239,13 +239,13 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def desk_of(request: Request) -> Desk:
-    """The desk of the application that a request reached."""
-    desk: Desk = request.app.state.desk
-    return desk
+def dependencies_of(request: Request) -> Dependencies:
+    """The dependencies of the application that a request reached."""
+    deps: Dependencies = request.app.state.deps
+    return deps
 
 
-At = Annotated[Desk, Depends(desk_of)]
+Deps = Annotated[Dependencies, Depends(dependencies_of)]
 DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$")]
 
 

@@ -33,16 +33,16 @@ class Behaviour(NamedTuple):
     trouble: str | None
 
 
-def read_behaviour(plan: ReadPlan | None, view: PlayerSnapshot, now_us: int) -> Behaviour:
-    """Features of a view brought forward to now; trouble is named, and the vector is then that of nobody."""
-    if plan is None or view.watermark_us is None:
+def read_behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int) -> Behaviour:
+    """Features of a snapshot brought forward to now; trouble is named, and the vector is then that of nobody."""
+    if plan is None or snapshot.watermark_us is None:
         return _unread(now_us, None)
-    ahead = (view.watermark_us - view.real_us) / schema.MICROS
+    ahead = (snapshot.watermark_us - snapshot.real_us) / schema.MICROS
     # A watermark of the future was set before the store's clock was set back: nothing says how old features are.
     age = max(0.0, -ahead) if ahead <= _AHEAD_SECONDS else ahead
     try:
-        row = plan.decode([view.features.get(name) for name in plan.fields])
-        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in view.linked]
+        row = plan.decode([snapshot.features.get(name) for name in plan.fields])
+        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in snapshot.linked]
     except PlanError:
         return _unread(now_us, age)
     stored = encode(row.values)

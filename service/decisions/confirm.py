@@ -16,10 +16,10 @@ from service.contacts import limits
 from service.contacts.ledger import RedisLedger
 from service.contacts.limits import LimitQuery, Reservation
 from service.contacts.snapshot import PlayerSnapshot
-from service.decisions import eligibility, log
+from service.decisions import eligibility
 from service.decisions.behaviour import read_behaviour
 from service.decisions.decide import ATTEMPTS, Contended, DecisionRequest, situate
-from service.decisions.log import ChosenContact, Record
+from service.decisions.record import ChosenContact, Record, load_record
 from service.decisions.serving import Serving, player_keys
 from service.events.accept import Refused
 from service.players import facts
@@ -54,7 +54,7 @@ class Revoked(Exception):
         self.by = by
 
 
-async def confirm(decision_id: str, table: Serving, ledger: RedisLedger) -> Confirmed:
+async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Confirmed:
     """Confirm a contact just before it is sent; the same answer again while it still may be sent.
 
     Raises:
@@ -66,92 +66,96 @@ async def confirm(decision_id: str, table: Serving, ledger: RedisLedger) -> Conf
     held = await ledger.record(decision_id)
     if held is None:
         raise Refused("unknown_decision", "no decision of this id is kept")
-    record = log.loads(held)
+    record = load_record(held)
     if (sent := record.action) is None:
         raise Refused("no_contact", "the decision was to leave the player alone")
-    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, table, ledger, player))
+    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, serving, ledger, player))
 
 
-async def _confirm(record: Record, sent: ChosenContact, table: Serving, ledger: RedisLedger, player: str) -> Confirmed:
-    keys = player_keys(table, player)
+async def _confirm(
+    record: Record, sent: ChosenContact, serving: Serving, ledger: RedisLedger, player: str
+) -> Confirmed:
+    keys = player_keys(serving, player)
     for attempt in range(ATTEMPTS):
-        view = await ledger.view(keys, record.decision_id)
-        now_us = table.house.now_us(view.real_us)
+        snapshot = await ledger.view(keys, record.decision_id)
+        now_us = serving.house.now_us(snapshot.real_us)
         send_us = max(sent.send_us, now_us)
-        mine = view.held.own.get(record.decision_id)
+        mine = snapshot.held.own.get(record.decision_id)
         try:
-            _refuse(record, sent, table, view, send_us)
+            _refuse(record, sent, serving, snapshot, send_us)
         except Revoked:
-            await _restore(ledger, view, record.decision_id, mine, again=attempt > 0)
+            await _restore(ledger, snapshot, record.decision_id, mine, again=attempt > 0)
             raise
-        if mine is None or not await _held(ledger, view, record.decision_id, mine, (now_us, send_us)):
+        if mine is None or not await _held(ledger, snapshot, record.decision_id, mine, (now_us, send_us)):
             continue
-        status, at = await ledger.confirm(keys, record.decision_id, view, send_us, _exposure(record, sent, player))
+        status, at = await ledger.confirm(keys, record.decision_id, snapshot, send_us, _exposure(record, sent, player))
         if status == "confirmed":
             begins = max(at, sent.send_us)
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
-            if mine.state == "reserved" and view.household:
-                await ledger.let_go(view.household, [record.decision_id, *view.held.in_household(record.decision_id)])
+            if mine.state == "reserved" and snapshot.household:
+                await ledger.let_go(
+                    snapshot.household, [record.decision_id, *snapshot.held.in_household(record.decision_id)]
+                )
             raise Revoked(*_STATES[status])
     raise Contended
 
 
-def _refuse(record: Record, sent: ChosenContact, table: Serving, view: PlayerSnapshot, send_us: int) -> None:
+def _refuse(record: Record, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int) -> None:
     """Raise Revoked if the contact may not be sent, or not yet."""
-    mine = view.held.own.get(record.decision_id)
+    mine = snapshot.held.own.get(record.decision_id)
     if mine is None or mine.state in _STATES:
         raise Revoked(*_STATES["unknown" if mine is None else mine.state])
-    if forbidden := forbidding(record, sent, table, view, send_us):
-        raise Revoked("revoked", eligibility.reason(forbidden[0], table.reasons).reason, forbidden)
-    if mine.state == "reserved" and table.house.now_us(view.real_us) < sent.send_us - _SEND_WITHIN_US:
+    if forbidden := forbidding(record, sent, serving, snapshot, send_us):
+        raise Revoked("revoked", eligibility.reason(forbidden[0], serving.reasons).reason, forbidden)
+    if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
         raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 
 
 async def _held(
-    ledger: RedisLedger, view: PlayerSnapshot, decision_id: str, mine: Reservation, moments: tuple[int, int]
+    ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str, mine: Reservation, moments: tuple[int, int]
 ) -> bool:
     """Count the contact for good in the player's household first, which is then only ever too strict.
 
     `moments` are now and that of sending.
     """
     now_us, send_us = moments
-    if not view.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
+    if not snapshot.household or mine.state != "reserved" or mine.purpose not in PROMOTIONAL:
         return True
     sure = mine._replace(state="confirmed", send_us=send_us)
-    over = [*view.held.in_household(decision_id), *view.held.freed(now_us)]
-    return await ledger.hold(view.household, view.household_version or "0", decision_id, sure, over)
+    over = [*snapshot.held.in_household(decision_id), *snapshot.held.freed(now_us)]
+    return await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, sure, over)
 
 
 async def _restore(
-    ledger: RedisLedger, view: PlayerSnapshot, decision_id: str, mine: Reservation | None, *, again: bool
+    ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str, mine: Reservation | None, *, again: bool
 ) -> None:
     """Give a household back what is held for a contact that cannot be sent, or what an attempt counted too much."""
-    if not view.household or mine is None or mine.state == "confirmed":
+    if not snapshot.household or mine is None or mine.state == "confirmed":
         return
     if mine.state != "reserved":
-        await ledger.let_go(view.household, view.held.in_household(decision_id))
+        await ledger.let_go(snapshot.household, snapshot.held.in_household(decision_id))
     elif again:
-        await ledger.hold(view.household, view.household_version or "0", decision_id, mine)
+        await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, mine)
 
 
 def forbidding(
-    record: Record, sent: ChosenContact, table: Serving, view: PlayerSnapshot, send_us: int
+    record: Record, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int
 ) -> tuple[str, ...]:
     """Rules and caps that forbid a decided contact if it is sent at a moment."""
     if sent.purpose not in PROMOTIONAL:
         return ()
-    now_us = table.house.now_us(view.real_us)
-    place = table.layout.find(sent.offer, sent.channel, sent.timing_slot)
+    now_us = serving.house.now_us(snapshot.real_us)
+    place = serving.layout.find(sent.offer, sent.channel, sent.timing_slot)
     if not place:
         return ("not_requested",)
-    known = facts.read(view.facts, record.brand)
+    known = facts.read(snapshot.facts, record.brand)
     request = DecisionRequest(player_id="-", brand=record.brand)
-    others = view.held.without(record.decision_id)
-    behaviour = read_behaviour(table.plan, view, now_us)
-    situation = situate(request, table, known, behaviour, others.own.values(), now_us, record.variant)
+    others = snapshot.held.without(record.decision_id)
+    behaviour = read_behaviour(serving.plan, snapshot, now_us)
+    situation = situate(request, serving, known, behaviour, others.own.values(), now_us, record.variant)
     asking = LimitQuery(record.brand, known.time_zone, now_us)
-    blocked = limits.evaluate(table.layout, others, [(send_us, table.layout.everything)], asking)
+    blocked = limits.evaluate(serving.layout, others, [(send_us, serving.layout.everything)], asking)
     # Its part of a budget was taken when it was reserved.
     blocked = {name: bits for name, bits in blocked.items() if not name.startswith("budget:")}
     # Whoever has leave may use all of it, so its end is asked about too.

@@ -1,6 +1,6 @@
 """Make a decision: read the player, drop candidates by rules and limits, draw from the policy, reserve, log.
 
-`compose` is the decision itself, pure: a view of the player in, a record out. `decide` carries it to the
+`compose` is the decision itself, pure: a snapshot of the player in, a record out. `decide` carries it to the
 store and back, and runs it again when the player moved in between, so that what is committed was drawn from
 exactly what stands.
 """
@@ -39,10 +39,20 @@ from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.limits import Held, LimitQuery, Reservation
 from service.contacts.snapshot import Keys, Linked, PlayerSnapshot
-from service.decisions import eligibility, log
+from service.decisions import eligibility
 from service.decisions.behaviour import Behaviour, read_behaviour
 from service.decisions.eligibility import RequestFilter, Situation
-from service.decisions.log import Choice, ChosenContact, DeferredContact, ObservedInputs, Record, Versions
+from service.decisions.record import (
+    Choice,
+    ChosenContact,
+    DeferredContact,
+    ObservedInputs,
+    Record,
+    Versions,
+    dump_record,
+    load_record,
+    pack_floats,
+)
 from service.decisions.serving import Serving, player_keys
 from service.players import facts, harm, sealing
 from service.players.facts import Facts
@@ -157,7 +167,7 @@ def _named(player: str, unique: bytes) -> str:
     return f"{partition_of(player):03d}-{base64.b32encode(unique[:15]).decode().lower()}"
 
 
-async def decide(request: DecisionRequest, table: Serving, ledger: RedisLedger) -> Decided:
+async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger) -> Decided:
     """Decide for a player and commit it, or answer what was committed under the same request id.
 
     Raises:
@@ -166,31 +176,31 @@ async def decide(request: DecisionRequest, table: Serving, ledger: RedisLedger) 
         Contended: Others changed the player at each of the three attempts.
         RequestReused: The request id stands for another body.
     """
-    asked = table.house.player_key(request.player_id)
-    return await ledger.at_home(asked, lambda player: _decide(request, table, ledger, player, asked))
+    asked = serving.house.player_key(request.player_id)
+    return await ledger.at_home(asked, lambda player: _decide(request, serving, ledger, player, asked))
 
 
-async def _decide(request: DecisionRequest, table: Serving, ledger: RedisLedger, player: str, asked: str) -> Decided:
-    keys = player_keys(table, player)
-    name = decision_id(table.house, player, asked, request)
+async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, player: str, asked: str) -> Decided:
+    keys = player_keys(serving, player)
+    name = decision_id(serving.house, player, asked, request)
     for attempt in range(ATTEMPTS):
         try:
-            view = await ledger.view(keys, name)
+            snapshot = await ledger.view(keys, name)
         except Linked as linked:
             if linked.record is not None:
                 return _replay(linked.record, request)
             raise
-        if view.record is not None:
-            await _settle(ledger, view, name)
-            return _replay(view.record, request)
-        own = own_id(request, view, linked=player != asked)
+        if snapshot.record is not None:
+            await _settle(ledger, snapshot, name)
+            return _replay(snapshot.record, request)
+        own = own_id(request, snapshot, linked=player != asked)
         # Attempts at this very decision whose answer got lost take no room from it.
-        free = replace(view, held=view.held.without(name)) if view.held.in_household(name) else view
-        decision = compose(request, table, free, (player, own), name, attempt)
+        free = replace(snapshot, held=snapshot.held.without(name)) if snapshot.held.in_household(name) else snapshot
+        decision = compose(request, serving, free, (player, own), name, attempt)
         if request.dry_run:
             return Decided(decision.record, recorded=False)
         try:
-            status, record, held = await _commit(ledger, keys, view, decision)
+            status, record, held = await _commit(ledger, keys, snapshot, decision)
         except Absent as error:  # part of it may have been done before
             raise StoreError(str(error)) from error
         if status == "replay":
@@ -200,35 +210,35 @@ async def _decide(request: DecisionRequest, table: Serving, ledger: RedisLedger,
     raise Contended
 
 
-def own_id(request: DecisionRequest, view: PlayerSnapshot, *, linked: bool) -> str:
+def own_id(request: DecisionRequest, snapshot: PlayerSnapshot, *, linked: bool) -> str:
     """The id by which a player is split into variants: of several linked ids always the same one."""
     if not linked:
         return request.player_id
-    told = sealing.unseal(view.seal, base64.b64decode(view.facts[b"name"]), sealing.NAME)
+    told = sealing.unseal(snapshot.seal, base64.b64decode(snapshot.facts[b"name"]), sealing.NAME)
     if told is None:
         raise StoreError("the player's name is sealed under another key")
     return str(told["player_id"])
 
 
 async def _commit(
-    ledger: RedisLedger, keys: Keys, view: PlayerSnapshot, decision: Decision
+    ledger: RedisLedger, keys: Keys, snapshot: PlayerSnapshot, decision: Decision
 ) -> tuple[str, Record, bytes]:
     """Commit a decision with room in the household, if the player has one; status, record, and what a replay found.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
-    household = view.household if decision.promotional else None
-    if household and (lacking := _lacking(view, decision)):
-        await ledger.join(household, view.held, lacking)
+    household = snapshot.household if decision.promotional else None
+    if household and (lacking := _lacking(snapshot, decision)):
+        await ledger.join(household, snapshot.held, lacking)
         return "moved", decision.record, b""
     name = f"{decision.record.decision_id}{limits.ATTEMPT}{secrets.token_hex(4)}" if household else ""
     if household and not await ledger.hold(
-        household, view.household_version or "0", name, decision.reservation, decision.household_outdated
+        household, snapshot.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
         return "moved", decision.record, b""
     status, held = await ledger.reserve(keys, _booking(decision))
     if household:
-        earlier = view.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
+        earlier = snapshot.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
         failed = [name] if decision.reservation and status != "reserved" else []
         await ledger.let_go(household, earlier + failed)
     if status == "lost":
@@ -237,16 +247,16 @@ async def _commit(
     return status, decision.record, held
 
 
-async def _settle(ledger: RedisLedger, view: PlayerSnapshot, decision_id: str) -> None:
+async def _settle(ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str) -> None:
     """Of several attempts whose answers got lost, let the household keep what the player holds."""
-    own, entries = view.held.own.get(decision_id), view.held.in_household(decision_id)
-    if view.household and len(entries) > (own is not None):
-        await ledger.hold(view.household, view.household_version or "0", decision_id, own, entries)
+    own, entries = snapshot.held.own.get(decision_id), snapshot.held.in_household(decision_id)
+    if snapshot.household and len(entries) > (own is not None):
+        await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, own, entries)
 
 
-def _lacking(view: PlayerSnapshot, decision: Decision) -> dict[str, Reservation]:
+def _lacking(snapshot: PlayerSnapshot, decision: Decision) -> dict[str, Reservation]:
     """What the household should hold of the player's contacts and does not, though a limit could look at it."""
-    lacking = view.held.lacking(decision.record.at_us)
+    lacking = snapshot.held.lacking(decision.record.at_us)
     return {name: one for name, one in lacking.items() if name not in decision.outdated}
 
 
@@ -263,7 +273,7 @@ def _booking(decision: Decision) -> Booking:
         budgets=decision.budgets,
         over=decision.over,
         decision_id=record.decision_id,
-        record=log.dumps(record),
+        record=dump_record(record),
         facts_version=record.seen.facts_version,
         ledger_version=record.seen.ledger_version,
         seal=decision.seal,
@@ -273,34 +283,39 @@ def _booking(decision: Decision) -> Booking:
 
 
 def _replay(held: bytes, request: DecisionRequest) -> Decided:
-    record = log.loads(held)
+    record = load_record(held)
     if record.request != request.digest:
         raise RequestReused
     return Decided(record, recorded=True)
 
 
 def compose(
-    request: DecisionRequest, table: Serving, view: PlayerSnapshot, player: tuple[str, str], name: str, attempt: int
+    request: DecisionRequest,
+    serving: Serving,
+    snapshot: PlayerSnapshot,
+    player: tuple[str, str],
+    name: str,
+    attempt: int,
 ) -> Decision:
-    """Compose one decision from a view of the player (key and own id). Pure but for the nonce of the seal."""
+    """Compose one decision from a snapshot of the player (key and own id). Pure but for the nonce of the seal."""
     key, own = player
-    now_us = table.house.now_us(view.real_us)
-    known = facts.read(view.facts, request.brand)
-    behaviour = read_behaviour(table.plan, view, now_us)
-    experiment = table.layout.catalogue.experiment
+    now_us = serving.house.now_us(snapshot.real_us)
+    known = facts.read(snapshot.facts, request.brand)
+    behaviour = read_behaviour(serving.plan, snapshot, now_us)
+    experiment = serving.layout.catalogue.experiment
     group = variant(experiment.key, own, experiment.variants)
-    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
+    situation = situate(request, serving, known, behaviour, snapshot.held.own.values(), now_us, group)
     verdict = eligibility.evaluate(situation)
     asking = LimitQuery(request.brand, known.time_zone, now_us)
-    excluded = verdict.blocked | limits.evaluate(table.layout, view.held, verdict.moments, asking)
+    excluded = verdict.blocked | limits.evaluate(serving.layout, snapshot.held, verdict.moments, asking)
     domain = "dry_run" if request.dry_run else "draw"
-    u = uniform_number(table.house.digest(domain, name, str(attempt)))
-    churn = _churn(table, behaviour, situation)
+    u = uniform_number(serving.house.digest(domain, name, str(attempt)))
+    churn = _churn(serving, behaviour, situation)
     seen = context(behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
-    choice = choose(*choose_policy(request, table, group, situation), seen, excluded, u, table.layout)
-    choice = msgspec.structs.replace(choice, deferrals=_put_off(verdict, table.layout))
-    sent = _sent(table, choice.place, situation.windows, verdict)
-    seal = view.seal or sealing.new_seal()
+    choice = choose(*choose_policy(request, serving, group, situation), seen, excluded, u, serving.layout)
+    choice = msgspec.structs.replace(choice, deferrals=_deferred(verdict, serving.layout))
+    sent = _chosen_contact(serving, choice.place, situation.windows, verdict)
+    seal = snapshot.seal or sealing.new_seal()
     record = Record(
         decision_id=name,
         player=key,
@@ -317,43 +332,43 @@ def compose(
         action=sent,
         activated=request.activate and sent is not None,
         choice=choice,
-        seen=_seen(table, view, behaviour, churn, situation),
-        versions=_versions(table, situation),
-        sandbox=table.house.sandbox,
-        sealed=sealing.seal(seal, _personal(request, view, situation), name),
+        seen=_observed(serving, snapshot, behaviour, churn, situation),
+        versions=_versions(serving, situation),
+        sandbox=serving.house.sandbox,
+        sealed=sealing.seal(seal, _personal(request, snapshot, situation), name),
     )
-    return _with_limits(table, view, record, seal, ever=table.law.ever(situation.inputs.places))
+    return _with_limits(serving, snapshot, record, seal, ever=serving.law.ever(situation.inputs.places))
 
 
-def _with_limits(table: Serving, view: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
+def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
     """A decision with what its contact takes, and what can be forgotten."""
-    catalogue, now_us, longest_us = table.layout.catalogue, record.at_us, table.law.longest_us
+    catalogue, now_us, longest_us = serving.layout.catalogue, record.at_us, serving.law.longest_us
     held = reservation(record)
     if held is not None:
         offer, channel, _ = catalogue.action(record.choice.place)
         charges = limits.charges(catalogue, offer, channel, held.send_us)
         held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
     wholes = {one.id: one.cost_minor for one in catalogue.budgets}
-    household = Held(view.held.household or {})
+    household = Held(snapshot.held.household or {})
     return Decision(
         record,
         seal,
         held,
-        limits.outdated(catalogue, view.held, now_us, longest_us, ever=ever),
-        view.held.freed(now_us) + limits.outdated(catalogue, household, now_us, longest_us, ever=ever),
+        limits.outdated(catalogue, snapshot.held, now_us, longest_us, ever=ever),
+        snapshot.held.freed(now_us) + limits.outdated(catalogue, household, now_us, longest_us, ever=ever),
         {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
-        limits.over(view.held, now_us),
+        limits.over(snapshot.held, now_us),
     )
 
 
-def _churn(table: Serving, behaviour: Behaviour, situation: Situation) -> float | None:
+def _churn(serving: Serving, behaviour: Behaviour, situation: Situation) -> float | None:
     """The churn score; none of a player who objected to profiling (GDPR Art. 21(3))."""
     if situation.inputs.objects is not False and situation.known:
         return None
-    return table.churn.score(behaviour.vector) if table.churn else schema.CHURN_DEFAULT
+    return serving.churn.score(behaviour.vector) if serving.churn else schema.CHURN_DEFAULT
 
 
-def _put_off(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
+def _deferred(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
     return tuple(
         DeferredContact(
             rule=one.rule,
@@ -387,47 +402,47 @@ def choose(
         u=u,
         mask=layout.dumps(chosen),
         excluded={rule: layout.dumps(blocked) for rule, blocked in excluded.items()},
-        scores=log.numbers(scores[eligible]),
-        pmf=log.numbers(pmf[eligible]),
+        scores=pack_floats(scores[eligible]),
+        pmf=pack_floats(pmf[eligible]),
     )
 
 
-def _seen(
-    table: Serving, view: PlayerSnapshot, behaviour: Behaviour, churn: float | None, situation: Situation
+def _observed(
+    serving: Serving, snapshot: PlayerSnapshot, behaviour: Behaviour, churn: float | None, situation: Situation
 ) -> ObservedInputs:
     degraded = () if behaviour.trouble is None else (behaviour.trouble,)
     return ObservedInputs(
-        features=log.numbers(behaviour.stored),
-        whole=None if behaviour.whole is behaviour.stored else log.numbers(behaviour.whole),
+        features=pack_floats(behaviour.stored),
+        whole=None if behaviour.whole is behaviour.stored else pack_floats(behaviour.whole),
         as_of_us=behaviour.as_of_us,
         age_seconds=behaviour.age_seconds,
         churn_score=churn,
         harm_level=situation.harm.level,
         markers=situation.harm.markers,
         stage=situation.stage,
-        degraded=degraded if table.churn else (*degraded, "churn_model_missing"),
+        degraded=degraded if serving.churn else (*degraded, "churn_model_missing"),
         assumed=situation.assumed,
-        facts_version=view.facts_version,
-        ledger_version=view.ledger_version,
+        facts_version=snapshot.facts_version,
+        ledger_version=snapshot.ledger_version,
         harm_sources=situation.harm.sources,
     )
 
 
-def _versions(table: Serving, situation: Situation) -> Versions:
+def _versions(serving: Serving, situation: Situation) -> Versions:
     return Versions(
-        catalogue=table.layout.catalogue.hash,
-        rules=table.book.hash,
+        catalogue=serving.layout.catalogue.hash,
+        rules=serving.book.hash,
         schema=schema.schema_hash(),
-        churn=table.churn.bundle.version if table.churn else None,
+        churn=serving.churn.bundle.version if serving.churn else None,
         time_zones=tzdata.IANA_VERSION,
         build=f"numpy-{np.__version__} {platform.machine()}",
-        packs=table.law.packs(situation.inputs.places),
+        packs=serving.law.packs(situation.inputs.places),
     )
 
 
 def situate(
     request: DecisionRequest,
-    table: Serving,
+    serving: Serving,
     known: Facts,
     behaviour: Behaviour,
     held: Iterable[Reservation],
@@ -435,7 +450,7 @@ def situate(
     group: str,
 ) -> Situation:
     """What rules look at, for a request at a moment."""
-    book = table.book
+    book = serving.book
     assessed = harm.assess(behaviour.strictest, known, now_us, inputs.person(known, now_us), book.harm)
     contacts = tuple(
         Contact(one.send_us, one.offer, one.channel)
@@ -444,7 +459,7 @@ def situate(
     )
     vector = None if behaviour.trouble else behaviour.strictest
     return Situation(
-        law=table.law,
+        law=serving.law,
         inputs=inputs.read(known, vector, assessed, contacts, now_us, book.ages_us, book.settings),
         known=known.known,
         windows=windows_of(known, now_us),
@@ -459,7 +474,7 @@ def situate(
             request.activate,
         ),
         assumed=known.assumed,
-        lawful=table.lawful,
+        lawful=serving.lawful,
     )
 
 
@@ -468,25 +483,25 @@ def windows_of(known: Facts, now_us: int) -> tuple[Window, ...]:
     return tuple(send_window(slot, now_us, known.time_zone or "UTC") for slot in SLOTS)
 
 
-def choose_policy(request: DecisionRequest, table: Serving, chosen: str, situation: Situation) -> tuple[str, Policy]:
+def choose_policy(request: DecisionRequest, serving: Serving, chosen: str, situation: Situation) -> tuple[str, Policy]:
     """Role and policy of a decision: promotional actions are drawn, others are chosen by priority.
 
     Who objected to profiling is not scored; where a law forbids what a policy chooses by, business rules serve.
     """
     if not request.purposes <= PROMOTIONAL:
-        return "priority", table.policies["priority"]
+        return "priority", serving.policies["priority"]
     if situation.known and situation.inputs.objects is not False:
-        return "objected", table.policies["priority"]
-    policy = table.policies["policy" if chosen == "holdout" else chosen]
-    if table.law.bars(table.seen_by(policy), situation.inputs):
-        policy = table.policies["business_rules"]
+        return "objected", serving.policies["priority"]
+    policy = serving.policies["policy" if chosen == "holdout" else chosen]
+    if serving.law.bars(serving.seen_by(policy), situation.inputs):
+        policy = serving.policies["business_rules"]
     return ("holdout" if chosen == "holdout" else "drawn"), policy
 
 
-def _sent(table: Serving, place: int, windows: Sequence[Window], verdict: Verdict) -> ChosenContact | None:
+def _chosen_contact(serving: Serving, place: int, windows: Sequence[Window], verdict: Verdict) -> ChosenContact | None:
     if place == NO_CONTACT:
         return None
-    offer, channel, slot = table.layout.catalogue.action(place)
+    offer, channel, slot = serving.layout.catalogue.action(place)
     return ChosenContact(
         offer=offer.id,
         name=offer.name,
@@ -495,7 +510,7 @@ def _sent(table: Serving, place: int, windows: Sequence[Window], verdict: Verdic
         purpose=offer.purpose,
         channel=channel,
         timing_slot=slot,
-        send_us=verdict.sent_us(table.layout.bit(place)),
+        send_us=verdict.sent_us(serving.layout.bit(place)),
         valid_until_us=windows[SLOTS.index(slot)].ends_us,
     )
 
@@ -518,12 +533,12 @@ def reservation(record: Record) -> Reservation | None:
     )
 
 
-def _personal(request: DecisionRequest, view: PlayerSnapshot, situation: Situation) -> dict[str, Any]:
+def _personal(request: DecisionRequest, snapshot: PlayerSnapshot, situation: Situation) -> dict[str, Any]:
     return {
         "player_id": request.player_id,
         "request_id": request.request_id,
         "context": request.context.model_dump(exclude_none=True) if request.context else {},
-        "facts": {name.decode(): value.decode() for name, value in view.facts.items()},
+        "facts": {name.decode(): value.decode() for name, value in snapshot.facts.items()},
         "inputs": situation.inputs.audit(situation.law.needs(situation.inputs.places)),
         "contacts": [list(one) for one in situation.inputs.contacts],
         "asked": {"channels": request.channels, "offers": request.offers, "activate": request.activate},

@@ -15,8 +15,7 @@ from models.catalogue.offers import NO_CONTACT, Catalogue
 from models.churn.scorer import Scorer
 from models.policy.context import context
 from models.policy.learned import LearnedPolicy, Scored
-from service.decisions import log
-from service.decisions.log import Record
+from service.decisions.record import Record, unpack_floats, unpack_places
 
 SHOWN: Final = 5
 """Reasons that are told; the others are smaller."""
@@ -45,7 +44,7 @@ def why(record: Record, evidence: Evidence | None) -> dict[str, Any]:
     if evidence is None or record.versions.schema != schema_hash():
         why_not = "its models could not be read" if evidence is None else "it was made with features of another build"
         return {"action": None, "churn": None, "missing": why_not}
-    vector = forward(log.array(record.seen.features), record.at_us)
+    vector = forward(unpack_floats(record.seen.features), record.at_us)
     return {"action": _action(record, evidence, vector), "churn": _churn(record, evidence, vector)}
 
 
@@ -54,8 +53,8 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
     choice, catalogue = record.choice, evidence.catalogue
     if catalogue.hash != record.versions.catalogue:
         return None
-    places = np.flatnonzero(log.places(choice.mask, catalogue.size))
-    scores, pmf = log.array(choice.scores), log.array(choice.pmf)
+    places = np.flatnonzero(unpack_places(choice.mask, catalogue.size))
+    scores, pmf = unpack_floats(choice.scores), unpack_floats(choice.pmf)
     seen = context(vector, record.seen.churn_score or 0.0)
     scored = evidence.policy.score(seen) if evidence.policy else None
     others = np.flatnonzero(places != choice.place)

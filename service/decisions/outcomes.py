@@ -19,8 +19,7 @@ from models.catalogue.offers import Catalogue
 from service.contacts.ledger import Entry, RedisLedger
 from service.contacts.limits import ContactResponse
 from service.contacts.snapshot import ANSWER, Keys
-from service.decisions import log
-from service.decisions.log import ChosenContact, Record
+from service.decisions.record import ChosenContact, Record, load_record
 from service.events.accept import NOWHERE, TOLD_AT, Accepted, Ahead, Refused, answered
 from service.players.facts import Assertion, changes, unsubscribed
 
@@ -181,7 +180,7 @@ async def take(
 async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Contact:
     """What an outcome is about: its decision where that is kept, else whom it names."""
     held = None if outcome.decision_id is None else await ledger.record(outcome.decision_id)
-    record = None if held is None else log.loads(held)
+    record = None if held is None else load_record(held)
     if outcome.player_id is None or outcome.channel is None:
         if record is None:
             raise Refused("unknown_decision", _UNKNOWN[outcome.type in WITHDRAWING], "/decision_id")

@@ -70,6 +70,6 @@ class Serving:
         return (*policy.readings, *churn)
 
 
-def player_keys(table: Serving, player: str) -> Keys:
+def player_keys(serving: Serving, player: str) -> Keys:
     """Keys of a player, with the one that Feast's format gives the features."""
-    return Keys(player, table.plan.key(player) if table.plan else b"")
+    return Keys(player, serving.plan.key(player) if serving.plan else b"")

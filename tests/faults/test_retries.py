@@ -14,7 +14,7 @@ from support.faulty_store import Between
 from support.players import adult_events
 
 from service.contacts.snapshot import decision_key
-from service.decisions.log import loads
+from service.decisions.record import load_record
 
 STORIES: Final = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else 200
 AT_ONCE: Final = 8
@@ -58,7 +58,7 @@ def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what_came_
         (decision,) = {one.json()["decision_id"] for one in answers if one.status_code == 200}
         decisions.append(decision)
         held = await asyncio.to_thread(world.client.get, decision_key(decision))
-        assert loads(held).decision_id == decision  # type: ignore[arg-type]
+        assert load_record(held).decision_id == decision  # type: ignore[arg-type]
         assert set(world.ledger(name)) <= {decision}, "a second contact is reserved"
 
     async def stories() -> None:

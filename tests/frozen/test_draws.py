@@ -14,8 +14,8 @@ from models.policy.learned import weigh
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
-from service.decisions import log
 from service.decisions.decide import DecisionRequest, compose, requested_id
+from service.decisions.record import pack_places
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
 
@@ -109,7 +109,7 @@ def candidate_sets(chosen: list[int]) -> str:
     layout = CandidateSpace(frozen_catalogue())
     data = layout.dumps(sum(layout.bit(place) for place in chosen))
     held = np.isin(np.arange(layout.catalogue.size), chosen)
-    assert log.bits(held) == data
+    assert pack_places(held) == data
     return data.hex()
 
 

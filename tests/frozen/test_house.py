@@ -76,7 +76,7 @@ class Opened:
 
     def view(self, player: str) -> PlayerSnapshot:
         """A player as the store holds them."""
-        ledger: RedisLedger = self.app.state.desk.ledger
+        ledger: RedisLedger = self.app.state.deps.ledger
         return self.portal.call(ledger.view, Keys(self.house.player_key(player)), NO_DECISION)
 
 

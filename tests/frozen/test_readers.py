@@ -27,7 +27,7 @@ from pipelines.learning.training_log import Checkpoint
 from pipelines.rules.rulebooks import RulesChange
 from pipelines.worker.lake import Reach
 from service.contacts.limits import load_answer, load_reservation
-from service.decisions import log
+from service.decisions.record import VERSION, Record, dump_record, load_record, unpack_floats, unpack_places
 from service.players import facts, identity, sealing
 from service.rules.rulebook import Rulebook
 
@@ -76,7 +76,7 @@ FORMATS: Final = {
     "lake_positions": json_of(Reach),
     "policy_changes": json_of(PolicyChange),
     "read_plans": Format(ReadPlan.loads, ReadPlan.dumps, 1),
-    "records": Format(log.loads, log.dumps, log.VERSION),
+    "records": Format(load_record, dump_record, VERSION),
     "rulebook_changes": json_of(RulesChange),
     "rulebooks": model_of(Rulebook),
     "snapshots": Format(PolicyVersion.loads, PolicyVersion.dumps, 1),
@@ -91,31 +91,31 @@ def catalogue() -> Catalogue:
 # --- What is read shows these values
 
 
-def show_record(record: log.Record) -> dict[str, Any]:
+def show_record(record: Record) -> dict[str, Any]:
     """A record with its sets as places and its arrays as numbers."""
     told: dict[str, Any] = shown(record)
     size, choice, seen = catalogue().size, record.choice, record.seen
 
     def places(bits: bytes) -> Any:
-        return np.flatnonzero(log.places(bits, size)).tolist()
+        return np.flatnonzero(unpack_places(bits, size)).tolist()
 
     told["choice"] |= {
         "mask": places(choice.mask),
         "excluded": {rule: places(bits) for rule, bits in choice.excluded.items()},
-        "scores": shown(log.array(choice.scores)),
-        "pmf": shown(log.array(choice.pmf)),
+        "scores": shown(unpack_floats(choice.scores)),
+        "pmf": shown(unpack_floats(choice.pmf)),
         "deferrals": [shown(one) | {"candidates": places(one.candidates)} for one in choice.deferrals],
     }
-    told["seen"]["features"] = shown(log.array(seen.features))
-    told["seen"]["whole"] = None if seen.whole is None else shown(log.array(seen.whole))
+    told["seen"]["features"] = shown(unpack_floats(seen.features))
+    told["seen"]["whole"] = None if seen.whole is None else shown(unpack_floats(seen.whole))
     return told
 
 
 def show_snapshot(snapshot: PolicyVersion) -> dict[str, Any]:
     """A snapshot with its vectors as numbers, and how it scores one context."""
     told: dict[str, Any] = shown(snapshot)
-    told |= {name: shown(log.array(getattr(snapshot, name))) for name in ("mean", "sd", "value")}
-    told["blocks"] = {name: shown(log.array(block)) for name, block in snapshot.blocks.items()}
+    told |= {name: shown(unpack_floats(getattr(snapshot, name))) for name in ("mean", "sd", "value")}
+    told["blocks"] = {name: shown(unpack_floats(block)) for name, block in snapshot.blocks.items()}
     rising = {name: (at % 7) / 2 for at, name in enumerate(snapshot.features)}
     context = np.array([rising.get(name, 0.0) for name in READINGS])
     policy = LearnedPolicy(snapshot, catalogue())
@@ -200,7 +200,7 @@ def test_todays_writer_makes_the_bytes_of_the_version_that_it_writes(case: Case)
 
 @every("records")
 def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> None:
-    record = log.loads(case.raw)
+    record = load_record(case.raw)
     assert_gives(
         sealing.unseal(bytes.fromhex(case.more["seal"]), record.sealed, record.decision_id), case.more["personal"]
     )

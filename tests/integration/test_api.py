@@ -128,7 +128,7 @@ def test_one_bad_item_of_a_batch_never_spoils_the_rest(opened: Opened) -> None:
 def test_a_house_with_keys_serves_only_those_who_send_one(opened: Opened) -> None:
     async def story() -> None:
         async with opened() as client:
-            app_of(client).state.desk.keys = frozenset({"secret"})
+            app_of(client).state.deps.keys = frozenset({"secret"})
             refused = await client.post("/v1/events", json=LOGIN)
             assert (refused.status_code, refused.json()["code"]) == (401, "unauthorised")
             key = {"authorization": "Bearer secret"}
@@ -180,7 +180,7 @@ def test_the_same_request_with_another_deadline_is_the_same_request(opened: Open
 def test_an_item_of_a_batch_may_name_a_deadline_and_the_others_share_that_of_the_batch(opened: Opened) -> None:
     async def story() -> None:
         async with opened() as client:
-            app_of(client).state.desk.read_seconds = 1e-9  # no single decision could be answered
+            app_of(client).state.deps.read_seconds = 1e-9  # no single decision could be answered
             items = [{"player_id": "p1"}, {"player_id": "p2", "deadline_ms": 0}, {"player_id": "p3"}]
             answers = (await client.post("/v1/decisions/batch", json={"requests": items})).json()["answers"]
             assert [one.get("recorded", one.get("code")) for one in answers] == [True, "invalid_body", True]

@@ -368,7 +368,7 @@ def test_promotion_waits_until_every_serving_process_reports_the_model(
             version = (await asyncio.to_thread(train, home, server.url)).model_version
             done = await asyncio.to_thread(promote, home, server.url, version)
             assert done.serving == 1
-            assert client.app.state.desk.table.churn.bundle.version == version
+            assert client.app.state.deps.serving.churn.bundle.version == version
 
     asyncio.run(story())
 

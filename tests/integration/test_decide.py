@@ -21,8 +21,8 @@ from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import decision_key
-from service.decisions import log
 from service.decisions.decide import DecisionRequest, decide
+from service.decisions.record import dump_record, load_record, unpack_floats, unpack_places
 from service.rules.compiler import CompiledRulebook
 
 
@@ -168,14 +168,14 @@ def test_draws_follow_the_logged_propensities_over_twenty_thousand_decisions(
         async with opened() as client:
             position = await tell(client, adult_events(player))
             await asked(client, player, after=position, dry_run=True)
-            desk = app_of(client).state.desk
+            deps = app_of(client).state.deps
             request = DecisionRequest(player_id=player, dry_run=True, channels=("email", "in_app"))
             drawn: Counter[int] = Counter()
             expected: Counter[int] = Counter()
             for _ in range(20_000):
-                choice = (await decide(request, desk.table, desk.ledger)).record.choice
-                places = np.flatnonzero(log.places(choice.mask, desk.table.layout.catalogue.size))
-                pmf = log.array(choice.pmf)
+                choice = (await decide(request, deps.serving, deps.ledger)).record.choice
+                places = np.flatnonzero(unpack_places(choice.mask, deps.serving.layout.catalogue.size))
+                pmf = unpack_floats(choice.pmf)
                 assert abs(pmf.sum() - 1) < 1e-12
                 assert choice.propensity == pmf[np.searchsorted(places, choice.place)]
                 drawn[choice.place] += 1
@@ -333,10 +333,12 @@ def test_a_record_is_explained_by_the_catalogue_it_was_made_from(opened: Opened,
             position = await tell(client, adult_events(player))
             first = await asked(client, player, after=position)
             before = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
-            desk = app_of(client).state.desk
-            fewer = desk.table.layout.catalogue.model_copy(update={"offers": desk.table.layout.catalogue.offers[1:]})
+            deps = app_of(client).state.deps
+            fewer = deps.serving.layout.catalogue.model_copy(
+                update={"offers": deps.serving.layout.catalogue.offers[1:]}
+            )
             other = CandidateSpace(Catalogue.model_validate(fewer.model_dump() | {"caps": []}))
-            desk.table = replace(desk.table, law=CompiledRulebook(desk.table.book, other))
+            deps.serving = replace(deps.serving, law=CompiledRulebook(deps.serving.book, other))
             after = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()
             assert after == before
 
@@ -354,17 +356,17 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
         async with opened() as client:
             position = await tell(client, adult_events(player))
             found = await contact(client, player, after=position, channels=["email"], offers=["match_preview"])
-            desk = app_of(client).state.desk
-            ledger = f"ledger:{desk.table.house.player_key(player)}"
+            deps = app_of(client).state.deps
+            ledger = f"ledger:{deps.serving.house.player_key(player)}"
             entry = store.hget(ledger, found["decision_id"]).decode()
             # As if both had been reserved long ago: this one for an hour ago, two others for a day after that.
             _, rest = entry.split(" ", 1)
             hour = 3_600_000_000
-            record = log.loads(store.get(decision_key(found["decision_id"])))
-            early = desk.table.house.now_us(real_now_us(store)) - hour
+            record = load_record(store.get(decision_key(found["decision_id"])))
+            early = deps.serving.house.now_us(real_now_us(store)) - hour
             assert record.action is not None
             moved = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, send_us=early))
-            store.set(decision_key(found["decision_id"]), log.dumps(moved))
+            store.set(decision_key(found["decision_id"]), dump_record(moved))
             store.hset(ledger, found["decision_id"], f"{early} {rest}")
             for other in ("other", "another"):
                 store.hset(ledger, other, f"{early + 24 * hour} {rest}")
@@ -372,7 +374,7 @@ def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_the_late
             assert refused.status_code == 409
             assert "cap:player_day" in refused.json()["rules"]
             store.hdel(ledger, "another")
-            now_us = desk.table.house.now_us(real_now_us(store))
+            now_us = deps.serving.house.now_us(real_now_us(store))
             assert (await client.post(f"/v1/decisions/{found['decision_id']}/confirm")).status_code == 200
             kept = store.hget(ledger, found["decision_id"]).decode().split(" ")
             assert int(kept[0]) >= min(now_us, int(kept[1]))

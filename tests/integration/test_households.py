@@ -98,17 +98,17 @@ def test_room_that_a_confirm_took_in_the_household_and_never_used_comes_back_wit
             await live_together(client, PLAYER, OTHER)
             (made,) = await leased(client, PLAYER, 1, channels=["in_app", "email"])
             name, keys = made["decision_id"], Keys(house.player_key(PLAYER))
-            desk = app_of(client).state.desk
-            view = await desk.ledger.view(keys, NO_DECISION)
+            deps = app_of(client).state.deps
+            view = await deps.ledger.view(keys, NO_DECISION)
             sure = view.held.own[name]._replace(state="confirmed")
-            assert await desk.ledger.hold(view.household, "", name, sure, view.held.in_household(name))
+            assert await deps.ledger.hold(view.household, "", name, sure, view.held.in_household(name))
             assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True)), "the lease still runs"
             past = sure._replace(state="reserved", valid_until_us=1)
             store.hset(keys.ledger, name, past.dumps())
             assert "cap:home" in rules(await asked(client, OTHER, dry_run=True)), "others cannot know"
             assert "cap:home" not in rules(await asked(client, PLAYER, dry_run=True))
             await asked(client, PLAYER, purpose="marketing", channels=["sms"])
-            assert name not in (await desk.ledger.view(keys, NO_DECISION)).held.household
+            assert name not in (await deps.ledger.view(keys, NO_DECISION)).held.household
 
     assert worker.consumer is not None
     run(story())
@@ -165,7 +165,7 @@ def test_who_joins_a_household_brings_their_contacts_wherever_the_process_dies(
             await contacted(client, PLAYER)
             joins = event(PLAYER, "household_changed", household_id="home-c")
             with monkeypatch.context() as patched:
-                patched.setattr(app_of(client).state.desk.ledger, step, dies)
+                patched.setattr(app_of(client).state.deps.ledger, step, dies)
                 await client.post("/v1/events", json=joins)
             assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True))
             await client.post("/v1/events", json=joins)
@@ -184,7 +184,7 @@ def test_a_link_that_was_cut_off_before_the_household_knew_is_made_good_by_the_n
             await tell(client, [*adult_events(PLAYER), event("c-h", "household_changed", household_id="home-4")])
             await contacted(client, PLAYER)
             with monkeypatch.context() as patched:
-                patched.setattr(app_of(client).state.desk.ledger, "_bring", dies)
+                patched.setattr(app_of(client).state.deps.ledger, "_bring", dies)
                 await client.post("/v1/events", json=event(PLAYER, "identify", anonymous_id="c-h"))
             assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True))
             await asked(client, PLAYER, channels=["sms"])
@@ -252,7 +252,7 @@ def test_a_confirm_that_read_before_another_succeeded_reads_again(opened: Opened
         async with opened() as client:
             await settled(client, PLAYER)
             (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"])
-            ledger, keys = app_of(client).state.desk.ledger, Keys(house.player_key(PLAYER))
+            ledger, keys = app_of(client).state.deps.ledger, Keys(house.player_key(PLAYER))
             view = await ledger.view(keys, NO_DECISION)
             await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
             sent = view.held.own[made["decision_id"]].send_us

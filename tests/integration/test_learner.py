@@ -30,7 +30,7 @@ from pipelines.learning.attribution import Terms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import LearningLog, Training, drawn, open_school
 from pipelines.worker.schedule import SETTINGS as SETTINGS_FILE
-from service.decisions.log import loads
+from service.decisions.record import load_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
@@ -154,7 +154,7 @@ def test_the_order_is_that_of_store_time_partition_and_place_so_decisions_preced
     told: list[str] = []
     for entry in entries:
         if entry.table == "decisions":
-            told.append(loads(entry.columns["record"]).decision_id)
+            told.append(load_record(entry.columns["record"]).decision_id)
         elif entry.table == "outcomes":
             assert entry.columns["decision_id"] in told
     files = [pq.read_table(file, columns=["position", "known_at"]) for file in tmp_path.glob("*/*/*.parquet")]
@@ -265,7 +265,7 @@ def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
     async def asked() -> str:
         async with opened() as client:
             answer: httpx.Response = await client.get("/readyz")
-            table = client.app.state.desk.table  # type: ignore[attr-defined]
+            table = client.app.state.deps.serving  # type: ignore[attr-defined]
             policy = table.policies["policy"]
             context = np.random.default_rng(6).normal(size=len(published.features))
             pmf = policy.pmf(policy.scores(context), np.ones(CATALOGUE.size, dtype=np.bool_))

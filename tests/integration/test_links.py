@@ -35,7 +35,7 @@ from pipelines.rules import officer, rulebooks
 from pipelines.worker.consumer import Consumer, serving_plan
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import Keys, decision_key
-from service.decisions import log
+from service.decisions.record import load_record
 from service.players import sealing
 from service.players.facts import Assertion
 from service.rules.rulebook import load_rulebook, rulebook_path
@@ -140,7 +140,7 @@ def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker, s
             assert (before["stage"], after["stage"]) == ("never_deposited", "first_deposit")
             assert after["features"]["values"]["deposit_count"] == 0
             assert officer.explain(store, rulebooks.table(store), PLAYER)["stage"] == "first_deposit"
-            kept = log.loads(await app_of(client).state.desk.ledger.record(after["decision_id"]))
+            kept = load_record(await app_of(client).state.deps.ledger.record(after["decision_id"]))
             assert kept.seen.whole not in (None, kept.seen.features)
 
     assert worker.consumer is not None
@@ -156,7 +156,7 @@ def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
         async with opened() as client:
             await tell(client, adult_events(PLAYER))
             await tell(client, [event("cookie-3", "self_excluded")])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
             seal = await ledger.seal(Keys(key), sealing.new_seal())
             name = sealing.seal(seal, {"player_id": PLAYER}, sealing.NAME)
@@ -203,7 +203,7 @@ def test_a_budget_over_all_players_is_never_overspent_and_what_is_lost_to_it_is_
     assert all(0 < amount <= 5_000 for amount in spent.values())
     lost = [one for one in found if one["role"] == "lost"]
     assert lost
-    records = [log.loads(store.get(decision_key(one["decision_id"]))) for one in lost]  # type: ignore[arg-type]
+    records = [load_record(store.get(decision_key(one["decision_id"]))) for one in lost]  # type: ignore[arg-type]
     assert [drawn(record) for record in records] == [None] * len(lost), "what was lost does not teach"
     for one in lost:
         assert one["action"] == "NO_CONTACT"
@@ -281,7 +281,7 @@ def test_two_links_that_cross_and_whose_callers_died_are_untied_by_whoever_comes
     async def story() -> None:
         async with opened() as client:
             await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             one, other = house.player_key(PLAYER), house.player_key(OTHER)
             await marked(ledger, house, PLAYER, OTHER)
             await marked(ledger, house, OTHER, PLAYER)
@@ -305,7 +305,7 @@ def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_told_of_b
             key, to = house.player_key(greater), house.player_key(lesser)
             await tell(client, [*adult_events(lesser), *adult_events(greater)])
             await tell(client, [event(greater, "self_excluded") | ago(10)])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             mark = await marked(ledger, house, greater, lesser)
             assert await ledger._take_in({key: mark}, to)
             store.hset(f"facts:{key}", "to", mark)
@@ -475,7 +475,7 @@ def test_what_an_import_tells_of_an_id_holds_whichever_way_its_link_is_untied(
             lesser, greater = sorted((PLAYER, OTHER), key=house.player_key)
             position = await tell(client, [*adult_events(lesser), *adult_events(greater)])
             (lease,) = await leased(client, greater, 1, after=position, due=True, channels=["in_app", "email"])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             await marked(ledger, house, greater, lesser)
             told: Event = EVENT.validate_json(json.dumps(event(greater, "self_excluded")))
             assert bulk.append(store, house, [bulk.Items(store, house).event(told)]).statuses == ["new"]
@@ -496,7 +496,7 @@ def test_an_event_that_is_refused_holds_nowhere_whatever_the_link(
     async def story() -> None:
         async with opened() as client:
             await tell(client, [*adult_events(PLAYER), event("cookie-u", "support_contact")])
-            await marked(app_of(client).state.desk.ledger, house, "cookie-u", PLAYER)
+            await marked(app_of(client).state.deps.ledger, house, "cookie-u", PLAYER)
             used = event("cookie-u", "login")
             told: Event = EVENT.validate_json(json.dumps(used))
             assert bulk.append(store, house, [bulk.Items(store, house).event(told)]).statuses == ["new"]
@@ -514,7 +514,7 @@ def test_an_exclusion_that_unties_a_link_takes_the_leases_back(opened: Opened, w
             lesser, greater = sorted((PLAYER, OTHER), key=house.player_key)
             position = await tell(client, [*adult_events(lesser), *adult_events(greater)])
             (lease,) = await leased(client, greater, 1, after=position, due=True, channels=["in_app", "email"])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             await marked(ledger, house, greater, lesser)
             await marked(ledger, house, lesser, greater)
             await tell(client, [event(greater, "self_excluded")])
@@ -532,7 +532,7 @@ def test_a_sign_of_harm_is_told_of_an_id_whichever_way_its_link_is_untied(
     async def story() -> None:
         async with opened() as client:
             await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             await marked(ledger, house, PLAYER, OTHER)
             await marked(ledger, house, OTHER, PLAYER)
             plan = serving_plan(store)
@@ -554,7 +554,7 @@ def test_rules_look_at_an_id_whose_link_another_caller_had_begun(opened: Opened,
             await tell(client, [one for one in adult_events(PLAYER) if one["type"] != "deposit"])
             position = await tell(client, [event("device-6", "login") | deposited | ago(1)])
             await asked(client, "device-6", after=position, dry_run=True)
-            await marked(app_of(client).state.desk.ledger, house, "device-6", PLAYER)
+            await marked(app_of(client).state.deps.ledger, house, "device-6", PLAYER)
             assert (await asked(client, "device-6"))["stage"] == "first_deposit"
 
     assert worker.consumer is not None
@@ -567,7 +567,7 @@ def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, worker: 
             await settled(client, PLAYER)
             await tell(client, [event("cookie-s", "login"), event(PLAYER, "identify", anonymous_id="cookie-s")])
             (lease,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
-            ledger = app_of(client).state.desk.ledger
+            ledger = app_of(client).state.deps.ledger
             linked, owner = house.player_key("cookie-s"), house.player_key(PLAYER)
             assert await ledger._take_in({linked: await ledger._marked(linked)}, owner)
             await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {})

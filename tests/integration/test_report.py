@@ -95,7 +95,7 @@ def test_what_the_command_writes_is_what_the_service_shows(
                 assert (missing.status_code, missing.json()["code"]) == (404, "unknown_report")
             documented = (await client.get("/openapi.json")).json()["paths"]
             assert {"/reports", "/reports/{name}", "/reports/{name}.csv", "/reports/{name}.json"} <= documented.keys()
-            built.state.desk.keys = frozenset({"secret"})
+            built.state.deps.keys = frozenset({"secret"})
             assert (await client.get("/reports/uplift")).status_code == 401
             key = {"authorization": "Bearer secret"}
             assert (await client.get("/reports/uplift", headers=key)).status_code == 200

@@ -292,7 +292,7 @@ def linked_in_a_row(names: list[str]) -> list[dict[str, Any]]:
 
 async def crossed(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
     """A ring of links whose callers all died at the same moment."""
-    ledger = app_of(client).state.desk.ledger
+    ledger = app_of(client).state.deps.ledger
     for name, to in zip(names, [*names[1:], names[0]], strict=True):
         await marked(ledger, house, name, to)
     assert all(store.hexists(f"facts:{house.player_key(name)}", "to") for name in names)
@@ -317,7 +317,7 @@ async def chained_at_once(client: Any, house: House, names: list[str], store: re
 
 async def never_taken_in(client: Any, house: House, names: list[str], store: redis.Redis) -> None:
     """A row of links whose callers all died, as long as one of an earlier build may be."""
-    ledger = app_of(client).state.desk.ledger
+    ledger = app_of(client).state.deps.ledger
     for name, to in pairwise(names):
         await marked(ledger, house, name, to)
     assert store.hexists(f"facts:{house.player_key(names[0])}", "to")

@@ -116,10 +116,10 @@ def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_elsewhe
 
     async def story() -> None:
         async with opened() as client:
-            desk = app_of(client).state.desk
+            deps = app_of(client).state.deps
             served = {}
             for sees, policy in (("much", Seeing(HOUSE.size)), ("little", Uniform(HOUSE.size))):
-                desk.table = replace(desk.table, policies={**desk.table.policies, "policy": policy})
+                deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": policy})
                 for place, make in (("DK", dane), ("MT", adult_events)):
                     player = player_of("policy", f"{place}-{sees}-")
                     position = await tell(client, make(player))
@@ -134,7 +134,7 @@ def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_elsewhe
             }
             ready = (await client.get("/readyz")).json()
             assert ready["barred"] == {}
-            desk.table = replace(desk.table, policies={**desk.table.policies, "policy": Seeing(HOUSE.size)})
+            deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": Seeing(HOUSE.size)})
             ready = (await client.get("/readyz")).json()
             assert ready["barred"]["DK"] == ["last_bet_days_ago"]
 

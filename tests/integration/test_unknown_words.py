@@ -19,7 +19,7 @@ from pipelines.imports import importer
 from pipelines.rules.officer import RulesRefused, checked, explain
 from pipelines.rules.rulebooks import promote, table
 from pipelines.worker.process import Worker
-from service.api.app import Settings, new_table
+from service.api.app import Settings, serving_of_files
 
 SERVICE = Path(__file__).parents[2] / "service"
 
@@ -153,7 +153,7 @@ def test_a_catalogue_whose_tags_no_rule_can_mean_neither_starts_nor_passes_lint_
     file.write_text(text.replace("postal_address", "postal_adress", 2).replace("age_notice", "ag_notice", 1), "utf8")
     monkeypatch.setenv("CROUPIER_CATALOGUE", str(file))
     with pytest.raises(CatalogueError, match=r"did you mean postal_address\?.*did you mean age_notice\?"):
-        new_table(house, Settings(**{**where.__dict__, "catalogue": file}))
+        serving_of_files(house, Settings(**{**where.__dict__, "catalogue": file}))
     found = checked(None, datetime.now(UTC).date())["findings"]
     assert len([one for one in found if one["grade"] == "error" and "did you mean" in one["what"]]) == 3
     assert store.ping()

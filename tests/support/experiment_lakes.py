@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from models.catalogue.offers import load_catalogue
 from models.policy.policy import draw
 from pipelines.worker.lake import SCHEMAS
-from service.decisions import log
-from service.decisions.log import Choice, ObservedInputs, Record, Versions
+from service.decisions.record import Choice, ObservedInputs, Record, Versions, dump_record, pack_floats, pack_places
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -63,7 +62,7 @@ class Lake:
             "role": choice.role,
             "policy_version": choice.policy_version,
             "catalogue_version": CATALOGUE.hash,
-            "record": log.dumps(record(name, player, variant, choice)),
+            "record": dump_record(record(name, player, variant, choice)),
         }
         self.rows["decisions"].append(row | columns)
         return name
@@ -79,10 +78,10 @@ def drawn(role: str, version: str, pmf: NDArray[np.float64], u: float, mask: NDA
         place=found.place,
         propensity=found.propensity,
         u=u,
-        mask=log.bits(eligible),
+        mask=pack_places(eligible),
         excluded={},
         scores=b"",
-        pmf=log.numbers(pmf[eligible]),
+        pmf=pack_floats(pmf[eligible]),
     )
 
 

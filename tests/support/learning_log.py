@@ -13,8 +13,16 @@ from features.events import moment
 from features.schema import STORED, schema_hash
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.worker.lake import SCHEMAS, Reach
-from service.decisions import log
-from service.decisions.log import Choice, ChosenContact, ObservedInputs, Record, Versions
+from service.decisions.record import (
+    Choice,
+    ChosenContact,
+    ObservedInputs,
+    Record,
+    Versions,
+    dump_record,
+    pack_floats,
+    pack_places,
+)
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 DAY = 86_400_000_000
@@ -48,10 +56,10 @@ def record(name: str, player: str, at_us: int, place: int, random: np.random.Gen
             place=place,
             propensity=float(pmf[0]),
             u=0.5,
-            mask=log.bits(mask),
+            mask=pack_places(mask),
             excluded={},
-            scores=log.numbers(np.zeros(len(pmf))),
-            pmf=log.numbers(pmf),
+            scores=pack_floats(np.zeros(len(pmf))),
+            pmf=pack_floats(pmf),
         ),
         seen=seen(at_us, random),
         versions=Versions(
@@ -90,7 +98,7 @@ def seen(at_us: int, random: np.random.Generator) -> ObservedInputs:
         if feature.kind in {"days", "latest"}:
             stored[index] = random.integers(3)
     return ObservedInputs(
-        features=log.numbers(stored),
+        features=pack_floats(stored),
         as_of_us=at_us,
         age_seconds=0.0,
         churn_score=float(random.random()),
@@ -122,7 +130,7 @@ class Writer:
         self._rows[table].append(row)
 
     def decide(self, made: Record) -> None:
-        self.add("decisions", made.at_us, player=made.player, decision_id=made.decision_id, record=log.dumps(made))
+        self.add("decisions", made.at_us, player=made.player, decision_id=made.decision_id, record=dump_record(made))
 
     def outcome(self, name: str, player: str, type_: str, at_us: int) -> None:
         self.add("outcomes", at_us, player=player, decision_id=name, type=type_, occurred_at=at_us)

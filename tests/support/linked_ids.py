@@ -69,21 +69,21 @@ async def live_together(client: Any, *names: str) -> None:
 
 def with_limits(client: Any, **limits: Any) -> Catalogue:
     """Serve another catalogue: the same offers under other limits."""
-    desk = app_of(client).state.desk
+    deps = app_of(client).state.deps
     plain = HOUSE.model_dump(mode="json") | {"caps": []} | limits
     catalogue = Catalogue.model_validate(plain)
-    law = type(desk.table.law)(desk.table.law.book, CandidateSpace(catalogue))
-    desk.table = replace(desk.table, law=law)
+    law = type(deps.serving.law)(deps.serving.law.book, CandidateSpace(catalogue))
+    deps.serving = replace(deps.serving, law=law)
     return catalogue
 
 
 def with_brands(client: Any, *brands: str) -> None:
     """Serve under a rulebook that names brands."""
-    desk = app_of(client).state.desk
-    book = desk.table.book
+    deps = app_of(client).state.deps
+    book = deps.serving.book
     settings = book.settings.model_copy(update={"brands": brands})
-    law = type(desk.table.law)(book.model_copy(update={"settings": settings}), desk.table.layout)
-    desk.table = replace(desk.table, law=law)
+    law = type(deps.serving.law)(book.model_copy(update={"settings": settings}), deps.serving.layout)
+    deps.serving = replace(deps.serving, law=law)
 
 
 def rules(answer: dict[str, Any]) -> set[str]:

@@ -7,7 +7,7 @@ from support.experiment_lakes import SHARES, drawn, record
 
 from models.policy.learned import weigh
 from pipelines.experiments.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
-from service.decisions import log
+from service.decisions.record import dump_record
 
 PLACES = 8
 
@@ -24,7 +24,7 @@ def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: 
         choice = drawn("drawn", version, honest, float(chance.random()))
         logged = drawn("drawn", version, claimed, 0.0)
         told = msgspec.structs.replace(choice, mask=logged.mask, pmf=logged.pmf)
-        found.append(log.dumps(record(f"d{number}", "p", "policy", told)))
+        found.append(dump_record(record(f"d{number}", "p", "policy", told)))
     return found
 
 

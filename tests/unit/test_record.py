@@ -15,9 +15,22 @@ from features.schema import STORED, VECTOR
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
-from service.decisions import log
 from service.decisions.decide import choose
-from service.decisions.log import Choice, ChosenContact, DeferredContact, ObservedInputs, Record, Versions
+from service.decisions.record import (
+    VERSION,
+    Choice,
+    ChosenContact,
+    DeferredContact,
+    ObservedInputs,
+    Record,
+    Versions,
+    dump_record,
+    load_record,
+    pack_floats,
+    pack_places,
+    unpack_floats,
+    unpack_places,
+)
 from service.players import sealing
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -117,11 +130,11 @@ RECORD = st.builds(
 @SETTINGS
 @given(RECORD)
 def test_a_record_is_read_as_it_was_written_and_written_as_it_was_read(record: Record) -> None:
-    data = log.dumps(record)
-    found = log.loads(data)
+    data = dump_record(record)
+    found = load_record(data)
     assert found == record
-    assert log.dumps(found) == data
-    assert found.v == log.VERSION == 1
+    assert dump_record(found) == data
+    assert found.v == VERSION == 1
 
 
 @SETTINGS
@@ -130,7 +143,7 @@ def test_a_record_without_what_was_added_later_is_still_read(record: Record) -> 
     told = msgspec.to_builtins(record, builtin_types=(bytes,))
     for part, name in (("choice", "deferrals"), ("seen", "harm_sources"), ("versions", "packs")):
         del told[part][name]
-    found = log.loads(msgspec.msgpack.encode(told))
+    found = load_record(msgspec.msgpack.encode(told))
     assert (found.choice.deferrals, found.seen.harm_sources, found.versions.packs) == ((), {}, ())
     assert found.seen.features == record.seen.features
 
@@ -139,20 +152,20 @@ def test_a_record_without_what_was_added_later_is_still_read(record: Record) -> 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_places_are_read_as_they_were_written(chosen: list[bool]) -> None:
     array = np.array(chosen, dtype=np.bool_)
-    data = log.bits(array)
+    data = pack_places(array)
     assert len(data) == (len(chosen) + 7) // 8
-    np.testing.assert_array_equal(log.places(data, len(chosen)), array)
-    assert not log.places(data, 8 * len(data))[len(chosen) :].any()
+    np.testing.assert_array_equal(unpack_places(data, len(chosen)), array)
+    assert not unpack_places(data, 8 * len(data))[len(chosen) :].any()
 
 
 @SETTINGS
 @given(st.lists(st.floats(), max_size=30))
 def test_numbers_are_read_bit_for_bit_and_stored_little_endian(values: list[float]) -> None:
     array = np.array(values, dtype=np.float64)
-    data = log.numbers(array)
-    assert data == array.astype("<f8").tobytes() == log.numbers(array.astype(">f8"))
-    assert log.array(data).tobytes() == array.tobytes()
-    log.array(data)[:] = 0
+    data = pack_floats(array)
+    assert data == array.astype("<f8").tobytes() == pack_floats(array.astype(">f8"))
+    assert unpack_floats(data).tobytes() == array.tobytes()
+    unpack_floats(data)[:] = 0
 
 
 def exclusions(data: st.DataObject) -> dict[str, Candidates]:
@@ -162,7 +175,7 @@ def exclusions(data: st.DataObject) -> dict[str, Candidates]:
         share = data.draw(st.sampled_from([0.1, 0.9, 1.0]))
         blocked = data.draw(shapes).random(CATALOGUE.size) < share
         blocked[NO_CONTACT] = False
-        found[rule] = LAYOUT.loads(log.bits(blocked))
+        found[rule] = LAYOUT.loads(pack_places(blocked))
     return found
 
 
@@ -171,16 +184,16 @@ def exclusions(data: st.DataObject) -> dict[str, Candidates]:
 def test_sets_of_candidates_are_logged_by_the_same_bytes_as_places(data: st.DataObject) -> None:
     for blocked in exclusions(data).values():
         array = LAYOUT.array(blocked)
-        assert LAYOUT.dumps(blocked) == log.bits(array)
-        np.testing.assert_array_equal(log.places(LAYOUT.dumps(blocked), CATALOGUE.size), array)
+        assert LAYOUT.dumps(blocked) == pack_places(array)
+        np.testing.assert_array_equal(unpack_places(LAYOUT.dumps(blocked), CATALOGUE.size), array)
         assert LAYOUT.loads(LAYOUT.dumps(blocked)) == blocked == sum(map(LAYOUT.bit, np.flatnonzero(array).tolist()))
 
 
 def replay(choice: Choice, policy: Policy) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Eligible set and pmf from nothing but what was logged."""
-    mask = log.places(choice.mask, CATALOGUE.size)
+    mask = unpack_places(choice.mask, CATALOGUE.size)
     scores = np.zeros(CATALOGUE.size)
-    scores[mask] = log.array(choice.scores)
+    scores[mask] = unpack_floats(choice.scores)
     return mask, policy.pmf(scores, mask)
 
 
@@ -194,15 +207,15 @@ def test_a_choice_is_replayed_bit_for_bit_from_what_was_logged(name: str) -> Non
         found = exclusions(data)
         choice = choose(name, policy, np.zeros(len(VECTOR)), found, u, LAYOUT)
         mask, pmf = replay(choice, policy)
-        assert log.numbers(pmf[mask]) == choice.pmf
+        assert pack_floats(pmf[mask]) == choice.pmf
         assert draw(pmf, choice.u) == (choice.place, u, choice.propensity)
         # Also from the logged pmf alone, over the eligible places.
-        place, _, propensity = draw(log.array(choice.pmf), choice.u)
+        place, _, propensity = draw(unpack_floats(choice.pmf), choice.u)
         assert (np.flatnonzero(mask)[place], propensity) == (choice.place, choice.propensity)
         # And the mask from the reasons.
         eligible = np.ones(CATALOGUE.size, dtype=np.bool_)
         for blocked in choice.excluded.values():
-            eligible &= ~log.places(blocked, CATALOGUE.size)
+            eligible &= ~unpack_places(blocked, CATALOGUE.size)
         np.testing.assert_array_equal(eligible, mask)
         assert mask[0]
         rows = [LAYOUT.array(blocked) for blocked in found.values()]
@@ -243,4 +256,4 @@ def test_seals_are_never_alike_and_show_nothing() -> None:
 
 def test_features_of_a_record_are_the_stored_values_in_their_order() -> None:
     stored = np.arange(len(STORED), dtype=np.float64)
-    assert log.array(log.numbers(stored)).tolist() == list(range(len(STORED)))
+    assert unpack_floats(pack_floats(stored)).tolist() == list(range(len(STORED)))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.api.aside import Aside
+from service.api.threaded_loop import ThreadedLoop
 
 
 async def _waits(ended: list[str]) -> None:
@@ -15,18 +15,18 @@ async def _waits(ended: list[str]) -> None:
         ended.append("ended")
 
 
-async def _begun(aside: Aside, ended: list[str]) -> asyncio.Task[None]:
-    waiting = asyncio.create_task(aside.run(_waits(ended)))
+async def _begun(loop: ThreadedLoop, ended: list[str]) -> asyncio.Task[None]:
+    waiting = asyncio.create_task(loop.run(_waits(ended)))
     await asyncio.sleep(0)
-    await aside.run(asyncio.sleep(0))  # it was begun before this
+    await loop.run(asyncio.sleep(0))  # it was begun before this
     return waiting
 
 
 def test_what_runs_still_when_the_loop_is_left_is_cancelled_and_so_is_who_waits_for_it() -> None:
     async def story() -> None:
         ended: list[str] = []
-        async with Aside() as aside:
-            waiting = await _begun(aside, ended)
+        async with ThreadedLoop() as loop:
+            waiting = await _begun(loop, ended)
         assert ended == ["ended"]
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(waiting, 5)
@@ -37,8 +37,8 @@ def test_what_runs_still_when_the_loop_is_left_is_cancelled_and_so_is_who_waits_
 def test_work_is_cancelled_with_who_waits_for_it() -> None:
     async def story() -> None:
         ended: list[str] = []
-        async with Aside() as aside:
-            waiting = await _begun(aside, ended)
+        async with ThreadedLoop() as loop:
+            waiting = await _begun(loop, ended)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -52,8 +52,8 @@ def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
         raise LookupError("gone")
 
     async def story() -> None:
-        async with Aside() as aside:
+        async with ThreadedLoop() as loop:
             with pytest.raises(LookupError, match="gone"):
-                await aside.run(fails())
+                await loop.run(fails())
 
     asyncio.run(story())

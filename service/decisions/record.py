@@ -138,31 +138,31 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Record)
 
 
-def dumps(record: Record) -> bytes:
+def dump_record(record: Record) -> bytes:
     """The record's bytes, the same for the same record."""
     return _ENCODER.encode(record)
 
 
-def loads(data: bytes) -> Record:
+def load_record(data: bytes) -> Record:
     """Read a record back."""
     return _DECODER.decode(data)
 
 
-def bits(chosen: NDArray[np.bool_]) -> bytes:
+def pack_places(chosen: NDArray[np.bool_]) -> bytes:
     """Booleans over places as a bit set."""
     return np.packbits(chosen).tobytes()
 
 
-def places(data: bytes, size: int) -> NDArray[np.bool_]:
+def unpack_places(data: bytes, size: int) -> NDArray[np.bool_]:
     """A bit set as booleans over `size` places."""
     return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=size).astype(np.bool_)
 
 
-def numbers(values: NDArray[np.float64]) -> bytes:
+def pack_floats(values: NDArray[np.float64]) -> bytes:
     """Floats as little-endian bytes."""
     return values.astype("<f8").tobytes()
 
 
-def array(data: bytes) -> NDArray[np.float64]:
+def unpack_floats(data: bytes) -> NDArray[np.float64]:
     """Floats of little-endian bytes."""
     return np.frombuffer(data, dtype="<f8").astype(np.float64)

@@ -14,7 +14,7 @@ TURN_SECONDS: Final = 0.001
 Result = TypeVar("Result")
 
 
-class Aside:
+class ThreadedLoop:
     """Runs coroutines while it is entered, and cancels what runs still when it is left.
 
     Connections that they open belong to its loop.
