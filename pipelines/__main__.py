@@ -396,13 +396,11 @@ def rules_explain(
     as_json: Json = False,
 ) -> None:
     """Tell what may be sent to a player now, what not, and why. Example: croupier rules explain player-1."""
-    from pipelines.rules.officer import explain
-    from pipelines.rules.rulebooks import table
+    from pipelines.rules.explain import explain
     from pipelines.rules.tables import explained
 
     with serving(home()) as url:
-        client = connect(url)
-        found = explain(client, table(client), player, brand)
+        found = explain(url, player, brand)
     show(found, as_json=True) if as_json else paper().print(explained(found))
 
 
@@ -415,7 +413,7 @@ def rules_diff(
     as_json: Json = False,
 ) -> None:
     """Tell what another rulebook would have denied or allowed. Example: croupier rules diff OLD NEW --since 7d."""
-    from pipelines.rules.hindsight import differ
+    from pipelines.rules.compare import differ
     from pipelines.rules.tables import differences
 
     with serving(home()) as url:

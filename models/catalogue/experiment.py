@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
-from models.catalogue.offers import Variant
+from models.catalogue.offers import Experiment, Variant
 
 _OFFSET: Final = 0x811C9DC5
 _PRIME: Final = 0x01000193
@@ -32,6 +32,24 @@ def bucket(seed: str, unit: str) -> float:
 
 def variant(key: str, unit: str, shares: Mapping[Variant, float]) -> Variant:
     """Variant of a unit: the shares laid end to end over [0, 1), half-open, in the order of the mapping."""
-    place, ends = bucket(key, unit), accumulate(shares.values())
+    return _at(bucket(key, unit), shares)
+
+
+def _at(place: float, shares: Mapping[Variant, float]) -> Variant:
+    ends = accumulate(shares.values())
     # Rounding may leave the last end a hair below 1.
     return next((name for name, end in zip(shares, ends, strict=True) if place < end), list(shares)[-1])
+
+
+class Assignment(NamedTuple):
+    """Where a player stands in an experiment: its key, the player's variant, their bucket in [0, 1)."""
+
+    experiment: str
+    variant: str
+    bucket: float
+
+
+def assign(experiment: Experiment, unit: str) -> Assignment:
+    """Assign a unit, by its own id."""
+    place = bucket(experiment.key, unit)
+    return Assignment(experiment.key, _at(place, experiment.variants), place)

@@ -30,7 +30,7 @@ _DAY_US: Final = 86_400_000_000
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 Purpose = Literal["marketing", "bonus", "service", "rg_intervention", "regulatory"]
-PROMOTIONAL: Final = frozenset({"marketing", "bonus"})
+PROMOTIONAL: Final = frozenset[Purpose]({"marketing", "bonus"})
 """Purposes that rules may silence and that a policy draws from."""
 Variant = Literal["holdout", "business_rules", "policy", "uniform"]
 Stage = Literal["new", "never_deposited", "first_deposit", "active", "lapsing", "lapsed"]

@@ -1,39 +1,22 @@
-"""Lint a rulebook, list its rules, and explain why a player may get an offer or not.
+"""Lint a rulebook, and list its rules.
 
 lint      a rulebook --> what is doubtful in it
 listed    a place and a day --> the rules in force there
-explain   a player --> what may be sent now, what not, why
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import numpy as np
-import redis
-
-from features import places, zones
-from features.moments import moment
+from features import places
 from features.schema import CHANNELS
-from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.experiment import variant
-from models.catalogue.offers import SLOTS, Catalogue, load_catalogue
+from models.catalogue.candidates import CandidateSpace
+from models.catalogue.offers import Catalogue, load_catalogue
 from service.api.app import catalogue_path
-from service.contacts import limits
-from service.contacts.limits import LimitQuery
-from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot, hashed, household_key, view_names, viewed
-from service.decisions import eligibility
-from service.decisions.behaviour import read_behaviour
-from service.decisions.decide import DecisionRequest, own_id, situate
-from service.decisions.serving import Serving, player_keys
-from service.players import facts, harm, identity
 from service.rules import rulebook
 from service.rules.compiler import CompiledRulebook
 from service.rules.rule import RuleBase
@@ -228,97 +211,3 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - parameters are of many types
     if isinstance(value, float):
         return f"{value:g}"
     return "yes" if value is True else str(value)
-
-
-# --- Explain
-
-
-def explain(client: redis.Redis, table: Serving, player_id: str, brand: str = "main") -> dict[str, Any]:
-    """What may be sent to a player now and what not, with reasons, sources and the inputs behind them.
-
-    Args:
-        client: The store.
-        table: What serves.
-        player_id: The caller's id.
-        brand: The brand.
-
-    Raises:
-        RulesRefused: Nothing is known of the player, or nobody knows the brand.
-    """
-    try:
-        brand = table.door.brands.find(brand) if table.door.brands else brand
-    except ValueError as error:
-        raise RulesRefused(str(error)) from error
-    player = table.house.player_key(player_id)
-    view = _view(client, table, player)
-    if not view.facts:
-        raise RulesRefused(f"nothing is known of a player {player_id}")
-    now_us = table.house.now_us(view.real_us)
-    known = facts.read(view.facts, brand)
-    behaviour = read_behaviour(table.plan, view, now_us)
-    request = DecisionRequest(player_id=player_id, brand=brand)
-    experiment = table.layout.catalogue.experiment
-    group = variant(experiment.key, own_id(request, view, linked=b"name" in view.facts), experiment.variants)
-    situation = situate(request, table, known, behaviour, view.held.own.values(), now_us, group)
-    verdict = eligibility.evaluate(situation)
-    layout = table.layout
-    full = limits.evaluate(layout, view.held, verdict.moments, LimitQuery(brand, known.time_zone, now_us))
-    blocked = verdict.blocked | full
-    left = layout.promotional & ~reduce(or_, blocked.values(), 0)
-    return {
-        "player_id": player_id,
-        "at": moment(now_us).isoformat(),
-        "places": sorted(situation.inputs.named or ()),
-        "rulebook": table.book.hash,
-        "packs": list(table.law.packs(situation.inputs.places)),
-        "harm": situation.harm.level,
-        "harm_sources": situation.harm.sources,
-        "harm_markers": harm.told(situation.harm, situation.inputs.places, table.book.harm),
-        "variant": group,
-        "stage": situation.stage,
-        "allowed": _allowed(left, verdict.moments, layout, known.time_zone),
-        "denied": [_denied(name, bits, table, layout) for name, bits in blocked.items()],
-        "put_off": [
-            {"rule": one.rule, "timing_slot": one.timing_slot, "allowed_from": moment(one.allowed_from_us).isoformat()}
-            for one in verdict.deferrals
-        ],
-        "inputs": situation.inputs.audit(table.law.needs(situation.inputs.places)),
-    }
-
-
-def _view(client: redis.Redis, table: Serving, player: str) -> PlayerSnapshot:
-    """A player as a decision would see them; a linked id's is the player's that it is linked to."""
-    keys = player_keys(table, player)
-    names = view_names(keys, NO_DECISION)
-    try:
-        view = viewed(cast("list[Any]", client.fcall("croupier_view", len(names), *names)))
-    except Linked as linked:
-        return _view(client, table, linked.to.split(" ")[0])
-    view = replace(view, linked=[_hash(client, keys.features_of(one)) for one in identity.others(view.facts)])
-    return view if view.household is None else view.beside(_hash(client, household_key(view.household)))
-
-
-def _hash(client: redis.Redis, name: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - keys in Feast's format are bytes
-    return hashed(cast("dict[bytes, bytes]", client.hgetall(name)))
-
-
-def _allowed(
-    left: Candidates, moments: Iterable[tuple[int, Candidates]], layout: CandidateSpace, zone: str | None
-) -> list[dict[str, str]]:
-    found = []
-    for at_us, bits in moments:
-        for place in np.flatnonzero(layout.array(left & bits)):
-            offer, channel, slot = layout.catalogue.action(int(place))
-            local = moment(at_us).astimezone(zones.zone(zone or "UTC")).isoformat(timespec="minutes")
-            found.append({"offer": offer.id, "channel": channel, "timing_slot": slot, "send_at": local})
-    return found
-
-
-def _denied(name: str, bits: Candidates, table: Serving, layout: CandidateSpace) -> dict[str, Any]:
-    why = eligibility.reason(name, table.reasons)
-    cube = layout.array(bits)[1:].reshape(layout.catalogue.shape)
-    offers = [layout.catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))]
-    channels = [CHANNELS[at] for at in np.flatnonzero(cube.any(axis=(0, 2)))]
-    slots = [SLOTS[at] for at in np.flatnonzero(cube.any(axis=(0, 1)))]
-    told = {"rule": name, "reason": why.reason, "source": why.source, "confidence": why.confidence}
-    return told | {"actions": int(cube.sum()), "offers": offers, "channels": channels, "timing_slots": slots}

@@ -49,7 +49,7 @@ def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
     raise RulesRefused(f"{name} is no folder of a rulebook, and the store keeps none of that hash")
 
 
-def table(client: redis.Redis) -> Serving:
+def served(client: redis.Redis) -> Serving:
     """What serves, as far as rules ask: rulebook, catalogue, read plan; business rules in place of what is learnt."""
     layout = CandidateSpace(load_catalogue(catalogue_path()))
     ranks = priorities(layout.catalogue)

@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Path
+from fastapi import FastAPI, Path, Query
 
 from features.events import ID_PATTERN, is_id
 from features.moments import when
 from features.schema import MAX_AGE_SECONDS, VECTOR
-from models.catalogue.experiment import variant
 from models.catalogue.offers import NO_CONTACT
-from service.api.routing import Answer, Dependencies, Deps, ProblemError, add_route, respond
-from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
-from service.decisions.behaviour import Behaviour, read_behaviour
-from service.decisions.decide import DecisionRequest, own_id, situate
-from service.decisions.eligibility import Situation
+from service.api.routing import Answer, Deps, ProblemError, add_route, respond
+from service.decisions.assess import Assessment
+from service.decisions.behaviour import Behaviour
 from service.decisions.explain import named
+from service.decisions.explain_player import ExplainedPlayer, explained, read_player
 from service.decisions.record import Record, load_record
-from service.decisions.serving import Serving, player_keys
+from service.decisions.serving import Serving
 from service.players import facts, harm
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
+
+
+BrandName = Annotated[str, Query(max_length=32, description="Whose contacts are asked about.")]
 
 
 class PlayerAnswer(Answer):
@@ -34,53 +35,54 @@ class PlayerAnswer(Answer):
     harm: dict[str, Any]
     stage: str
     experiment: dict[str, str]
+    brand: str
+    catalogue: str
+    allowed: list[dict[str, str]]
+    denied: list[dict[str, Any]]
+    put_off: list[dict[str, str]]
     decisions: list[dict[str, Any]]
 
 
-async def get_player(player_id: PlayerId, deps: Deps) -> Any:  # noqa: ANN401 - a response
-    """What is known of a player: facts with their dates, features with their age, harm, recent decisions."""
+async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main") -> Any:  # noqa: ANN401 - a response
+    """What is known of a player: facts, features with their age, harm, decisions; what may be sent, and why not."""
     serving = deps.serving
     if not is_id(player_id):
         raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
-    asked = serving.house.player_key(player_id)
-
-    async def seen(player: str) -> tuple[str, PlayerSnapshot, list[Record]]:
-        keys = player_keys(serving, player)
-        snapshot = await deps.ledger.view(keys, NO_DECISION)
-        return player, snapshot, [load_record(one) for one in await deps.ledger.recent(keys)]
-
-    player, snapshot, records = await deps.ledger.at_home(asked, seen)
-    own = own_id(DecisionRequest(player_id=player_id), snapshot, linked=player != asked)
-    if not snapshot.facts and not snapshot.features and not records:
+    try:
+        brand = serving.brand(brand)
+    except ValueError as error:
+        raise ProblemError(422, "unknown_brand", str(error)) from error
+    player = await read_player(player_id, brand, serving, deps.ledger)
+    records = [load_record(held) for held in await deps.ledger.recent(player.keys)]
+    if not player.snapshot.facts and not player.snapshot.features and not records:
         raise ProblemError(404, "unknown_player", "nothing is known of this player")
-    return respond(_told(own, player, snapshot, records, deps))
+    return respond(_shown(player, records, serving))
 
 
-def _told(
-    player_id: str, player: str, snapshot: PlayerSnapshot, records: list[Record], deps: Dependencies
-) -> dict[str, Any]:
-    serving = deps.serving
-    now_us = serving.house.now_us(snapshot.real_us)
-    behaviour, known = read_behaviour(serving.plan, snapshot, now_us), facts.read(snapshot.facts, "main")
-    experiment = serving.layout.catalogue.experiment
-    group = variant(experiment.key, player_id, experiment.variants)
-    request = DecisionRequest(player_id=player_id)
-    situation = situate(request, serving, known, behaviour, snapshot.held.own.values(), now_us, group)
-    objected = situation.inputs.objects is not False and known.known
+def _shown(player: ExplainedPlayer, records: list[Record], serving: Serving) -> dict[str, Any]:
+    snapshot, assessed = player.snapshot, player.assessment
+    may = explained(assessed, serving)
+    scored = serving.churn is not None and not assessed.objected
     return {
-        "player_id": player_id,
-        "player": player,
+        "player_id": player.own_id,
+        "player": player.keys.player,
         "household": snapshot.household,
-        "at": when(now_us),
+        "at": when(assessed.at_us),
+        "brand": may["brand"],
         "sandbox": serving.house.sandbox,
         "facts": [_fact(one) for one in facts.registers(snapshot.facts)],
-        "features": _features(behaviour),
-        "churn": None if serving.churn is None or objected else serving.churn.score(behaviour.vector),
-        "harm": _harm(situation, serving),
-        "stage": situation.stage,
-        "rules": list(serving.law.packs(situation.inputs.places)),
-        "inputs": situation.inputs.audit(serving.law.needs(situation.inputs.places)),
-        "experiment": {"key": experiment.key, "variant": group},
+        "features": _features(assessed.behaviour),
+        "churn": serving.churn.score(assessed.behaviour.vector) if serving.churn and scored else None,
+        "harm": _harm(assessed, serving),
+        "stage": assessed.stage,
+        "rules": may["packs"],
+        "rulebook": may["rulebook"],
+        "catalogue": may["catalogue"],
+        "inputs": may["inputs"],
+        "experiment": {"key": assessed.assignment.experiment, "variant": assessed.assignment.variant},
+        "allowed": may["allowed"],
+        "denied": may["denied"],
+        "put_off": may["put_off"],
         "reservations": [
             {"decision_id": name, "state": one.state, "offer": one.offer, "channel": one.channel}
             | {"send_at": when(one.send_us), "valid_until": when(one.valid_until_us)}
@@ -90,9 +92,9 @@ def _told(
     }
 
 
-def _harm(situation: Situation, serving: Serving) -> dict[str, Any]:
-    found = situation.harm
-    speaking = harm.told(found, situation.inputs.places, serving.book.harm)
+def _harm(assessed: Assessment, serving: Serving) -> dict[str, Any]:
+    found = assessed.harm
+    speaking = harm.told(found, assessed.inputs.places, serving.book.harm)
     return {"level": found.level, "sources": found.sources, "markers": found.markers, "speaking": speaking}
 
 

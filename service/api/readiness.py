@@ -11,8 +11,9 @@ import structlog
 from features.store.deployment import partition_of
 from features.store.errors import StoreError
 from service.api.routing import Dependencies
-from service.decisions.decide import DecisionRequest, decide
+from service.decisions.decide import decide
 from service.decisions.record import dump_record
+from service.decisions.request import DecisionRequest
 
 TIMES: Final = 3
 """Decisions and writes in a row, each in time, before a process counts as ready."""

@@ -198,7 +198,9 @@ class Route(APIRoute):
         hints = get_type_hints(endpoint, include_extras=True)
         adapter = TypeAdapter(hints["body"]) if "body" in hints else None
         timer = SECONDS.labels(self.path)
-        named = [name for name in inspect.signature(endpoint).parameters if name not in {"deps", "body"}]
+        parameters = inspect.signature(endpoint).parameters
+        named = [name for name in self.param_convertors if name in parameters]
+        queried = [name for name in parameters if name not in {"deps", "body", *named}]
 
         async def handle(request: Request) -> Response:
             begun = time.perf_counter()
@@ -206,6 +208,7 @@ class Route(APIRoute):
                 deps = dependencies_of(request)
                 _authorise(request, deps)
                 arguments = {name: request.path_params[name] for name in named}
+                arguments |= {name: request.query_params[name] for name in queried if name in request.query_params}
                 body = b"" if adapter is None else await _body(request)
                 deps = deps.asked()
                 if adapter is not None:

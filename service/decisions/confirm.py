@@ -6,23 +6,23 @@ facts have not moved since; so none succeeds after a fact that forbids it was ac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
 
 from features.moments import when
 from models.catalogue.offers import PROMOTIONAL, Window
-from service.contacts import limits
 from service.contacts.ledger import RedisLedger
-from service.contacts.limits import LimitQuery, Reservation
+from service.contacts.limits import Reservation
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import eligibility
-from service.decisions.behaviour import read_behaviour
-from service.decisions.decide import ATTEMPTS, Contended, DecisionRequest, situate
-from service.decisions.record import ChosenContact, Record, load_record
+from service.decisions.assess import assess
+from service.decisions.decide import ATTEMPTS, Contended
+from service.decisions.eligibility import Asked
+from service.decisions.record import ChosenContact, Record, assignment, load_record
 from service.decisions.serving import Serving, player_keys
 from service.events.accept import Refused
-from service.players import facts
 
 SEND_WITHIN_SECONDS: Final = 60
 _SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
@@ -149,20 +149,16 @@ def forbidding(
     place = serving.layout.find(sent.offer, sent.channel, sent.timing_slot)
     if not place:
         return ("not_requested",)
-    known = facts.read(snapshot.facts, record.brand)
-    request = DecisionRequest(player_id="-", brand=record.brand)
-    others = snapshot.held.without(record.decision_id)
-    behaviour = read_behaviour(serving.plan, snapshot, now_us)
-    situation = situate(request, serving, known, behaviour, others.own.values(), now_us, record.variant)
-    asking = LimitQuery(record.brand, known.time_zone, now_us)
-    blocked = limits.evaluate(serving.layout, others, [(send_us, serving.layout.everything)], asking)
+    others = replace(snapshot, held=snapshot.held.without(record.decision_id))
+    asked = Asked(record.brand, settled=Window(send_us, sent.valid_until_us))
+    assessed = assess(others, asked, assignment(record), now_us, serving)
     # Its part of a budget was taken when it was reserved.
-    blocked = {name: bits for name, bits in blocked.items() if not name.startswith("budget:")}
-    # Whoever has leave may use all of it, so its end is asked about too.
+    full = {name: bits for name, bits in (assessed.limits or {}).items() if not name.startswith("budget:")}
+    # Leave lasts for the whole window, so its end is asked about too.
     last_us = min(send_us + _SEND_WITHIN_US, max(send_us, sent.valid_until_us - 1))
-    for at_us in (last_us, send_us):
-        blocked |= eligibility.evaluate(situation.at(Window(at_us, sent.valid_until_us))).blocked
-    return tuple(name for name, bits in blocked.items() if bits & place)
+    at_the_end = assessed.excluded_at(Window(last_us, sent.valid_until_us))
+    denied = (name for by in (full, at_the_end, assessed.verdict.blocked) for name, bits in by.items() if bits & place)
+    return tuple(dict.fromkeys(denied))
 
 
 def _exposure(record: Record, sent: ChosenContact, player: str) -> bytes:

@@ -14,57 +14,63 @@ from operator import and_
 from typing import Final, NamedTuple
 
 from models.catalogue.candidates import Candidates
-from models.catalogue.offers import Purpose, Stage, Window
-from service.players.harm import Harm
+from models.catalogue.offers import PROMOTIONAL, Purpose, Stage, Window
 from service.rules.compiler import NO_RULES, CompiledRulebook, Verdict
 from service.rules.inputs import INPUTS, Inputs
 from service.rules.rulebook import Rulebook
 
 
-class RequestFilter(NamedTuple):
-    """What the caller asked for; None for all. `at_once` wants what can be shown right now."""
+class Asked(NamedTuple):
+    """What an assessment is asked about; None for all.
 
-    purposes: frozenset[Purpose]
+    Attributes:
+        brand: Whose contact it would be.
+        purposes: Purposes asked for.
+        channels: Channels asked for.
+        offers: Offers asked for, by id.
+        at_once: Only what can be shown right now.
+        settled: The window in which it is sent, where that is settled as at a confirm: hours then forbid instead of
+            putting off.
+    """
+
+    brand: str = "main"
+    purposes: frozenset[Purpose] = PROMOTIONAL
     channels: frozenset[str] | None = None
     offers: frozenset[str] | None = None
     at_once: bool = False
+    settled: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """All that a mask is made of.
+class Standing:
+    """What eligibility looks at.
 
     Attributes:
         law: The rulebook, compiled for the catalogue.
         inputs: What rules look at.
         known: Whether anything is known of the player.
         windows: Sending window of each timing slot, in the player's zone (UTC where it is unknown).
-        harm: See `service.players.harm`; told, rules read it from the inputs.
         stage: Lifecycle stage.
         features: Why features cannot be relied on (`features_unavailable`, `features_stale`), or None.
         variant: Variant of the experiment.
         asked: By the caller.
-        assumed: Facts that a sandbox assumes.
         lawful: Whether the rulebook that should serve could be read.
-        fixed: Whether the sending moment is settled, as at a confirm.
     """
 
     law: CompiledRulebook
     inputs: Inputs
     known: bool
     windows: Sequence[Window]
-    harm: Harm
     stage: Stage
     features: str | None
     variant: str
-    asked: RequestFilter
-    assumed: tuple[str, ...] = ()
+    asked: Asked
     lawful: bool = True
-    fixed: bool = False
 
-    def at(self, window: Window) -> Situation:
-        """The same situation for a contact whose sending moment is settled."""
-        return replace(self, windows=(window,) * len(self.windows), fixed=True)
+    def settled(self, window: Window) -> Standing:
+        """The same for a contact whose window of sending is settled."""
+        asked = self.asked._replace(settled=window)
+        return replace(self, windows=(window,) * len(self.windows), asked=asked)
 
 
 class Reason(NamedTuple):
@@ -101,38 +107,38 @@ TROUBLES: Final = {
 }
 
 
-def evaluate(situation: Situation) -> Verdict:
+def evaluate(standing: Standing) -> Verdict:
     """Everything that blocks, each with all that it blocks."""
-    layout = situation.law.layout
+    layout = standing.law.layout
     # What is shown at once cannot wait for its hours.
-    fixed = situation.fixed or situation.asked.at_once
-    verdict = situation.law.judge(situation.inputs, situation.windows, fixed=fixed)
+    fixed = standing.asked.at_once or standing.asked.settled is not None
+    verdict = standing.law.judge(standing.inputs, standing.windows, fixed=fixed)
     own = {
-        "unknown_player": 0 if situation.known else layout.everything,
-        "rulebook_unreadable": 0 if situation.lawful else layout.everything,
-        "offer_elsewhere": _elsewhere(situation),
-        "time_zone": layout.everything if situation.inputs.zone is None else 0,
-        "lifecycle_stage": layout.everything & ~layout.by_stage[situation.stage],
-        "features_unavailable": layout.everything if situation.features == "features_unavailable" else 0,
-        "features_stale": layout.everything if situation.features == "features_stale" else 0,
-        "holdout": layout.everything if situation.variant == "holdout" else 0,
+        "unknown_player": 0 if standing.known else layout.everything,
+        "rulebook_unreadable": 0 if standing.lawful else layout.everything,
+        "offer_elsewhere": _elsewhere(standing),
+        "time_zone": layout.everything if standing.inputs.zone is None else 0,
+        "lifecycle_stage": layout.everything & ~layout.by_stage[standing.stage],
+        "features_unavailable": layout.everything if standing.features == "features_unavailable" else 0,
+        "features_stale": layout.everything if standing.features == "features_stale" else 0,
+        "holdout": layout.everything if standing.variant == "holdout" else 0,
     }
     found = {name: bits & layout.promotional for name, bits in own.items()} | verdict.blocked
-    found["not_requested"] = _not_requested(situation)
+    found["not_requested"] = _not_requested(standing)
     return verdict._replace(blocked={name: bits for name, bits in found.items() if bits})
 
 
-def _elsewhere(situation: Situation) -> Candidates:
+def _elsewhere(standing: Standing) -> Candidates:
     """Offers that are not for each of the player's jurisdictions."""
-    layout, named = situation.law.layout, situation.inputs.named
+    layout, named = standing.law.layout, standing.inputs.named
     if named is None:
         return layout.everything
     return layout.everything & ~reduce(and_, (layout.by_jurisdiction.get(one, 0) for one in named), layout.everything)
 
 
-def _not_requested(situation: Situation) -> Candidates:
-    layout, asked = situation.law.layout, situation.asked
-    key = asked[:3]
+def _not_requested(standing: Standing) -> Candidates:
+    layout, asked = standing.law.layout, standing.asked
+    key = asked.purposes, asked.channels, asked.offers
     if key not in layout.requests:
         if len(layout.requests) >= _REQUESTS:
             layout.requests.clear()
@@ -145,8 +151,8 @@ def _not_requested(situation: Situation) -> Candidates:
         )
     blocked = layout.requests[key]
     if asked.at_once:
-        for window, bits in zip(situation.windows, layout.slots, strict=True):
-            blocked |= bits if window.send_us > situation.inputs.now_us else 0
+        for window, bits in zip(standing.windows, layout.slots, strict=True):
+            blocked |= bits if window.send_us > standing.inputs.now_us else 0
     return blocked
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.events import HarmLevel
+from models.catalogue.experiment import Assignment
 
 VERSION: Final = 1
 
@@ -136,6 +137,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Record)
+
+
+def assignment(record: Record) -> Assignment:
+    """The player's place in the experiment, as it was recorded."""
+    return Assignment(record.experiment, record.variant, record.bucket)
 
 
 def dump_record(record: Record) -> bytes:

@@ -59,6 +59,10 @@ class Serving:
         """The closed lists of words that hold where events and requests enter."""
         return self.book.door._replace(offers=Closed("offer of the catalogue", self.layout.catalogue.ids))
 
+    def brand(self, name: str) -> str:
+        """A brand of the house by any spelling of its name; raises ValueError with the known ones."""
+        return self.door.brands.find(name) if self.door.brands else name
+
     def barred(self, now_us: int) -> dict[str, list[str]]:
         """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
         found = self.book.barred(self.seen_by(self.policies["policy"]), now_us)

@@ -14,8 +14,10 @@ from models.policy.learned import weigh
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
-from service.decisions.decide import DecisionRequest, compose, requested_id
+from service.decisions.compose import compose
+from service.decisions.decide import requested_id
 from service.decisions.record import pack_places
+from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
 

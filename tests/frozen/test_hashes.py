@@ -39,9 +39,9 @@ from pipelines.training.materialise import lake_state
 from pipelines.worker import lake as lakes
 from service.contacts.ledger import Entry
 from service.decisions import outcomes
-from service.decisions.decide import DecisionRequest
 from service.decisions.outcomes import Contact, Outcome
 from service.decisions.record import ChosenContact, Record
+from service.decisions.request import DecisionRequest
 from service.events import accept
 from service.rules.hashed import PACK
 from service.rules.rulebook import Pack, Rulebook

@@ -21,8 +21,9 @@ from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import decision_key
-from service.decisions.decide import DecisionRequest, decide
+from service.decisions.decide import decide
 from service.decisions.record import dump_record, load_record, unpack_floats, unpack_places
+from service.decisions.request import DecisionRequest
 from service.rules.compiler import CompiledRulebook
 
 

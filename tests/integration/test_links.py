@@ -29,9 +29,10 @@ from support.rule_cases import HOUSE
 
 from features.events import EVENT, Event
 from features.store.deployment import House
+from features.store.server import Server
 from pipelines.imports import bulk
 from pipelines.learning.training_log import drawn
-from pipelines.rules import officer, rulebooks
+from pipelines.rules.explain import explain
 from pipelines.worker.consumer import Consumer, serving_plan
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import Keys, decision_key
@@ -124,7 +125,7 @@ def test_a_linked_id_belongs_to_the_variant_of_its_player(opened: Opened, worker
     run(story())
 
 
-def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker, store: redis.Redis) -> None:
+def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker, server: Server) -> None:
     """One id made a deposit, the other none: the person is no newcomer; the model sees what it was trained on."""
     deposited = {"type": "deposit", "status": "approved", "method": "card", "amount_minor": 5_000}
 
@@ -139,7 +140,7 @@ def test_rules_look_at_what_all_linked_ids_did(opened: Opened, worker: Worker, s
             after = await asked(client, PLAYER, after=position)
             assert (before["stage"], after["stage"]) == ("never_deposited", "first_deposit")
             assert after["features"]["values"]["deposit_count"] == 0
-            assert officer.explain(store, rulebooks.table(store), PLAYER)["stage"] == "first_deposit"
+            assert (await asyncio.to_thread(explain, server.url, PLAYER))["stage"] == "first_deposit"
             kept = load_record(await app_of(client).state.deps.ledger.record(after["decision_id"]))
             assert kept.seen.whole not in (None, kept.seen.features)
 

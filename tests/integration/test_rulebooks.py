@@ -25,7 +25,8 @@ from features.store.deployment import House, real_now_us
 from features.store.server import Server
 from models.catalogue.experiment import variant
 from models.policy.policy import Uniform
-from pipelines.rules import hindsight, officer, rulebooks
+from pipelines.rules import compare, officer, rulebooks
+from pipelines.rules.explain import explain
 from pipelines.worker.process import Worker, wait_until_in_lake
 from service.rules.rulebook import load_rulebook, rulebook_path
 
@@ -324,14 +325,12 @@ def test_a_rulebook_that_lint_warns_of_is_not_promoted(
 # What officers are told --------------------------------------------------------------------------------------------
 
 
-def test_a_player_is_explained_as_a_decision_would_find_them(
-    opened: Opened, worker: Worker, store: redis.Redis
-) -> None:
+def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opened, worker: Worker, server: Server) -> None:
     async def story() -> None:
         async with opened() as client:
             position = await tell(client, dane("p-dk", 30))
             found = await asked(client, "p-dk", after=position, dry_run=True)
-            told = officer.explain(store, rulebooks.table(store), "p-dk")
+            told = await asyncio.to_thread(explain, server.url, "p-dk")
             assert told["allowed"] == []
             assert {"stale_rofus", "DK1"} <= {one["rule"] for one in told["denied"]} <= reasons(found) | {"stale_rofus"}
             assert told["places"] == ["DK"]
@@ -339,10 +338,10 @@ def test_a_player_is_explained_as_a_decision_would_find_them(
             position = await tell(client, adult_events("p-mt"))
             found = await asked(client, "p-mt", after=position, dry_run=True)
             if found["experiment"]["variant"] != "holdout":
-                told = officer.explain(store, rulebooks.table(store), "p-mt")
+                told = await asyncio.to_thread(explain, server.url, "p-mt")
                 assert len(told["allowed"]) == found["candidates"]["eligible"] - 1
             with pytest.raises(officer.RulesRefused, match="nothing is known"):
-                officer.explain(store, rulebooks.table(store), "nobody")
+                await asyncio.to_thread(explain, server.url, "nobody")
 
     assert worker.consumer is not None
     run(story())
@@ -364,28 +363,28 @@ def test_two_rulebooks_are_compared_on_what_was_decided(
     assert worker.consumer is not None
     wait_until_in_lake(lake, real_now_us(store))
     quiet = Console(quiet=True)
-    same = hindsight.differ(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)
+    same = compare.differ(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)
     assert same["decisions"] == same["made_under_old"] == same["reproduced"] == 21
     assert same["changes"] == []
     assert same["erased"] == same["other_build"] == same["other_catalogue"] == same["contacts_put_off"] == 0
     later = changed(tmp_path, "later", "quiet_push", channels=["email", "in_app", "push"], allow=LATE)
-    assert hindsight.differ(server.url, lake, BOOK.hash, str(later), "1d", quiet)["decisions"] == 21
-    other = hindsight.differ(server.url, lake, BOOK.hash, str(elders), "1d", quiet)
+    assert compare.differ(server.url, lake, BOOK.hash, str(later), "1d", quiet)["decisions"] == 21
+    other = compare.differ(server.url, lake, BOOK.hash, str(elders), "1d", quiet)
     contacts = sum(one["action"] != "NO_CONTACT" for one in decided)
     assert other["contacts"] >= contacts
     assert other["contacts_stopped"] == other["contacts"]
     assert [(one["rule"], one["jurisdiction"]) for one in other["changes"]] == [("age", "MT")]
-    back = hindsight.differ(server.url, lake, str(elders), BOOK.hash, "1d", quiet)
+    back = compare.differ(server.url, lake, str(elders), BOOK.hash, "1d", quiet)
     assert back["changes"][0]["actions_allowed"] == other["changes"][0]["actions_denied"]
     assert back["contacts_stopped"] == 0
     with pytest.raises(officer.RulesRefused, match="--since"):
-        hindsight.differ(server.url, lake, BOOK.hash, str(elders), "lately", quiet)
+        compare.differ(server.url, lake, BOOK.hash, str(elders), "lately", quiet)
     with pytest.raises(officer.RulesRefused, match="--since"):
-        hindsight.differ(server.url, lake, BOOK.hash, str(elders), "999999d", quiet)
+        compare.differ(server.url, lake, BOOK.hash, str(elders), "999999d", quiet)
     with pytest.raises(officer.RulesRefused, match="no rulebook that this build can read"):
-        hindsight.differ(server.url, lake, HOUSE.hash, str(elders), "1d", quiet)
+        compare.differ(server.url, lake, HOUSE.hash, str(elders), "1d", quiet)
     with pytest.raises(officer.RulesRefused, match="no folder of a rulebook"):
-        hindsight.differ(server.url, lake, "0" * 12, str(elders), "1d", quiet)
+        compare.differ(server.url, lake, "0" * 12, str(elders), "1d", quiet)
 
 
 def croupier(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -14,10 +14,12 @@ from support.linked_ids import asked, facts_of, post, settled
 from support.players import told as event
 
 from features.store.deployment import House
+from features.store.server import Server
 from models.catalogue.files import CatalogueError
 from pipelines.imports import importer
-from pipelines.rules.officer import RulesRefused, checked, explain
-from pipelines.rules.rulebooks import promote, table
+from pipelines.rules.explain import explain
+from pipelines.rules.officer import RulesRefused, checked
+from pipelines.rules.rulebooks import promote
 from pipelines.worker.process import Worker
 from service.api.app import Settings, serving_of_files
 
@@ -161,10 +163,10 @@ def test_a_catalogue_whose_tags_no_rule_can_mean_neither_starts_nor_passes_lint_
         promote(where.store, str(SERVICE / "rulebook"))
 
 
-def test_the_command_that_explains_knows_the_brands(house: House, store: redis.Redis) -> None:
+def test_the_command_that_explains_knows_the_brands(house: House, server: Server) -> None:
     assert house.partitions
     with pytest.raises(RulesRefused, match="did you mean main"):
-        explain(store, table(store), "p", "mainly")
+        explain(server.url, "p", "mainly")
 
 
 # Import ------------------------------------------------------------------------------------------------------------

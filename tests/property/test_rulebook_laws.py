@@ -10,8 +10,7 @@ from support.interpreter import Reading
 
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Purpose
-from service.decisions.eligibility import RequestFilter, Situation, evaluate
-from service.players.harm import Harm
+from service.decisions.eligibility import Asked, Standing, evaluate
 from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import Inputs
 
@@ -30,14 +29,13 @@ def allowed(law: CompiledRulebook, verdict: Verdict) -> int:
 
 def judged(law: CompiledRulebook, player: Inputs) -> Verdict:
     """The mask of a player who may be sent anything that rules allow."""
-    asked = RequestFilter(frozenset(get_args(Purpose)))
+    asked = Asked(purposes=frozenset(get_args(Purpose)))
     return evaluate(
-        Situation(
+        Standing(
             law=law,
             inputs=player,
             known=True,
             windows=random_rules.windows(player),
-            harm=Harm("none", {}, {}),
             stage="active",
             features=None,
             variant="policy",

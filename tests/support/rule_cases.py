@@ -135,10 +135,12 @@ _PLAIN = {"harm": "harm", "net_loss_weeks": "net_loss_weeks", "net_deposit_month
 """Words whose null makes an input unknown that facts and features cannot leave out."""
 
 
-def inputs_of(said: Mapping[str, Any], now_us: int, book: Rulebook = BOOK) -> Inputs:
+def inputs_of(
+    said: Mapping[str, Any], now_us: int, book: Rulebook = BOOK, markers: Mapping[str, float] | None = None
+) -> Inputs:
     """Inputs of a player told in words, by the same reading as in a decision."""
     contacts = tuple(Contact(us(one["send"]), "asked", one.get("channel", "sms")) for one in said["contacts"])
-    harm = Harm(said["harm"] or "none", {}, {})
+    harm = Harm(said["harm"] or "none", dict(markers or {}), {})
     vector = vector_of(said, now_us)
     found = inputs.read(facts_of(said, now_us, book), vector, harm, contacts, now_us, book.ages_us, book.settings)
     for word, name in _PLAIN.items():

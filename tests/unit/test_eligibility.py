@@ -31,8 +31,8 @@ from models.catalogue.offers import SLOTS, Catalogue, Offer, Purpose, Stage, Win
 from models.policy.context import READINGS
 from models.policy.policy import BusinessRules, Policy, Uniform, priorities
 from service.decisions import eligibility
-from service.decisions.decide import choose
-from service.decisions.eligibility import OWN, RequestFilter, Situation, evaluate
+from service.decisions.compose import choose
+from service.decisions.eligibility import OWN, Asked, Standing, evaluate
 from service.players import harm
 from service.players.facts import Facts, FactValue
 from service.players.harm import Harm
@@ -60,24 +60,21 @@ def windows(now_us: int = NOW, zone: str = "Europe/Malta") -> tuple[Window, ...]
     return tuple(send_window(slot, now_us, zone) for slot in SLOTS)
 
 
-def situation(
-    now_us: int = NOW, law: CompiledRulebook = LAW, purposes: Any = EVERY_PURPOSE, **player: Any
-) -> Situation:
+def situation(now_us: int = NOW, law: CompiledRulebook = LAW, purposes: Any = EVERY_PURPOSE, **player: Any) -> Standing:
     said = merged(BASE["player"], player)
-    return Situation(
+    return Standing(
         law=law,
         inputs=inputs_of(said, now_us),
         known=True,
         windows=windows(now_us, said["time_zone"] or "UTC"),
-        harm=Harm(said["harm"] or "none", {}, {}),
         stage="active",
         features=None,
         variant="policy",
-        asked=RequestFilter(purposes),
+        asked=Asked(purposes=purposes),
     )
 
 
-def allowed(found: Situation) -> int:
+def allowed(found: Standing) -> int:
     left = found.law.layout.everything
     for bits in evaluate(found).blocked.values():
         left &= ~bits
@@ -138,13 +135,13 @@ def test_what_was_not_asked_for_is_denied_whatever_its_purpose() -> None:
         # A law of its own: what others asked for is remembered with a catalogue.
         asked = situation(law=CompiledRulebook(LAW.book, CandidateSpace(CATALOGUE)), purposes=frozenset({purpose}))
         assert evaluate(asked).blocked["not_requested"] == LAYOUT.everything & ~of(purpose)
-        only = replace(asked, asked=RequestFilter(frozenset({purpose}), frozenset({"sms"}), frozenset({"free_bet"})))
+        only = replace(asked, asked=Asked("main", frozenset({purpose}), frozenset({"sms"}), frozenset({"free_bet"})))
         mine = LAYOUT.where(lambda o, c, p=purpose: o.purpose == p and c == "sms" and o.id == "free_bet")  # type: ignore[misc]
         assert evaluate(only).blocked["not_requested"] == LAYOUT.everything & ~mine
 
 
 def test_what_is_shown_at_once_needs_the_running_slot() -> None:
-    found = evaluate(replace(situation(), asked=RequestFilter(EVERY_PURPOSE, at_once=True))).blocked["not_requested"]
+    found = evaluate(replace(situation(), asked=Asked(purposes=EVERY_PURPOSE, at_once=True))).blocked["not_requested"]
     running = LAYOUT.slots[SLOTS.index("afternoon")]
     assert found == LAYOUT.everything & ~running
 
@@ -153,7 +150,7 @@ def test_what_is_shown_at_once_never_waits_for_its_hours() -> None:
     """At 08:15 calls rest until nine: what waits is nothing to show right now."""
     early = us("2026-06-01T08:15:00+02:00")
     for at_once in (False, True):
-        found = evaluate(replace(situation(early), asked=RequestFilter(EVERY_PURPOSE, at_once=at_once)))
+        found = evaluate(replace(situation(early), asked=Asked(purposes=EVERY_PURPOSE, at_once=at_once)))
         calls = LAYOUT.slots[SLOTS.index("morning")] & on("call") & LAYOUT.promotional
         assert (found.blocked.get("quiet_call", 0) & calls == calls) == at_once
     for at_us, bits in found.moments:
@@ -162,8 +159,8 @@ def test_what_is_shown_at_once_never_waits_for_its_hours() -> None:
 
 def test_a_contact_whose_moment_is_settled_is_judged_at_that_moment_and_not_moved() -> None:
     late, usual = us("2026-06-01T21:00:00+02:00"), situation()
-    found = usual.at(Window(late, late + 1))
-    assert found == replace(usual, windows=(Window(late, late + 1),) * len(SLOTS), fixed=True)
+    found = usual.settled(Window(late, late + 1))
+    assert set(found.windows) == {found.asked.settled} == {Window(late, late + 1)}
     verdict = evaluate(found)
     assert verdict.blocked["quiet_sms"] == on("sms") & LAYOUT.promotional
     assert [at for at, _ in verdict.moments] == [late]
@@ -233,7 +230,7 @@ def test_no_law_silences_service_safer_gambling_and_regulatory_messages(place: s
     found = situation(**WORST, jurisdiction="MT" if place == "*" else place)
     found = replace(found, features=trouble, variant="holdout", known=False)
     assert allowed(found) == PASSING
-    verdict = evaluate(replace(found, asked=RequestFilter(frozenset[Purpose]({"rg_intervention"}))))
+    verdict = evaluate(replace(found, asked=Asked(purposes=frozenset[Purpose]({"rg_intervention"}))))
     assert not verdict.blocked["self_excluded"] & PASSING
 
 
@@ -312,18 +309,14 @@ def test_the_chances_of_eligible_actions_do_not_hang_on_any_marker(values: dict[
     scores and the eligible set."""
     blocked = {"any": LAYOUT.everything & (bits * 0x9E3779B97F4A7C15 & ((1 << 256) - 1))}
     plain = situation()
-    marked = replace(plain, harm=Harm("none", values, {}))
+    marked = replace(plain, inputs=inputs_of(BASE["player"], NOW, markers=values))
     seen = np.zeros(len(READINGS))
     found = [
-        choose("drawn", POLICIES["business_rules"], seen, {**blocked, **_same(evaluate(one))}, 0.5, LAYOUT)
+        choose("drawn", POLICIES["business_rules"], seen, blocked | evaluate(one).blocked, 0.5, LAYOUT)
         for one in (plain, marked)
     ]
     assert found[0] == found[1]
     assert not {name.partition("=")[0] for name in READINGS} & set(harm.MARKERS)
-
-
-def _same(verdict: Verdict) -> dict[str, int]:
-    return dict(verdict.blocked)
 
 
 # Replay ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerSettings
 from pipelines.learning.attribution import Terms as Worth
 from pipelines.learning.training_log import lineage
-from service.decisions.decide import Context, DecisionRequest
+from service.decisions.request import Context, DecisionRequest
 from service.players.harm import HarmSettings
 from service.rules.hashed import PACK
 from service.rules.rulebook import Pack, Rulebook

@@ -15,7 +15,7 @@ from features.schema import STORED, VECTOR
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
-from service.decisions.decide import choose
+from service.decisions.compose import choose
 from service.decisions.record import (
     VERSION,
     Choice,

@@ -21,10 +21,10 @@ import redis
 from rich.console import Console
 from rich.progress import track
 
-from features.aggregates import forward
 from features.moments import micros
 from features.schema import schema_hash
 from features.store.connection import connect
+from features.store.deployment import open_house
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import load_catalogue
 from pipelines.rules.officer import RulesRefused
@@ -33,12 +33,13 @@ from service.api.app import catalogue_path
 from service.contacts import limits
 from service.contacts.snapshot import Keys
 from service.decisions import eligibility
-from service.decisions.decide import windows_of
-from service.decisions.record import Record, load_record, unpack_floats
-from service.players import facts, harm, sealing
-from service.rules import inputs
-from service.rules.compiler import CompiledRulebook, Verdict
-from service.rules.inputs import Contact
+from service.decisions.assess import Assessment, RecordedPlayer, assess
+from service.decisions.eligibility import Asked
+from service.decisions.record import Record, assignment, load_record
+from service.decisions.replay import recorded_player, recorded_request
+from service.decisions.serving import Serving
+from service.players import sealing
+from service.rules.compiler import CompiledRulebook
 
 
 class ChangedDecisions(msgspec.Struct):
@@ -56,12 +57,15 @@ class ChangedDecisions(msgspec.Struct):
 
 
 class Case(NamedTuple):
-    """A decision with the personal fields that rules look at."""
+    """A decision that can be judged again: its record, the player, and what was asked."""
 
     record: Record
-    known: Mapping[bytes, bytes]
-    contacts: tuple[Contact, ...]
-    at_once: bool
+    player: RecordedPlayer
+    asked: Asked
+
+    def judged(self, serving: Serving) -> Assessment:
+        """What would be found by the rules of `serving`."""
+        return assess(self.player, self.asked, assignment(self.record), self.record.at_us, serving)
 
 
 def differ(url: str, lake: Path, old: str, new: str, since: str, console: Console) -> dict[str, Any]:
@@ -83,8 +87,9 @@ def differ(url: str, lake: Path, old: str, new: str, since: str, console: Consol
         by the new rulebook, `contacts_put_off` to another moment; `changes` by rule and jurisdiction.
     """
     client = connect(url)
-    layout = CandidateSpace(load_catalogue(catalogue_path()))
-    before, after = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
+    house, layout = open_house(client), CandidateSpace(load_catalogue(catalogue_path()))
+    laws = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
+    before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None) for law in laws)
     counts: Counter[str] = Counter()
     changes: dict[tuple[str, str], ChangedDecisions] = {}
     for record in track(_records(lake, since), "decisions", console=console, total=None):
@@ -95,8 +100,8 @@ def differ(url: str, lake: Path, old: str, new: str, since: str, console: Consol
             _compare(case, before, after, changes, counts)
     ranked = sorted(changes.values(), key=lambda one: (-one.contacts_stopped, -one.decisions, one.rule))
     told = {name: counts[name] for name in _COUNTED}
-    books = {"old": before.book.hash, "new": after.book.hash}
-    return {**books, **told, "changes": [msgspec.to_builtins(one) for one in ranked]}
+    hashes = {"old": before.book.hash, "new": after.book.hash, "catalogue": layout.catalogue.hash}
+    return {**hashes, **told, "changes": [msgspec.to_builtins(one) for one in ranked]}
 
 
 _COUNTED = (
@@ -146,54 +151,46 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Case |
     personal = sealing.unseal(key, record.sealed, record.decision_id)
     if personal is None:
         return "erased"
-    known = {name.encode(): value.encode() for name, value in personal["facts"].items()}
-    contacts = tuple(Contact(*one) for one in personal.get("contacts", ()))
-    return Case(record, known, contacts, bool(personal.get("asked", {}).get("activate")))
-
-
-def judged(case: Case, law: CompiledRulebook) -> Verdict:
-    """What a rulebook says of a recorded decision."""
-    record = case.record
-    told = facts.read(case.known, record.brand)
-    vector = forward(unpack_floats(record.seen.whole or record.seen.features), record.at_us)
-    found = harm.assess(vector, told, record.at_us, inputs.person(told, record.at_us), law.book.harm)
-    trusted = None if {"features_unavailable", "features_stale"} & set(record.seen.degraded) else vector
-    book = law.book
-    seen = inputs.read(told, trusted, found, case.contacts, record.at_us, book.ages_us, book.settings)
-    return law.judge(seen, windows_of(told, record.at_us), fixed=case.at_once)
+    return Case(record, recorded_player(record, personal), recorded_request(record, personal))
 
 
 def _compare(
     case: Case,
-    before: CompiledRulebook,
-    after: CompiledRulebook,
+    before: Serving,
+    after: Serving,
     changes: dict[tuple[str, str], ChangedDecisions],
     counts: Counter[str],
 ) -> None:
     """Judge one decision twice and note what is different."""
     record, layout = case.record, before.layout
-    old, new = judged(case, before), judged(case, after)
+    found, other = case.judged(before), case.judged(after)
+    old, new = _of_rules(found), _of_rules(other)
     logged = {name: layout.loads(bits) for name, bits in record.choice.excluded.items()}
     apart = _union({name: bits for name, bits in logged.items() if _apart(name)})
     counts["decisions"] += 1
     if record.versions.rules == before.book.hash:
         counts["made_under_old"] += 1
-        counts["reproduced"] += {name: bits for name, bits in logged.items() if not _apart(name)} == old.blocked
-    was, now = _union(old.blocked), _union(new.blocked)
+        counts["reproduced"] += {name: bits for name, bits in logged.items() if not _apart(name)} == old
+    was, now = _union(old), _union(new)
     chosen = 0 if record.action is None else layout.bit(record.choice.place)
     counts["contacts"] += bool(chosen)
     counts["contacts_stopped"] += bool(chosen & now & ~was)
-    counts["contacts_put_off"] += bool(chosen & ~now) and old.sent_us(chosen) != new.sent_us(chosen)
-    place = facts.read(case.known, record.brand).jurisdiction or "unknown"
-    for name in (old.blocked.keys() | new.blocked.keys()) & (before.names | after.names):
-        denied = new.blocked.get(name, 0) & ~was & ~apart
-        freed = old.blocked.get(name, 0) & ~now & ~apart
+    counts["contacts_put_off"] += bool(chosen & ~now) and found.verdict.sent_us(chosen) != other.verdict.sent_us(chosen)
+    place = found.facts.jurisdiction or "unknown"
+    for name in (old.keys() | new.keys()) & (before.law.names | after.law.names):
+        denied = new.get(name, 0) & ~was & ~apart
+        freed = old.get(name, 0) & ~now & ~apart
         if denied | freed:
             change = changes.setdefault((name, place), ChangedDecisions(name, place))
             change.decisions += 1
             change.actions_denied += denied.bit_count()
             change.actions_allowed += freed.bit_count()
             change.contacts_stopped += bool(denied & chosen)
+
+
+def _of_rules(assessed: Assessment) -> dict[str, Candidates]:
+    """What the rulebook denies, without reasons of the house, the catalogue and the request."""
+    return {name: bits for name, bits in assessed.verdict.blocked.items() if not _apart(name)}
 
 
 def _apart(name: str) -> bool:

@@ -1,0 +1,153 @@
+"""Assess a player: what is known of them at a moment, what may be sent, why not, and from when. Pure.
+
+Whoever asks that starts here: decisions, confirms, the player page, the commands that explain and compare rules.
+An assessment decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
+
+from models.catalogue.candidates import Candidates, CandidateSpace
+from models.catalogue.experiment import Assignment
+from models.catalogue.offers import PROMOTIONAL, SLOTS, Stage, Window, send_window
+from service.contacts import limits
+from service.contacts.limits import Held, LimitQuery
+from service.contacts.snapshot import PlayerSnapshot
+from service.decisions import eligibility
+from service.decisions.behaviour import Behaviour, read_behaviour
+from service.decisions.eligibility import Asked, Standing
+from service.decisions.serving import Serving
+from service.players import facts, harm
+from service.players.facts import Facts
+from service.players.harm import Harm
+from service.rules import inputs
+from service.rules.compiler import Verdict
+from service.rules.inputs import Contact, Inputs
+
+
+class RecordedPlayer(NamedTuple):
+    """A player as a decision's record holds them; without what limits would need.
+
+    Attributes:
+        facts: Raw facts, as the store held them.
+        behaviour: Features as they were read.
+        contacts: Contacts that counted.
+    """
+
+    facts: Mapping[bytes, bytes]
+    behaviour: Behaviour
+    contacts: tuple[Contact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All that is known of a player at a moment, with what may be sent.
+
+    Attributes:
+        at_us: The moment, unix microseconds of house time.
+        assignment: Experiment and variant.
+        facts: As the brand sees them.
+        behaviour: Features brought forward to the moment, or what is wrong with them.
+        harm: Harm level, with its sources.
+        standing: What eligibility looks at.
+        verdict: What the house, the law and the request deny, and when what is left would be sent.
+        limits: Limits without room, each with the candidates that it denies; None where contacts are not known, as of
+            a player read from a record.
+    """
+
+    at_us: int
+    assignment: Assignment
+    facts: Facts
+    behaviour: Behaviour
+    harm: Harm
+    standing: Standing
+    verdict: Verdict
+    limits: dict[str, Candidates] | None
+
+    @property
+    def inputs(self) -> Inputs:
+        """What rules look at."""
+        return self.standing.inputs
+
+    @property
+    def stage(self) -> Stage:
+        """Lifecycle stage."""
+        return self.standing.stage
+
+    @property
+    def space(self) -> CandidateSpace:
+        """The catalogue."""
+        return self.standing.law.layout
+
+    @property
+    def objected(self) -> bool:
+        """Whether a known player objected to profiling, or may have (GDPR Art. 21(3))."""
+        return self.facts.known and self.inputs.objects is not False
+
+    @property
+    def excluded(self) -> dict[str, Candidates]:
+        """Everything that denies, by rule, trouble or limit, with all that it denies."""
+        return self.verdict.blocked | (self.limits or {})
+
+    @property
+    def eligible(self) -> Candidates:
+        """Candidates that nothing denies; leaving the player alone is not among them."""
+        return self.space.everything & ~reduce(or_, self.excluded.values(), 0)
+
+    def excluded_at(self, window: Window) -> dict[str, Candidates]:
+        """What the house, the law and the request deny of a contact whose window of sending is settled."""
+        return eligibility.evaluate(self.standing.settled(window)).blocked
+
+
+def assess(
+    player: PlayerSnapshot | RecordedPlayer, asked: Asked, assignment: Assignment, at_us: int, serving: Serving
+) -> Assessment:
+    """Assess a player at a moment of house time (unix microseconds), by what serves."""
+    book, known = serving.book, facts.read(player.facts, asked.brand)
+    behaviour, contacts, held = _read(player, serving, at_us)
+    vector = behaviour.strictest
+    harmed = harm.assess(vector, known, at_us, inputs.person(known, at_us), book.harm)
+    trusted = None if behaviour.trouble else vector
+    standing = Standing(
+        law=serving.law,
+        inputs=inputs.read(known, trusted, harmed, contacts, at_us, book.ages_us, book.settings),
+        known=known.known,
+        windows=_windows(known, asked, at_us),
+        stage=harm.stage(vector, known, at_us, book.settings.stages),
+        features=behaviour.trouble,
+        variant=assignment.variant,
+        asked=asked,
+        lawful=serving.lawful,
+    )
+    verdict = eligibility.evaluate(standing)
+    full = None
+    if held is not None:
+        moments = verdict.moments if asked.settled is None else [(asked.settled.send_us, serving.layout.everything)]
+        full = limits.evaluate(serving.layout, held, moments, LimitQuery(asked.brand, known.time_zone, at_us))
+    return Assessment(at_us, assignment, known, behaviour, harmed, standing, verdict, full)
+
+
+def _read(
+    player: PlayerSnapshot | RecordedPlayer, serving: Serving, at_us: int
+) -> tuple[Behaviour, tuple[Contact, ...], Held | None]:
+    """Behaviour, contacts that rules count, and what limits look at."""
+    if isinstance(player, RecordedPlayer):
+        return player.behaviour, player.contacts, None
+    contacts = tuple(
+        Contact(one.send_us, one.offer, one.channel)
+        for one in player.held.own.values()
+        if one.counts(at_us) and one.purpose in PROMOTIONAL
+    )
+    return read_behaviour(serving.plan, player, at_us), contacts, player.held
+
+
+def _windows(known: Facts, asked: Asked, at_us: int) -> tuple[Window, ...]:
+    """Sending window of each timing slot; in UTC where the zone is unknown (rules then deny what is promotional)."""
+    if asked.settled is not None:
+        return (asked.settled,) * len(SLOTS)
+    return tuple(send_window(slot, at_us, known.time_zone or "UTC") for slot in SLOTS)

@@ -1,0 +1,272 @@
+"""Compose a decision from a player's snapshot: assess, draw, and write the record. Pure but for the seal's nonce."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import numpy as np
+import tzdata
+from numpy.typing import NDArray
+
+from features import schema
+from models.catalogue.candidates import Candidates, CandidateSpace
+from models.catalogue.experiment import assign
+from models.catalogue.offers import NO_CONTACT, PROMOTIONAL, SLOTS
+from models.policy.context import context
+from models.policy.policy import Policy, draw, uniform_number
+from service.contacts import limits
+from service.contacts.limits import Held, Reservation
+from service.contacts.snapshot import PlayerSnapshot
+from service.decisions.assess import Assessment, assess
+from service.decisions.record import (
+    Choice,
+    ChosenContact,
+    DeferredContact,
+    ObservedInputs,
+    Record,
+    Versions,
+    pack_floats,
+)
+from service.decisions.request import DecisionRequest
+from service.decisions.serving import Serving
+from service.players import sealing
+from service.rules.compiler import Verdict
+
+
+class Decision(NamedTuple):
+    """A composed decision, not yet committed.
+
+    `outdated` and `household_outdated` name entries that nothing can need; `budgets` and `over`: see `Booking`.
+    """
+
+    record: Record
+    seal: bytes
+    reservation: Reservation | None
+    outdated: Sequence[str]
+    household_outdated: Sequence[str]
+    budgets: Mapping[str, int]
+    over: Sequence[str]
+
+    @property
+    def promotional(self) -> bool:
+        """Whether it is one that limits count."""
+        return PROMOTIONAL.issuperset(self.record.purposes)
+
+
+def lost(decision: Decision) -> Decision:
+    """The same draw without its contact: a budget over all players cannot bear it."""
+    choice = msgspec.structs.replace(decision.record.choice, role="lost")
+    record = msgspec.structs.replace(decision.record, action=None, activated=False, choice=choice)
+    return decision._replace(record=record, reservation=None)
+
+
+def compose(
+    request: DecisionRequest,
+    serving: Serving,
+    snapshot: PlayerSnapshot,
+    player: tuple[str, str],
+    name: str,
+    attempt: int,
+) -> Decision:
+    """Compose one decision from a snapshot of the player (key and own id). Pure but for the nonce of the seal."""
+    key, own = player
+    now_us = serving.house.now_us(snapshot.real_us)
+    assignment = assign(serving.layout.catalogue.experiment, own)
+    assessed = assess(snapshot, request.asked, assignment, now_us, serving)
+    domain = "dry_run" if request.dry_run else "draw"
+    u = uniform_number(serving.house.digest(domain, name, str(attempt)))
+    churn = _churn(serving, assessed)
+    seen = context(assessed.behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
+    choice = choose(*choose_policy(request, serving, assessed), seen, assessed.excluded, u, serving.layout)
+    choice = msgspec.structs.replace(choice, deferrals=_deferred(assessed.verdict, serving.layout))
+    contact = _chosen_contact(choice.place, assessed)
+    seal = snapshot.seal or sealing.new_seal()
+    record = Record(
+        decision_id=name,
+        player=key,
+        brand=request.brand,
+        at_us=now_us,
+        attempt=attempt,
+        request=request.digest,
+        explain=request.explain,
+        purposes=tuple(sorted(request.purposes)),
+        decision_point=request.decision_point,
+        experiment=assignment.experiment,
+        variant=assignment.variant,
+        bucket=assignment.bucket,
+        action=contact,
+        activated=request.activate and contact is not None,
+        choice=choice,
+        seen=_observed(serving, snapshot, churn, assessed),
+        versions=_versions(serving, assessed),
+        sandbox=serving.house.sandbox,
+        sealed=sealing.seal(seal, _personal(request, snapshot, assessed), name),
+    )
+    return _with_limits(serving, snapshot, record, seal, ever=serving.law.ever(assessed.inputs.places))
+
+
+def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
+    """A decision with what its contact takes, and what can be forgotten."""
+    catalogue, now_us, longest_us = serving.layout.catalogue, record.at_us, serving.law.longest_us
+    held = reservation(record)
+    if held is not None:
+        offer, channel, _ = catalogue.action(record.choice.place)
+        charges = limits.charges(catalogue, offer, channel, held.send_us)
+        held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
+    wholes = {one.id: one.cost_minor for one in catalogue.budgets}
+    household = Held(snapshot.held.household or {})
+    return Decision(
+        record,
+        seal,
+        held,
+        limits.outdated(catalogue, snapshot.held, now_us, longest_us, ever=ever),
+        snapshot.held.freed(now_us) + limits.outdated(catalogue, household, now_us, longest_us, ever=ever),
+        {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
+        limits.over(snapshot.held, now_us),
+    )
+
+
+def _churn(serving: Serving, assessed: Assessment) -> float | None:
+    """The churn score; none of a player who objected to profiling (GDPR Art. 21(3))."""
+    if assessed.objected:
+        return None
+    return serving.churn.score(assessed.behaviour.vector) if serving.churn else schema.CHURN_DEFAULT
+
+
+def _deferred(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
+    return tuple(
+        DeferredContact(
+            rule=one.rule,
+            timing_slot=one.timing_slot,
+            allowed_from_us=one.allowed_from_us,
+            candidates=layout.dumps(one.candidates),
+        )
+        for one in verdict.deferrals
+    )
+
+
+def choose(
+    role: str,
+    policy: Policy,
+    seen: NDArray[np.float64],
+    excluded: Mapping[str, Candidates],
+    u: float,
+    layout: CandidateSpace,
+) -> Choice:
+    """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
+    scores = policy.scores(seen)
+    chosen = layout.bit(NO_CONTACT) | layout.everything & ~reduce(or_, excluded.values(), 0)
+    eligible = layout.array(chosen)
+    pmf = policy.pmf(scores, eligible)
+    drawn = draw(pmf, u)
+    return Choice(
+        role=role,
+        policy_version=policy.version,
+        place=drawn.place,
+        propensity=drawn.propensity,
+        u=u,
+        mask=layout.dumps(chosen),
+        excluded={rule: layout.dumps(blocked) for rule, blocked in excluded.items()},
+        scores=pack_floats(scores[eligible]),
+        pmf=pack_floats(pmf[eligible]),
+    )
+
+
+def _observed(serving: Serving, snapshot: PlayerSnapshot, churn: float | None, assessed: Assessment) -> ObservedInputs:
+    behaviour = assessed.behaviour
+    degraded = () if behaviour.trouble is None else (behaviour.trouble,)
+    return ObservedInputs(
+        features=pack_floats(behaviour.stored),
+        whole=None if behaviour.whole is behaviour.stored else pack_floats(behaviour.whole),
+        as_of_us=behaviour.as_of_us,
+        age_seconds=behaviour.age_seconds,
+        churn_score=churn,
+        harm_level=assessed.harm.level,
+        markers=assessed.harm.markers,
+        stage=assessed.stage,
+        degraded=degraded if serving.churn else (*degraded, "churn_model_missing"),
+        assumed=assessed.facts.assumed,
+        facts_version=snapshot.facts_version,
+        ledger_version=snapshot.ledger_version,
+        harm_sources=assessed.harm.sources,
+    )
+
+
+def _versions(serving: Serving, assessed: Assessment) -> Versions:
+    return Versions(
+        catalogue=serving.layout.catalogue.hash,
+        rules=serving.book.hash,
+        schema=schema.schema_hash(),
+        churn=serving.churn.bundle.version if serving.churn else None,
+        time_zones=tzdata.IANA_VERSION,
+        build=f"numpy-{np.__version__} {platform.machine()}",
+        packs=serving.law.packs(assessed.inputs.places),
+    )
+
+
+def choose_policy(request: DecisionRequest, serving: Serving, assessed: Assessment) -> tuple[str, Policy]:
+    """Role and policy of a decision: promotional actions are drawn, others are chosen by priority.
+
+    Who objected to profiling is not scored; where a law forbids what a policy chooses by, business rules serve.
+    """
+    if not request.purposes <= PROMOTIONAL:
+        return "priority", serving.policies["priority"]
+    if assessed.objected:
+        return "objected", serving.policies["priority"]
+    variant = assessed.assignment.variant
+    policy = serving.policies["policy" if variant == "holdout" else variant]
+    if serving.law.bars(serving.seen_by(policy), assessed.inputs):
+        policy = serving.policies["business_rules"]
+    return ("holdout" if variant == "holdout" else "drawn"), policy
+
+
+def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:
+    if place == NO_CONTACT:
+        return None
+    offer, channel, slot = assessed.space.catalogue.action(place)
+    return ChosenContact(
+        offer=offer.id,
+        name=offer.name,
+        template=offer.template,
+        parameters=offer.parameters,
+        purpose=offer.purpose,
+        channel=channel,
+        timing_slot=slot,
+        send_us=assessed.verdict.sent_us(assessed.space.bit(place)),
+        valid_until_us=assessed.standing.windows[SLOTS.index(slot)].ends_us,
+    )
+
+
+def reservation(record: Record) -> Reservation | None:
+    """What a decided contact takes, as its record tells; None for no contact."""
+    if (sent := record.action) is None:
+        return None
+    state, at = ("confirmed", record.at_us) if record.activated else ("reserved", 0)
+    return Reservation(
+        sent.send_us,
+        sent.valid_until_us,
+        cast("limits.State", state),
+        sent.purpose,
+        sent.offer,
+        sent.channel,
+        sent.timing_slot,
+        at,
+        record.brand,
+    )
+
+
+def _personal(request: DecisionRequest, snapshot: PlayerSnapshot, assessed: Assessment) -> dict[str, Any]:
+    return {
+        "player_id": request.player_id,
+        "request_id": request.request_id,
+        "context": request.context.model_dump(exclude_none=True) if request.context else {},
+        "facts": {name.decode(): value.decode() for name, value in snapshot.facts.items()},
+        "inputs": assessed.inputs.audit(assessed.standing.law.needs(assessed.inputs.places)),
+        "contacts": [list(one) for one in assessed.inputs.contacts],
+        "asked": {"channels": request.channels, "offers": request.offers, "activate": request.activate},
+    }

@@ -1,0 +1,106 @@
+"""Explain what may be sent to a player now and what not, with reasons, times and the inputs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features import zones
+from features.moments import moment
+from features.schema import CHANNELS
+from models.catalogue.candidates import Candidates
+from models.catalogue.experiment import assign
+from models.catalogue.offers import SLOTS
+from service.contacts.ledger import RedisLedger
+from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot
+from service.decisions import eligibility
+from service.decisions.assess import Assessment, assess
+from service.decisions.decide import own_id
+from service.decisions.eligibility import Asked
+from service.decisions.serving import Serving, player_keys
+from service.players import harm
+
+
+class ExplainedPlayer(NamedTuple):
+    """A player as they were read, and what a decision would find.
+
+    Attributes:
+        own_id: The id by which they are split into variants.
+        keys: Names of their keys.
+        snapshot: As the store held them.
+        assessment: For marketing and bonuses of one brand.
+    """
+
+    own_id: str
+    keys: Keys
+    snapshot: PlayerSnapshot
+    assessment: Assessment
+
+
+async def read_player(player_id: str, brand: str, serving: Serving, ledger: RedisLedger) -> ExplainedPlayer:
+    """Read and assess a player by any of their ids; raises StoreError if the store does not answer."""
+    asked = serving.house.player_key(player_id)
+
+    async def read(player: str) -> tuple[Keys, PlayerSnapshot]:
+        keys = player_keys(serving, player)
+        return keys, await ledger.view(keys, NO_DECISION)
+
+    keys, snapshot = await ledger.at_home(asked, read)
+    own = own_id(player_id, snapshot, linked=keys.player != asked)
+    now_us = serving.house.now_us(snapshot.real_us)
+    assignment = assign(serving.layout.catalogue.experiment, own)
+    return ExplainedPlayer(own, keys, snapshot, assess(snapshot, Asked(brand), assignment, now_us, serving))
+
+
+def explained(assessed: Assessment, serving: Serving) -> dict[str, Any]:
+    """An assessment as JSON: what it was made by, what may be sent from when, what not and why."""
+    needs = serving.law.needs(assessed.inputs.places)
+    return {
+        "at": moment(assessed.at_us).isoformat(),
+        "brand": assessed.standing.asked.brand,
+        "places": sorted(assessed.inputs.named or ()),
+        "rulebook": serving.book.hash,
+        "catalogue": serving.layout.catalogue.hash,
+        "packs": list(serving.law.packs(assessed.inputs.places)),
+        "harm": assessed.harm.level,
+        "harm_sources": assessed.harm.sources,
+        "harm_markers": harm.told(assessed.harm, assessed.inputs.places, serving.book.harm),
+        "variant": assessed.assignment.variant,
+        "stage": assessed.stage,
+        "allowed": list(_allowed(assessed)),
+        "denied": [_denied(name, bits, serving) for name, bits in assessed.excluded.items()],
+        "put_off": [
+            {"rule": one.rule, "timing_slot": one.timing_slot, "allowed_from": moment(one.allowed_from_us).isoformat()}
+            for one in assessed.verdict.deferrals
+        ],
+        "inputs": assessed.inputs.audit(needs),
+    }
+
+
+def _allowed(assessed: Assessment) -> Iterator[dict[str, str]]:
+    """Promotional candidates that nothing denies, with the local time from which each may be sent."""
+    space, zone = assessed.space, zones.zone(assessed.facts.time_zone or "UTC")
+    left = assessed.eligible & space.promotional
+    for at_us, bits in assessed.verdict.moments:
+        for place in np.flatnonzero(space.array(left & bits)):
+            offer, channel, slot = space.catalogue.action(int(place))
+            local = moment(at_us).astimezone(zone).isoformat(timespec="minutes")
+            yield {"offer": offer.id, "channel": channel, "timing_slot": slot, "send_at": local}
+
+
+def _denied(name: str, bits: Candidates, serving: Serving) -> dict[str, Any]:
+    """What one reason denies, by the offers, channels and slots in which it denies anything."""
+    why, catalogue = eligibility.reason(name, serving.reasons), serving.layout.catalogue
+    cube = serving.layout.array(bits)[1:].reshape(catalogue.shape)
+    return {
+        "rule": name,
+        "reason": why.reason,
+        "source": why.source,
+        "confidence": why.confidence,
+        "actions": int(cube.sum()),
+        "offers": [catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))],
+        "channels": [CHANNELS[at] for at in np.flatnonzero(cube.any(axis=(0, 2)))],
+        "timing_slots": [SLOTS[at] for at in np.flatnonzero(cube.any(axis=(0, 1)))],
+    }
