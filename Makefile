@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger faults mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger assess faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -67,6 +67,9 @@ bench: install install-bench ## Decisions and rules beside peers
 
 ledger: install ## Everything callers may do to the ledger at once, a thousand stories of fifty steps, some minutes
 	CROUPIER_EXAMPLES=1000 $(BIN)/pytest tests/property/test_ledger.py
+
+assess: install ## One assessment for all that ask, on ten thousand random players, a minute or two
+	CROUPIER_EXAMPLES=2500 $(BIN)/pytest $(PARALLEL) tests/property/test_assess.py
 
 faults: install ## Every process killed at every step and every call to the store, the store failed in every way
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP

@@ -71,6 +71,25 @@ def restricting(
     print(json.dumps(found) if as_json else "\n".join(f"{name:>18}  {value}" for name, value in found.items()))
 
 
+@app.command()
+def trace(
+    against: Annotated[str | None, typer.Option(help="A commit to build and to trace beside this build.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The way of one decision through folders and modules. Example: croupier bench trace --against HEAD~1."""
+    from benchmarks import trace as ways
+    from benchmarks.builds import BuildError
+
+    try:
+        found = ways.trace(against, Console(stderr=True))
+    except BuildError as error:
+        _fail(str(error), 2)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        ways.show(found, Console(width=None if sys.stdout.isatty() else 120))
+
+
 def _named(peers: str) -> tuple[str, ...]:
     """Peers by name."""
     from benchmarks.peers.servers import PEERS
