@@ -1,4 +1,4 @@
-"""The arithmetic of behaviour features: from the stream, and brought forward to now. Pure.
+"""Arithmetic of behaviour features: update them from activity, bring them forward to now. Pure.
 
 `update` folds activity rows into the stored values of a player in any order of arrival; `forward` turns
 stored values into the vector that models and rules read at a moment. The batch twin of `update` is
@@ -62,7 +62,7 @@ _CALENDAR: Final = (Kind.WEEK, Kind.MONTH)
 
 
 class _Block(NamedTuple):
-    """The buckets of one calendar sum: side by side in STORED, the current week or month first."""
+    """The buckets of one calendar sum, side by side in STORED; the current week or month first."""
 
     number: Callable[[int], int]
     value: str | None
@@ -70,7 +70,7 @@ class _Block(NamedTuple):
     size: int
 
     def age(self, moment_us: int, as_of: int) -> int:
-        """How many weeks or months before that of as_of a moment lies."""
+        """Calendar weeks or months from a moment to as_of; 0 in the same one."""
         return self.number(as_of // DAY_MICROS) - self.number(moment_us // DAY_MICROS)
 
 
@@ -83,7 +83,7 @@ def _blocks() -> dict[int, _Block]:
 
 
 def _of_one_day(number: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Callable[[int], int]:
-    """The same number by plain integers, remembered: rows fall on few days."""
+    """The same number for one day as a plain integer, cached."""
     return lru_cache(maxsize=10_000)(lambda day: int(number(np.array(day))))
 
 
@@ -91,7 +91,7 @@ _BLOCKS: Final = _blocks()
 
 
 class Activity(NamedTuple):
-    """What a player did or what reached them, without personal fields: the row that aggregates filter.
+    """One row of activity, without personal fields: what a player did, or a contact that reached them.
 
     `timing_slot` and `night` are in the player's local time and None where no zone is known;
     `amount_minor` is in minor units of the house currency.
@@ -109,7 +109,7 @@ class Activity(NamedTuple):
 
 
 def local_parts(occurred_us: int, time_zone: str | None) -> tuple[str | None, bool | None]:
-    """Timing slot and night flag of a moment in a player's zone, (None, None) without a zone that is known."""
+    """Timing slot and night flag of a moment in the player's zone; (None, None) where the zone is unknown."""
     if time_zone is None or zones.known(time_zone) is None:
         return None, None
     return _parts_of_minute(*_hour_minute(occurred_us, time_zone))
@@ -132,7 +132,7 @@ def _parts_of_minute(hour: int, minute: int) -> tuple[str, bool]:
 
 
 class _Route(NamedTuple):
-    """Stored values that one kind of row moves: positions with half-lives (and powers), and the rest."""
+    """Stored values that one kind of row changes: positions with half-life and power, and the rest."""
 
     counts: tuple[tuple[int, int], ...]
     sums: tuple[tuple[int, int, int], ...]
@@ -150,7 +150,7 @@ def _route(
     slot: str | None,
     night: bool | None,  # noqa: FBT001 - a cache by position
 ) -> _Route:
-    """Which stored values a row with these filter columns moves."""
+    """Which stored values a row with these columns changes."""
     row = Activity(type_, 0, None, status, target, product, channel, slot, night)
     hit = [
         index
@@ -168,12 +168,12 @@ def _route(
 
 
 def empty() -> list[Any]:
-    """Stored values of a player of whom nothing is known: one None per entry of STORED."""
+    """Stored values of an unknown player: one None per entry of STORED."""
     return [None] * len(STORED)
 
 
 def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
-    """Fold rows into stored values.
+    """Fold rows of activity into stored values.
 
     Args:
         stored: One value per entry of STORED, None where nothing happened yet.
@@ -216,7 +216,7 @@ def _decay(values: list[Any], before: int | None, as_of: int) -> NDArray[np.floa
 
 
 def _shift(values: list[Any], before: int | None, as_of: int) -> None:
-    """Move windows of days and buckets of weeks and months on to a later moment."""
+    """Shift windows of days and buckets of weeks and months to a later moment."""
     if before is None or before // DAY_MICROS == as_of // DAY_MICROS:
         return
     gap = min(as_of // DAY_MICROS - before // DAY_MICROS, DAYS_WINDOW)
@@ -231,7 +231,7 @@ def _shift(values: list[Any], before: int | None, as_of: int) -> None:
 
 
 def _add(values: list[Any], block: _Block, row: Activity, as_of: int) -> None:
-    """Add one row to its week or month; one before the last bucket only tells that there was a row."""
+    """Add one row to the bucket of its week or month; one older than the last bucket only sets missing buckets to 0."""
     if values[block.first] is None:
         values[block.first : block.first + block.size] = [0] * block.size
     age = block.age(row.occurred_us, as_of)
@@ -240,7 +240,7 @@ def _add(values: list[Any], block: _Block, row: Activity, as_of: int) -> None:
 
 
 def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: int) -> None:
-    """Fold one row into the values that are no sums."""
+    """Fold one row into counts, firsts, lasts, days and latest texts."""
     moment = row.occurred_us
     earliest: int | None = moment
     for index in positions:
@@ -267,7 +267,7 @@ def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
 
 
 def together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
-    """Stored values of two ids of one person, as if all rows had been one player's; in any order, within 1e-9."""
+    """Merge the stored values of two ids of one person, as if all rows had been one player's; exact within 1e-9."""
     moments = [values[_AS_OF[0]] for values in (one, other)]
     if None in moments:
         return list(other if moments[0] is None else one)
@@ -284,7 +284,7 @@ def together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
 
 
 def _moved(stored: Sequence[Any], before: int, as_of: int) -> list[Any]:
-    """Stored values as true for a later moment."""
+    """Stored values brought to a later moment."""
     values = list(stored)
     _shift(values, before, as_of)
     for index, value in zip(_DECAYED, _decay(values, before, as_of).tolist(), strict=True):
@@ -318,7 +318,7 @@ _TEXTS: Final = [index for index, feature in enumerate(STORED) if feature.dtype 
 
 
 def encode(stored: Sequence[Any]) -> NDArray[np.float64]:
-    """Stored values as numbers, shape (len(STORED),): NaN for None, a product by its place in PRODUCTS."""
+    """Encode stored values as numbers, shape (len(STORED),): NaN for None, a product by its index in PRODUCTS."""
     values = list(stored)
     for index in _TEXTS:
         values[index] = PRODUCTS.index(values[index]) if values[index] in PRODUCTS else None
@@ -332,18 +332,18 @@ _NTH: Final = np.array([STORED[index].nth for index in _BUCKETS])
 _ZEROED: Final = np.isin(_KINDS, [Kind.DECAYED, Kind.COUNT, Kind.DAYS, *_CALENDAR])
 _MOMENTS: Final = np.isin(_KINDS, [Kind.FIRST, Kind.LAST])
 _FADING: Final = np.array([feature.half_life * MICROS or np.inf for feature in STORED])
-"""Half-life of each stored value in microseconds; what is no decayed sum never fades."""
+"""Half-life of each stored value, microseconds; infinite for all but decayed sums."""
 _CLOCKS: Final = np.array(_AS_OF)
 _CLOCK_VIEWS: Final = [STORED[at].view for at in _AS_OF]
 _CLOCK_OF: Final = np.array([_CLOCK_VIEWS.index(feature.view) for feature in STORED])
-"""Which of the moments at _CLOCKS each stored value is true for."""
+"""Index into _CLOCKS of the as_of that each stored value belongs to."""
 _GAPS: Final = [(kind, view) for kind in _NUMBERS for view in _CLOCK_VIEWS]
 _GAP_OF_DAYS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _DAYS])
 _GAP_OF_BUCKETS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _BUCKETS])
 
 
 def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bring stored values forward to *now*: the one function behind serving and training.
+    """Bring stored values forward to *now*; serving and training share it.
 
     Args:
         stored: Encoded stored values, shape (..., len(STORED)).
@@ -365,7 +365,7 @@ def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> N
 
 
 def _gaps(as_of: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many UTC days, weeks and months began after as_of and up to now, shape (..., len(_GAPS))."""
+    """UTC days, weeks and months from as_of to now, shape (..., len(_GAPS))."""
     # Where as_of is missing nothing is stored that could move; with now in its place there is no gap.
     later = np.fmax(now, as_of)
     day = np.concatenate([later, np.fmin(as_of, later)], axis=-1).astype(np.int64) // DAY_MICROS
@@ -374,13 +374,13 @@ def _gaps(as_of: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.in
 
 
 def _days_left(bits: NDArray[np.float64], gap: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many days of a window's bits still lie in the window that ends now."""
+    """Count the days of a window that still lie in the window that ends now."""
     shift = np.minimum(gap, DAYS_WINDOW)
     return np.asarray(np.bitwise_count((bits.astype(np.int64) << shift) & _WINDOW_BITS), dtype=np.int64)
 
 
 def _moved_on(values: NDArray[np.float64], gap: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The buckets of weeks and months as counted from now: each is what an earlier one was, or new and 0."""
+    """Buckets of weeks and months counted from now; 0 where a bucket is new."""
     held = gap <= _NTH
     return np.take_along_axis(values, _BUCKETS - gap * held, axis=-1) * held
 
@@ -405,7 +405,7 @@ _DERIVED: Final = np.array([_COMPUTED.index(reading.name) for reading in DERIVED
 
 
 def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The DERIVED readings, in their order, from values already at now."""
+    """Compute the DERIVED readings, in their order, from values already at now."""
     differences = values[..., _ONES] - values[..., _OTHERS]
     parts = np.concatenate([values[..., _PARTS], _spread(values)[..., np.newaxis]], axis=-1)
     shares = _share(parts, values[..., _WHOLES])
@@ -413,7 +413,7 @@ def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of stakes times their number: over their sum it is how much they vary."""
+    """Standard deviation of stakes times their number; divided by their sum it is the coefficient of variation."""
     count, total, squares = (values[..., at] for at in _STAKES)
     # Of equal stakes, or where squares were not kept from the start, rounding and gaps can end below 0.
     return np.sqrt(np.maximum(count * squares - total * total, 0.0))

@@ -1,4 +1,4 @@
-"""Behaviour features in batch: the twin of `aggregates.update`, written once in ibis for DuckDB or Spark."""
+"""Behaviour features in batch: `aggregates.update`, written once in ibis for DuckDB or Spark."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def batch(activity: Table, as_of_us: Sequence[int]) -> Table:
 
 
 def _marked(activity: Table) -> Table:
-    """Activity with numbers for its moment, day, week and month, a flag per filter, and the rank of what is a first."""
+    """Activity with numbered moment, day, week and month, a flag per filter, and the rank for firsts."""
     moment = activity.occurred_at.delta(ibis.literal(_EPOCH), unit="microsecond")
     numbers = {f"row_{kind}": number(moment // DAY_MICROS) for kind, number in _NUMBERS.items()}
     flags = {name: _holds(activity, dict(key)) for key, name in _FILTERS.items()}
@@ -158,7 +158,7 @@ def _latest(text: ir.StringColumn, moment: ir.IntegerColumn, hit: ir.BooleanColu
 
 
 def read_activity(connection: ibis.BaseBackend, lake: Path) -> Table:
-    """Activity of the whole lake: its events and outcomes with the columns of ACTIVITY, absent ones null.
+    """Read all activity of a lake: events and outcomes with the columns of ACTIVITY, absent ones null.
 
     Raises:
         ValueError: A file holds times without a zone.
@@ -180,7 +180,7 @@ def _projected(rows: Table, path: str) -> Table:
 
 
 def write_features(table: Table, lake: Path, name: str, created_at: datetime) -> list[Path]:
-    """Write what `batch` computed to `lake/features/day=YYYY-MM-DD/name.parquet`, a file per UTC day of the cut-off.
+    """Write features to `lake/features/day=YYYY-MM-DD/name.parquet`, a file per UTC day of the cut-off.
 
     Args:
         table: The table of `batch`; it is computed once.
@@ -202,7 +202,7 @@ def write_features(table: Table, lake: Path, name: str, created_at: datetime) ->
 
 
 def _write(rows: pa.Table, path: Path) -> Path:
-    """Write a file under another name and move it into place, so that nobody reads half of it."""
+    """Write a file under another name and rename it, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     pq.write_table(rows, unfinished)

@@ -1,4 +1,4 @@
-"""The one home of Feast: definitions built from the schema, training frames, and the compiled read plan."""
+"""The home of Feast: definitions made from the schema, training frames, the compiled read plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVICES: Final = {"churn": (VIEWS[Use.MODEL],), "decision": tuple(VIEWS.values(
 
 
 def open_store(home: Path, connection: str) -> FeatureStore:
-    """The Feast store of a house; nothing is connected before it is used.
+    """Open the Feast store of a house; connects on first use.
 
     Args:
         home: Directory of the house; the registry lies in its `feast/`.
@@ -56,7 +56,7 @@ def open_store(home: Path, connection: str) -> FeatureStore:
 
 
 def _connection_string(connection: str) -> str:
-    """What Feast calls a connection string: `host:port,keyword=JSON value,...`."""
+    """A store's address as Feast's connection string: `host:port,keyword=JSON value,...`."""
     if "://" not in connection:
         return connection
     url = urlsplit(connection)
@@ -96,7 +96,7 @@ def _view(name: str, player: Entity, lake: Path) -> FeatureView:
 
 
 def training_frame(store: FeatureStore, players_and_times: pd.DataFrame, service: str) -> pd.DataFrame:
-    """Features as they were known at given moments, point-in-time correct.
+    """Features as they were known at given moments, joined point-in-time correct.
 
     Args:
         store: The house's Feast store.
@@ -115,7 +115,7 @@ def training_frame(store: FeatureStore, players_and_times: pd.DataFrame, service
 
 
 def compile_plan(store: FeatureStore) -> ReadPlan:
-    """The read plan of what the registry defines, refused where this build could misread it.
+    """Compile the read plan of the registry's definitions.
 
     Raises:
         PlanError: The registry holds something that a plan cannot express, or not what the schema names.
@@ -147,7 +147,7 @@ def _planned(view: str, versioned: str, field: Field) -> PlannedFeature:
 
 
 def _in_schema_order(features: Sequence[PlannedFeature]) -> list[PlannedFeature]:
-    """Features as the schema orders them, others after; Feast's own order is that of a registry, not of a vector."""
+    """Features in the schema's order, others after them; Feast keeps the order of its registry."""
     held = {(feature.view, feature.name, feature.dtype): feature for feature in features}
     wanted = [(feature.view, feature.name, str(feature.dtype)) for feature in STORED]
     if missing := [key for key in wanted if key not in held]:
@@ -156,7 +156,7 @@ def _in_schema_order(features: Sequence[PlannedFeature]) -> list[PlannedFeature]
 
 
 def _key_parts(project: str) -> tuple[bytes, bytes]:
-    """What stands before the length of a player's id in a key, and what after the id."""
+    """Bytes of a player's key before the length of the id, and after the id."""
     key: bytes = _redis_key(project, EntityKey(join_keys=[ENTITY], entity_values=[Value(string_val="")]), _KEY_VERSION)
     suffix = project.encode()
     return key.removesuffix(bytes(4) + suffix), suffix

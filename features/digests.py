@@ -1,4 +1,4 @@
-"""Digests of events and outcomes, by which a retry is told from other content under the same id.
+"""Digests of events and outcomes: tell a retry from other content under the same id.
 
 A digest covers moments in UTC, so that the offset in which a moment is spelt says nothing. The first build's covered
 the offset too; what it remembered stands in stores for 35 days, and is known by `earlier`.
@@ -53,21 +53,21 @@ _OTHER: Final = Form(_EVERY)
 _OFFSETS: Final = range(-12 * 60, 14 * 60 + 1, 15)
 """Offsets of all zones, minutes."""
 _APART: Final = frozenset({0, 60})
-"""How far the offsets of two moments of one content lie apart: not, or a zone's clock was changed in between."""
+"""Minutes between the UTC offsets of two moments of one content: none, or a change to daylight saving time."""
 
 
 def form_of(event: Event) -> Form:
-    """The form of an event."""
+    """The hash form of an event, by its type."""
     return _EVENTS.get(event.type, _OTHER)
 
 
 def digest(content: BaseModel, form: Form) -> bytes:
-    """Eight bytes that stand for a content, its moments in UTC."""
+    """Digest of a content, 8 bytes, its moments in UTC."""
     return _digest(_in_utc(content, form))
 
 
 def earlier(content: BaseModel, form: Form) -> Iterator[bytes]:
-    """What the first build may have remembered for a content: its digest as spelt now, then in every other offset."""
+    """Digests that the first build may have stored for a content: as spelt now, then in every other UTC offset."""
     text = form.json(content)
     yield _digest(text)
     moments = _moments(content)
@@ -99,5 +99,5 @@ def _moments(content: BaseModel) -> list[tuple[str, datetime]]:
 
 
 def _spelt(name: str, at: datetime) -> bytes:
-    """A moment as it stands in JSON."""
+    """A moment as JSON spells it."""
     return f'"{name}":"{at.isoformat().replace("+00:00", "Z")}"'.encode()

@@ -1,4 +1,4 @@
-"""Typed events about a player: what is accepted, and the flat row that log and lake keep of it.
+"""Typed events about a player: what is accepted, and the flat row for log and lake.
 
 Every event names itself, its player, its brand and an aware moment. Unknown types, unknown fields, naive
 times and wrong values are refused by the models here; lateness and the future are judged against the
@@ -24,7 +24,7 @@ from pydantic import (
 
 from features import places, zones
 from features.moments import MICROSECOND
-from features.moments import micros as micros  # noqa: PLC0414 - events are told in them, and so they are had here
+from features.moments import micros as micros  # noqa: PLC0414 - exported: events are read in microseconds
 from features.moments import moment as moment  # noqa: PLC0414
 from features.words import LOWER, SPELT, listed, nearest
 
@@ -41,7 +41,7 @@ def _known_zone(name: str) -> str:
 
 
 def no_zone(name: str) -> str:
-    """The sentence that says that a name is no zone, with the nearest."""
+    """Sentence that refuses an unknown zone, with the nearest name."""
     near = nearest(name, sorted(zones.names()))
     return f"{name!r} is no IANA time zone" + (f": did you mean {near}?" if near else "")
 
@@ -56,14 +56,14 @@ _FIRST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 # Moment 0 is where a sandbox puts what it assumes: nothing real lies there.
 Moment = Annotated[AwareDatetime, AfterValidator(_of_our_time)]
-# What restricts contact must not be refused for its moment, nor told beyond what calendars can count.
+# An event that restricts contact is never refused for its moment; it is clamped to what calendars can count.
 AnyMoment = Annotated[AwareDatetime, AfterValidator(lambda at: max(_FIRST, min(at, _LAST)))]
 # Printable ASCII without space or braces: ids become parts of keys and of hash tags.
 ID_PATTERN: Final = r"^[!-z|~]{1,64}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Brand = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$"), listed("brands")]
 Jurisdiction = Annotated[str, BeforeValidator(places.spelt), StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
-# What a player's system sends for a zone is taken; facts hold only what is one.
+# Any text is accepted as a zone; facts keep valid zones only.
 ZoneName = Annotated[str, BeforeValidator(zones.spelt), StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,64}$")]
 TimeZone = Annotated[ZoneName, AfterValidator(_known_zone)]
 Minor = Annotated[int, Field(ge=0, le=10**12)]
@@ -81,7 +81,7 @@ _Level = Annotated[HarmLevel, SPELT]
 
 
 class _Event(BaseModel):
-    """What every event carries."""
+    """Fields of every event."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -92,7 +92,7 @@ class _Event(BaseModel):
 
 
 class _Gate(_Event):
-    """What can restrict contact: it is taken from any moment, however wrong the clock that told it."""
+    """An event that can restrict contact: accepted from any moment, however wrong the caller's clock."""
 
     occurred_at: AnyMoment
 
@@ -365,19 +365,19 @@ _COLUMNS: Final = frozenset(
 
 
 def timeliness(occurred_us: int, now_us: int) -> Literal["ahead", "old"] | None:
-    """Whether a moment lies further ahead of the house's clock than clocks may run, or beyond what is remembered."""
+    """Whether a moment is `ahead` of the house's clock beyond SKEW, or too `old` for its id to be remembered."""
     if occurred_us > now_us + SKEW // MICROSECOND:
         return "ahead"
     return "old" if occurred_us < now_us - REMEMBERED // MICROSECOND else None
 
 
 def of_our_time(event: Event) -> bool:
-    """Whether an event names a moment that can be; of what restricts contact others are read too, as the nearest."""
+    """Whether the moment of an event lies between 1970 and 2200; events that restrict contact are clamped to it."""
     return _FIRST < event.occurred_at < _LAST
 
 
 def row(event: Event) -> dict[str, Any]:
-    """Flat columns of an event for log and lake, without personal fields and without the player's id.
+    """Flat columns of an event for log and lake, without personal fields and player id.
 
     Fields that are no column of their own go to `detail`; times are unix microseconds.
     """
@@ -397,7 +397,7 @@ def row(event: Event) -> dict[str, Any]:
 
 
 def personal(event: Event) -> dict[str, str]:
-    """The personal fields of an event as text, empty for most."""
+    """Personal fields of an event as text; empty for most."""
     held = event.__dict__
     return {name: str(_plain(held[name])) for name in PERSONAL if held.get(name) is not None}
 
@@ -407,5 +407,5 @@ def _plain(value: object) -> object:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text may name a player, an event, a request or an outcome."""
+    """Whether a text is a valid id of a player, event, request or outcome."""
     return re.fullmatch(ID_PATTERN.strip("^$"), text) is not None

@@ -21,7 +21,7 @@ _REQUIRED: Final = object()
 
 
 class _Field(NamedTuple):
-    """A field of a class: its attribute, what pydantic's `exclude` calls it, its name in JSON, its default."""
+    """A field of a class: attribute, its place for pydantic's `exclude`, name in JSON, default."""
 
     attribute: str
     place: str | int
@@ -30,7 +30,7 @@ class _Field(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """The fields of a class as a form sees them: those of the first build in order, later ones, those with a form."""
+    """Fields of a class for hashing: those of the first build in order, later ones, those with a form of their own."""
 
     first: list[_Field]
     later: list[_Field]
@@ -38,13 +38,13 @@ class _Known(NamedTuple):
 
 
 class Form:
-    """Fields that something had in the first build.
+    """Form of a hash input: the fields of the first build.
 
     Args:
         fields: Their names in JSON, in order, divided by spaces.
-        never: A field that is no content, whatever it says.
-        parts: Field -> form of what stands in it, be that one, a list or a mapping; where these are of several types,
-            the form of each by what its field `type` says.
+        never: A field that never enters the hash.
+        parts: Field -> form of the models in it (one, a list or a mapping); for several types, the forms by the
+            value of their field `type`.
     """
 
     def __init__(self, fields: str, never: str = "", /, **parts: Form | Mapping[str, Form]) -> None:
@@ -52,23 +52,23 @@ class Form:
         self._classes: dict[type, _Known] = {}
 
     def json(self, model: BaseModel) -> bytes:
-        """A model as JSON."""
+        """JSON of a model for hashing."""
         known = self._look(type(model))
         silent = self.silent(model) if known.later or known.parts else None
         return model.model_dump_json(by_alias=True, exclude=silent or None).encode()
 
     def hash(self, model: BaseModel) -> str:
-        """Twelve hex digits of a model's content."""
+        """Hash of a model's content, twelve hex digits."""
         return hashlib.sha256(self.json(model)).hexdigest()[:12]
 
     def content(self, held: object) -> dict[str, Any]:
-        """Fields of a struct or dataclass by name: the first build's in its order, then later ones that differ."""
+        """Fields of a struct or dataclass for hashing: the first build's in order, then later ones that differ."""
         known = self._look(type(held))
         said = [one for one in known.later if getattr(held, one.attribute) != one.default]
         return {one.name: getattr(held, one.attribute) for one in (*known.first, *said)}
 
     def silent(self, content: object) -> dict[Any, Any]:
-        """What a model or named tuple leaves out, as pydantic's `exclude` takes it."""
+        """Fields that the hash of a model or named tuple omits, as pydantic's `exclude` takes them."""
         known = self._look(type(content))
         found: dict[Any, Any] = {
             one.place: True
@@ -92,7 +92,7 @@ class Form:
 
 
 def _inside(value: object, form: Form | Mapping[str, Form]) -> dict[Any, Any]:
-    """What is left out of all that stands in a field."""
+    """Fields to omit inside a field's value, as pydantic's `exclude` takes them."""
     pairs: Iterable[tuple[Any, Any]]
     match value:
         case BaseModel():
@@ -110,7 +110,7 @@ def _inside(value: object, form: Form | Mapping[str, Form]) -> dict[Any, Any]:
 
 
 def _declared(kind: Any) -> Iterator[_Field]:  # noqa: ANN401 - classes of four libraries
-    """The fields of a pydantic model, a struct, a dataclass or a named tuple."""
+    """Fields that a pydantic model, struct, dataclass or named tuple declares."""
     if issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
             default = _REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
@@ -129,7 +129,7 @@ def _declared(kind: Any) -> Iterator[_Field]:  # noqa: ANN401 - classes of four 
 
 
 def literal(value: object) -> str:
-    """A value as Python writes literals, over which the first build took some hashes."""
+    """A value as a Python literal; the first build took some hashes over this text."""
     match value:
         case str():
             text = value.replace("\\", "\\\\")

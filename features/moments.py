@@ -1,4 +1,4 @@
-"""Moments: unix microseconds inside, aware datetimes at the doors."""
+"""Moments: unix microseconds in the code, aware datetimes in requests, files and answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def micros(moment: datetime) -> int:
-    """Unix microseconds of an aware moment, exact."""
+    """Unix microseconds of an aware datetime, exact."""
     return (moment - EPOCH) // MICROSECOND
 
 

@@ -16,7 +16,7 @@ _MEANT: Final = {"UK": "GB", "EL": "GR"}
 
 
 def spelt(place: object, info: ValidationInfo) -> object:
-    """A code in capitals with `-`, whatever its spelling; raises ValueError for one that there is not, at a door."""
+    """Normalise the spelling of a code to capitals with `-`; at a door, raise ValueError for an unknown one."""
     if not isinstance(place, str):
         return place
     code = "-".join(place.replace("_", "-").split()).upper()
@@ -26,14 +26,14 @@ def spelt(place: object, info: ValidationInfo) -> object:
 
 
 def known(place: str) -> bool:
-    """Whether a code is that of a country or of a subdivision."""
+    """Whether a code names a country or a subdivision."""
     country, _, region = place.partition("-")
     return place in regions(country) if region else country in countries()
 
 
 @cache
 def countries() -> frozenset[str]:
-    """Codes of countries."""
+    """Codes of all countries."""
     import pycountry  # noqa: PLC0415 - reads its files at the first place that is asked for
 
     return frozenset((*(one.alpha_2 for one in pycountry.countries), *_BESIDE))
@@ -47,7 +47,7 @@ def regions(country: str) -> frozenset[str]:
 
 @cache
 def _named(country: str) -> dict[str, str]:
-    """Codes of a country's subdivisions by name."""
+    """Codes of a country's subdivisions, by folded name and code."""
     import pycountry  # noqa: PLC0415
 
     found: Any = pycountry.subdivisions
@@ -55,7 +55,7 @@ def _named(country: str) -> dict[str, str]:
 
 
 def meant(place: str) -> str | None:
-    """The code that was probably meant by one that there is not, or by a country's name; None where nothing is near."""
+    """Guess the code that an unknown code or a country's name stands for; None where nothing is near."""
     country, _, region = place.partition("-")
     if found := _lookup(place.replace("-", " ")):
         return found
@@ -72,7 +72,7 @@ def meant(place: str) -> str | None:
 
 
 def _lookup(name: str) -> str | None:
-    """The code of a country by its name, or by another of its codes."""
+    """Code of a country by its name or another of its codes."""
     import pycountry  # noqa: PLC0415
 
     try:
@@ -83,7 +83,7 @@ def _lookup(name: str) -> str | None:
 
 
 def unknown(place: str, code: str) -> str:
-    """The sentence that refuses a code, with the one that was probably meant."""
+    """Sentence that refuses an unknown code, with the probable one."""
     near = meant(code)
     what = "region of its country" if code.partition("-")[0] in countries() else "country"
     hint = f"did you mean {near}?" if near else "known are codes such as MT, GB and CA-ON"

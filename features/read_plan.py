@@ -1,4 +1,4 @@
-"""The read plan: how one player's features lie in the store, and the bytes to and from values. No Feast at run time.
+"""The read plan: layout of a player's features in the store, decoded and encoded without Feast.
 
 Feast keeps a player in one Redis hash: a field per feature, a 32-bit hash of its name, that holds a `Value`
 protobuf message, and a field per view with the event time. `features.definitions` compiles the plan from the
@@ -36,7 +36,7 @@ class PlanError(ValueError):
 
 
 class Row(NamedTuple):
-    """What the store knows of a player: values in the plan's order, None for what is missing or null.
+    """Stored values of a player as read: values in the plan's order, None for missing or null.
 
     `as_of` maps each view to the event time of its values in unix microseconds, None where nothing was written.
     """
@@ -57,7 +57,7 @@ class PlannedFeature:
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """Keys, fields and types of every stored value of a player, in Feast's Redis format.
+    """Keys, hash fields and types of all stored values of a player, in Feast's Redis format.
 
     Attributes:
         project: Feast project, the last part of every key.
@@ -77,7 +77,7 @@ class ReadPlan:
 
     @cached_property
     def fields(self) -> tuple[bytes, ...]:
-        """Hash fields to ask for: one per feature, then the event time of each view."""
+        """Hash fields to read: one per feature, then the event time of each view."""
         return (*(feature.field for feature in self.features), *self.views.values())
 
     @cached_property
@@ -89,12 +89,12 @@ class ReadPlan:
         return tuple(_WIRES[feature.dtype][1] for feature in self.features)
 
     def key(self, entity: str) -> bytes:
-        """The hash key of a player: entity key of serialization version 3, then the project."""
+        """Hash key of a player: entity key of serialization version 3, then the project."""
         value = entity.encode()
         return self.prefix + _LENGTH.pack(len(value)) + value + self.suffix
 
     def decode(self, values: Sequence[bytes | None]) -> Row:
-        """The answer of HMGET as values.
+        """Decode the reply of HMGET.
 
         Args:
             values: One entry per entry of `fields`.
@@ -113,7 +113,7 @@ class ReadPlan:
         return Row(row, dict(zip(self.views, moments, strict=True)))
 
     def encode(self, values: Sequence[Any], as_of_us: int) -> list[bytes]:
-        """Field, value, field, value ... for one HSET that writes every view of a player.
+        """Encode values as field, value, field, value ... for one HSET that writes every view of a player.
 
         Args:
             values: One per feature of the plan, None becomes Feast's null.
@@ -141,7 +141,7 @@ class ReadPlan:
 
     @classmethod
     def loads(cls, text: bytes) -> ReadPlan:
-        """The plan that `dumps` wrote.
+        """Read a plan that `dumps` wrote.
 
         Raises:
             PlanError: The text is no plan, or one with types that this build cannot read.
@@ -176,7 +176,7 @@ _UNFIT: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.er
 
 
 def _fixed(layout: struct.Struct, tag: int) -> tuple[Reader, Writer]:
-    """Reader and writer of a number of fixed width."""
+    """Reader and writer of a fixed-width number."""
     unpack, pack = layout.unpack, layout.pack
 
     def read(data: bytes) -> float:
@@ -192,7 +192,7 @@ def _fixed(layout: struct.Struct, tag: int) -> tuple[Reader, Writer]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The unsigned number that starts at a position, and the position after it."""
+    """Decode the unsigned varint at a position; the number and the position after it."""
     number = shift = 0
     while (byte := data[at]) > 0x7F:
         number |= (byte & 0x7F) << shift
@@ -215,7 +215,7 @@ def _signed(number: int) -> int:
 
 
 def _integer(tag: int, bits: int) -> tuple[Reader, Writer]:
-    """Reader and writer of a two's complement varint."""
+    """Reader and writer of a signed (two's complement) varint."""
     head, limit = bytes([tag]), 1 << (bits - 1)
 
     def read(data: bytes) -> int:
@@ -235,7 +235,7 @@ def _integer(tag: int, bits: int) -> tuple[Reader, Writer]:
 
 
 def _text(tag: int, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> tuple[Reader, Writer]:
-    """Reader and writer of bytes with their length before them."""
+    """Reader and writer of length-prefixed bytes."""
     head = bytes([tag])
 
     def read(data: bytes) -> str | bytes:
@@ -288,7 +288,7 @@ def _read_moment(data: bytes) -> int:
 
 
 def _write_moment(moment_us: int) -> bytes:
-    """Timestamp message of unix microseconds; protobuf leaves zeros out."""
+    """Timestamp message of unix microseconds; protobuf omits zeros."""
     seconds, micros = divmod(moment_us, 1_000_000)
     head = b"\x08" + _varint_bytes(seconds % _WORD) if seconds else b""
     return head + b"\x10" + _varint_bytes(micros * 1_000) if micros else head

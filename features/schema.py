@@ -1,4 +1,4 @@
-"""The one list of behaviour features: what is stored, how it is computed, what a model may see.
+"""Schema of behaviour features: what is stored, how it is computed, what a model may see.
 
 `STORED` drives Feast's views, the update from the stream, the computation in batch and the read plan;
 `VECTOR` is what `forward` makes of it at a moment *now*, in serving and in training alike.
@@ -40,7 +40,7 @@ NIGHT_ENDS: Final = time(6)
 
 
 class Dtype(StrEnum):
-    """Value types that the online store holds, by Feast's names."""
+    """Value types of the online store, by Feast's names."""
 
     FLOAT64 = "Float64"
     INT64 = "Int64"
@@ -48,7 +48,7 @@ class Dtype(StrEnum):
 
 
 class Kind(StrEnum):
-    """How activity rows become one stored value. Every kind merges in any order of arrival."""
+    """How rows of activity become one stored value; every kind allows any order of arrival."""
 
     DECAYED = "decayed"
     """Sum of value^power x 2^-((as_of - occurred_at) / half_life)."""
@@ -71,7 +71,7 @@ class Kind(StrEnum):
 
 
 class Use(StrEnum):
-    """Who may see a feature: harm markers are inputs of rules and never of a model."""
+    """Who may read a feature: a model, or rules only (harm markers)."""
 
     MODEL = "model"
     MASK = "mask"
@@ -110,7 +110,7 @@ class Feature:
 
     @property
     def view(self) -> str:
-        """Feast view that holds the feature: one per use, so that no model can join a harm marker."""
+        """Feast view of the feature: one per use, so that no model can join a harm marker."""
         return VIEWS[self.use]
 
 
@@ -158,7 +158,7 @@ def _moment(name: str, kind: Kind, when: When, use: Use = Use.MODEL, nth: int = 
 
 
 def _calendar(stem: str, when: When, kind: Kind, back: int) -> list[Feature]:
-    """Amounts of the current week or month and of those before it, `back` in all: what regulators count by."""
+    """Amounts of `back` calendar weeks or months, the current one first, as regulators count them."""
     return [
         Feature(f"{stem}_{kind}_{nth}", Dtype.INT64, "minor units", Use.MASK, kind, when, "amount_minor", nth=nth)
         for nth in range(back)
@@ -232,7 +232,7 @@ STORED: Final[tuple[Feature, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One number of the vector that `forward` makes for a moment *now*."""
+    """One number of the vector that `forward` computes for a moment *now*."""
 
     name: str
     unit: str
@@ -271,19 +271,19 @@ _FORM: Final = Form("name dtype unit use kind when value half_life nth beside po
 
 @cache
 def schema_hash() -> str:
-    """Twelve hex digits that change with any change of what is stored."""
+    """Hash of the stored features, twelve hex digits."""
     return hash_of(STORED)
 
 
 def hash_of(features: Sequence[Feature]) -> str:
-    """Twelve hex digits of a list of features, in the words in which the first build told them."""
+    """Hash of a list of features, twelve hex digits, over the text of the first build."""
     told = [f"Feature({_told(one)})" for one in features]
     text = f"({', '.join(told)}{',' * (len(told) == 1)})"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _told(feature: Feature) -> str:
-    """Fields of a feature; those of an enumeration by its first name, the member's name and its text."""
+    """Text of a feature for its hash; an enumeration as class, member and value."""
     enumerations = {"dtype": "Dtype", "use": "Use", "kind": "Kind"}
     return ", ".join(
         f"{name}=<{enumerations[name]}.{value.upper()}: {literal(value)}>"

@@ -1,4 +1,4 @@
-"""Words of closed lists: folded where the same word is meant, else refused with the known ones and the nearest.
+"""Closed lists of words: fold spellings, refuse unknown words with the known ones and the nearest.
 
 What is stored is read as it is: lists hold at a `Door` only, which pydantic hands to the fields as its context.
 """
@@ -20,19 +20,19 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 
 
 def fold(word: str) -> str:
-    """The spelling by which words are compared: lower case, with `_` for blanks and `-`."""
+    """Fold a word for comparison: lower case, `_` for blanks and `-`."""
     return re.sub(r"[\s-]+", "_", word.strip().casefold())
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelt most alike, None where none is."""
+    """The known word with the closest spelling, None where none is close."""
     folded = {fold(one): one for one in known}
     found = get_close_matches(fold(word), folded, 1, _ALIKE)
     return folded[found[0]] if found else None
 
 
 def unknown(word: object, what: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a word, with the known ones and the nearest."""
+    """Sentence that refuses an unknown word: the known words and the nearest."""
     listed = list(known)
     near = nearest(word, listed) if isinstance(word, str) else None
     shown = ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
@@ -40,13 +40,13 @@ def unknown(word: object, what: str, known: Iterable[str]) -> str:
 
 
 class Closed(NamedTuple):
-    """A closed list: what its words are, and the words."""
+    """A closed list of words; `what` names what they are."""
 
     what: str
     words: tuple[str, ...]
 
     def find(self, word: str) -> str:
-        """The word of the list that is meant; raises ValueError with the list where there is none."""
+        """Find a word whatever its spelling; raises ValueError with the known words."""
         found = {fold(one): one for one in self.words}.get(fold(word))
         if found is None:
             raise ValueError(unknown(word, self.what, self.words))
@@ -54,7 +54,7 @@ class Closed(NamedTuple):
 
 
 class Door(NamedTuple):
-    """What holds where something enters: lists, None where one is not known there, as in a file.
+    """Closed lists for values that enter the house; None where a list is not known, as for a file.
 
     Before `trading_since` there was no money and no play; None asks nothing of it.
     """
@@ -75,7 +75,7 @@ def _spelt(word: object) -> object:
 
 
 SPELT: Final = BeforeValidator(_spelt)
-"""Of a field whose words are lower case with `_`: any spelling of them is taken."""
+"""Validator of words in lower case with `_`; folds any spelling."""
 
 
 def _lowered(word: object) -> object:
@@ -83,11 +83,11 @@ def _lowered(word: object) -> object:
 
 
 LOWER: Final = BeforeValidator(_lowered)
-"""Of a field whose words are lower case with `-` or `_`."""
+"""Validator of words in lower case with `-` or `_`."""
 
 
 def listed(name: str, *, kept: bool = False) -> WrapValidator:
-    """Of a field whose words a list of the door holds, by its name in `Door`: the list's spelling is taken.
+    """Validator of a field whose words a list of `Door` holds, by the list's name; it takes the list's spelling.
 
     `kept` leaves the word as it was sent: its readers fold it.
     """
@@ -103,7 +103,7 @@ def listed(name: str, *, kept: bool = False) -> WrapValidator:
 
 
 def sentence(error: Mapping[str, Any]) -> str:
-    """What one of pydantic's errors says, with the nearest word where a list of words was missed."""
+    """Turn one of pydantic's errors into a sentence, with the nearest word for an unknown one."""
     context, word = error.get("ctx", {}), error.get("input")
     if isinstance(word, bool) and error["type"] in {"literal_error", "string_type"}:
         written = "ON or YES" if word else "NO or OFF"

@@ -1,4 +1,4 @@
-"""Time zones, from one source: the pinned package `tzdata`, whatever the machine or the environment would offer.
+"""Time zones from one source: the pinned package `tzdata`, whatever the machine offers.
 
 Decisions record the version of these data (`Versions.time_zones`), so local hours are computed from nothing else:
 `zone` reads the package's own files, past the search path of `zoneinfo`, which reads a machine's files first.
@@ -27,13 +27,13 @@ class ZonesRefused(Exception):
 
 @cache
 def names() -> frozenset[str]:
-    """The zones that the package knows, by IANA name."""
+    """IANA names of all zones of the package."""
     return frozenset(_data().joinpath("zones").read_text("utf8").split())
 
 
 @cache
 def zone(name: str) -> tzinfo:
-    """A zone by its IANA name; raises ZoneInfoNotFoundError for a name that the package does not know."""
+    """Load a zone by its IANA name; raises ZoneInfoNotFoundError for an unknown name."""
     if name not in names():
         raise zoneinfo.ZoneInfoNotFoundError(f"no time zone {name}")
     with _data().joinpath("zoneinfo", *name.split("/")).open("rb") as file:
@@ -41,12 +41,12 @@ def zone(name: str) -> tzinfo:
 
 
 def known(name: str | None) -> str | None:
-    """A zone's name where the package knows it, else None: what was stored under other data is unknown, no fault."""
+    """A zone's name where the package has it, else None: names stored under other data count as unknown."""
     return name if name in names() else None
 
 
 def spelt(name: object) -> object:
-    """The zone that is meant by a name whose case or blanks are not its own; any other name as it is."""
+    """Correct the case and blanks of a zone's name; other names stay as they are."""
     if not isinstance(name, str) or name in names():
         return name
     return _folded().get("_".join(name.split()).casefold(), name)
@@ -58,7 +58,7 @@ def _folded() -> dict[str, str]:
 
 
 def pin() -> str:
-    """Make the package the only source of zones in this process; answers the version of its data.
+    """Make the package the only source of zones in this process; returns the version of its data.
 
     Raises:
         ZonesRefused: The package's files are not those that were installed, or are of another version than it says.
@@ -78,7 +78,7 @@ def _data() -> Traversable:
 
 
 def _altered() -> str | None:
-    """The first file of the package whose bytes are not those of its record; None where no record was kept."""
+    """The first file of the package that differs from its record, None if all match or none was kept."""
     for file in metadata.files(_PACKAGE) or ():
         if file.parts[0] == _PACKAGE and file.hash is not None and file.suffix != ".pyc":
             read = _data().joinpath(*file.parts[1:])

@@ -1,4 +1,4 @@
-"""A catalogue as sets of candidates: one whole number per set, one bit per place. Pure.
+"""Sets of a catalogue's candidates as whole numbers, one bit per place. Pure.
 
 Masks are joined and cut by single operations on numbers, whatever the size of the catalogue, and the bytes of a
 number are those that a record keeps: place 0 (`NO_CONTACT`) is the highest bit.
@@ -20,20 +20,20 @@ from models.catalogue.limits import Group, Scope
 from models.catalogue.offers import SLOTS, Catalogue, Offer, Stage
 
 Candidates = int
-"""A set of candidates as the bits of a number (see `Layout`)."""
+"""A set of candidates as the bits of a number (see `CandidateSpace`)."""
 _BYTE: Final = 8
 _WORD: Final = 64
 
 
 class CandidateSpace:
-    """Sets of a catalogue's candidates.
+    """Candidates of a catalogue, and sets of them.
 
     Attributes:
         everything: Every contact; `NO_CONTACT` is in no set that a rule can block.
         promotional: Contacts of marketing and bonus offers.
-        scopes: Whose contacts limits count.
-        by_jurisdiction, by_stage: Contacts of offers that are for a jurisdiction, or a stage of life.
-        requests: What the last kinds of request left out; callers use a few.
+        scopes: Scopes of the catalogue's caps and gaps.
+        by_jurisdiction, by_stage: Contacts of offers made for a jurisdiction, or for a lifecycle stage.
+        requests: Cache of the contacts that recent kinds of request exclude; callers use a few kinds.
         slots: Contacts of each timing slot, in the order of SLOTS.
     """
 
@@ -74,14 +74,14 @@ class CandidateSpace:
         return 1 << (self._highest - place)
 
     def where(self, holds: Callable[[Offer, str], bool]) -> Candidates:
-        """The contacts whose offer and channel fulfil a condition."""
+        """Contacts whose offer and channel fulfil a condition."""
         offers = self.catalogue.offers
         return reduce(
             or_, (bits for (at, channel), bits in self._groups.items() if holds(offers[at], CHANNELS[channel])), 0
         )
 
     def group(self, group: Group, below: int | None = None) -> Candidates:
-        """The contacts of a limit's group; with `below`, those of offers of a lower priority only."""
+        """Contacts of a limit's group; with `below`, of offers of a lower priority only."""
         bits = self._held.get((group, below))
         if bits is None:
             bits = self._held[group, below] = self.where(
@@ -93,25 +93,25 @@ class CandidateSpace:
         return bits
 
     def find(self, offer: str, channel: str, timing_slot: str) -> Candidates:
-        """The set of one action by its names; empty if the catalogue no longer has its offer."""
+        """The set of one action by its names; empty where the catalogue lacks its offer."""
         known = any(one.id == offer for one in self.catalogue.offers)
         return self.bit(self.catalogue.place(offer, channel, timing_slot)) if known else 0
 
     def dumps(self, chosen: Candidates) -> bytes:
-        """A set as records keep it."""
+        """Bytes of a set, as records keep it."""
         return chosen.to_bytes(self._bytes, "big")
 
     def loads(self, data: bytes) -> Candidates:
-        """Read a set of a record back."""
+        """Read a set that `dumps` wrote."""
         return int.from_bytes(data, "big")
 
     def array(self, chosen: Candidates) -> NDArray[np.bool_]:
-        """A set as booleans over the places, shape (size,)."""
+        """Booleans of a set over the places, shape (size,)."""
         held = np.frombuffer(self.dumps(chosen), dtype=np.uint8)
         return np.unpackbits(held, count=self.catalogue.size).astype(np.bool_)
 
     def by_candidate(self, blocked: Sequence[Candidates]) -> NDArray[np.uint64]:
-        """Several sets turned round: for each place the bits of the sets that hold it; bit i is set i.
+        """Transpose several sets: for each place the bits of the sets that hold it; bit i is set i.
 
         Raises:
             ValueError: There are more than 64 sets.

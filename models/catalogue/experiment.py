@@ -26,7 +26,7 @@ def fnv1a32(text: str) -> int:
 
 
 def bucket(seed: str, unit: str) -> float:
-    """Place of a unit in [0, 1) in steps of 1/10000: fnv1a32(str(fnv1a32(seed + unit))) mod 10000."""
+    """Place of a unit in [0, 1), steps of 1/10000: fnv1a32(str(fnv1a32(seed + unit))) mod 10000."""
     return (fnv1a32(str(fnv1a32(seed + unit))) % _BUCKETS) / _BUCKETS
 
 

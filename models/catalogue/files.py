@@ -1,4 +1,4 @@
-"""Files that people edit: YAML read as a model, with errors that name file, line and field."""
+"""Reviewed YAML files: read as a model, with errors that name file, line and field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CatalogueError(Exception):
 
 
 class _Once(yaml.constructor.SafeConstructor):
-    """Refuses a key that stands twice: of two lines one would silently not hold."""
+    """YAML constructor that refuses a key that stands twice: one of the two would silently be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - as in PyYAML
         seen: set[Any] = set()
@@ -35,15 +35,15 @@ class _Once(yaml.constructor.SafeConstructor):
 
 
 class _Fast(_Once, yaml.CSafeLoader):
-    """Reads a rulebook in a sixth of the time."""
+    """Loader by libyaml: a rulebook in a sixth of the time."""
 
 
 class _Clear(_Once, yaml.SafeLoader):
-    """Shows the text beside its fault."""
+    """Loader in Python, whose errors quote the text."""
 
 
 def read_yaml(text: str) -> object:
-    """The content of a YAML text, each key once; raises YAMLError naming line and column."""
+    """Parse YAML with each key once; raises YAMLError naming line and column."""
     try:
         return yaml.load(text, _Fast)  # noqa: S506 - a safe loader
     except yaml.YAMLError:
@@ -70,7 +70,7 @@ Kind = TypeVar("Kind")
 
 
 def decoded(path: Path, kind: type[Kind]) -> Kind:
-    """A YAML file of settings as a type of msgspec; raises MsgspecError for what it cannot be."""
+    """Read a YAML file of settings as a msgspec type; raises MsgspecError."""
     content = path.read_bytes()
     if (place := endless(msgspec.yaml.decode(content))) is not None:
         raise msgspec.ValidationError(f"{'.'.join(map(str, place))} must be a finite number")
@@ -78,7 +78,7 @@ def decoded(path: Path, kind: type[Kind]) -> Kind:
 
 
 def endless(content: object) -> tuple[int | str, ...] | None:
-    """The place of the first number that is not finite; a field of numbers reads the text `1e999` as such a one too."""
+    """Place of the first number that is not finite, empty if none; pydantic reads the text `1e999` as infinite too."""
     return next(_endless(content), None)
 
 
@@ -100,7 +100,7 @@ def _endless(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]
 
 
 def _told(name: str, text: str, error: ValidationError) -> str:
-    """The first few faults; a key that is not known comes first, for it explains the one that is missing."""
+    """The first few faults as text; unknown keys first, for they explain missing ones."""
     faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     root = yaml.compose(text, yaml.SafeLoader)
     told = []
@@ -111,7 +111,7 @@ def _told(name: str, text: str, error: ValidationError) -> str:
 
 
 def _place(node: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
-    """Line and names of a field; what is no key of the file (the type that was chosen of several) is left out."""
+    """Line and names of a field, without the type that a union chose, which is no key of the file."""
     line, where = 1, []
     for step in loc:
         found = _below(node, step)

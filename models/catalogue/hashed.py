@@ -1,4 +1,4 @@
-"""What of a catalogue is hashed: its fields in the first build (`features.forms`)."""
+"""Hash input of a catalogue: its fields in the first build (`features.forms`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of the catalogue: how often, how close together and at what cost contacts may be made.
+"""Contact limits of the catalogue: caps, gaps, pauses and budgets.
 
 A limit holds for a *group* of promotional contacts and denies what would overflow it. Caps, gaps and pauses look at
 contacts of one player, of the player's household, or of one brand; budgets count the cost of an offer over all players.
@@ -26,7 +26,7 @@ Response = Literal["sent", "delivered", "failed", "cancelled", "opened", "clicke
 
 
 class Group(BaseModel):
-    """Promotional contacts: all, or those of a channel, an offer, a category of offers, a purpose."""
+    """A group of promotional contacts: all, or those of a channel, offer, category or purpose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     channel: Channel | None = None
@@ -35,7 +35,7 @@ class Group(BaseModel):
     purpose: Literal["marketing", "bonus"] | None = None
 
     def holds(self, purpose: str, offer: str, category: str | None, channel: str) -> bool:
-        """Whether a contact belongs to it."""
+        """Whether a contact belongs to the group."""
         return (
             purpose in {"marketing", "bonus"}
             and self.channel in (None, channel)
@@ -52,7 +52,7 @@ class _Limit(BaseModel):
 
 
 class Cap(_Limit, Group):
-    """At most `contacts` of a group: in any window of `hours`, per day or week of the player's zone, or for life.
+    """At most `contacts` of a group in any window of `hours`, per day or week of the player's zone, or for life.
 
     Attributes:
         scope: Whose contacts count: the player's (linked ids included), the household's, or the player's of one brand.
@@ -83,13 +83,13 @@ class Cap(_Limit, Group):
 
     @property
     def reach_us(self) -> int:
-        """How long a contact matters to it, microseconds; a local day may last 25 hours. 0 for life: see `lifetime`."""
+        """How long a contact counts, microseconds; a local day may last 25 hours. 0 for life: see `lifetime`."""
         spans = {"day": 2 * DAY_US, "week": 8 * DAY_US}
         return 0 if self.lifetime else spans[self.calendar] if self.calendar else self.window_us
 
 
 class Gap(_Limit):
-    """Contacts of one group keep a distance from those of another: never `of` within `hours` after `after`.
+    """A distance between contacts: none of `of` within `hours` after one of `after`.
 
     Without groups it is the least time between any two contacts.
     """
@@ -105,7 +105,7 @@ class Gap(_Limit):
 
 
 class Pause(_Limit):
-    """After `responses` of one type to contacts of a group within `days`, the group rests for `pause_days`."""
+    """After `responses` of one type to contacts of a group within `days`, the group pauses for `pause_days`."""
 
     scope: Literal["player", "brand"] = "player"
     type: Response
@@ -116,22 +116,22 @@ class Pause(_Limit):
 
     @property
     def within_us(self) -> int:
-        """Span that must hold all the responses, microseconds."""
+        """Span that must contain all the responses, microseconds."""
         return int(self.days * DAY_US)
 
     @property
     def pause_us(self) -> int:
-        """How long the group rests, microseconds."""
+        """Length of the pause, microseconds."""
         return int(self.pause_days * DAY_US)
 
     @property
     def reach_us(self) -> int:
-        """How long a response matters, microseconds."""
+        """How long a response counts, microseconds."""
         return self.within_us + self.pause_us
 
 
 class Budget(BaseModel):
-    """What an offer, or all of a category or purpose, may cost the house per day over all players.
+    """Daily budget over all players, minor units, for an offer, category or purpose.
 
     A contact charges the `cost_minor` of its offer to the day of the zone in which it is to be sent.
     """
@@ -146,5 +146,5 @@ class Budget(BaseModel):
 
     @property
     def group(self) -> Group:
-        """Contacts that are charged to it."""
+        """Group of contacts that the budget pays for."""
         return Group(offer=self.offer, category=self.category, purpose=self.purpose)

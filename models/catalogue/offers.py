@@ -1,4 +1,4 @@
-"""Actions: offer x channel x timing slot, or no contact; and the catalogue they come from.
+"""Actions (offer x channel x timing slot, or no contact) and the catalogue that defines them.
 
 The candidates of a catalogue have fixed places: 0 is `NO_CONTACT`, then offer by offer, channel by channel,
 slot by slot. Masks, scores and probabilities are arrays over these places, so a record needs no names.
@@ -55,7 +55,7 @@ class _Part(BaseModel):
 
 
 class Terms(_Part):
-    """What a player must do for a bonus. What is left out is unknown, and a rule that asks for it denies.
+    """Conditions of a bonus. A missing one is unknown, and a rule that needs it denies.
 
     Attributes:
         wagering: How many times the base must be staked.
@@ -83,7 +83,7 @@ class Terms(_Part):
 
 
 class Offer(_Part):
-    """What is given. Money in minor units of the house currency.
+    """An offer. Money in minor units of the house currency.
 
     Attributes:
         kind: What it is by its nature; a bonus is never a mere message.
@@ -128,18 +128,18 @@ class Offer(_Part):
 
     @property
     def promotional(self) -> bool:
-        """Whether rules may silence it and a policy may draw it."""
+        """Whether rules may deny it and a policy may draw it."""
         return self.purpose in PROMOTIONAL
 
 
 class ChannelTerms(_Part):
-    """What a contact on a channel costs, minor units."""
+    """Cost of a contact on a channel, minor units."""
 
     cost_minor: int = Field(ge=0)
 
 
 class Experiment(_Part):
-    """Randomised split of players; shares sum to 1."""
+    """Randomised split of players into variants; shares sum to 1."""
 
     key: Name
     variants: dict[Variant, Annotated[float, Field(ge=0, le=1)]]
@@ -152,7 +152,7 @@ class Experiment(_Part):
 
 
 class Catalogue(_Part):
-    """Offers, channels, caps and the experiment, as one dated file says; `currency` is the house's."""
+    """Offers, channels, limits and the experiment of one dated file; `currency` is the house's."""
 
     version: Literal[1]
     currency: Currency = "EUR"
@@ -180,12 +180,12 @@ class Catalogue(_Part):
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the offers, in order."""
+        """Ids of the offers, in file order."""
         return tuple(offer.id for offer in self.offers)
 
     @property
     def groups(self) -> list[Group]:
-        """Groups that the limits name."""
+        """Groups named by the limits."""
         pairs = [group for gap in self.gaps for group in (gap.of, gap.after)]
         return [*self.caps, *pairs, *(one.of for one in self.pauses), *(one.group for one in self.budgets)]
 
@@ -196,7 +196,7 @@ class Catalogue(_Part):
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Numbers of offers, channels and timing slots."""
+        """Number of offers, of channels and of timing slots."""
         return len(self.offers), len(CHANNELS), len(SLOTS)
 
     @cached_property
@@ -206,14 +206,14 @@ class Catalogue(_Part):
         return 1 + offers * channels * slots
 
     def action(self, place: int) -> Action:
-        """The contact at a place of the candidates (not `NO_CONTACT`)."""
+        """The contact at a place of the candidates (`NO_CONTACT` excluded)."""
         _, channels, slots = self.shape
         offer, rest = divmod(place - 1, channels * slots)
         channel, slot = divmod(rest, slots)
         return Action(self.offers[offer], CHANNELS[channel], SLOTS[slot])
 
     def place(self, offer: str, channel: str, timing_slot: str) -> int:
-        """The place of a contact by its names; raises ValueError if the catalogue has no such action."""
+        """Place of a contact by its names; raises ValueError for an action that the catalogue lacks."""
         _, channels, slots = self.shape
         offers = [one.id for one in self.offers]
         return 1 + (offers.index(offer) * channels + CHANNELS.index(channel)) * slots + SLOTS.index(timing_slot)
@@ -226,7 +226,7 @@ def _refuse_unknown(kind: str, named: Iterable[str | None], known: AbstractSet[s
 
 
 class Action(NamedTuple):
-    """A contact: what, how, and in which window of the player's day."""
+    """A contact: offer, channel and timing slot."""
 
     offer: Offer
     channel: str
@@ -239,14 +239,14 @@ def load_catalogue(path: Path) -> Catalogue:
 
 
 class Window(NamedTuple):
-    """When an action of a timing slot would be sent, and when its slot ends; unix microseconds."""
+    """Sending window of a timing slot: when a contact would be sent and when the slot ends, unix microseconds."""
 
     send_us: int
     ends_us: int
 
 
 def send_window(timing_slot: str, now_us: int, zone: str) -> Window:
-    """The current or next occurrence of a slot in an IANA zone; sending starts at once inside it."""
+    """Current or next occurrence of a slot in an IANA zone; inside a slot, sending starts at once."""
     today = now_us // _DAY_US
     # Yesterday's occurrence may still run, and zones are up to a day apart from UTC.
     for day in range(today - 2, today + 3):
@@ -258,7 +258,7 @@ def send_window(timing_slot: str, now_us: int, zone: str) -> Window:
 
 @lru_cache(maxsize=10_000)
 def _occurrence(timing_slot: str, day: int, zone: str) -> tuple[int, int]:
-    """When a slot opens and closes on a local date, given as days since 1970; unix microseconds."""
+    """Start and end of a slot on a local date (days since 1970), unix microseconds."""
     start, end = TIMING_SLOTS[timing_slot]
     opens = date.fromordinal(_EPOCH_DAY + day)
     closes = opens if start < end else opens + timedelta(days=1)

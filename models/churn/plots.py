@@ -1,4 +1,4 @@
-"""What people look at to judge a model; the home of matplotlib."""
+"""Plots of the churn model's evaluation. The one home of matplotlib in models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.churn.training import Calibration, Evaluation
 
 
 def reliability_diagram(evaluation: Evaluation) -> Figure:
-    """Share that churned over mean score in bins of equal count, a panel per test cut-off."""
+    """Churned share over mean score in bins of equal count, a panel per test cut-off."""
     figure = Figure(figsize=(4.2 * len(evaluation.calibration), 4.4), layout="constrained")
     panels = figure.subplots(1, len(evaluation.calibration), squeeze=False, sharey=True)[0]
     for panel, one in zip(panels, evaluation.calibration, strict=True):

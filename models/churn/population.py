@@ -1,4 +1,4 @@
-"""Population of the churn model: cut-offs, censoring, labels, split. Pure.
+"""Population of the churn model: cut-offs, censoring, labels, train and test split. Pure.
 
 A cut-off T is the first of a month, 00:00 UTC. The population is everyone with an approved deposit in
 [T - 30 d, T); *churned* means no approved deposit in [T, T + H).
@@ -33,7 +33,7 @@ class TrainingRefused(Exception):
 
 
 class Act(NamedTuple):
-    """Something that restricts a player, or lifts it.
+    """An event that restricts a player or lifts a restriction.
 
     Attributes:
         player: Player key.
@@ -51,7 +51,7 @@ class Act(NamedTuple):
 
 
 class Restriction(NamedTuple):
-    """A player who cannot play in [start_us, end_us)."""
+    """A period [start_us, end_us) in which a player cannot play."""
 
     player: str
     start_us: int
@@ -59,7 +59,7 @@ class Restriction(NamedTuple):
 
 
 def restrictions(acts: Iterable[Act]) -> list[Restriction]:
-    """When players could not play: each restriction until its first later lift, its own end, or forever."""
+    """Periods in which players could not play: up to the first later lift, the restriction's own end, or forever."""
     acts = list(acts)
     lifts: dict[tuple[str, str], list[int]] = defaultdict(list)
     for act in sorted(act for act in acts if not act.restricts):
@@ -82,7 +82,7 @@ def _end(act: Act, lifts: Sequence[int]) -> int:
 def labelled(
     deposits: pd.DataFrame, restricted: Sequence[Restriction], cutoff_us: int, horizon_days: int
 ) -> pd.DataFrame:
-    """The players of a cut-off with what became of them.
+    """Players of a cut-off with their churn labels.
 
     Args:
         deposits: Approved deposits onto accounts: columns `player` and `occurred_us` (unix microseconds).
@@ -108,7 +108,7 @@ def _depositors(deposits: pd.DataFrame, start_us: int, end_us: int) -> set[str]:
 
 
 def monthly_cutoffs(first_us: int, now_us: int, horizon_days: int) -> list[int]:
-    """First of each month, 00:00 UTC, with history before it and a horizon that has ended and settled.
+    """First of each month, 00:00 UTC, that has history before it and a settled horizon after it.
 
     Args:
         first_us: When history begins, unix microseconds.
@@ -124,7 +124,7 @@ def monthly_cutoffs(first_us: int, now_us: int, horizon_days: int) -> list[int]:
 
 
 def split(cutoffs_us: Sequence[int], horizon_days: int) -> tuple[list[int], list[int]]:
-    """Cut-offs to train on and to test on: the last two test, and all whose horizon ended by the first of them train.
+    """Split cut-offs: the last two test, those whose horizon ended by the first of them train.
 
     Raises:
         TrainingRefused: There are too few.

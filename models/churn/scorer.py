@@ -1,4 +1,4 @@
-"""The churn model in serving: LightGBM's C library through ctypes, one row in microseconds.
+"""The churn model in serving: LightGBM's C library through ctypes; microseconds per row.
 
 Neither the lightgbm package nor what it drags in (pandas, scikit-learn) is imported: its import costs seconds
 and hundreds of MB, the shared library beside it 0.02 s. Training hands over a `ChurnBundle`; a `Scorer` reads it.
@@ -37,7 +37,7 @@ class BundleError(ValueError):
 
 
 class ChurnBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="churn/1"):
-    """A trained churn model with all that serving needs of it; one that exists is consistent.
+    """A trained churn model with everything that serving needs; an instance is always consistent.
 
     Attributes:
         version: Name of the model version, as logged with every decision.
@@ -80,7 +80,7 @@ class ChurnBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     @classmethod
     def loads(cls, data: bytes) -> Self:
-        """Read what `dumps` wrote.
+        """Read a bundle that `dumps` wrote.
 
         Raises:
             BundleError: If it is anything else, or a bundle that contradicts itself or the schema.
@@ -93,7 +93,7 @@ class ChurnBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class Scorer:
-    """A bundle, loaded and ready: one instance per thread.
+    """A loaded bundle; use one instance per thread.
 
     Every `score` writes its row into one buffer of the instance and LightGBM writes the answer into another, at
     addresses fixed when the model was loaded; nothing is allocated per call. Two threads in one instance would
@@ -136,7 +136,7 @@ class Scorer:
         return _sigmoid(self._slope * self._raw.value + self._intercept)
 
     def score_many(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Churn scores of many players at once, each the same to the bit as `score` of its row.
+        """Churn scores of many players, each bit for bit the `score` of its row.
 
         Args:
             matrix: One row per player, shape (n, len(VECTOR)); n may be 0.
@@ -151,7 +151,7 @@ class Scorer:
         return np.array([_sigmoid(self._slope * one + self._intercept) for one in raw.tolist()], dtype=np.float64)
 
     def contributions(self, vector: NDArray[np.float64]) -> dict[str, float]:
-        """What each feature adds to the log odds of churning (LightGBM's TreeSHAP); `""` names what all start from.
+        """Contribution of each feature to the log odds of churn (LightGBM's TreeSHAP); `""` names the base value.
 
         Args:
             vector: See `score`. The contributions sum to the log odds of its score.
@@ -162,12 +162,12 @@ class Scorer:
         return {**dict(zip(self.bundle.features, found.tolist(), strict=False)), "": float(found[-1]) + self._intercept}
 
     def close(self) -> None:
-        """Give the model's memory back, now and not when collected; a second time does nothing."""
+        """Free the model's memory now; a second call does nothing."""
         self._predict = _closed
         self._release()
 
     def _predict_rows(self, matrix: NDArray[np.float64], kind: int, width: int) -> NDArray[np.float64]:
-        """Numbers of LightGBM's for rows of VECTOR, shape (n, width)."""
+        """LightGBM's output for rows of VECTOR, shape (n, width)."""
         rows = np.ascontiguousarray(matrix.take(self._columns, axis=1), dtype=np.float64)
         found = np.empty((len(rows), width))
         if not self._release.alive:
@@ -181,7 +181,7 @@ class Scorer:
 
 
 def library_build() -> str:
-    """LightGBM's version and the platform, such as `lightgbm 4.7.0 Linux x86_64`: what a score's last bit hangs on."""
+    """LightGBM's version and platform, such as `lightgbm 4.7.0 Linux x86_64`; the last bit of a score depends on it."""
     return f"lightgbm {importlib.metadata.version('lightgbm')} {platform.system()} {platform.machine()}"
 
 
@@ -228,7 +228,7 @@ def _predict_row() -> Callable[..., int]:
 
 
 def _load(bundle: ChurnBundle) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    """The booster, and its single-row form that points into it."""
+    """Load the booster and its single-row handle, which points into it."""
     library, booster, fast = _library(), ctypes.c_void_p(), ctypes.c_void_p()
     with _one_thread():
         text = bundle.model.encode("ascii")
@@ -251,7 +251,7 @@ _LOADING: Final = threading.Lock()
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """LightGBM without OpenMP's threads: in a process forked from one that has used them, waiting for them hangs."""
+    """Run LightGBM without OpenMP's threads: a process forked after they ran would wait for them forever."""
     limit = ctypes.c_int()
     with _LOADING:  # the limit is the whole process's
         _call(_library().LGBM_GetMaxThreads(ctypes.byref(limit)))

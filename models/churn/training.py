@@ -1,4 +1,4 @@
-"""Training of the churn model: a ranking, its calibration, and what both are worth. Pure.
+"""Training of the churn model: ranking, calibration, and their evaluation. Pure.
 
     Rows (of `population`, with features) --fit--> Trained --score--> evaluate
 
@@ -53,7 +53,7 @@ _FLOOR_DRAWS: Final = 200
 
 @dataclass(frozen=True)
 class Rows:
-    """Players at cut-offs; `of` makes them of a data frame.
+    """Rows of players at cut-offs; `of` makes them from a data frame.
 
     Attributes:
         matrix: The numbers of `schema.VECTOR` at the cut-off, shape (n, len(VECTOR)), NaN where missing.
@@ -67,20 +67,20 @@ class Rows:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> Self:
-        """Rows of a frame with the columns `cutoff` (aware), `churned` and any of the schema's features."""
+        """Make rows from a frame with the columns `cutoff` (aware), `churned` and any of the schema's features."""
         missing = np.full(len(frame), np.nan)
         columns = [frame[one.name].to_numpy(np.float64) if one.name in frame else missing for one in VECTOR]
         cutoffs = np.array([micros(cutoff) for cutoff in frame["cutoff"]], np.int64)
         return cls(np.column_stack(columns), frame["churned"].to_numpy(np.bool_), cutoffs)
 
     def frame(self) -> pd.DataFrame:
-        """Columns `cutoff` (aware), `churned`, and what a model may see by name, as numbers at the cut-off."""
+        """Data frame with `cutoff` (aware), `churned` and the model's features as numbers at the cut-off."""
         seen = pd.DataFrame(self.columns(MODEL_FEATURES), columns=list(MODEL_FEATURES))
         cutoffs = pd.to_datetime(self.cutoff_us, unit="us", utc=True)
         return pd.concat([pd.DataFrame({"cutoff": cutoffs, "churned": self.churned}), seen], axis=1)
 
     def split(self, horizon_days: int) -> tuple[Self, Self]:
-        """The rows to learn from and the rows of the last two cut-offs, whose horizons do not overlap the former.
+        """Split into training rows and the rows of the last two cut-offs, whose horizons do not overlap.
 
         Raises:
             TrainingRefused: There are too few cut-offs.
@@ -96,17 +96,17 @@ class Rows:
         return type(self)(self.matrix[chosen], self.churned[chosen], self.cutoff_us[chosen])
 
     def at(self, cutoffs_us: Iterable[int]) -> Self:
-        """The rows of some cut-offs."""
+        """The rows of given cut-offs."""
         return self.take(np.isin(self.cutoff_us, list(cutoffs_us)))
 
     def columns(self, features: Sequence[str]) -> NDArray[np.float64]:
-        """Some columns of the matrix by name, shape (n, len(features))."""
+        """Columns of the matrix by name, shape (n, len(features))."""
         return self.matrix[:, [_POSITION[name] for name in features]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model before it has a version.
+    """A trained model without a version yet.
 
     Attributes:
         booster: LightGBM's model; its raw score ranks the players of a month.
@@ -130,7 +130,7 @@ class Trained:
         return _sigmoid(self.slope * np.asarray(raw) + self.intercept)
 
     def bundle(self, version: str, metadata: dict[str, float]) -> ChurnBundle:
-        """What serving is given."""
+        """Bundle for serving, under a version."""
         return ChurnBundle(
             version=version,
             horizon_days=self.horizon_days,
@@ -144,7 +144,7 @@ class Trained:
 
 
 def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None) -> Trained:
-    """Train and calibrate on some cut-offs.
+    """Train and calibrate on the rows of some cut-offs.
 
     Every cut-off is scored once by a model of all the others (leave one cut-off out). A cut-off whose churners the
     others do not rank well there, by the slope b of its own logistic fit (Platt 1999), gets the weight
@@ -180,7 +180,7 @@ def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None
 
 
 def _varying(rows: Rows) -> tuple[str, ...]:
-    """The features that take more than one value; NaN is one too."""
+    """Features with more than one value; NaN counts as one."""
     columns = rows.columns(MODEL_FEATURES)
     same = ((columns == columns[:1]) | (np.isnan(columns) & np.isnan(columns[:1]))).all(axis=0)
     kept = tuple(name for name, constant in zip(MODEL_FEATURES, same, strict=True) if not constant)
@@ -195,7 +195,7 @@ class _Learner(NamedTuple):
 
 
 def _booster(rows: Rows, learner: _Learner, weight: NDArray[np.float64]) -> lightgbm.Booster:
-    """Boosted trees that start from each row's own month: what they add parts the players within a month."""
+    """Boosted trees that start from each row's monthly churn rate, so that they separate players within a month."""
     settings = {
         "min_child_samples": min(100, max(10, len(rows) // 30)),
         "monotone_constraints": [_MONOTONE.get(name, 0) for name in learner.features],
@@ -213,7 +213,7 @@ def _booster(rows: Rows, learner: _Learner, weight: NDArray[np.float64]) -> ligh
 
 
 def _month_logit(rows: Rows) -> NDArray[np.float64]:
-    """Log odds of churn in each row's own cut-off, shape (n,)."""
+    """Log odds of churn in each row's cut-off, shape (n,)."""
     _, month, size = np.unique(rows.cutoff_us, return_inverse=True, return_counts=True)
     rate = (np.bincount(month, rows.churned) + 0.5) / (size + 1)
     odds: NDArray[np.float64] = _logit(rate)[month]
@@ -221,7 +221,7 @@ def _month_logit(rows: Rows) -> NDArray[np.float64]:
 
 
 def _left_out(rows: Rows, learner: _Learner, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Raw score of every row by a model that has not seen its cut-off; of a single cut-off, its fifth of the rows."""
+    """Out-of-fold raw scores: a fold per cut-off, or fifths of the rows of a single cut-off."""
     several = len(np.unique(rows.cutoff_us)) > 1
     fold = rows.cutoff_us if several else np.arange(len(rows)) % 5
     scores = np.zeros(len(rows))
@@ -243,7 +243,7 @@ def _cutoff_weights(rows: Rows, scores: NDArray[np.float64], cutoffs: NDArray[np
 
 
 def platt(raw: NDArray[np.float64], churned: NDArray[np.bool_], weight: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and intercept of the logistic fit of labels to raw scores.
+    """Slope and intercept of Platt's logistic fit of labels to raw scores.
 
     J. Platt, Probabilistic outputs for support vector machines (1999), section 2: the targets are drawn in to
     (N+ + 1) / (N+ + 2) and 1 / (N- + 2), so that few rows cannot drive the slope to infinity.
@@ -263,7 +263,7 @@ def platt(raw: NDArray[np.float64], churned: NDArray[np.bool_], weight: NDArray[
 
 
 class Bin(NamedTuple):
-    """Players of like scores: their mean score, the share that churned, how many they are."""
+    """A bin of players with similar scores: mean score, churned share, count."""
 
     score: float
     churned: float
@@ -272,7 +272,7 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """How true the scores of one cut-off are.
+    """Calibration of the scores of one cut-off.
 
     Attributes:
         cutoff_us: The cut-off.
@@ -292,7 +292,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scores are worth on test rows."""
+    """Evaluation of scores on test rows."""
 
     auc: float
     auc_recency: float
@@ -302,17 +302,17 @@ class Evaluation:
 
     @property
     def ece(self) -> float:
-        """The worst of the cut-offs' calibration errors, nothing shifted."""
+        """Worst expected calibration error of the cut-offs, unshifted."""
         return max(one.raw for one in self.calibration)
 
     @property
     def ece_above_noise(self) -> float:
-        """The worst again, less what a model without fault would show on as few rows."""
+        """Worst calibration error less what a perfectly calibrated model would show on as few rows."""
         return max(one.raw - one.floor for one in self.calibration)
 
 
 def evaluate(rows: Rows, scores: NDArray[np.float64]) -> Evaluation:
-    """Judge the calibrated scores of some rows, shape (n,); the baseline ranks by days since the last deposit.
+    """Evaluate calibrated scores, shape (n,); the baseline ranks by days since the last deposit.
 
     Raises:
         TrainingRefused: Nobody churned, or everybody: nothing can be told of a ranking.
@@ -330,7 +330,7 @@ def evaluate(rows: Rows, scores: NDArray[np.float64]) -> Evaluation:
 
 
 def auc(rows: Rows, scores: NDArray[np.float64]) -> float:
-    """Area under the ROC curve of scores, shape (n,), over the rows of all cut-offs together."""
+    """Area under the ROC curve of scores, shape (n,), all cut-offs pooled."""
     return float(roc_auc_score(rows.churned, scores))
 
 
@@ -359,7 +359,7 @@ def ece(bins: Sequence[Bin]) -> float:
 
 
 def shifted(scores: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-    """Scores whose log odds were moved by one constant, so that their mean is `rate`, in (0, 1)."""
+    """Shift the log odds of scores by one constant so that their mean is `rate`, in (0, 1)."""
     odds = _logit(np.clip(scores, 1e-12, 1 - 1e-12))
     low, high = -60.0, 60.0
     for _ in range(60):

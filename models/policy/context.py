@@ -1,4 +1,4 @@
-"""The context of the policy: some readings of a player at decision time, brought to comparable size. Pure.
+"""Context of the policy: some readings of a player at decision time, scaled. Pure.
 
 Counts and sums become log(1 + v), days since something 2^-(days / 7) (0 for never), the product of the last bet one
 number per product; shares, trends and the churn score stay as they are. Harm and money lost are not among them.
@@ -52,7 +52,7 @@ _PRODUCT: Final = [(at, PRODUCTS.index(name.partition("=")[2])) for at, name in 
 
 
 def context(vector: NDArray[np.float64], churn_score: float) -> NDArray[np.float64]:
-    """The context of a player.
+    """Context of a player.
 
     Args:
         vector: The numbers of `schema.VECTOR` at the moment of the decision, NaN where missing.

@@ -1,4 +1,4 @@
-"""The learnt policy: an immutable snapshot of what was learnt, its scores and its probabilities. Pure.
+"""The learnt policy: an immutable policy version, its scores and its probabilities. Pure.
 
     context --standardise--> x --blocks--> p (converts), v (worth it) --> net value over leaving alone --> pmf
 
@@ -41,18 +41,18 @@ class SnapshotError(ValueError):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """A place in the learning log: the lake's flush, `first-last`, and the number of its entries taken."""
+    """A place in the learning log: a flush of the lake, `first-last`, and the number of its entries read."""
 
     flush: str = "0-0"
     entries: int = 0
 
 
 class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What was learnt, as it is published. Vectors are little-endian float64 bytes over (1, *features).
+    """A published policy version. Vectors are little-endian float64 bytes over (1, *features).
 
     Attributes:
-        lineage: Names what was learnt how: snapshots of one lineage follow each other by number.
-        oracle: Which one learnt it.
+        lineage: Names settings, terms and format of the training; versions of one lineage are ordered by number.
+        oracle: Kind of the reward model.
         number: Batches closed before it; it rises with every snapshot of a lineage.
         rows: Rows learnt before it.
         at_us: House time of the last entry learnt, unix microseconds.
@@ -98,7 +98,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @classmethod
     def loads(cls, data: bytes) -> Self:
-        """Read what `dumps` wrote.
+        """Read a version that `dumps` wrote.
 
         Raises:
             SnapshotError: It is something else, or holds numbers that are none.
@@ -111,7 +111,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return found
 
     def check(self) -> None:
-        """Raise SnapshotError unless every number is finite and every vector as long as it must be."""
+        """Raise SnapshotError unless every number is finite and every vector has its length."""
         size = len(self.features)
         if foreign := sorted(set(self.features) - set(READINGS)):
             raise SnapshotError(f"this build does not know the readings {', '.join(foreign)}")
@@ -128,12 +128,12 @@ class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def version(self) -> str:
-        """Its name in decisions: oracle, number, and twelve hex digits of its content."""
+        """Name in decisions: reward model, number, and twelve hex digits of the content's hash."""
         return f"{self.oracle}-{self.number}-{hashlib.sha256(self.dumps()).hexdigest()[:12]}"
 
 
 class Scored(NamedTuple):
-    """A context under a snapshot; arrays over the candidates, money in minor units.
+    """Score terms of all candidates for a context; arrays of shape (size,), money in minor units.
 
     Attributes:
         conversion: Probability that the player's own money moves within the window.
@@ -152,10 +152,10 @@ class Scored(NamedTuple):
 
 
 class LearnedPolicy:
-    """A snapshot as the policy of a catalogue.
+    """A policy version applied to a catalogue.
 
     Args:
-        snapshot: What was learnt.
+        snapshot: The policy version.
         catalogue: The candidates, their costs and levers.
 
     Raises:
@@ -180,7 +180,7 @@ class LearnedPolicy:
         self._offer_of = np.append(0, np.repeat(np.arange(1, len(self._levels)), len(CHANNELS) * len(SLOTS)))
 
     def scores(self, context: Vector) -> Vector:
-        """Net value of each candidate over leaving the player alone, minor units; shape (size,)."""
+        """Net value of each candidate over no contact, minor units, shape (size,)."""
         return self.score(context).net
 
     def pmf(self, scores: Vector, eligible: Mask) -> Probabilities:
@@ -190,7 +190,7 @@ class LearnedPolicy:
         return pmf
 
     def score(self, context: Vector) -> Scored:
-        """All parts of the scores, for a context of `models.policy.context`."""
+        """All terms of the scores for a context of `models.policy.context`."""
         x = self.standardised(context)
         found = self._weights @ x
         shared, offers, rest = found[0], found[2 : 2 + len(self._levels)], found[2 + len(self._levels) :]
@@ -211,11 +211,11 @@ class LearnedPolicy:
         return Scored(conversion, worth, cost, self._penalty, net)
 
     def standardised(self, context: Vector) -> Vector:
-        """The vector that coefficients are over: 1, then standardised readings."""
+        """Vector that the coefficients apply to: 1, then standardised readings."""
         return np.append(1.0, np.clip((context[self._chosen] - self._mean) / self._sd, -WIDEST, WIDEST))
 
     def leanings(self, context: Vector, place: int, catalogue: Catalogue) -> dict[str, float]:
-        """What each reading adds to the log odds of an action beyond what it adds to every action."""
+        """Contribution of each reading to the log odds of an action, beyond what it adds to every action."""
         x = self.standardised(context)
         levels = {"offer": LEFT_ALONE} if place == NO_CONTACT else _levels_of(place, catalogue)
         held = [self.snapshot.blocks.get(f"{factor}={level}") for factor, level in levels.items()]
@@ -223,7 +223,7 @@ class LearnedPolicy:
         return dict(zip(("always", *self.snapshot.features), total.tolist(), strict=True))
 
     def _stack(self) -> Vector:
-        """Rows of coefficients: shared, log value, then offers (leaving alone first), channels, slots."""
+        """Rows of coefficients: shared, log value, then offers (no contact first), channels, slots."""
         names = ["", *(f"offer={one}" for one in self._levels), *(f"channel={one}" for one in CHANNELS)]
         names += [f"timing_slot={one}" for one in SLOTS]
         none = bytes(8 * (len(self.snapshot.features) + 1))
@@ -231,7 +231,7 @@ class LearnedPolicy:
         return np.vstack([rows[0], _vector(self.snapshot.value), *rows[1:]])
 
     def _table(self, catalogue: Catalogue) -> Vector:
-        """Sum of the pair numbers of each contact, shape of the catalogue."""
+        """Sum of each contact's pair coefficients, in the catalogue's shape."""
         pairs = self.snapshot.pairs
         offers, channels, slots = catalogue.shape
         table = np.zeros((offers, channels, slots))
@@ -278,14 +278,14 @@ def _levels_of(place: int, catalogue: Catalogue) -> dict[str, str]:
 
 
 def _spread(values: Sequence[float], catalogue: Catalogue, axis: int) -> Vector:
-    """A number per offer (axis 0) or channel (1) over all candidates; 0 for `NO_CONTACT`."""
+    """Broadcast a number per offer (axis 0) or channel (1) to all candidates; 0 for `NO_CONTACT`."""
     shape = [1, 1, 1]
     shape[axis] = len(values)
     return np.append(0.0, np.broadcast_to(np.reshape(values, shape), catalogue.shape).ravel())
 
 
 def _penalties(means: Mapping[str, float], catalogue: Catalogue) -> Vector:
-    """Expected penalty of each candidate: of the nearest cell that is known."""
+    """Expected penalty of each candidate, from the narrowest known cell."""
 
     def nearest(offer: str, channel: str | None) -> float:
         return next((means[name] for name in cells(offer, channel) if name in means), 0.0)

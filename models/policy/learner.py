@@ -1,8 +1,8 @@
 """The learner: training events in, policy versions out. Pure: the same events in the same order, the same bytes.
 
-    zero, one --standardise--> oracle (converts?)
+    zero, one --standardise--> reward model (converts?)
     one, settle -------------> value of a conversion
-    penalty -----------------> mean penalty                  every `batch` rows --> a snapshot
+    penalty -----------------> mean penalty                  every `batch` rows --> a policy version
 
 The first `warm_up` rows wait, give the standardisation that is frozen from then on, and are learnt in their order.
 """
@@ -23,7 +23,7 @@ from models.policy.value import PenaltyModel, ValueModel
 
 Vector = NDArray[np.float64]
 FORMAT: Final = 2
-"""Changes with anything that changes what is learnt from the same lessons."""
+"""Raised with every change of what is learnt from the same training events."""
 
 
 class LearnerError(ValueError):
@@ -31,13 +31,13 @@ class LearnerError(ValueError):
 
 
 class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How is learnt.
+    """Settings of the learner.
 
     Attributes:
         oracle: `kalman` or `logistic`.
         batch: Rows between snapshots.
         warm_up: Rows that the standardisation is taken from.
-        keep: What a batch leaves of the weight of what was learnt before it.
+        keep: Forgetting factor per batch, in (0, 1].
         kappa: See `models.policy.learned.weigh`.
         least_scale_minor: See `models.policy.learned.weigh`, minor units.
     """
@@ -50,7 +50,7 @@ class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_scale_minor: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse values out of range."""
         if self.oracle not in ORACLES:
             raise LearnerError(f"learner.oracle is {self.oracle}; there are {', '.join(ORACLES)}")
         if min(self.batch, self.warm_up, self.kappa, self.least_scale_minor) <= 0 or not 0 < self.keep <= 1:
@@ -58,7 +58,7 @@ class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamedAction(NamedTuple):
-    """An action by name: `channel` and `timing_slot` are None where the player is left alone."""
+    """An action by name; `channel` and `timing_slot` are None for no contact."""
 
     offer: str
     channel: str | None = None
@@ -66,7 +66,7 @@ class NamedAction(NamedTuple):
 
     @property
     def levels(self) -> Levels:
-        """As an oracle takes it."""
+        """Levels of the action for a reward model."""
         return (self.offer, self.channel, self.timing_slot)
 
 
@@ -74,7 +74,7 @@ ALONE: Final = NamedAction(LEFT_ALONE)
 
 
 class _Row(NamedTuple):
-    """A row that waits; see `Learner`."""
+    """A row that waits for the warm-up to end."""
 
     kind: str
     context: bytes
@@ -84,7 +84,7 @@ class _Row(NamedTuple):
 
 
 class _State(msgspec.Struct, kw_only=True):
-    """A learner between two rows."""
+    """Serialised state of a learner."""
 
     format: int = FORMAT
     readings: tuple[str, ...]
@@ -103,7 +103,7 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 class Learner:
-    """Learns row by row; contexts are the numbers of `models.policy.context.READINGS`.
+    """Trains a policy row by row; contexts are the numbers of `models.policy.context.READINGS`.
 
     Attributes:
         number: Batches closed.
@@ -123,19 +123,19 @@ class Learner:
         self._rows, self._ones, self._loss = 0, 0, 0.0
 
     def zero(self, context: Vector, act: NamedAction) -> None:
-        """A decision began: it converts not, until it does."""
+        """Learn a new decision as a provisional non-conversion."""
         self._take("zero", context, act)
 
     def one(self, context: Vector, act: NamedAction, value_minor: float) -> None:
-        """A decision converted, for a value so far, above 0."""
+        """Learn a conversion with its provisional value, minor units, above 0."""
         self._take("one", context, act, value_minor)
 
     def settle(self, context: Vector, act: NamedAction, value_minor: float, provisional_minor: float) -> None:
-        """The value of a conversion is final; `provisional_minor` is what `one` said."""
+        """Learn the final value of a conversion, minor units; `provisional_minor` is the value given to `one`."""
         self._take("settle", context, act, value_minor, provisional_minor)
 
     def penalise(self, act: NamedAction, penalty_minor: float) -> None:
-        """A decision drew a penalty."""
+        """Learn a penalty of a decision, minor units."""
         self._penalty.learn(act.offer, act.channel, penalty_minor)
 
     def _take(self, kind: str, context: Vector, act: NamedAction, amount: float = 0.0, before: float = 0.0) -> None:
@@ -148,7 +148,7 @@ class Learner:
             self._begin()
 
     def _begin(self) -> None:
-        """Freeze the standardisation and learn what has waited."""
+        """Freeze the standardisation and learn the rows that waited."""
         waited, self._waiting, self._begun = self._waiting, [], True
         seen = np.array([np.frombuffer(row.context) for row in waited if row.kind == "zero"])
         spread = seen.std(axis=0)
@@ -184,10 +184,10 @@ class Learner:
         self._rows, self._ones, self._loss = 0, 0, 0.0
 
     def snapshot(self, lineage: str, at_us: int, cursor: Cursor) -> PolicyVersion:
-        """What was learnt so far; only after the warm-up.
+        """Make a policy version of everything learnt so far; only after the warm-up.
 
         Args:
-            lineage: See `Snapshot`.
+            lineage: See `PolicyVersion`.
             at_us: House time of the last entry learnt, unix microseconds.
             cursor: The last entry learnt.
         """
@@ -218,7 +218,7 @@ class Learner:
         )
 
     def dumps(self) -> bytes:
-        """The whole state between two rows."""
+        """Serialise the whole state between two rows."""
         state = _State(
             readings=READINGS,
             settings=self.settings,
@@ -238,7 +238,7 @@ class Learner:
 
     @classmethod
     def loads(cls, data: bytes, settings: LearnerSettings) -> Self:
-        """Take up a state that `dumps` wrote, under the same settings and readings.
+        """Restore a state that `dumps` wrote under the same settings and readings.
 
         Raises:
             LearnerError: It was written under others: what was learnt does not fit, and is learnt afresh from the log.

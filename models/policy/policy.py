@@ -1,4 +1,4 @@
-"""Policies: eligible actions to probabilities, and the one draw. Pure.
+"""Policies: probabilities over eligible actions, and the one draw. Pure.
 
 A policy scores the candidates; its pmf is a function of scores and eligible set alone, and both the draw and
 the logged propensity come from that one pmf. So a record with mask, scores and u reproduces the choice.
@@ -19,20 +19,20 @@ Mask = NDArray[np.bool_]
 
 
 class Policy(Protocol):
-    """What a decision needs of a policy; every implementation passes the same laws."""
+    """Protocol of a policy; every implementation passes the same laws."""
 
     @property
     def version(self) -> str:
-        """Names kind and parameters; the same version gives the same pmf for the same scores and mask."""
+        """Kind and parameters; the same version gives the same pmf for the same scores and mask."""
         ...
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """Names of the readings of `models.policy.context` by which it chooses; empty if it looks at nobody."""
+        """Names of the readings of `models.policy.context` that it uses; empty if none."""
         ...
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One score per candidate of the catalogue for a context of `models.policy.context`, shape (size,)."""
+        """Score of each candidate for a context of `models.policy.context`, shape (size,)."""
         ...
 
     def pmf(self, scores: NDArray[np.float64], eligible: Mask) -> Probabilities:
@@ -44,27 +44,27 @@ class Policy(Protocol):
 
 
 class Uniform(NamedTuple):
-    """Every eligible action alike, `NO_CONTACT` included; serves when no learnt policy is there."""
+    """Equal probability for every eligible action, `NO_CONTACT` included; serves while no learnt policy does."""
 
     size: int
 
     @property
     def version(self) -> str:
-        """The name: there are no parameters."""
+        """Its name: there are no parameters."""
         return "uniform"
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """None: everybody is treated alike."""
+        """Empty: it uses no reading."""
         return ()
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Zeros: nothing is preferred."""
+        """Zeros: no preference, shape (size,)."""
         del context
         return np.zeros(self.size)
 
     def pmf(self, scores: NDArray[np.float64], eligible: Mask) -> Probabilities:
-        """1/n on each of the n eligible actions."""
+        """Probability 1/n for each of the n eligible actions."""
         del scores
         return np.asarray(eligible / eligible.sum(), dtype=np.float64)
 
@@ -77,58 +77,58 @@ class BusinessRules(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Hash of priorities and floor."""
+        """Name with a hash of priorities and floor."""
         content = self.priorities.astype("<f8").tobytes() + str(self.floor).encode()
         digest = hashlib.sha256(content).hexdigest()[:12]
         return f"business_rules-{digest}"
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """None: everybody is treated alike."""
+        """Empty: it uses no reading."""
         return ()
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The offer's priority on each of its actions; `NO_CONTACT` has 0."""
+        """Priority of each action's offer, shape (size,); 0 for `NO_CONTACT`."""
         del context
         return self.priorities
 
     def pmf(self, scores: NDArray[np.float64], eligible: Mask) -> Probabilities:
-        """The best priority shares 1 - floor evenly; the floor is spread over all eligible actions."""
+        """Split 1 - floor evenly over the actions of the best priority, and the floor over all eligible ones."""
         best = eligible & (scores == scores[eligible].max())
         return np.asarray(self.floor * eligible / eligible.sum() + (1.0 - self.floor) * best / best.sum())
 
 
 class Priority(NamedTuple):
-    """The first of the highest priority with probability 1: for messages that are asked for by purpose."""
+    """Always the first action of the highest priority: for messages requested by purpose."""
 
     priorities: NDArray[np.float64]
 
     @property
     def version(self) -> str:
-        """The name: the catalogue's hash names the priorities."""
+        """Its name: the catalogue's hash covers the priorities."""
         return "priority"
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """None: everybody is treated alike."""
+        """Empty: it uses no reading."""
         return ()
 
     def scores(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The offer's priority on each of its actions; `NO_CONTACT` has -1, so that it is the last resort."""
+        """Priority of each action's offer, shape (size,); -1 for `NO_CONTACT`, the last resort."""
         del context
         last_resort = self.priorities.copy()
         last_resort[NO_CONTACT] = -1.0
         return last_resort
 
     def pmf(self, scores: NDArray[np.float64], eligible: Mask) -> Probabilities:
-        """1 on the first eligible action of the highest score."""
+        """Probability 1 for the first eligible action of the highest score."""
         chosen = np.zeros(len(scores))
         chosen[np.argmax(np.where(eligible, scores, -np.inf))] = 1.0
         return chosen
 
 
 def priorities(catalogue: Catalogue) -> NDArray[np.float64]:
-    """Priority of each candidate, shape (size,); `NO_CONTACT` has 0."""
+    """Priority of each candidate, shape (size,); 0 for `NO_CONTACT`."""
     offers, channels, slots = catalogue.shape
     flat = np.repeat([offer.priority for offer in catalogue.offers], channels * slots).astype(np.float64)
     assert len(flat) == offers * channels * slots  # noqa: S101 - an invariant of the catalogue
@@ -136,7 +136,7 @@ def priorities(catalogue: Catalogue) -> NDArray[np.float64]:
 
 
 class Draw(NamedTuple):
-    """A drawn action: its place, the uniform number behind it, and its exact probability."""
+    """A drawn action: its place, the uniform number used, and its exact probability."""
 
     place: int
     u: float
@@ -147,12 +147,12 @@ _MANTISSA: Final = 2.0**-53
 
 
 def uniform_number(seed: bytes) -> float:
-    """A number in [0, 1) from the first 53 bits of a seed."""
+    """A uniform number in [0, 1) from the first 53 bits of a seed."""
     return (int.from_bytes(seed[:8], "big") >> 11) * _MANTISSA
 
 
 def draw(pmf: Probabilities, u: float) -> Draw:
-    """Draw by inverse cdf: the first place whose cumulated probability exceeds u.
+    """Draw by inverse cdf: the first place whose cumulative probability exceeds u.
 
     Rounding may leave the total a hair below 1; a u beyond it falls to the last place that can be drawn.
     """

@@ -1,4 +1,4 @@
-"""Oracles of the policy: online classifiers over context and factored action. The one home of river.
+"""Reward models of the policy: online classifiers over context and factored action. The one home of river.
 
 Both learn one row at a time whether a contact converts, with a coefficient vector per level of offer, channel and
 timing slot, one that all share, and a table per pair of levels:
@@ -36,7 +36,7 @@ Levels = Sequence[str | None]
 
 
 class Coefficients(NamedTuple):
-    """What an oracle has learnt, by name: block -> vector over the context, pair of levels -> number.
+    """What a reward model has learnt: block -> vector over the context, pair of levels -> number.
 
     Blocks are named `offer=free_bet`, the shared one by `SHARED`; pairs `offer=free_bet|channel=sms`.
     """
@@ -46,10 +46,10 @@ class Coefficients(NamedTuple):
 
 
 class RewardModel(Protocol):
-    """What learning needs of an oracle; every implementation passes the same laws, and river's for estimators."""
+    """Protocol of a reward model; every implementation passes the same laws, and river's for estimators."""
 
     def logit(self, x: Vector, levels: Levels) -> float:
-        """Log odds that the action converts in this context."""
+        """Log odds that the action converts in this context; `x` has x_0 = 1."""
         ...
 
     def learn(self, x: Vector, levels: Levels, converted: bool) -> None:  # noqa: FBT001 - the label
@@ -57,29 +57,29 @@ class RewardModel(Protocol):
         ...
 
     def forget(self, keep: float) -> None:
-        """Let what was learnt weigh `keep` of what it did, so that the oracle follows a changing world."""
+        """Scale the weight of everything learnt by `keep`, in (0, 1], to follow a changing world."""
         ...
 
     def coefficients(self) -> Coefficients:
-        """What was learnt so far."""
+        """Coefficients learnt so far."""
         ...
 
     def dumps(self) -> bytes:
-        """All that rows taught: equal states give equal bytes. Names seen as a river mapping are not part of it."""
+        """The learnt state; equal states give equal bytes. Names of a river mapping are not part of it."""
         ...
 
     def loads(self, data: bytes) -> None:
-        """Take over a state that `dumps` of the same class wrote."""
+        """Load a state that `dumps` of the same class wrote."""
         ...
 
 
 def block_names(levels: Levels) -> list[str]:
-    """Names of the blocks of an action."""
+    """Names of an action's coefficient blocks."""
     return [f"{factor}={level}" for factor, level in zip(FACTORS, levels, strict=True) if level is not None]
 
 
 def pair_names(levels: Levels) -> list[str]:
-    """Names of the pairs of an action."""
+    """Names of an action's pairs of levels."""
     held = dict(zip(FACTORS, levels, strict=True))
     return [f"{a}={held[a]}|{b}={held[b]}" for a, b in PAIRS if held[a] is not None and held[b] is not None]
 
@@ -100,7 +100,7 @@ class _Block(msgspec.Struct):
 
 
 class _Factored(base.Classifier):
-    """What both oracles share as river's classifiers: mappings become a vector and levels."""
+    """The river interface of both reward models: a mapping becomes a vector and levels."""
 
     def __init__(self) -> None:
         self._names: dict[Any, int] = {}
@@ -110,12 +110,12 @@ class _Factored(base.Classifier):
         return False
 
     def predict_proba_one(self, x: Mapping[Any, Any], **_: object) -> dict[Any, float]:
-        """Probabilities of not converting and of converting."""
+        """Probabilities of the classes False (no conversion) and True."""
         probability = sigmoid(self.logit(*self._row(x)))
         return {False: 1 - probability, True: probability}
 
     def learn_one(self, x: Mapping[Any, Any], y: Any, **_: object) -> None:  # noqa: ANN401 - river's labels
-        """Learn one row; names that were not seen before get a coefficient."""
+        """Learn one row; a new name gets a coefficient."""
         for name in x:
             if name not in FACTORS:
                 self._names.setdefault(name, 1 + len(self._names))
@@ -131,11 +131,11 @@ class _Factored(base.Classifier):
 
     @abstractmethod
     def logit(self, x: Vector, levels: Levels) -> float:
-        """See `Oracle`."""
+        """See `RewardModel`."""
 
     @abstractmethod
     def learn(self, x: Vector, levels: Levels, converted: bool) -> None:  # noqa: FBT001 - the label
-        """See `Oracle`."""
+        """See `RewardModel`."""
 
 
 class FactoredKalman(_Factored):
@@ -172,7 +172,7 @@ class FactoredKalman(_Factored):
         self._pairs: dict[str, tuple[float, float]] = {}
 
     def logit(self, x: Vector, levels: Levels) -> float:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         z = math.log(self.base_rate / (1 - self.base_rate))
         for name in (SHARED, *block_names(levels)):
             if (block := self._blocks.get(name)) is not None:
@@ -181,7 +181,7 @@ class FactoredKalman(_Factored):
         return z + sum(self._pairs[name][0] for name in pair_names(levels) if name in self._pairs)
 
     def learn(self, x: Vector, levels: Levels, converted: bool) -> None:  # noqa: FBT001 - the label
-        """See `Oracle`."""
+        """See `RewardModel`."""
         blocks = [self._block(name, len(x)) for name in (SHARED, *block_names(levels))]
         pairs = [(name, *self._pairs.get(name, (0.0, self.pair_variance))) for name in pair_names(levels)]
         gains = [block.covariance @ x for block in blocks]
@@ -196,7 +196,7 @@ class FactoredKalman(_Factored):
             self._pairs[name] = (mean + step * variance, variance - k * h * variance**2)
 
     def forget(self, keep: float) -> None:
-        """See `Oracle`: P <- D (P / keep) D with D_ii = min(1, sqrt(P0_ii keep / P_ii)), never above the prior."""
+        """See `RewardModel`: P <- D (P / keep) D, D_ii = min(1, sqrt(P0_ii keep / P_ii)), never above the prior."""
         for name, block in self._blocks.items():
             prior = self._prior(name, len(block.mean))
             held = np.diag(block.covariance)
@@ -206,25 +206,25 @@ class FactoredKalman(_Factored):
             self._pairs[name] = (mean, min(variance / keep, self.pair_variance))
 
     def coefficients(self) -> Coefficients:
-        """See `Oracle`; the starting log odds are part of the shared bias."""
+        """See `RewardModel`; the base log odds are part of the shared bias."""
         blocks = {name: block.mean.copy() for name, block in self._blocks.items()}
         if SHARED in blocks:
             blocks[SHARED][0] += math.log(self.base_rate / (1 - self.base_rate))
         return Coefficients(blocks, {name: mean for name, (mean, _) in self._pairs.items()})
 
     def dumps(self) -> bytes:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         blocks = {name: (one.mean.tobytes(), one.covariance.tobytes()) for name, one in self._blocks.items()}
         return msgspec.msgpack.encode((blocks, self._pairs), order="deterministic")
 
     def loads(self, data: bytes) -> None:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         held = msgspec.msgpack.decode(data, type=tuple[dict[str, tuple[bytes, bytes]], dict[str, tuple[float, float]]])
         self._blocks = {name: _block_of(*parts) for name, parts in held[0].items()}
         self._pairs = held[1]
 
     def _block(self, name: str, size: int) -> _Block:
-        """A block of this size, new or grown where the context has."""
+        """Block of a name at this size, created or extended as the context has grown."""
         block = self._blocks.get(name)
         if block is None:
             block = self._blocks[name] = _Block(np.zeros(size), np.diag(self._prior(name, size)))
@@ -263,7 +263,7 @@ def _block_of(mean: bytes, covariance: bytes) -> _Block:
 
 
 class FactoredLogistic(_Factored):
-    """The reference: river's logistic regression by gradient descent over the same blocks and pairs.
+    """Reference model: river's logistic regression by gradient descent over the same blocks and pairs.
 
     Args:
         rate: Learning rate; 0.01 was best where both were measured, three times that loses much.
@@ -281,20 +281,20 @@ class FactoredLogistic(_Factored):
         return linear_model.LogisticRegression(optim.SGD(self.rate), intercept_lr=0.0, intercept_init=start)
 
     def logit(self, x: Vector, levels: Levels) -> float:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         probability = self._model.predict_proba_one(_crossed(x, levels))[True]  # type: ignore[no-untyped-call]
         bounded = min(max(probability, 1e-12), 1 - 1e-12)
         return math.log(bounded / (1 - bounded))
 
     def learn(self, x: Vector, levels: Levels, converted: bool) -> None:  # noqa: FBT001 - the label
-        """See `Oracle`."""
+        """See `RewardModel`."""
         self._model.learn_one(_crossed(x, levels), converted)
 
     def forget(self, keep: float) -> None:
-        """Nothing: a constant learning rate forgets by itself."""
+        """Do nothing: a constant learning rate forgets by itself."""
 
     def coefficients(self) -> Coefficients:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         weights = [(*name.rsplit("#", 1), weight) for name, weight in self._model.weights.items()]
         size = 1 + max((int(place) for _, place, _ in weights if place), default=0)
         blocks = {block: np.zeros(size) for block, place, _ in weights if place}
@@ -306,17 +306,17 @@ class FactoredLogistic(_Factored):
         return Coefficients(blocks, {pair: weight for pair, place, weight in weights if not place})
 
     def dumps(self) -> bytes:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         return msgspec.msgpack.encode(dict(self._model.weights), order="deterministic")
 
     def loads(self, data: bytes) -> None:
-        """See `Oracle`."""
+        """See `RewardModel`."""
         self._model = self._fresh()
         self._model._weights.update(msgspec.msgpack.decode(data, type=dict[str, float]))  # noqa: SLF001 - river has no other door
 
 
 def _crossed(x: Vector, levels: Levels) -> dict[str, float]:
-    """Context x blocks and pairs as one row of names, `offer=free_bet#3` for the block's third coefficient."""
+    """Context x blocks and pairs as one row by name, `offer=free_bet#3` for the block's third coefficient."""
     places = np.flatnonzero(x).tolist()
     values = x[places].tolist()
     row = {f"{block}#{at}": v for block in (SHARED, *block_names(levels)) for at, v in zip(places, values, strict=True)}

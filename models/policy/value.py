@@ -1,4 +1,4 @@
-"""Value of a conversion and penalty of a contact: the parts of a reward beside its probability. Pure.
+"""Value of a conversion and penalty of a contact: the terms of a reward beside its probability. Pure.
 
 Both models are sums over rows, so that what was learnt provisionally is taken back exactly once it is final, and what
 is old fades with every batch.
@@ -29,7 +29,7 @@ class _Sums(msgspec.Struct):
     offers: dict[str, tuple[float, float, Vector]] = msgspec.field(default_factory=dict)
 
     def add(self, x: Vector, offer: str, value_minor: float, weight: float) -> None:
-        """Add a row `weight` times; -1 takes it back."""
+        """Add a row with a weight; -1 removes it again."""
         log_value = float(np.log(value_minor))
         rows, logs, contexts = self.offers.get(offer, (0.0, 0.0, np.zeros(len(x))))
         self.offers[offer] = (rows + weight, logs + weight * log_value, contexts + weight * x)
@@ -38,7 +38,7 @@ class _Sums(msgspec.Struct):
         self.squares += weight * log_value**2
 
     def fade(self, keep: float) -> None:
-        """Let every row count `keep` of what it did."""
+        """Scale the weight of every row by `keep`."""
         self.gram *= keep
         self.moment *= keep
         self.squares *= keep
@@ -48,7 +48,7 @@ class _Sums(msgspec.Struct):
 
     @property
     def rows(self) -> float:
-        """Rows that count."""
+        """Weighted number of rows."""
         return sum(rows for rows, _, _ in self.offers.values())
 
 
@@ -73,21 +73,21 @@ class ValueModel:
         self._bounds = (np.inf, 0.0)
 
     def learn(self, x: Vector, offer: str, value_minor: float) -> None:
-        """Learn the value so far of a conversion, minor units, above 0."""
+        """Learn the provisional value of a conversion, minor units, above 0."""
         self._open.add(x, offer, value_minor, 1.0)
 
     def settle(self, x: Vector, offer: str, provisional_minor: float, value_minor: float) -> None:
-        """The value of a conversion that was learnt as another one is final."""
+        """Replace a provisional value by the final one, both in minor units."""
         self._open.add(x, offer, provisional_minor, -1.0)
         self._final.add(x, offer, value_minor, 1.0)
         self._bounds = (min(self._bounds[0], value_minor), max(self._bounds[1], value_minor))
 
     def forget(self, keep: float) -> None:
-        """Let what is final weigh `keep` of what it did."""
+        """Scale the weight of final values by `keep`."""
         self._final.fade(keep)
 
     def fitted(self) -> tuple[Vector, dict[str, float], float]:
-        """The model as it stands: m, shape (size,); k by offer; the smear.
+        """Fit the model: m, shape (size,); k by offer; the smear.
 
         k is the mean residual, shrunk as if ten more rows had none.
         """
@@ -109,16 +109,16 @@ class ValueModel:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Least and greatest final value, minor units; any before one was seen."""
+        """Least and greatest final value, minor units; (0, 1e12) before the first."""
         return self._bounds if self._bounds[1] else (0.0, 1e12)
 
     def dumps(self) -> bytes:
-        """The whole state between two rows."""
+        """Serialise the whole state."""
         return msgspec.msgpack.encode((self._size, [_written(one) for one in (self._open, self._final)], self._bounds))
 
     @classmethod
     def loads(cls, data: bytes) -> Self:
-        """The model that `dumps` wrote."""
+        """Read a model that `dumps` wrote."""
         size, sums, bounds = msgspec.msgpack.decode(data)
         model = cls(size)
         model._open, model._final = (_read(size, *one) for one in sums)
@@ -139,7 +139,7 @@ def _read(
 
 
 class PenaltyModel:
-    """Mean penalty of a decision, minor units: by offer and channel, shrunk to the channel's, and that to the whole's.
+    """Mean penalty of a decision, minor units: by offer and channel, shrunk to the channel's, that to the overall mean.
 
     Each mean is taken as if fifty more rows had had the one above it, and the highest as if they had had none; leaving
     alone has its own mean, shrunk to none.
@@ -150,22 +150,22 @@ class PenaltyModel:
         self._sums: dict[str, float] = {}
 
     def enter(self, offer: str, channel: str | None) -> None:
-        """A decision that may draw penalties."""
+        """Count a decision that may draw penalties."""
         for name in cells(offer, channel):
             self._rows[name] = self._rows.get(name, 0.0) + 1.0
 
     def learn(self, offer: str, channel: str | None, penalty_minor: float) -> None:
-        """A penalty of a decision that was entered before."""
+        """Add a penalty, minor units, of a decision counted before."""
         for name in cells(offer, channel):
             self._sums[name] = self._sums.get(name, 0.0) + penalty_minor
 
     def forget(self, keep: float) -> None:
-        """Let everything weigh `keep` of what it did."""
+        """Scale the weight of everything by `keep`."""
         self._rows = {name: rows * keep for name, rows in self._rows.items()}
         self._sums = {name: total * keep for name, total in self._sums.items()}
 
     def means(self) -> dict[str, float]:
-        """Mean by cell, such as `free_bet|sms`, by channel `|sms`, of all contacts `|`, and of leaving alone."""
+        """Mean penalty by cell, minor units: `free_bet|sms`, channel `|sms`, all contacts `|`, and no contact."""
         found: dict[str, float] = {}
         for name in sorted(self._rows, key=_rank):
             above = _above(name)
@@ -174,19 +174,19 @@ class PenaltyModel:
         return found
 
     def dumps(self) -> bytes:
-        """The whole state: equal states give equal bytes."""
+        """Serialise the whole state; equal states give equal bytes."""
         return msgspec.msgpack.encode((self._rows, self._sums), order="deterministic")
 
     @classmethod
     def loads(cls, data: bytes) -> Self:
-        """The model that `dumps` wrote."""
+        """Read a model that `dumps` wrote."""
         model = cls()
         model._rows, model._sums = msgspec.msgpack.decode(data, type=tuple[dict[str, float], dict[str, float]])
         return model
 
 
 def cells(offer: str, channel: str | None) -> list[str]:
-    """Names of the cells of a decision, the narrowest first."""
+    """Names of a decision's cells, the narrowest first."""
     return [offer] if channel is None else [f"{offer}|{channel}", f"|{channel}", "|"]
 
 
@@ -197,5 +197,5 @@ def _above(name: str) -> str | None:
 
 
 def _rank(name: str) -> tuple[bool, bool, str]:
-    """Cells after those above them."""
+    """Sort key that puts wider cells first."""
     return (name != "|", not name.startswith("|"), name)

@@ -1,4 +1,4 @@
-"""Which version serves, told by the journal of promotions and rollbacks. Pure, and light to import.
+"""Which churn model serves, from the journal of promotions and rollbacks. Pure, and light to import.
 
 The journal lies in the store beside what serves, so that going back needs no registry; MLflow is told of each entry.
 """
@@ -11,7 +11,7 @@ import msgspec
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of what serves.
+    """One promotion or rollback.
 
     Attributes:
         id: Unique; an entry that was recorded half is known by it and finished.
@@ -35,12 +35,12 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def champion(journal: Sequence[JournalEntry]) -> str | None:
-    """The version that serves after these entries, oldest first."""
+    """The version that serves after some entries, oldest first."""
     return journal[-1].version if journal else None
 
 
 def previous(journal: Sequence[JournalEntry]) -> str | None:
-    """The version that a rollback brings back: what served before the champion, rollbacks undone.
+    """The version that a rollback restores: the one before the champion, with rollbacks undone.
 
     Several rollbacks in a row therefore walk back through history, and end.
     """

@@ -72,7 +72,7 @@ class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a churn model must show on its test rows before it serves."""
+    """Thresholds that a churn model must meet on its test rows to serve."""
 
     auc_above_recency: float
     auc_above_champion: float
@@ -124,7 +124,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Run:
-    """One MLflow run, told what is known as it comes to be known.
+    """An MLflow run under way.
 
     Attributes:
         id: MLflow's id of it.
@@ -140,7 +140,7 @@ class Run:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Note parameters (set once), metrics and tags."""
+        """Record parameters (set once), metrics and tags."""
         self._client.log_batch(
             self.id,
             metrics=[Metric(name, value, 0, 0) for name, value in (metrics or {}).items()],
@@ -150,7 +150,7 @@ class Run:
 
 
 class ChurnRegistry:
-    """The churn model's versions in MLflow; versions are named `croupier-churn/7`, and `7` will do.
+    """Versions of the churn model in MLflow, named `croupier-churn/7`; `7` alone is accepted too.
 
     Attributes:
         settings: What mlflow.yaml says.
@@ -164,7 +164,7 @@ class ChurnRegistry:
 
     @contextmanager
     def run(self, name: str, under: str | None = None) -> Iterator[Run]:
-        """A run that lasts as long as the block: FINISHED, FAILED with the sentence that says why, or KILLED.
+        """Run for the duration of a block: ends FINISHED, FAILED with the reason, or KILLED.
 
         Args:
             name: What people see.
@@ -194,7 +194,7 @@ class ChurnRegistry:
         parameters: Mapping[str, Any],
         run: Run | None = None,
     ) -> ChurnBundle:
-        """Keep a trained model as a new version with everything that was measured of it; returns what would serve.
+        """Register a trained model as a new version with its evaluation; returns the bundle that would serve.
 
         Args:
             trained: The model.
@@ -222,11 +222,11 @@ class ChurnRegistry:
         return self._artifact(version, _BUNDLE)
 
     def test_rows(self, version: str) -> Rows:
-        """The rows a version was tested on."""
+        """Test rows of a version."""
         return _read_rows(self._artifact(version, _ROWS))
 
     def canonical(self, version: str) -> str:
-        """The full name of an existing version.
+        """Full name of an existing version.
 
         Raises:
             RegistryError: There is no such version.
@@ -234,15 +234,15 @@ class ChurnRegistry:
         return self._named(self._version(version))
 
     def champion(self) -> str | None:
-        """The version that serves by the registry's word."""
+        """The serving version according to the registry."""
         return self._aliased(CHAMPION)
 
     def previous(self) -> str | None:
-        """The version that `rollback` brings back."""
+        """The version that `rollback` restores."""
         return self._aliased(PREVIOUS)
 
     def record(self, entry: JournalEntry) -> None:
-        """Make a version the champion, and keep who did it, when, in place of what and on which evidence.
+        """Make a version the champion and record who did it, when, what it replaced and on which evidence.
 
         A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
         time, so that several in a row walk back through history. Recording an entry again changes nothing, so that
@@ -315,7 +315,7 @@ class ChurnRegistry:
 
 
 def _open(tracking: Tracking) -> MlflowClient:
-    """MLflow over a database that fits it; raises RegistryError if that cannot be."""
+    """Open MLflow over a prepared database; raises RegistryError."""
     if tracking.uri.startswith(_SQLITE):
         file = Path(tracking.uri.removeprefix(_SQLITE))
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -335,7 +335,7 @@ def _open_experiment(client: MlflowClient, settings: Settings) -> str:
 
 
 class LearnerJournal:
-    """The learner's run in MLflow: a metric per snapshot, and the checkpoint now and then.
+    """The learner's run in MLflow: metrics per policy version, and checkpoints.
 
     MLflow only watches: while it cannot be reached, learning goes on and nothing is noted.
     """
@@ -348,16 +348,16 @@ class LearnerJournal:
         self._run: str | None = None
 
     def note(self, number: int, measured: Mapping[str, float]) -> None:
-        """Keep what was measured at a snapshot's number."""
+        """Record the metrics of a policy version by its number."""
         metrics = [Metric(name, value, 0, number) for name, value in measured.items()]
         self._client.log_batch(self._id(), metrics=metrics)
 
     def keep(self, checkpoint: Path) -> None:
-        """Keep a checkpoint file, in place of the one before."""
+        """Upload a checkpoint file, replacing the previous one."""
         self._client.log_artifact(self._id(), str(checkpoint))
 
     def _id(self) -> str:
-        """The run of this lineage, found or made."""
+        """Id of this lineage's run, created if missing."""
         if self._run is None:
             found = self._client.search_runs([self._experiment], f"tags.lineage = '{self._lineage}'", max_results=1)
             made = (
@@ -384,7 +384,7 @@ def _entry(tags: Mapping[str, str]) -> JournalEntry:
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation as numbers by name; those of a cut-off carry its date."""
+    """Metrics of an evaluation by name; those of a cut-off carry its date."""
     whole = {
         "auc": evaluation.auc,
         "auc_recency": evaluation.auc_recency,
@@ -402,7 +402,7 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _write(folder: Path, trained: Trained, evaluation: Evaluation, test: Rows) -> None:
-    """The artifacts of a run, apart from the bundle, which needs the version's name."""
+    """Write the artifacts of a run, without the bundle, which needs the version's name."""
     columns = Schema([ColSpec("double", name) for name in trained.features])
     signature = ModelSignature(columns, Schema([ColSpec("double")]))
     needed = [f"lightgbm=={lightgbm.__version__}"]
@@ -416,7 +416,7 @@ def _write(folder: Path, trained: Trained, evaluation: Evaluation, test: Rows) -
 
 
 def _read_rows(data: bytes) -> Rows:
-    """Rows as they were logged; a feature that the schema has gained since is missing in them."""
+    """Read logged rows; features added to the schema since are missing."""
     table = pq.read_table(pa.BufferReader(data))
     missing = np.full(table.num_rows, np.nan)
     known = [table[one.name].to_numpy() if one.name in table.column_names else missing for one in VECTOR]

@@ -1,4 +1,4 @@
-"""MLflow's own SQLite file: brought up to the MLflow that is installed, and to where the house is. No MLflow at import.
+"""MLflow's own SQLite database: migrate it to the installed MLflow, correct its paths. No MLflow at import.
 
 A database that an older MLflow made is migrated on a copy of it, and only what is whole takes its place; another copy
 stays beside it as it was. Runs of a house that was moved find their artifacts where the house is now.
@@ -37,7 +37,7 @@ class RegistryError(Exception):
 
 
 def prepare(file: Path, artifacts: Path) -> None:
-    """Migrate a database that an older MLflow made, and mend where it says that artifacts lie; nothing if all is well.
+    """Migrate a database of an older MLflow and correct its artifact locations; do nothing if both are current.
 
     Safe to call from several processes at once, and after one that was killed in it. A file that is not there, or that
     MLflow has not filled yet, is left to MLflow.
@@ -63,7 +63,7 @@ def prepare(file: Path, artifacts: Path) -> None:
 
 @contextmanager
 def making(file: Path) -> Iterator[None]:
-    """Let one process of ours at a time make a database that is not there: of two, MLflow would make it into one."""
+    """Lock the creation of a database that does not exist: MLflow does not guard it against two processes."""
     if _revision(file) is not None:
         yield
         return
@@ -88,7 +88,7 @@ def _is_current(file: Path) -> bool:
 
 
 def known_revisions() -> Mapping[str, str | None]:
-    """Revisions of the schema that the installed MLflow knows, each with the one before it.
+    """Schema revisions of the installed MLflow, each with its predecessor.
 
     Read from the text of its migrations: to import them takes seconds, in which a house would be starting.
     """
@@ -105,7 +105,7 @@ def _migrations() -> Path:
 
 
 def _revision(file: Path) -> str | None:
-    """The revision of a database's schema; None where MLflow has yet to make it."""
+    """Schema revision of a database; None before MLflow has made it."""
     if not file.exists():
         return None
     with closing(_open(file)) as database:
@@ -116,7 +116,7 @@ def _revision(file: Path) -> str | None:
 
 
 def _migrate(file: Path) -> None:
-    """Migrate a database, unless that was done while this process waited, or MLflow was just making it."""
+    """Migrate a database, unless another process did meanwhile or MLflow is just making it."""
     url = hashlib.md5(f"sqlite:///{file}".encode(), usedforsecurity=False).hexdigest()
     with _locked(Path(tempfile.gettempdir(), f"db_init_lock-{url}")):  # MLflow holds it while it makes a database
         if _is_current(file):
@@ -151,12 +151,12 @@ def _upgrade(draft: Path, trouble: str) -> None:
 
 
 def _changes(database: sqlite3.Connection) -> object:
-    """A number that moves with every change by another connection."""
+    """Number that changes with every change by another connection."""
     return database.execute("pragma data_version").fetchone()
 
 
 def _copy(database: sqlite3.Connection, to: Path) -> None:
-    """Copy a database to a file that is seen whole or not at all."""
+    """Copy a database to a file atomically."""
     unfinished = to.with_name(f".{to.name}.tmp")
     unfinished.unlink(missing_ok=True)
     with closing(_open(unfinished)) as copy:
@@ -168,7 +168,7 @@ def _copy(database: sqlite3.Connection, to: Path) -> None:
 
 
 def _moved(file: Path, artifacts: Path) -> list[str]:
-    """Locations of experiments that name the same place of another home than this one."""
+    """Artifact locations of experiments that name the same folder in another home."""
     with closing(_open(file)) as database:
         if not _has(database, "experiments", "artifact_location"):
             return []
@@ -181,13 +181,13 @@ def _path(location: str | None) -> str:
 
 
 def _is_elsewhere(held: Path, artifacts: Path) -> bool:
-    """Whether artifacts that were held there are to be looked for here: not while only the place there exists."""
+    """Whether artifacts recorded at a path have moved here; no while only the recorded path exists."""
     alike = held.is_absolute() and held.parts[-2:] == artifacts.parts[-2:]
     return alike and held != artifacts and (artifacts.exists() or not held.exists())
 
 
 def _mend(file: Path, artifacts: Path) -> None:
-    """Let everything that lay in another home lie in this one; all of it or nothing."""
+    """Rewrite locations of another home to this one, in one transaction."""
     moved = _moved(file, artifacts)
     with closing(_open(file)) as database:
         database.execute("begin immediate")
@@ -215,13 +215,13 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def _alone(file: Path) -> AbstractContextManager[None]:
-    """One process of ours at a time."""
+    """Lock the database's folder against our other processes."""
     return _locked(file.parent, os.O_RDONLY)
 
 
 @contextmanager
 def _locked(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[None]:
-    """Hold a lock on a file or folder; a process that ends lets go."""
+    """Hold a lock on a file or folder; released when the process ends."""
     held = os.open(path, flags, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)

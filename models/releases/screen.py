@@ -1,4 +1,4 @@
-"""MLflow's own screen over the runs and models of a house, in one process.
+"""MLflow's web interface over the runs and models of a house, in one process.
 
 MLflow's command for it starts one process that watches another, and eight more for jobs that no house has.
 """
@@ -17,7 +17,7 @@ _ARTIFACTS: Final = "mlflow-artifacts:/"
 
 
 def screen(home: Path) -> FastAPI:
-    """MLflow's web application over a home's database and artifacts, which are made if they are not there."""
+    """MLflow's web application over a home's database and artifacts; creates missing ones."""
     tracking = ChurnRegistry(home).settings.tracking
     # MLflow reads its settings from the environment while it is imported.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
