@@ -22,11 +22,11 @@ from service.players import facts, identity, sealing
 from service.players.facts import Assertion
 
 TOLD_OF: Final = "told_of"
-"""Detail of an event's row: the key of the linked id that it was told of."""
+"""Column of an event's detail: the key of the linked id that the event names."""
 TOLD_AT: Final = "told_at"
-"""Detail of an event's row: the moment that a clock far ahead told of it, while it holds from the house's now."""
+"""Column of an event's detail: the moment by a clock far ahead, while the event holds from the house's now."""
 JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged)
-"""Events that join what is held of two, one by one: they enter over HTTP only."""
+"""Events that join two ids, or a player and a household: accepted one by one, over HTTP only."""
 
 
 class Refused(Exception):
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Accepted(NamedTuple):
-    """An accepted event: its place in the log, and whether it had been sent before."""
+    """An accepted event: its place in the log, and whether it is a duplicate."""
 
     position: str
     duplicate: bool
@@ -53,17 +53,17 @@ _REFUSALS: Final = {
     ),
 }
 NOWHERE: Final = "0-0"
-"""Place of what was not appended, for it changes nothing: every reader is beyond it."""
+"""Log place of an event that changes nothing and is not appended: every reader is past it."""
 
 
 class Ahead(NamedTuple):
-    """A clock that was far ahead: what it told holds from the house's now, and later than what is held already."""
+    """Facts of an event whose clock was far ahead: they hold from the house's now, after everything known."""
 
     now_us: int
     held: Mapping[bytes, bytes]
 
     def facts(self, told: Sequence[Assertion]) -> list[Assertion]:
-        """What was told, as it holds."""
+        """The assertions of such an event, moved to the house's now."""
         return facts.from_now(told, identity.together(self.held), self.now_us)
 
 
@@ -76,10 +76,10 @@ def entry(
     ahead: Ahead | None = None,
     beside: Sequence[Assertion] = (),
 ) -> Entry:
-    """What is appended for an event: no personal field but under seal, and the facts that it makes true.
+    """Log entry of an event: personal fields sealed, with the facts that it asserts.
 
-    `other` is the key of the id or household that it names, if it names one; `asked` that of the linked id that it is
-    told of, whose event ids and facts are kept apart from the player's own; `beside` what holds beside its own facts.
+    `other` is the key of the second id or household that the event names, `asked` the key of the linked id that it is
+    about, whose event ids and facts are kept apart from the player's own; `beside` are facts beside the event's own.
     """
     form = digests.form_of(event)
     digest, earlier = digests.digest(event, form), partial(digests.earlier, event, form)
@@ -102,7 +102,7 @@ def entry(
 
 
 class Arrival(NamedTuple):
-    """An event at the door: told of the id with the key `asked`, at house time `now_us`, and whether it is late."""
+    """A received event: `asked` is the key of the id that it names, `now_us` house time, `late` out of time."""
 
     event: Event
     asked: str
@@ -112,10 +112,11 @@ class Arrival(NamedTuple):
 
 
 async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequence[Assertion] = ()) -> Accepted:
-    """Take an event: returns once its facts hold and it is durable.
+    """Accept an event: returns once its facts hold and it is durable.
 
-    One that restricts contact is taken whatever its moment: from now on where its clock was far ahead, and where it is
-    too old for its id to be remembered it is new if it changes anything. `beside` are facts that hold beside its own.
+    An event that restricts contact is accepted whatever its moment: it holds from now on if its clock was far ahead,
+    and it counts as new if it is too old for its id to be remembered but changes facts. `beside` are facts beside its
+    own.
 
     Raises:
         Refused: It lies in the future, is too old, or its id was used for another event.
@@ -149,27 +150,27 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
     if arrival.late == "old" and not _changes(event, taken, other, held):
         return Accepted(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:
-        # Before the facts say so; what came about meanwhile follows.
+        # Reserve in the household before the facts name it; contacts made meanwhile follow in `accept`.
         await ledger.bring(player, other, taken.facts[-1].moment_us)
     return answered(keys, await ledger.append(keys, taken), "event")
 
 
 def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]) -> bool:
-    """Whether an event changes what is held of its player."""
+    """Whether an event changes the known facts of its player."""
     if isinstance(event, events.Identify | events.Alias):
         return bool(other) and f"{identity.LINK}{other}".encode() not in held
     return facts.changes(taken.facts, held)
 
 
 def answered(keys: Keys, done: Appended, what: Literal["event", "outcome"]) -> Accepted:
-    """What became of something that was appended; raises Refused where its id was used for another."""
+    """Answer for an appended event or outcome; raises Refused where its id was used for another."""
     if done.status == "conflict":
         raise Refused(f"{what}_id_reused", f"this {what} id was used before for another {what}", f"/{what}_id")
     return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
 async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, seal: bytes) -> str:
-    """Key of the other one whom an event names, empty for most; an id is linked before the event is taken."""
+    """Key of the household or second id that an event names, empty if none; an id is linked first."""
     match event:
         case events.HouseholdChanged():
             return house.player_key(f"household {event.household_id}") if event.household_id is not None else ""
@@ -186,6 +187,6 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
         name = base64.b64encode(sealing.seal(seal, {"player_id": event.player_id}, sealing.NAME)).decode()
         home = await ledger.link(linked, keys.player, name)
     if home != keys.player:
-        await ledger.home(keys.player)  # where the player was linked further meanwhile, the event goes on there
+        await ledger.home(keys.player)  # if the player was linked to another meanwhile, accept the event there
         raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
     return linked

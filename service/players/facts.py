@@ -19,11 +19,11 @@ from features.words import fold
 NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
 """Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
 BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
-"""Registers whose moment is no moment of telling: the greatest is the strictest."""
+"""Registers whose moment is their value: the greatest is the strictest."""
 TAGS: Final = ("harm", "complaint", "resolved")
-"""Tags of contacts with support that mean something by themselves."""
+"""Tags of support contacts that assert facts."""
 EVERY_BRAND: Final = "*"
-"""The brand of facts that hold for every one of the house, those that it names later too."""
+"""The brand of facts that hold for all brands of the house, future ones too."""
 OLDEST_YEARS: Final = 120
 """An age that nobody living has: the oldest of them is 117, and one person ever is known to have passed 120."""
 _LATEST_US: Final = 2**53
@@ -31,7 +31,7 @@ _RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moder
 
 
 class Assertion(NamedTuple):
-    """One thing that became true at a moment (unix microseconds); the higher rank is the stricter."""
+    """An assertion of a fact: true from a moment (unix microseconds); the higher rank is the stricter."""
 
     field: str
     moment_us: int
@@ -40,7 +40,7 @@ class Assertion(NamedTuple):
 
 
 class Consent(NamedTuple):
-    """Consent to a channel, since when, on what it rests (express unless told otherwise), and where it was given."""
+    """Consent to a channel: since when, on which basis (express by default), and where it was given."""
 
     granted: bool
     since_us: int
@@ -49,7 +49,7 @@ class Consent(NamedTuple):
 
 
 class FactValue(NamedTuple):
-    """What was told last of something, and when."""
+    """The latest value of a fact, and its moment in unix microseconds."""
 
     text: str
     at_us: int
@@ -60,7 +60,7 @@ _NEVER: Final = FactValue("", -1)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a player for one brand; None means that it was never told.
+    """Facts of a player for one brand; None where nothing was asserted.
 
     Moments are unix microseconds.
 
@@ -73,11 +73,11 @@ class Facts:
             the player was last seen, `elsewhere` what ids that were linked later had told of both.
         household: Key of the household.
         consent: By channel and product; product "*" for consent that names none.
-        registers: What registers of excluded people said (`listed` or `clear`), by register.
-        harm: What was said of the level of harm: by `signal` (support), `review`, each level that our own markers
+        registers: Answer of each register of excluded people, `listed` or `clear`.
+        harm: Harm levels by source: `signal` (support), `review`, each level that our own markers
             showed (`own:strong`), and each external source, its latest word (`by:source`) and when it last said each
             level (`by:source:strong`).
-        told_us: Moments of all that was told, by the name of its register.
+        told_us: Moment of every fact, by the name of its register.
     """
 
     version: str = "0"
@@ -114,12 +114,12 @@ class Facts:
 
 
 def plausible(born: date, on: date) -> bool:
-    """Whether somebody who was born on a date can live on another; 1900-01-01 and the year 1 are placeholders."""
+    """Whether a birth date is possible for somebody alive on a day; rejects placeholders such as 1900-01-01."""
     return born <= on and on.year - born.year <= OLDEST_YEARS
 
 
 def assertions(event: Event) -> list[Assertion]:
-    """What an event makes true; empty for events that are behaviour only."""
+    """Facts that an event asserts; empty for pure behaviour."""
     at = micros(event.occurred_at)
     if (found := _gates(event, at)) is None:
         found = _circumstances(event, at)
@@ -127,7 +127,7 @@ def assertions(event: Event) -> list[Assertion]:
 
 
 def _gates(event: Event, at: int) -> list[Assertion] | None:
-    """Facts about the person, the account, consent and exclusion; None for other events."""
+    """Facts about person, account, consent and exclusion; None for other events."""
     match event:
         case events.Registered() | events.KycVerified():
             return _identified(event, at)
@@ -153,13 +153,13 @@ def _gates(event: Event, at: int) -> list[Assertion] | None:
 
 
 def _circumstances(event: Event, at: int) -> list[Assertion]:
-    """Facts about what goes on with the player right now."""
+    """Facts about current circumstances: support, harm, withdrawal, session, limits, VIP."""
     match event:
         case events.SupportContact():
             return _support(event, at)
         case events.HarmScored():
             latest = Assertion(f"harm:by:{event.source}", at, _RANKS[event.level], event.level)
-            # A lower word later does not undo a graver one: only a review or quiet days do.
+            # A later lower score does not undo a graver one: only a review or quiet days do.
             return [latest, latest._replace(field=f"harm:by:{event.source}:{event.level}")]
         case events.HarmReviewed():
             return [Assertion("harm:review", at, _RANKS[event.level], event.level)]
@@ -181,7 +181,7 @@ def _circumstances(event: Event, at: int) -> list[Assertion]:
 
 
 def _checked(event: events.RegisterChecked, at: int) -> list[Assertion]:
-    """What a register said; that it named the player once is kept, for consent from before does not survive that."""
+    """Facts of a register's answer; a listing is also kept on its own, for it ends earlier consent."""
     name, listed = event.register_name, event.listed
     found = [Assertion(f"register:{name}", at, int(listed), "listed" if listed else "clear")]
     return [*found, Assertion(f"listed:{name}", at, 0, "")] if listed else found
@@ -213,17 +213,17 @@ def _identified(event: events.Registered | events.KycVerified, at: int) -> list[
 
 
 def consent(brand: str, channel: str, at: int, *, granted: bool) -> Assertion:
-    """Consent given or withdrawn on a channel; of both at one moment the withdrawal holds."""
+    """Assert consent given or withdrawn on a channel; at the same moment the withdrawal holds."""
     return Assertion(f"consent:{brand}:{channel}", at, 0 if granted else 1, "granted" if granted else "withdrawn")
 
 
 def unsubscribed(brand: str, channel: str, at: int) -> list[Assertion]:
-    """A withdrawal that names no product; it is kept beside what follows it, for it ended consent to each product."""
+    """Assert a withdrawal for all products, kept apart because it ends earlier consent to each product."""
     return [consent(brand, channel, at, granted=False), Assertion(f"unsubscribed:{brand}:{channel}", at, 0, "")]
 
 
 def _consent_changed(event: events.ConsentChanged, at: int) -> list[Assertion]:
-    """Consent with what it rests on, narrowed to a product if it names one."""
+    """Assert consent with its basis and origin, for one product if the event names one."""
     plain = consent(event.brand, event.channel, at, granted=event.granted)
     name = plain.field if event.product is None else f"{plain.field}:{event.product}"
     told = {"basis": event.basis, "origin": event.origin}
@@ -243,13 +243,13 @@ _FORBIDDING: Final = frozenset(
 
 
 def forbids(told: Iterable[Assertion]) -> str:
-    """The channel on which open promotional contacts must not go out once these facts hold: `*` for every, "" for none.
+    """The channel whose open promotional contacts these facts forbid: `*` for all, "" for none.
 
     Consent withdrawn for a product ends the open contacts of its channel, for a lease does not name its product.
     """
     found = set()
     for one in told:
-        # What is told of a linked id stands under its name.
+        # A fact of a linked id carries the id before "|".
         kind, *rest = one.field.rpartition("|")[2].split(":")
         if (kind, one.text) in _FORBIDDING:
             return "*"
@@ -264,7 +264,7 @@ _MAJORITY_YEARS: Final = 21
 
 
 def restricts(event: Event) -> bool:
-    """Whether an event restricts contact: by a fact that it asserts, or by joining what restricts another.
+    """Whether an event restricts contact: by a fact that it asserts, or by joining two ids or a household.
 
     Such an event is never refused for its age, for a clock that is ahead, for links or for load.
     """
@@ -278,7 +278,7 @@ def restricts(event: Event) -> bool:
 
 
 def _restricts(one: Assertion, day: date) -> bool:
-    """Whether an assertion leaves less allowed than before: a child's birth date does, a grant of consent does not."""
+    """Whether an assertion allows less than before: a child's birth date does, a grant of consent does not."""
     kind = one.field.partition(":")[0]
     match kind:
         case "harm":
@@ -292,13 +292,13 @@ def _restricts(one: Assertion, day: date) -> bool:
 
 
 _FROM_NOW: Final = frozenset({"support", "household"})
-"""Registers that hold contact back for a while, or under the caps of others."""
+"""Registers that delay contact, or put it under the caps of a household."""
 
 
 def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int) -> list[Assertion]:
-    """Facts that a clock far ahead told, as they hold from now on: later than all that the store's hash has of them.
+    """Move facts of a clock far ahead to now, later than everything in the player's hash.
 
-    What allows more fills gaps only: nobody knows whether what is held came before it or after.
+    Facts that allow more only fill gaps: whether known facts came before or after them is unknown.
     """
     held = {one.field: one.moment_us for one in registers(raw)}
     day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now_us)).date()
@@ -312,14 +312,14 @@ def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int)
 
 
 def _raising(one: Assertion) -> Assertion:
-    """A review as a sign where its level is not the gravest, for a review voids the signs before it."""
+    """Turn a review below the gravest level into a sign, for a review would void earlier signs."""
     if one.field != "harm:review" or one.text == "strong":
         return one
     return one._replace(field=f"harm:by:review:{one.text}")
 
 
 def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:
-    """Whether any of some assertions would change the store's hash of registers."""
+    """Whether any of some assertions would change a player's hash."""
     held = {one.field: one for one in registers(raw)}
     return any(one.field not in held or one[1:] > held[one.field][1:] for one in told)
 
@@ -343,7 +343,7 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
 
 
 def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
-    """Facts of a player for a brand, from the store's hash of registers, linked ids merged (`identity`)."""
+    """Facts of a player for a brand, from the store's hash with linked ids merged (`identity.together`)."""
     if not raw:
         return Facts()
     held = {name.decode(): _register(value) for name, value in raw.items() if name not in NO_REGISTER}
@@ -395,7 +395,7 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
 
 
 def _harm(held: Mapping[str, FactValue]) -> dict[str, FactValue]:
-    """What was said of the level of harm; a mention told before there were several sources stands as `harm`."""
+    """Latest assertions of harm by source; a support mention of an earlier build stands under `harm`."""
     found = _under(held, "harm:")
     if "harm" in held and held["harm"].at_us > found.get("signal", _NEVER).at_us:
         found["signal"] = held["harm"]
@@ -407,7 +407,7 @@ def _under(held: Mapping[str, FactValue], prefix: str) -> dict[str, FactValue]:
 
 
 def _consents(held: Mapping[str, FactValue], brand: str) -> dict[tuple[str, str], Consent]:
-    """Consent by channel and product. A withdrawal that names no product ends what was given before for each."""
+    """Consent by channel and product; a withdrawal for all products ends earlier consent to each."""
     found = {}
     for name, told in _under(held, f"consent:{brand}:").items():
         channel, _, product = name.partition(":")
@@ -424,7 +424,7 @@ def _consents(held: Mapping[str, FactValue], brand: str) -> dict[tuple[str, str]
 
 
 def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
-    """Every register of the store's hash as what was asserted last, by field."""
+    """All facts of a player's hash as assertions, by field."""
     kept = sorted((name, value) for name, value in raw.items() if name not in NO_REGISTER)
     split = {name.decode(): value.decode().split(" ", 2) for name, value in kept}
     return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
@@ -436,7 +436,7 @@ def _register(value: bytes) -> FactValue:
 
 
 def _exclusion(held: Mapping[str, FactValue], brand: str) -> tuple[int | None, int | None]:
-    """When the standing exclusion of a brand or of the whole house began, and when the last one ended.
+    """When the standing exclusion of a brand or the whole house began, and when the last one ended.
 
     An exclusion by a register that names the player no more ended, as far as is known, when it last named them.
     """

@@ -3,7 +3,7 @@
 Harm is an input of rules only; no model sees it. Markers of behaviour give points and points give a level; some
 markers, any mention of harm to support, other systems' scores and reviews speak for themselves, and the gravest
 counts. A level rises at once and falls only by a review or after quiet days without any new sign. Definitions,
-thresholds and evidence stand in `rulebook/harm.yaml` (compliance reference, section 3).
+thresholds and evidence stand in `rulebook/harm.yaml`.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _ACTIVITY: Final = [_AT[f"last_{what}_days_ago"] for what in ("deposit", "bet", 
 _LOSSES: Final = tuple(_AT[f"net_loss_week_{ago}"] for ago in range(4))
 _BREADTH: Final = [_AT[f"bet_{product}_30d"] for product in PRODUCTS]
 _FIVE: Final = 3.9
-"""What five events leave when they are spread evenly over the half-life of their count."""
+"""Decayed count of five events spread evenly over one half-life."""
 _FADED: Final = 0.5
-"""What one event leaves when it is one half-life old."""
+"""Decayed count of one event that is one half-life old."""
 SKEW_US: Final = int(SKEW.total_seconds() * 1e6)
-"""What is told for later than this is told for the future."""
+"""A moment further ahead than this lies in the future, microseconds."""
 _REFRESH_US: Final = DAY_US
-"""A sign that goes on is noted once a day."""
+"""A continuing sign is asserted again once a day, microseconds."""
 
 
 class Marker(BaseModel):
-    """A sign of harm in behaviour: what it is, from where it speaks, and what it then says.
+    """A marker of harm in behaviour: definition, threshold, points or level, and where it counts.
 
     Attributes:
-        id: Number in the compliance reference.
-        threshold: It speaks at this value or above.
-        points: That it adds; ignored where `level` is given.
-        level: Level that it means by itself.
-        places: Where it is law and counts, everywhere if left out.
+        id: Number of the marker, such as `M12`.
+        threshold: It is triggered at this value or above.
+        points: Points that it adds; ignored where `level` is given.
+        level: Level that it reaches by itself.
+        places: Where it is law and counts; everywhere if omitted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,10 +66,10 @@ class Marker(BaseModel):
 
 
 class HarmSettings(BaseModel):
-    """Markers, what their points mean, and how long a sign holds.
+    """Markers, points of each level, and how long a sign of harm holds.
 
     Attributes:
-        markers: By the name of the value that `markers` computes.
+        markers: Marker by the name of the value that `markers` computes.
         not_computed: Markers that our events cannot show, with the reason.
         levels: Least points of each level.
         quiet_days: Days without a sign after which a level falls.
@@ -85,7 +85,7 @@ class HarmSettings(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        """Every value has its marker, and a higher level is never reached first."""
+        """Require a marker for every value, and levels in rising order of points."""
         if missing := sorted(set(MARKERS) - set(self.markers)):
             raise ValueError(f"markers: {missing[0]} is missing")
         if unknown := sorted(set(self.markers) - set(MARKERS)):
@@ -100,12 +100,12 @@ class HarmSettings(BaseModel):
 
     @property
     def quiet_us(self) -> int:
-        """Microseconds that a sign holds."""
+        """How long a sign of harm holds, microseconds."""
         return int(self.quiet_days * DAY_US)
 
 
 class Harm(NamedTuple):
-    """Level, the value of every marker behind it, and the level that each source speaks for."""
+    """Harm level, the value of every marker, and the level of each source."""
 
     level: HarmLevel
     markers: dict[str, float]
@@ -113,14 +113,14 @@ class Harm(NamedTuple):
 
 
 class Person(NamedTuple):
-    """What markers ask beside behaviour: completed years of age, None for unknown, and where rules bind."""
+    """Inputs of markers beside behaviour: age in completed years (None if unknown) and places whose rules bind."""
 
     age: int | None
     places: frozenset[str]
 
 
 def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[str, float]:
-    """Marker values of a feature vector (see `features.schema.VECTOR`); 0 where too little happened to tell."""
+    """Marker values of a feature vector (`features.schema.VECTOR`); 0 where there is too little activity."""
     read = vector.tolist()
 
     def at(name: str) -> float:
@@ -167,27 +167,27 @@ MARKERS: Final = tuple(markers(_NOBODY, Facts(), 0, None))
 
 
 def assess(vector: Vector, facts: Facts, now_us: int, person: Person, settings: HarmSettings) -> Harm:
-    """Harm level at a moment: the gravest of what behaviour, support, other systems and reviews say."""
+    """Harm level at a moment: the gravest of behaviour, support, other systems and reviews."""
     values = markers(vector, facts, now_us, person.age)
     shown = of_markers(values, person.places, settings)
     standing = _standing(facts, now_us, settings)
     reviewed = standing.get("review")
-    # What behaviour showed up to a review was weighed there; from then on new signs count.
+    # The review weighed behaviour so far; after it only new signs count.
     sources = standing if reviewed is not None else standing | {"behaviour": shown}
     level = max(sources.values(), key=LEVELS.index, default="none")
     return Harm(level, values, sources)  # type: ignore[arg-type]
 
 
 def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, str]:
-    """Levels that were told or shown and still hold, by source: none from before the last review, none too old.
+    """Levels that hold now, by source: asserted since the last review and not expired.
 
-    Of the moment of a review itself the sign holds, for it may not have been seen. What is told for later than now
-    raises the level and never lowers it. Our own signs are noted once a day, so they hold a day longer.
+    A sign at the same moment as a review still counts, for it may not have been seen. An assertion for the future
+    raises the level and never lowers it. Our own signs are asserted once a day, so they hold a day longer.
     """
     reviewed = facts.harm.get("review")
     if reviewed is not None and reviewed.at_us > now_us + SKEW_US:
         reviewed = None
-    # What a review voided stays void when its own word no longer holds.
+    # Signs that a review voided stay void after the review expires.
     since_us = -1 if reviewed is None else reviewed.at_us
     found = {} if reviewed is None or now_us - reviewed.at_us >= settings.quiet_us else {"review": reviewed.text}
     for name, told in facts.harm.items():
@@ -198,9 +198,9 @@ def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, st
 
 
 def of_markers(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> HarmLevel:
-    """Level that markers speak for: the points of those at their threshold, or what one of them means by itself."""
+    """Harm level of marker values: by the points of those at their threshold, or by a marker's own level."""
     heard = [settings.markers[name] for name in speaking(values, places, settings)]
-    # Two values of one marker say the same thing twice.
+    # Two values may belong to one marker: its points count once.
     by_marker = {one.id: one.points for one in sorted(heard, key=lambda one: one.points) if one.level is None}
     points = sum(by_marker.values())
     found = [one.level for one in heard if one.level is not None]
@@ -209,7 +209,7 @@ def of_markers(values: Mapping[str, float], places: frozenset[str], settings: Ha
 
 
 def speaking(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> list[str]:
-    """Markers that reach their threshold, where they count."""
+    """Names of the markers at or above their threshold in these places."""
     return [
         name
         for name, one in settings.markers.items()
@@ -218,7 +218,7 @@ def speaking(values: Mapping[str, float], places: frozenset[str], settings: Harm
 
 
 def alarming(vector: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings) -> bool:
-    """Whether there is anything in which new activity could be a sign; most players show nothing."""
+    """Whether new activity could be a sign of harm at all; false for most players."""
     values = markers(vector, facts, at_us, person.age)
     return values["loss_of_a_day"] >= settings.big_loss_minor or bool(speaking(values, person.places, settings))
 
@@ -226,12 +226,12 @@ def alarming(vector: Vector, facts: Facts, at_us: int, person: Person, settings:
 def signs(
     before: Vector, after: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings
 ) -> list[Assertion]:
-    """What new activity says of harm: facts to assert, none if it showed no new sign.
+    """Signs of harm in new activity, as facts to assert; empty if it shows none.
 
     Args:
         before: Feature vector at a moment without the activity.
         after: The same with it.
-        facts: As they stand; a sign that is noted already is not noted again within a day.
+        facts: The player's facts; a sign in them is not asserted again within a day.
         at_us: The moment, unix microseconds.
         person: Age and places.
         settings: Markers and levels.
@@ -241,7 +241,7 @@ def signs(
     found = []
     if grown and (level := _sign(of_markers(now, person.places, settings), facts, at_us, settings)) != "none":
         name = f"own:{level}"
-        # One that a review has voided says nothing any more.
+        # A sign that a review voided no longer counts as asserted.
         if name not in _standing(facts, at_us, settings) or at_us >= facts.harm[name].at_us + _REFRESH_US:
             found.append(Assertion(f"harm:{name}", at_us, LEVELS.index(level), level))
     loss = now["loss_of_a_day"]
@@ -251,13 +251,13 @@ def signs(
 
 
 def _sign(shown: HarmLevel, facts: Facts, at_us: int, settings: HarmSettings) -> str:
-    """The level that a new sign speaks for: the gravest of our own that still stands, for the quiet begins anew."""
+    """Level of a new sign: the gravest of it and our own standing signs, for the quiet days begin anew."""
     own = [text for name, text in _standing(facts, at_us, settings).items() if name.startswith("own:")]
     return "none" if shown == "none" else max([shown, *own], key=LEVELS.index)
 
 
 class StageDays(NamedTuple):
-    """Bounds of the lifecycle stages, days."""
+    """Bounds of the lifecycle stages, in days."""
 
     new_days: float
     lapsing_days: float
@@ -265,7 +265,7 @@ class StageDays(NamedTuple):
 
 
 def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage:
-    """Lifecycle stage, derived afresh from the first two deposits and the last activity; never stepped."""
+    """Lifecycle stage from the first two deposits and the last activity, computed afresh each time."""
     idle = np.nanmin(np.append(vector[_ACTIVITY], np.inf))
     if np.isnan(vector[_AT["first_deposit_days_ago"]]):
         age_days = np.inf if facts.opened_us is None else (now_us - facts.opened_us) / DAY_US
@@ -278,7 +278,7 @@ def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage
 
 
 def told(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[dict[str, Any]]:
-    """Markers that speak, for explanations: what they are, their value and from where they speak."""
+    """Triggered markers for explanations: id, value, threshold and definition."""
     heard = {name: settings.markers[name] for name in speaking(harm.markers, places, settings)}
     return [
         {"marker": name, "id": one.id, "value": harm.markers[name], "threshold": one.threshold, "what": one.definition}

@@ -1,9 +1,9 @@
 """Identity resolution: one person under several ids, with the strictest facts of each. Pure.
 
-What is told of a linked id is kept beside the player's own facts under the id's key, register by register, so nothing
-is lost and order does not matter. What stands is made when it is read: before a link two ids were two people, of whose
-facts the stricter holds; what is told after it was told of the one person, and the latest holds as ever. A link holds
-since the player took the id in, and after all that was told until then.
+Facts of a linked id are kept beside the player's own under the id's key, register by register, so nothing is lost and
+order does not matter. They are merged on reading: of facts asserted before the link, when the ids were two people, the
+stricter holds; of facts asserted after it the latest holds, as ever. A link holds from the moment of the merge, after
+everything asserted until then.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _PLACES: Final = frozenset({"jurisdiction", "licence"})
 
 
 class Register(NamedTuple):
-    """One fact as it is held; sorts as facts merge: the latest, then the stricter."""
+    """One stored fact; sorts in merge order: by moment, then by strictness."""
 
     moment_us: int
     rank: int
     text: str
 
     def dumps(self) -> bytes:
-        """The register as the store holds it."""
+        """Text of the register, as the store holds it."""
         return f"{self.moment_us} {self.rank} {self.text}".encode()
 
 
 def under(linked: str, told: Iterable[Assertion]) -> list[Assertion]:
-    """Facts of a linked id as its player's hash holds them; those of an id linked to it keep its name."""
+    """Facts of a linked id under the names that its player's hash holds them by."""
     return [one if one.field.startswith(_UNDER) else one._replace(field=_held(linked, one.field)) for one in told]
 
 
@@ -41,10 +41,9 @@ def _held(linked: str, field: str) -> str:
 
 
 def adopted(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[Assertion]:
-    """What is known of an id, those that were linked to it before merged in, as its player, the owner, will hold it.
+    """Facts of an id, with those of ids linked to it before, as its owner will hold them.
 
-    The owner's own facts come home: where two ids were linked to each other at once, an id can hold what was told of
-    one whom it belongs to.
+    The owner's own facts return to it: of two ids linked to each other at once, each can hold facts of the other.
     """
     own = _held(owner, "").encode()
     whole = together({name: value for name, value in raw.items() if not name.startswith(own)})
@@ -58,12 +57,12 @@ def _is_told(name: bytes) -> bool:
 
 
 def ids(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[str]:
-    """The ids that the owner takes in with one: it and those that were linked to it."""
+    """Ids that the owner takes over with one: itself and those linked to it."""
     return sorted({linked, *others(raw)} - {owner})
 
 
 class Mark(NamedTuple):
-    """Where an id was linked to: a player, `pending` until the id was taken in, and the sealed name of that player."""
+    """Link of an id to a player: target, state (`pending` until the merge is complete), the player's sealed name."""
 
     to: str
     state: str
@@ -71,13 +70,13 @@ class Mark(NamedTuple):
 
     @classmethod
     def loads(cls, text: str) -> Mark:
-        """A mark as the store holds it."""
+        """Read a mark as the store holds it."""
         to, state, name = text.split(" ")
         return cls(to, state, name)
 
 
 def way(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
-    """The marks from an id on, in order, to the player or until they come round."""
+    """Chain of marks from an id, in order, up to the player or until it repeats."""
     found: dict[str, str] = {}
     while linked in marks and linked not in found:
         found[linked] = marks[linked]
@@ -86,21 +85,21 @@ def way(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
 
 
 def end(way: Mapping[str, str]) -> str | None:
-    """The player that marks lead to, None where there are none."""
+    """The player at the end of a chain of marks; None for an empty chain."""
     return Mark.loads(list(way.values())[-1]).to if way else None
 
 
 def crossed(way: Mapping[str, str]) -> str | None:
-    """The id whose mark has to go, where marks lead in a ring; None where they end at a player.
+    """The id whose mark must be removed to break a ring of marks; None where the chain ends at a player.
 
-    Ids that were linked to each other at the same moment make a ring. Of its marks that nobody has taken in yet that of
-    the greatest id goes, whoever comes by; so whoever looks decides alike.
+    Ids linked to each other at the same moment make a ring. It is broken deterministically: of its pending marks the one
+    on the greatest id is removed, so all callers agree.
 
     Args:
         way: The marks from an id on, in order.
 
     Raises:
-        ValueError: All ids of the ring were taken in.
+        ValueError: No mark of the ring is pending.
     """
     last = end(way)
     if last is None or last not in way:
@@ -110,12 +109,12 @@ def crossed(way: Mapping[str, str]) -> str | None:
 
 
 def others(raw: Mapping[bytes, bytes]) -> list[str]:
-    """Keys of the ids that are linked to a player."""
+    """Keys of the ids linked to a player."""
     return [name.decode().removeprefix(LINK) for name in raw if name.startswith(LINK.encode())]
 
 
 def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-    """A player's hash with the facts of all linked ids merged in; the very same hash where there are none."""
+    """A player's hash with the facts of all linked ids merged in; the same object where there are none."""
     mark = _UNDER.encode()
     if not any(name.startswith(mark) for name in raw):
         return raw
@@ -128,19 +127,19 @@ def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
 
 
 def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, Register]) -> Sequence[tuple[int, dict[str, Register]]]:
-    """What was told of each linked id, with the moment of its link, the first link first."""
+    """Facts of each linked id with the moment of its link, the first link first."""
     found: dict[str, dict[str, Register]] = {}
     for name, value in raw.items():
         if name.startswith(_UNDER.encode()):
             linked, _, field = name.decode()[1:].partition("|")
             found.setdefault(linked, {})[field] = _register(value)
-    # A fact of an id whose link was not told yet is taken as told before it.
+    # Without a fact of the link itself, an id's facts count as asserted before it.
     moments = {linked: own[LINK + linked].moment_us if LINK + linked in own else 2**62 for linked in found}
     return [(moments[linked], found[linked]) for linked in sorted(found, key=lambda one: (moments[one], one))]
 
 
 def _merged(field: str, own: Register | None, other: Register, linked_us: int) -> Iterable[tuple[str, Register]]:
-    """A register of both: before the link the stricter, after it the latest."""
+    """Merge a register of two ids: asserted before the link the stricter holds, after it the latest."""
     if own is None or own == other:
         yield field, other
         return
@@ -150,7 +149,7 @@ def _merged(field: str, own: Register | None, other: Register, linked_us: int) -
     stricter = max(own, other, key=lambda one: (one.rank, one.moment_us, one.text))
     yield field, stricter
     if field in _PLACES and own.text != other.text:
-        # Both bind: who lives in one place under one id and in another under another is told by neither alone.
+        # Both places bind: neither id alone says where the person lives.
         for one in (own, other):
             yield f"{ELSEWHERE}{one.text}", one
 

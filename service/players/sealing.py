@@ -1,4 +1,4 @@
-"""Sealing of personal fields: readable with the player's own key alone, which erasing destroys. Pure."""
+"""Sealing of personal fields under the player's own key; erasing a player destroys the key. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _NONCE: Final = 12
 
 
 def new_seal() -> bytes:
-    """A fresh key for a player's personal fields."""
+    """Generate a key for a player's personal fields."""
     return os.urandom(32)
 
 
 def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
-    """Encrypt personal fields; `about` (the record's id) is bound to them."""
+    """Encrypt personal fields, bound to `about` (the record's id)."""
     nonce = os.urandom(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, msgspec.json.encode(content), about.encode())
 
 
 def unseal(key: bytes | None, sealed: bytes, about: str) -> dict[str, Any] | None:
-    """Decrypt personal fields; None if the key was destroyed or is another one."""
+    """Decrypt personal fields; None if the key was destroyed or does not fit."""
     if key is None:
         return None
     try:

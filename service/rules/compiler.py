@@ -1,10 +1,10 @@
 """Compile a rulebook to one Python function for a catalogue, called once per decision.
 
-    Rulebook + catalogue --compile--> Law;  Inputs + sending windows --Law.judge--> Verdict
+    Rulebook + catalogue --> CompiledRulebook;  Inputs + sending windows --CompiledRulebook.judge--> Verdict
 
-Which candidates a rule covers is settled when it is compiled, so a decision asks each condition once for the player,
-or once for each distinct channel, product, offer or sending moment it hangs on, and gets every reason of every
-candidate as a set (see `layout`). Text of people never becomes code: conditions are made of validated values.
+Coverage is computed at compile time, so a decision evaluates each condition once for the player,
+or once for each distinct channel, product, offer or sending moment it depends on, and gets every reason of every
+candidate as a set (`CandidateSpace`). No free text becomes code: conditions are made of validated values.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Found = list[tuple[int, Candidates]]
 
 
 class Verdict(NamedTuple):
-    """What rules say of all candidates at once.
+    """Result of applying a rulebook to all candidates at once.
 
     Attributes:
-        blocked: Rule id, or trouble with an input (`stale_rofus`), -> the candidates that it denies.
-        moments: When contacts would be sent, after hours were heard.
-        deferrals: What hours put off, and to when.
+        blocked: Rule id, or trouble with an input (`stale_rofus`) -> candidates denied for it.
+        moments: Sending moments after deferral, with the contacts sent then.
+        deferrals: Contacts deferred by sending hours, and to when.
     """
 
     blocked: dict[str, Candidates]
@@ -50,18 +50,18 @@ class Verdict(NamedTuple):
     deferrals: Sequence[Deferral]
 
     def sent_us(self, chosen: Candidates) -> int:
-        """When a candidate would be sent, unix microseconds."""
+        """Sending moment of a candidate, unix microseconds."""
         return next(at for at, bits in self.moments if bits & chosen)
 
 
 class PlaceRules(NamedTuple):
-    """What is the same for every player of some places.
+    """The rules of some places, shared by all players there.
 
     Attributes:
-        hearings: Contacts by the hours that cover them.
-        needs: Inputs that rules ask for, in order.
+        hearings: Contacts grouped by the sending hours that cover them.
+        needs: Inputs that the rules need, in order.
         packs: Packs that bind.
-        ever: Whether a rule counts contacts for ever.
+        ever: Whether a rule counts contacts without a window.
     """
 
     hearings: tuple[HoursGroup, ...]
@@ -76,8 +76,8 @@ class CompiledRulebook:
     Attributes:
         book: The rulebook.
         layout: The catalogue.
-        bound: Rules that are applied, in order; their numbers are the places here.
-        names: Ids of the rules that are applied, and of places that lack them.
+        bound: Bindings of the rules that are not off; a rule's number is its index here.
+        names: Reason ids: of those rules, and of licensed places without rules.
         source: The generated function, as text.
         longest_us: The longest window that a rule looks back over.
     """
@@ -110,7 +110,7 @@ class CompiledRulebook:
     # --- Compiling
 
     def _denied(self, number: int) -> Candidates:
-        """Candidates that a rule covers and that violate it in themselves."""
+        """Candidates that a rule covers and that violate it."""
         rule = self.bound[number].rule
 
         def denied(offer: Offer, channel: str) -> bool:
@@ -136,7 +136,7 @@ class CompiledRulebook:
         yield "    return found"
 
     def _rule(self, number: int, denied: Candidates) -> Iterator[str]:
-        """The lines of one rule: in force, then asked once for each group that it hangs on."""
+        """Source lines of one rule: check that it is in force, then its condition for each group."""
         one = self.bound[number]
         yield f"# {one.rule.id}"
         ends = "" if one.ends_us >= FOREVER_US else f" and last < {one.ends_us}"
@@ -159,7 +159,7 @@ class CompiledRulebook:
             yield f"if b & v: found.append(({number}, b & v))"
 
     def _conditions(self, one: RuleBinding, denied: Candidates) -> dict[str, Candidates]:
-        """Each distinct condition of a rule with the candidates that hang on it."""
+        """Each distinct condition of a rule with the candidates that it denies."""
         rule = one.rule
         to = Compiling(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
         found: dict[str, Candidates] = {}
@@ -179,14 +179,14 @@ class CompiledRulebook:
     # --- Applying
 
     def judge(self, inputs: Inputs, windows: Sequence[Window], *, fixed: bool = False) -> Verdict:
-        """All that rules say of the candidates.
+        """Apply all rules to the candidates.
 
         Args:
-            inputs: Of the player.
+            inputs: The player's.
             windows: Sending window of each timing slot, in the player's zone.
-            fixed: The moment of sending is settled: hours block instead of putting off.
+            fixed: The sending moment is fixed: sending hours block instead of deferring.
 
-        A contact that hours put off must be allowed at both moments, so that another rule never allows more.
+        A deferred contact must be allowed at both moments, so that one more rule never allows more.
         """
         settled = settle(windows, self._here(inputs.places).hearings, inputs.zone, self.layout, fixed=fixed)
         sends = self._both(windows, settled.moments)
@@ -196,7 +196,7 @@ class CompiledRulebook:
         return Verdict(blocked, settled.moments, settled.deferrals)
 
     def _lawless(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
-        """What is promotional and sent while a licensed place of the player has no rules of its own, by place."""
+        """Promotional contacts sent while a licensed place of the player has no rules of its own, by place."""
         found = {}
         for place in sorted(self._unruled.keys() & (inputs.named or ())):
             late = reduce(or_, (bits for at, bits in sends if at >= self._unruled[place]), 0)
@@ -205,13 +205,13 @@ class CompiledRulebook:
         return found
 
     def _both(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
-        """Contacts at the moments their slots began, and at those to which they were put off."""
+        """Contacts at the start of their slots, and at the moments they were deferred to."""
         begun = [(window.send_us, bits) for window, bits in zip(windows, self.layout.slots, strict=True)]
         first = {at for at, _ in begun}
         return begun + [(at, bits) for at, bits in moments if at not in first]
 
     def _here(self, where: frozenset[str]) -> PlaceRules:
-        """What is the same for every player of some places; made once."""
+        """Rules of some places, cached."""
         key = where & self._named
         if key not in self._places:
             bound = [number for number, one in enumerate(self.bound) if not key.isdisjoint(one.places)]
@@ -226,7 +226,7 @@ class CompiledRulebook:
         return self._places[key]
 
     def _hearings(self, bound: Sequence[int]) -> Iterator[HoursGroup]:
-        """Contacts by the hours that cover them, of some rules."""
+        """Contacts grouped by the sending-hours rules that cover them."""
         timed = [number for number in bound if number in self._timetables]
         together: dict[tuple[int, ...], Candidates] = {}
         for offer, channel in product(self.layout.catalogue.offers, CHANNELS):
@@ -238,7 +238,7 @@ class CompiledRulebook:
                 yield HoursGroup(tuple((n, self._timetables[n], *self.bound[n][3:]) for n in mine), bits)
 
     def _in_force(self, number: int, denied: Candidates, sends: Sends) -> Candidates:
-        """Of some candidates those that are sent while a rule is in force."""
+        """Candidates of a set that are sent while a rule is in force."""
         one, bits = self.bound[number], 0
         for at, sent in sends:
             if one.begins_us <= at < one.ends_us:
@@ -246,7 +246,7 @@ class CompiledRulebook:
         return denied & bits
 
     def _reasons(self, found: Found, inputs: Inputs) -> dict[str, Candidates]:
-        """Sets by rule id; an input that cannot be relied on is named beside the rules that asked for it."""
+        """Denied sets by rule id; an unreliable input is named beside the rules that need it."""
         blocked: dict[str, Candidates] = {}
         for number, bits in found:
             rule = self.bound[number].rule
@@ -260,19 +260,19 @@ class CompiledRulebook:
         return blocked
 
     def needs(self, where: frozenset[str]) -> tuple[str, ...]:
-        """Names of the inputs that rules in some places ask for, in order."""
+        """Names of the inputs that the rules of some places need, in order."""
         return self._here(where).needs
 
     def ever(self, where: frozenset[str]) -> bool:
-        """Whether a rule in some places counts contacts for ever."""
+        """Whether a rule of some places counts contacts without a window."""
         return self._here(where).ever
 
     def packs(self, where: frozenset[str]) -> tuple[str, ...]:
-        """Packs that bind in some places, as `gb@1 2026-11-22`."""
+        """Packs that bind in some places, such as `gb@1 2026-11-22`."""
         return self._here(where).packs
 
     def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
-        """Whether a law forbids to choose for the player by some readings."""
+        """Whether a rule forbids choosing for the player by some readings."""
         if not readings:
             return False
         return any(
@@ -283,30 +283,30 @@ class CompiledRulebook:
         )
 
     def by_candidate(self, verdict: Verdict) -> NDArray[np.uint64]:
-        """For every candidate the bits of the reasons that deny it, in the order of `verdict.blocked`."""
+        """For each candidate the bits of the reasons that deny it, in the order of `verdict.blocked`."""
         return self.layout.by_candidate(list(verdict.blocked.values()))
 
 
 def unruled(place: str) -> str:
-    """Id of the reason that denies in a licensed place without rules of its own."""
+    """Reason id for a licensed place without rules of its own."""
     return f"{NO_RULES}:{place}"
 
 
 def _guard(where: tuple[str, ...]) -> str:
-    """When rules of some places are asked at all."""
+    """Condition under which rules of some places apply."""
     if EVERYWHERE in where:
         return "True"
     return " or ".join(f"{place!r} in p" for place in where)
 
 
 def _lost(weeks: Sequence[float], running: int, amount: float) -> bool:
-    """Whether a loss was reached in so many calendar weeks running, the running one or a past one last."""
+    """Whether losses reached an amount in `running` consecutive calendar weeks of those given."""
     return any(all(loss >= amount for loss in weeks[at : at + running]) for at in range(len(weeks) - running + 1))
 
 
 @lru_cache(maxsize=10_000)
 def _months_after(at_us: int, months: int) -> int:
-    """The same moment of the day so many calendar months later, UTC; the last day where the month is shorter."""
+    """A moment some calendar months later, UTC; clipped to the last day of a shorter month."""
     at = moment(at_us)
     year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
     day = min(at.day, monthrange(year, month + 1)[1])

@@ -1,4 +1,4 @@
-"""What of a rulebook is hashed: its fields in the first build (`features.forms`)."""
+"""Hash input of a rulebook: its fields in the first build (`features.forms`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What rules look at: every input with its value, the moment it was told, and whether it can be relied on. Pure.
+"""Inputs of rules: each with its value, the moment of assertion, and whether it is reliable. Pure.
 
-Facts, features, harm and reservations become one `Inputs`; None stands for whatever is unknown, too old or of the
+Facts, features, harm and reservations become one `Inputs`; None stands for an input that is unknown, too old or of the
 future, and every rule that asks for such an input denies. Moments are unix microseconds; 0 means that something is
 known never to have happened.
 """
@@ -28,7 +28,7 @@ from service.rules.types import Counted
 
 NEVER: Final = 0
 _SESSION_US: Final = 12 * HOUR_US
-"""After this it is not known whether a session that was never ended still runs."""
+"""A session without an end is unknown after this long, microseconds."""
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
 _LOSSES: Final = [_AT[f"net_loss_week_{ago}"] for ago in range(4)]
 _FROM_FEATURES: Final = (
@@ -38,9 +38,9 @@ _FROM_FEATURES: Final = (
 
 
 class Input(NamedTuple):
-    """An input of rules: what it is, how long what was told holds, and why so long.
+    """Description of an input: title, how long its value holds, and why.
 
-    `max_age` of None means: it is an event or a state that holds until another one is told.
+    `max_age` is None for an event, or a state that holds until the next event.
     """
 
     title: str
@@ -84,7 +84,7 @@ INPUTS: Final[Mapping[str, Input]] = {
 
 
 class Contact(NamedTuple):
-    """A contact that counts: when it is sent, of which offer, on which channel."""
+    """A contact that limits count: sending moment (unix microseconds), offer, channel."""
 
     send_us: int
     offer: str
@@ -93,16 +93,16 @@ class Contact(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Inputs:
-    """All that rules look at about a player at a moment; None is unknown, 0 for a moment is never.
+    """All inputs of rules about a player at a moment; None is unknown, 0 for a moment is never.
 
     Attributes:
-        named: Jurisdictions told of residence, licence and place; `places` those and what they belong to.
-        listed: By register, whether it names the player, as far as its answer can be relied on.
-        checked: By register, when it was asked, whatever its age.
-        consents: By channel and product, product "*" for consent that names none.
+        named: Jurisdictions of residence, licence and location; `places` those, their countries and everywhere.
+        listed: Register -> whether it lists the player, for reliable answers only.
+        checked: Register -> moment of its latest answer, of any age.
+        consents: (channel, product) -> consent; product "*" for all products.
         contacts: Reserved and confirmed contacts that count.
         troubles: Input -> `unknown`, `stale` or `future`.
-        told_us: Input -> moment it was told or became true.
+        told_us: Input -> moment since when its value holds.
     """
 
     now_us: int
@@ -142,19 +142,19 @@ class Inputs:
     never: int = -(2**62)
 
     def consent(self, channel: str, product: str, *, narrow: bool = False) -> Consent | None:
-        """Consent to a channel for a product: what names the product, else what names none unless `narrow`."""
+        """Consent to a channel for a product; unless `narrow`, consent to all products counts too."""
         found = self.consents.get((channel, product))
         return found if found is not None or narrow else self.consents.get((channel, "*"))
 
     def room(self, counted: Counted, most: int, at_us: int) -> bool:
-        """Whether one more contact of some kind fits at a moment."""
+        """Whether one more contact of a kind fits at a moment."""
         taken = sorted(one.send_us for one in self.contacts if counted.holds(one.offer, one.channel))
         if counted.window_us is None:
             return self.bonuses is not None and self.bonuses + len(taken) < most
         return fits(taken, at_us, most, counted.window_us)
 
     def spent(self, counted: Counted, offer: str, at_us: int) -> float:
-        """What contacts of some kind near a moment and an offer on top are worth; infinite where that is unknown."""
+        """Value of the counted contacts near a moment plus an offer; infinite where unknown."""
         window = counted.window_us or 0
         near = [
             one.offer
@@ -165,7 +165,7 @@ class Inputs:
         return sum(math.inf if one is None else one for one in worth)
 
     def audit(self, needs: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Inputs with value, age in seconds and trouble, for the record of a decision."""
+        """Inputs with value, age in seconds and trouble, for the decision record."""
         found = {}
         for name in needs:
             told = self.told_us.get(name)
@@ -175,7 +175,7 @@ class Inputs:
         return found
 
     def _value(self, name: str) -> Any:  # noqa: ANN401 - inputs are of many types
-        """An input as people read it: moments in UTC or `never`, the level of harm by name."""
+        """An input for people: moments in UTC or `never`, the harm level by name."""
         attribute = _NAMED.get(name)
         value: Any = self.listed.get(name) if attribute is None else getattr(self, attribute)
         if value is None:
@@ -218,12 +218,12 @@ _NAMED: Final = {
 
 
 def age_on(born: date, today: date) -> int:
-    """Completed years of age; one born on 29 February comes of age on 1 March."""
+    """Age in completed years; born on 29 February, one completes a year on 1 March."""
     return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
 
 
 def age_of(facts: Facts, now_us: int) -> int | None:
-    """Age at the player's own midnight, or UTC's without a zone.
+    """Age at midnight in the player's zone, or in UTC without one.
 
     None unless identity and birth date are verified, and the date can be that of somebody who lives.
     """
@@ -234,7 +234,7 @@ def age_of(facts: Facts, now_us: int) -> int | None:
 
 
 def named(facts: Facts) -> frozenset[str] | None:
-    """Jurisdictions told of a player: residence, the licence of the account and the place where they are.
+    """Jurisdictions of a player: residence, licence of the account, and location.
 
     The account is held where the player lives, and they are at home, unless another was told; without a residence
     nothing is known.
@@ -246,7 +246,7 @@ def named(facts: Facts) -> frozenset[str] | None:
 
 
 def person(facts: Facts, at_us: int) -> Person:
-    """What markers of harm ask of a player beside behaviour."""
+    """Inputs of harm markers beside behaviour: age and places."""
     return Person(age_of(facts, at_us), places(named(facts) or ()))
 
 
@@ -259,15 +259,15 @@ def read(
     ages_us: Mapping[str, int],
     settings: Settings,
 ) -> Inputs:
-    """Inputs of a player.
+    """Read the inputs of a player.
 
     Args:
-        facts: As they stand.
+        facts: The player's facts.
         vector: Feature vector at now; None where behaviour cannot be relied on.
-        harm: As assessed.
-        contacts: That count.
+        harm: The player's harm level.
+        contacts: Contacts that limits count.
         now_us: House time.
-        ages_us: How old the answer of each register may be.
+        ages_us: Greatest age of each register's answer, microseconds.
         settings: The house's.
     """
     if not facts.known:
@@ -282,7 +282,7 @@ def read(
 
 
 def _moments(facts: Facts) -> dict[str, int]:
-    """Moments since which inputs stand as they were told; what is assumed has none."""
+    """Moments since which inputs hold; assumed facts have none."""
     return {name: facts.told_us[field] for name, field in _TOLD.items() if facts.told_us.get(field)}
 
 
@@ -298,7 +298,7 @@ _TOLD: Final = {
     "complaint_open": "complaint",
     "vip": "vip",
 }
-"""Inputs and the registers of facts that they are told in."""
+"""Input -> the register of facts that holds its moment."""
 
 
 def _person(found: Inputs, facts: Facts) -> None:
@@ -310,12 +310,12 @@ def _person(found: Inputs, facts: Facts) -> None:
     found.opened_us = facts.opened_us
     found.age = age_of(facts, found.now_us)
     limit = found.now_us + SKEW_US
-    # A withdrawal that was told for later ends consent now: it never gives any.
+    # A withdrawal dated in the future ends consent now; a grant dated in the future gives none.
     found.consents = {key: one for key, one in facts.consent.items() if one.since_us <= limit or not one.granted}
 
 
 def _state(found: Inputs, facts: Facts) -> None:
-    """What events of a known player say; an event that never came did not happen."""
+    """Read inputs that events set; without an event of a known player, it did not happen."""
     found.listed[OWN] = facts.excluded_us is not None
     if facts.excluded_us is not None:
         found.told_us[OWN] = facts.excluded_us
@@ -337,7 +337,7 @@ def _state(found: Inputs, facts: Facts) -> None:
 
 
 def _says(found: Inputs, name: str, told: FactValue | None, text: str) -> bool | None:
-    """Whether something was told last, None if that was told for a later moment."""
+    """Whether the latest value is `text`; None if it was asserted for the future."""
     if told is None:
         return False
     if told.at_us > found.now_us + SKEW_US:
@@ -347,7 +347,7 @@ def _says(found: Inputs, name: str, told: FactValue | None, text: str) -> bool |
 
 
 def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
-    """Answers of registers; one that is too old or of the future is no answer, a listing holds until it is lifted."""
+    """Read answers of registers; one too old or of the future does not count, but a listing holds until lifted."""
     for name, max_age_us in ages_us.items():
         told = facts.registers.get(name)
         if told is None:
@@ -363,7 +363,7 @@ def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
             found.troubles[name] = "stale"
         else:
             found.listed[name] = told.text == "listed"
-    # What names the player in a register that the rulebook does not know holds everywhere, until they come back.
+    # A listing by a register unknown to the rulebook excludes everywhere, until the player returns.
     strange = [told.at_us for name, told in facts.registers.items() if name not in ages_us and told.text == "listed"]
     if strange and max(strange) > (facts.returned_us or NEVER):
         found.listed[OWN], found.told_us[OWN] = True, max(strange)
@@ -393,7 +393,7 @@ def _behaviour(found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, 
 
 
 def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
-    """What is wrong with a score that the house wants of every player."""
+    """Trouble with an external harm score that the house requires of every player, None if there is none."""
     for source, hours in settings.scores.items():
         told = facts.harm.get(f"by:{source}")
         if told is None:
@@ -405,7 +405,7 @@ def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
 
 
 def _trust(found: Inputs) -> None:
-    """Moments of the future are no knowledge: something told for later cannot be relied on now."""
+    """Drop inputs whose moment lies in the future, and mark the unknown ones."""
     limit = found.now_us + SKEW_US
     for name, attribute in _MOMENTS.items():
         value = getattr(found, attribute)
@@ -420,7 +420,7 @@ def _trust(found: Inputs) -> None:
             found.troubles[name] = "unknown"
 
 
-# A break may well end later than now; everything else that is told as a moment happened.
+# A time-out may end in the future; every other moment must be past.
 _MOMENTS: Final = {
     name: attribute for name, attribute in _NAMED.items() if attribute.endswith("_us") and name != "time_out"
 }

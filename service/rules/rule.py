@@ -1,9 +1,9 @@
-"""What every rule says of itself, and what its type adds: whom it covers, what violates it, when it denies. Pure data.
+"""Base of all rules: common fields, and what each type defines (coverage, violation, condition). Pure data.
 
-A rule covers some candidates (its purposes, channels, products, kinds) and denies those of them that violate it in
-themselves, while its condition on the player holds. `violates` is asked once per offer and channel when a rulebook is
-compiled; `denies` gives the condition as a Python expression over `i` (`Inputs`) and, where the moment
-of sending matters, over `t`. An input that is not known makes every condition hold.
+A rule covers some candidates (by purposes, channels, products, kinds) and denies those that violate it while its
+condition on the player holds. `violates` is evaluated once per offer and channel when a rulebook is compiled; `denies`
+is the condition as a Python expression over `i` (`Inputs`) and, where the sending moment matters, over `t`. An unknown
+input makes every condition hold.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Sentence = Annotated[str, StringConstraints(min_length=8, max_length=400), After
 
 
 class Group(NamedTuple):
-    """What the conditions of a rule may hang on beside the player: a channel, a product, an offer, or nothing."""
+    """Part of the candidates that a condition depends on: a channel, product or offer, or all."""
 
     channel: str = ""
     product: str = ""
@@ -59,20 +59,20 @@ class Group(NamedTuple):
 
 
 class Money(NamedTuple):
-    """Amounts that offers and laws name, in house minor units; None where no rate is known."""
+    """Currency conversion into house minor units; None where no rate is known."""
 
     currency: str
     exchange: dict[str, float]
 
     def house(self, amount_minor: float, currency: str) -> float | None:
-        """An amount of a currency in minor units of the house's."""
+        """Convert an amount to minor units of the house currency."""
         if currency == self.currency:
             return amount_minor
         rate = self.exchange.get(currency)
         return None if rate is None else amount_minor * rate
 
     def worth(self, offer: Offer, currency: str) -> float | None:
-        """What an offer is worth in a currency: as it is told to players, else by the house's rate."""
+        """Value of an offer in a currency: as advertised to players, else by the house's rate."""
         if currency == self.currency:
             return offer.value_minor
         if currency in offer.local:
@@ -82,13 +82,13 @@ class Money(NamedTuple):
 
 
 class Compiling(NamedTuple):
-    """What a condition may use while it is written.
+    """What a rule type may use to write its condition.
 
     Attributes:
         money: Amounts in the house's currency.
-        offers: Of the catalogue.
-        zone: Whose days the dates of the rule's pack are.
-        keep: Takes a constant that is no literal, answers its name.
+        offers: Offers of the catalogue.
+        zone: Time zone of the dates in the rule's pack.
+        keep: Stores a constant that has no literal, returns its name.
     """
 
     money: Money
@@ -97,24 +97,24 @@ class Compiling(NamedTuple):
     keep: Callable[[Any], str]
 
     def midnight_us(self, day: date) -> int:
-        """When a day begins in the pack's zone, unix microseconds."""
+        """Start of a day in the pack's zone, unix microseconds."""
         return micros(datetime.combine(day, time(), zones.zone(self.zone)))
 
 
 class RuleBase(BaseModel):
-    """What every rule says of itself.
+    """Common fields of all rules.
 
     Attributes:
-        reason: Why a contact is denied, in words for callers and officers.
-        purposes: What it silences; messages of other purposes pass every rule.
-        channels, products, kinds: What it covers, all where left out.
-        jurisdictions: Where it binds, if not in all of its pack's.
+        reason: Why a contact is denied, for callers and compliance officers.
+        purposes: Purposes that it denies; messages of other purposes pass every rule.
+        channels, products, kinds: What it covers; all where omitted.
+        jurisdictions: Where it binds; in all of its pack's where omitted.
         valid_from, valid_to: First day, and first day after; in the pack's time zone, by the moment of sending.
-        checked_on: When it was last compared with its source; of the pack where left out.
+        checked_on: Day it was last compared with its source; the pack's where omitted.
         confidence: R a regulator's, statute's or court's text was seen, T a law firm's or the press', M from memory,
             weak contradictory or doubtful, house our own policy.
         state: `off` for rules that are not applied, `strict` for those applied in the strictest reading of a doubt.
-        note: What is doubtful, and why it ships as it does.
+        note: The doubt, and why it ships as it does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -136,7 +136,7 @@ class RuleBase(BaseModel):
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
-        """What is doubtful never ships as plainly on, and says why it ships at all."""
+        """Refuse a doubtful rule that ships as `on`, or one that is not `on` without a note."""
         if self.confidence in {"M", "weak"} and self.state == "on":
             raise ValueError(f"{self.id}: confidence {self.confidence} ships `off` or `strict`, never `on`")
         if self.state != "on" and not self.note:
@@ -146,7 +146,7 @@ class RuleBase(BaseModel):
         return self
 
     def covers(self, offer: Offer, channel: str) -> bool:
-        """Whether the rule speaks of an offer on a channel at all."""
+        """Whether the rule applies to an offer on a channel."""
         return (
             offer.purpose in self.purposes
             and (self.channels is None or channel in self.channels)
@@ -155,24 +155,24 @@ class RuleBase(BaseModel):
         )
 
     def violates(self, offer: Offer, channel: str, money: Money) -> bool:  # noqa: ARG002 - the types that ask more say so
-        """Whether an offer on a channel is denied while the condition holds; unknown terms violate."""
+        """Whether the rule denies an offer on a channel while its condition holds; unknown terms violate."""
         return True
 
     @property
     def at_send(self) -> bool:
-        """Whether the condition hangs on the moment of sending."""
+        """Whether the condition depends on the moment of sending."""
         return False
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the inputs whose absence, age or future makes the condition hold."""
+        """Names of the inputs that must be known, fresh and not in the future; otherwise the condition holds."""
         return ()
 
     @property
     def asks(self) -> str:
-        """What has to be told for the rule to be met, in the words of events and of the catalogue; empty for none."""
+        """Data that must be provided to meet the rule, in words of events and catalogue; empty for none."""
         return ""
 
     def denies(self, group: Group, to: Compiling) -> str:  # noqa: ARG002
-        """The condition as an expression; `True` where the candidate itself is the reason."""
+        """The condition as a Python expression; `True` if the candidate alone violates the rule."""
         return "True"

@@ -1,6 +1,6 @@
-"""Packs: dated files of rules, one per place, and the rulebook that they make together. Pure but for reading files.
+"""The rulebook: dated packs of rules, one per place. Pure but for reading files.
 
-    rulebook/settings.yaml, harm.yaml, packs/*.yaml --load--> Rulebook --law.compile--> Law
+    rulebook/settings.yaml, harm.yaml, packs/*.yaml --load--> Rulebook --> CompiledRulebook
 
 A pack binds where its jurisdiction is the player's residence, the licence of the account, or the place where they are;
 all that bind are applied together, so the strictest wins.
@@ -42,14 +42,14 @@ OWN: Final = "own"
 """The register that the house keeps itself: `self_excluded` and `exclusion_ended`."""
 FOREVER_US: Final = 2**62
 _SAID: Final = ("age_notice", "helpline", "postal_address", "two_opt_outs", "unsubscribe")
-"""Tags that offers may always have, whatever rules ask of them."""
+"""Tags that any offer may have, whatever the rules."""
 Where = Annotated[Jurisdiction, WrapValidator(lambda place, read: place if place == EVERYWHERE else read(place))]
 """Where a pack binds."""
 PackId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class Register(BaseModel):
-    """A register of excluded people: what it is, and how old an answer of it may be."""
+    """A register of excluded people, and how long an answer of it may be used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: str
@@ -58,7 +58,7 @@ class Register(BaseModel):
 
 
 class Pack(BaseModel):
-    """Rules of one place; `jurisdictions` is where they bind, `time_zone` whose days their dates are."""
+    """Rules of one place: `jurisdictions` where they bind, `time_zone` of their dates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     pack: PackId
@@ -72,7 +72,7 @@ class Pack(BaseModel):
 
     @model_validator(mode="after")
     def _own_places(self) -> Self:
-        """A rule may bind in a part of its pack's places, never elsewhere."""
+        """Refuse a rule that binds outside its pack's places."""
         for rule in self.rules:
             for place in rule.jurisdictions or ():
                 if not {place, place.partition("-")[0], EVERYWHERE} & set(self.jurisdictions):
@@ -105,7 +105,7 @@ class Settings(BaseModel):
 
 
 class RuleBinding(NamedTuple):
-    """A rule where and when it binds: from the first moment up to the last one, exclusive; unix microseconds."""
+    """Where and when a rule binds: from the first moment to the last one, exclusive; unix microseconds."""
 
     rule: RuleBase
     pack: Pack
@@ -115,7 +115,7 @@ class RuleBinding(NamedTuple):
 
 
 class Rulebook(BaseModel):
-    """All rules of a house, as its files say."""
+    """All rules of a house, as its files define them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     settings: Settings
@@ -150,7 +150,7 @@ class Rulebook(BaseModel):
 
     @cached_property
     def door(self) -> Door:
-        """What holds where events and requests enter."""
+        """Closed lists for events and requests that enter the house."""
         return Door(
             brands=Closed("brand of the house (`brands` in the rulebook's settings)", self.settings.brands),
             registers=Closed("register that the rulebook names", tuple(sorted(self.registers))),
@@ -159,7 +159,7 @@ class Rulebook(BaseModel):
         )
 
     def strange_tags(self, catalogue: Catalogue) -> list[tuple[str, str]]:
-        """Offers with tags that no rule can mean, and the sentence that says so."""
+        """Offers with unknown tags, each with the sentence that says so."""
         known, found = self._content_tags(), list[tuple[str, str]]()
         for offer in catalogue.offers:
             for tag in offer.tags or ():
@@ -168,7 +168,7 @@ class Rulebook(BaseModel):
         return found
 
     def _content_tags(self) -> Closed:
-        """Tags of offers that rules name, and those that the settings add."""
+        """Tags of offers that rules or settings name."""
         rules = [rule for pack in self.packs for rule in pack.rules if isinstance(rule, ContentRequired)]
         named = dict.fromkeys(tag for rule in rules for tag in (*rule.must, *rule.must_not))
         words = dict.fromkeys((*sorted(named), *_SAID, *self.settings.tags))
@@ -176,17 +176,17 @@ class Rulebook(BaseModel):
 
     @cached_property
     def ages_us(self) -> dict[str, int]:
-        """How old the answer of a register may be, microseconds."""
+        """Greatest age of a register's answer, microseconds, by register."""
         return {name: int(one.max_age_hours * HOUR_US) for name, one in self.registers.items()}
 
     def asked(self, named: Iterable[str]) -> tuple[str, ...]:
-        """Registers that must have been asked about players of some jurisdictions."""
+        """Registers that must be checked for players of some jurisdictions."""
         where = places(named)
         binding = [one.rule for one in self.bound() if not where.isdisjoint(one.places)]
         return tuple(dict.fromkeys(name for rule in binding for name in sorted(_asked(rule)) if name != OWN))
 
     def bound(self) -> Iterator[RuleBinding]:
-        """Every rule that is applied, where and when."""
+        """All rules that are not off, with where and when they bind."""
         for pack in self.packs:
             for rule in pack.rules:
                 if rule.state != "off":
@@ -195,12 +195,12 @@ class Rulebook(BaseModel):
                     yield RuleBinding(rule, pack, places, _begins(rule.valid_from, pack), ends)
 
     def licensed(self) -> frozenset[str]:
-        """Places where the house holds a licence, by the rules that say so."""
+        """Places where the house holds a licence, by its rules."""
         scopes = (one.rule for one in self.bound() if isinstance(one.rule, JurisdictionScope))
         return frozenset(place for scope in scopes for place in scope.licensed)
 
     def ruled(self) -> dict[str, tuple[RuleBinding, ...]]:
-        """Places with the rules of their own that are applied.
+        """Places with rules of their own, and those rules.
 
         What binds everywhere is no place's own, even where it names places; a country's rules bind in its parts, whose
         own they are not.
@@ -212,7 +212,7 @@ class Rulebook(BaseModel):
         return found
 
     def unruled(self) -> dict[str, int]:
-        """Licensed places whose law the rulebook does not hold, with the moment from which on; unix microseconds.
+        """Licensed places without rules of their own, and the moment since when, unix microseconds.
 
         A place lacks rules from the end of its last one on, or since ever. One whose rules all begin later counts as
         ruled, so that sandboxes of earlier years serve; lint tells of it.
@@ -222,13 +222,13 @@ class Rulebook(BaseModel):
         return {place: at_us for place, at_us in ends.items() if at_us < FOREVER_US}
 
     def selections(self, now_us: int) -> Iterator[tuple[str, SelectionBasis]]:
-        """Rules on what players may be selected by that are in force, by place."""
+        """Rules in force on what players may be selected by, by place."""
         for one in self.bound():
             if isinstance(one.rule, SelectionBasis) and one.begins_us <= now_us < one.ends_us:
                 yield from ((place, one.rule) for place in one.places)
 
     def barred(self, manifest: Iterable[str], now_us: int) -> dict[str, tuple[str, ...]]:
-        """Places that a policy with these readings may not serve, with the readings that bar it."""
+        """Places that a policy with these readings may not serve, and the readings forbidden there."""
         readings, found = tuple(manifest), dict[str, tuple[str, ...]]()
         for place, rule in self.selections(now_us):
             forbidden = tuple(reading for reading in readings if rule.forbids(reading))
@@ -248,12 +248,12 @@ def _begins(day: date, pack: Pack) -> int:
 
 
 def places(named: Iterable[str]) -> frozenset[str]:
-    """Where rules bind for some jurisdictions: in each, in the country of a region, and everywhere."""
+    """Places whose rules bind for some jurisdictions: each one, its country, and everywhere."""
     return frozenset((EVERYWHERE, *(part for one in named for part in (one, one.partition("-")[0]))))
 
 
 def rulebook_path() -> Path:
-    """The rulebook's folder: CROUPIER_RULES, or the one that comes with the service."""
+    """The rulebook's folder: CROUPIER_RULES, or the shipped one."""
     return Path(os.environ.get("CROUPIER_RULES") or str(resources.files("service").joinpath("rulebook")))
 
 

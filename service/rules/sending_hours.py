@@ -1,8 +1,8 @@
-"""Sending hours: a contact outside of them waits for the next. Pure.
+"""Sending hours: defer a contact outside of them to the next allowed moment. Pure.
 
-A contact is put off to the first moment that lies in the hours of every rule that covers it; if its timing slot ends
-before, it is blocked. Hours are read off the clock on the player's wall, so on a night when clocks change an hour that
-comes twice is judged the same both times.
+A contact is deferred to the first moment within the hours of every rule that covers it; if its timing slot ends before
+that, it is blocked. Hours are the player's local time, so when clocks are set back both occurrences of an hour are
+treated alike.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from service.rules.types import TimeWindow
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _AHEAD: Final = 4
-"""Days that are searched for the next hours; a timing slot never lasts that long."""
+"""Days searched for the next allowed moment; longer than any timing slot."""
 
 
 class Deferral(NamedTuple):
-    """Contacts of a timing slot that a rule puts off to a moment, unix microseconds."""
+    """Contacts of a timing slot that a rule defers, to a moment in unix microseconds."""
 
     rule: str
     timing_slot: str
@@ -34,7 +34,7 @@ class Deferral(NamedTuple):
 
 
 class Timetable:
-    """The hours of one rule."""
+    """Sending hours of one rule."""
 
     def __init__(self, rule: TimeWindow) -> None:
         self.rule = rule
@@ -43,7 +43,7 @@ class Timetable:
         self._days: dict[date, tuple[tuple[int, int], ...]] = {}
 
     def on(self, day: date) -> tuple[tuple[int, int], ...]:
-        """Allowed minutes of a local day, in order, each with its first minute and the one after its last."""
+        """Allowed spans of a local day in minutes, in order; the end is exclusive."""
         if day not in self._days:
             kind = self._kind(day)
             spans = [(_minutes(one.start), _minutes(one.end)) for one in self.rule.allow if kind in one.days]
@@ -56,11 +56,11 @@ class Timetable:
         return "eve" if "eve" in self._named and self._free(day + timedelta(days=1)) else _DAYS[day.weekday()]
 
     def _free(self, day: date) -> bool:
-        """Whether a day is a holiday; so is every day of a year whose holidays are not listed."""
+        """Whether a day is a holiday; every day is in a year without listed holidays."""
         return bool(self._years) and (day in self.rule.holidays or day.year not in self._years)
 
     def next(self, at_us: int, zone: str) -> int | None:
-        """The moment itself if it lies in the hours, else the next that does; None if there is none for days."""
+        """The moment itself if allowed, else the next allowed one; None if there is none for days."""
         local = moment(at_us).astimezone(zones.zone(zone))
         clock, today = local.hour * 60 + local.minute, local.date()
         for ahead in range(_AHEAD):
@@ -78,24 +78,24 @@ def _minutes(hour: str) -> int:
 
 
 def _opens(day: date, minute: int, zone: str, after_us: int) -> int | None:
-    """The first moment after another at which the clock of a day shows a minute."""
+    """The first moment after another at which the local clock of a day shows a minute."""
     return next((at for at in _shown(day, minute, zone) if at > after_us), None)
 
 
 @lru_cache(maxsize=10_000)
 def _shown(day: date, minute: int, zone: str) -> tuple[int, ...]:
-    """Moments at which the clock of a day shows a minute; two where it comes twice."""
+    """Moments at which the local clock of a day shows a minute; two where clocks are set back."""
     local = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=zones.zone(zone))
     return tuple(sorted({micros(local), micros(local.replace(fold=1))}))
 
 
 class SendingTimes(NamedTuple):
-    """When contacts would be sent after all hours were heard.
+    """Sending moments of contacts after all sending hours were applied.
 
     Attributes:
         moments: Sending moments with the contacts sent then; together every contact once.
-        blocked: By number of the rule, the contacts whose slot ends before its hours begin.
-        deferrals: What was put off, by which rule.
+        blocked: Rule number -> contacts whose slot ends before the rule's hours begin.
+        deferrals: Deferred contacts, by rule.
     """
 
     moments: list[tuple[int, Candidates]]
@@ -104,7 +104,7 @@ class SendingTimes(NamedTuple):
 
 
 class HoursGroup(NamedTuple):
-    """Contacts that the same rules put off: the rules by number, and the contacts."""
+    """Contacts under the same sending-hours rules, and those rules by number."""
 
     rules: tuple[tuple[int, Timetable, int, int], ...]
     candidates: Candidates
@@ -113,14 +113,14 @@ class HoursGroup(NamedTuple):
 def settle(
     windows: Sequence[Window], hearings: Iterable[HoursGroup], zone: str | None, layout: CandidateSpace, *, fixed: bool
 ) -> SendingTimes:
-    """Put contacts off to moments that all rules allow.
+    """Defer contacts to moments that all sending hours allow.
 
     Args:
         windows: Sending window of each timing slot.
-        hearings: Contacts by the rules that cover them, each contact in one at most.
-        zone: The player's; where it is unknown the rules block.
+        hearings: Contacts by the rules that cover them; each contact in one group at most.
+        zone: The player's time zone; where unknown the rules block.
         layout: The catalogue.
-        fixed: The moment is settled already: what it does not fit is blocked.
+        fixed: The moment is fixed: contacts outside of the hours are blocked.
     """
     done = SendingTimes([], defaultdict(int), [])
     moments: dict[int, Candidates] = defaultdict(int)
@@ -146,7 +146,7 @@ def _put_off(
     *,
     fixed: bool,
 ) -> int:
-    """The moment at which some contacts of one slot are sent; notes in `done` what blocked them or put them off."""
+    """Sending moment of some contacts of one slot; records in `done` which rules blocked or deferred them."""
     at, causes = _heard(hearing, window, zone)
     if at is None or (causes and at >= window.ends_us) or (fixed and at != window.send_us):
         for number in causes:
@@ -159,7 +159,7 @@ def _put_off(
 
 
 def _heard(hearing: HoursGroup, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
-    """The first moment that every rule in force allows, and the numbers of the rules that put it off."""
+    """The first moment that all rules in force allow, and the numbers of the rules that deferred it."""
     at, causes = window.send_us, dict[int, None]()
     if zone is None:
         return None, [number for number, _, begins, ends in hearing.rules if begins <= at < ends]

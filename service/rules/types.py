@@ -1,4 +1,4 @@
-"""The twenty-five types of rules, numbered and named as in the compliance reference, section 2. Pure data.
+"""The twenty-five types of rules, by number. Pure data.
 
 Rules of law stand in `packs/`, the house's own in `packs/house.yaml`; how a type is applied is told in `rule.py`.
 """
@@ -59,7 +59,7 @@ class AccountState(RuleBase):
 
 
 class ExclusionRegister(RuleBase):
-    """3. Not on a register of excluded people; `own` is what players told the house itself."""
+    """3. Not while listed in a register of excluded people; `own` is the house's own."""
 
     type: Literal["exclusion_register"]
     registers: tuple[RegisterName, ...] = Field(min_length=1)
@@ -73,7 +73,7 @@ class ExclusionRegister(RuleBase):
 
 
 class RegisterFreshness(RuleBase):
-    """4. A register must have been asked recently, counted to the moment of sending or of the decision."""
+    """4. Only with a recent answer of a register, counted to the moment of sending or of the decision."""
 
     type: Literal["register_freshness"]
     register_name: RegisterName
@@ -94,7 +94,7 @@ class RegisterFreshness(RuleBase):
 
 
 class TimeoutActive(RuleBase):
-    """5. No break of the player's own is running."""
+    """5. Not during a time-out that the player took."""
 
     type: Literal["timeout_active"]
 
@@ -107,7 +107,7 @@ class TimeoutActive(RuleBase):
 
 
 class PostExclusionLock(RuleBase):
-    """6. After an exclusion: some days of silence, and consent given anew."""
+    """6. After an exclusion: silence for some days, and new consent."""
 
     type: Literal["post_exclusion_lock"]
     grain: ClassVar[tuple[str, ...]] = ("channel", "product")
@@ -129,7 +129,7 @@ class PostExclusionLock(RuleBase):
 
 
 class AgeBand(RuleBase):
-    """7. Not under an age, in completed years; an age that is not verified is too young."""
+    """7. Not under an age in completed years; an unverified age counts as too young."""
 
     type: Literal["age_band"]
     under: int = Field(ge=18, le=120)
@@ -143,7 +143,7 @@ class AgeBand(RuleBase):
 
 
 class HarmGate(RuleBase):
-    """8. Not at a level of harm or above it."""
+    """8. Not at or above a harm level."""
 
     type: Literal["harm_gate"]
     at_least: Literal["low", "moderate", "strong"]
@@ -157,7 +157,7 @@ class HarmGate(RuleBase):
 
 
 class AmountByAge(BaseModel):
-    """An amount in minor units for players under an age; the last one is for all others."""
+    """An amount in minor units for players under an age; the last one applies to all others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     under: int | None = None
@@ -165,7 +165,7 @@ class AmountByAge(BaseModel):
 
 
 class LossOrDepositThreshold(RuleBase):
-    """9. Net losses of weeks in a row, or net deposits of the month, below an amount."""
+    """9. Only below an amount of net losses in consecutive weeks, or of net deposits in the month."""
 
     type: Literal["loss_or_deposit_threshold"]
     metric: Literal["net_loss_week", "net_deposit_month"]
@@ -198,7 +198,7 @@ class LossOrDepositThreshold(RuleBase):
 
 
 class ConsentRequired(RuleBase):
-    """10. Standing consent for the channel: for the product too, on some bases, from some place, since some day."""
+    """10. Only with consent for the channel, and as configured: product, basis, place, since a day."""
 
     type: Literal["consent_required"]
     grain: ClassVar[tuple[str, ...]] = ("channel", "product")
@@ -230,7 +230,7 @@ class ConsentRequired(RuleBase):
 
 
 class Suppression(RuleBase):
-    """11. Not on a list of those who want nothing: an objection to direct marketing, or an opt-out of a channel."""
+    """11. Not after an objection to direct marketing, or an opt-out of a channel."""
 
     type: Literal["suppression"]
     grain: ClassVar[tuple[str, ...]] = ("channel", "product")
@@ -272,13 +272,13 @@ class ConsentLapse(RuleBase):
 
 
 class ChannelBan(RuleBase):
-    """13. Not by these channels."""
+    """13. Never by these channels."""
 
     type: Literal["channel_ban"]
 
 
 class BonusBan(RuleBase):
-    """14. No bonus, or none that comes before a bet."""
+    """14. No bonus, or none that is given before a bet."""
 
     type: Literal["bonus_ban"]
     unless_prior_bet: bool = False
@@ -288,7 +288,7 @@ class BonusBan(RuleBase):
 
 
 class MechanicBan(RuleBase):
-    """15. Not in these ways: cashback, urgency, win-back, referral, inviting to cancel a withdrawal."""
+    """15. None of these mechanics: cashback, urgency, win-back, referral, inviting to cancel a withdrawal."""
 
     type: Literal["mechanic_ban"]
     mechanics: tuple[Mechanic, ...] = Field(min_length=1)
@@ -298,7 +298,7 @@ class MechanicBan(RuleBase):
 
 
 class SingleProduct(RuleBase):
-    """16. What must be played and what is given belong to one product, unless the player may choose freely."""
+    """16. Wagering and reward are of one product, unless the player may choose freely."""
 
     type: Literal["single_product"]
 
@@ -336,7 +336,7 @@ class TermLimit(RuleBase):
 
 
 class Counted(NamedTuple):
-    """Contacts that a rule counts: of these offers and channels, in a window (None: ever), each worth so much.
+    """Contacts that a rule counts: offers, channels, a window (None: ever), and the value of each.
 
     A contact of an offer that the catalogue has no more counts too, for nobody knows what it was.
     """
@@ -357,7 +357,7 @@ def _counted(rule: RuleBase, offers: Sequence[Offer], window_us: int | None, wor
 
 
 class ValueCap(RuleBase):
-    """18. An offer is worth at most an amount: by itself, or with all of its kind in a window; for some ages only."""
+    """18. A cap on the value of an offer: alone, or with all of its kind in a window; for some ages only."""
 
     type: Literal["value_cap"]
     grain: ClassVar[tuple[str, ...]] = ("offer",)
@@ -369,7 +369,7 @@ class ValueCap(RuleBase):
     hours: float | None = Field(default=None, gt=0)
 
     def worth(self, offer: Offer, money: Money) -> float | None:
-        """What the rule measures of an offer, in its own currency; None where it is not known."""
+        """Value of an offer that the rule measures, in its own currency; None where unknown."""
         if self.measure == "value":
             return money.worth(offer, self.currency)
         if self.currency in offer.terms.spin_stake_local:
@@ -407,7 +407,7 @@ class ValueCap(RuleBase):
 
 
 class CountCap(RuleBase):
-    """19. At most so many contacts of what it covers in a window, or ever; confirmed and reserved ones count.
+    """19. At most so many covered contacts in a window, or ever; confirmed and reserved ones count.
 
     Ever counts bonuses that the house was told of too; one that was both sent and told counts twice: the strict side.
     """
@@ -450,7 +450,7 @@ class MinGapAfter(RuleBase):
 
 
 class StateBlock(RuleBase):
-    """21. Not in a state: a withdrawal waits, a session runs, a complaint is open, a limit was raised, has played."""
+    """21. Not in a state: withdrawal pending, session running, complaint open, limit raised, has played."""
 
     type: Literal["state_block"]
     states: tuple[Literal["withdrawal_pending", "in_session", "complaint_open", "limit_raised", "has_played"], ...] = (
@@ -468,7 +468,7 @@ class StateBlock(RuleBase):
 
 
 class Span(BaseModel):
-    """Hours of some days; "24:00" is the end of the day."""
+    """Hours of some weekdays; "24:00" is the end of the day."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     days: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -483,7 +483,7 @@ class Span(BaseModel):
 
 
 class TimeWindow(RuleBase):
-    """22. Only in these hours of the player's local time; outside it waits for the next of them.
+    """22. Only in these hours of the player's local time; a contact outside is deferred to the next.
 
     A holiday takes the place of its weekday, and so does the day before one (`eve`) where a span names it. Holidays are
     dates of the rule; a year without any counts as one whole holiday.
@@ -505,7 +505,7 @@ class TimeWindow(RuleBase):
 
 
 class SelectionBasis(RuleBase):
-    """23. What players may be selected by: no forbidden readings of the model, no terms for single players.
+    """23. Limits on selecting players: no forbidden readings of the policy, no terms for single players.
 
     `forbidden` are names of readings (or a pattern with a final `*`) that no policy which serves the player may see;
     `no_inactivity` bars offers that are for some of active, lapsing and lapsed players only.
@@ -521,12 +521,12 @@ class SelectionBasis(RuleBase):
         return (self.shared_only and offer.audience != "shared") or (self.no_inactivity and len(idle) in {1, 2})
 
     def forbids(self, reading: str) -> bool:
-        """Whether a policy that sees a reading may not serve."""
+        """Whether a policy that uses a reading may not serve."""
         return any(reading.startswith(one[:-1]) if one.endswith("*") else reading == one for one in self.forbidden)
 
 
 class ContentRequired(RuleBase):
-    """24. What a template must and must not say, and whether it must have been approved."""
+    """24. What a template must and must not contain, and whether it must be approved."""
 
     type: Literal["content_required"]
     must: tuple[Name, ...] = ()
@@ -545,7 +545,7 @@ class ContentRequired(RuleBase):
 
 
 class ApprovalRequired(RuleBase):
-    """25. A person must have approved: the offer, or checks of the player if a VIP."""
+    """25. Only with a person's approval: of the offer, or of checks of a VIP player."""
 
     type: Literal["approval_required"]
     vip_only: bool = False
