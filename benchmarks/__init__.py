@@ -1,1 +1,1 @@
-"""What Croupier costs beside its peers, measured from a checkout; outside the wheel, and imported by no part of it."""
+"""Benches of Croupier beside its peers, run from a checkout; not in the wheel, and imported by none of it."""

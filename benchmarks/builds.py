@@ -1,4 +1,4 @@
-"""This build, and the build of an earlier commit in a folder and an environment of its own."""
+"""Builds to measure: this one, and earlier commits in a folder and an environment of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BuildError(Exception):
 
 
 class Build(NamedTuple):
-    """A checkout with the environment it runs in."""
+    """A checkout and its environment."""
 
     name: str
     folder: Path
@@ -26,11 +26,11 @@ class Build(NamedTuple):
 
     @property
     def croupier(self) -> str:
-        """Its command."""
+        """The build's `croupier` command."""
         return str(self.python.with_name("croupier"))
 
     def furnish(self, home: Path, players: int, catalogue: Path) -> None:
-        """Let it make and fill a home; its own words go to standard error."""
+        """Make and fill a home with this build; its output goes to standard error."""
         where = [str(home), "--players", str(players), "--catalogue", str(catalogue)]
         command = [str(self.python), "-m", "benchmarks.house", *where]
         if subprocess.run(command, cwd=self.folder, stdout=sys.stderr, check=False).returncode:
@@ -38,12 +38,12 @@ class Build(NamedTuple):
 
 
 def here() -> Build:
-    """The build that this file is of."""
+    """The build that contains this file."""
     return Build("this build", ROOT, Path(sys.executable))
 
 
 def of(commit: str, folder: Path, root: Path = ROOT) -> Build:
-    """Build a commit: its files, its lock, and the furnisher that goes with it.
+    """Build a commit: its files, its locked environment, and a matching furnisher.
 
     A commit without a furnisher gets the first one that was written after it: it was written for what stood then.
 

@@ -1,4 +1,4 @@
-"""Eight callers over raw sockets that stay open for a turn; no retries: what was answered is what is counted."""
+"""Eight callers with raw sockets that stay open for a turn; no retries, every answer counts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Answer(NamedTuple):
-    """What a caller got; a connection that broke or stayed silent has status 0."""
+    """Answer to a caller; status 0 for a broken or silent connection."""
 
     status: int
     body: bytes
 
 
 def request(path: str, body: bytes | None = None) -> bytes:
-    """The bytes of a request, a GET without a body."""
+    """Bytes of a request; a GET without a body."""
     if body is None:
         return f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode()
     head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
@@ -28,7 +28,7 @@ def request(path: str, body: bytes | None = None) -> bytes:
 
 
 def ask(port: int, requests: Sequence[bytes], callers: int = CALLERS) -> list[Answer]:
-    """Ask a server on this machine; each caller sends its next request when its last one is answered."""
+    """Send requests to a server on this machine; each caller sends the next when the last is answered."""
     return asyncio.run(_ask(port, requests, callers))
 
 
@@ -39,7 +39,7 @@ async def _ask(port: int, requests: Sequence[bytes], callers: int) -> list[Answe
 
 
 async def _caller(port: int, waiting: Iterator[bytes], answers: list[Answer]) -> None:
-    """Send what waits over one connection, and over a new one when that breaks."""
+    """Send waiting requests over one connection, and a new one when it breaks."""
     connection: Connection | None = None
     for sent in waiting:
         try:

@@ -1,4 +1,4 @@
-"""CPU time of running processes, from Linux's `schedstat`: nanoseconds, while `stat` counts in ticks of 10 ms."""
+"""CPU time of running processes from Linux's `schedstat`, in nanoseconds (`stat` counts ticks of 10 ms)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Reading = Mapping[tuple[int, int], int]
 
 
 def read(processes: Iterable[int]) -> Reading:
-    """CPU time of every thread of some processes; processes and threads that have ended are left out."""
+    """CPU time of each thread of some processes; ended ones are left out."""
     reading: dict[tuple[int, int], int] = {}
     for process in processes:
         for thread in _threads(process):
@@ -24,17 +24,17 @@ def read(processes: Iterable[int]) -> Reading:
 
 
 def microseconds(before: Reading, after: Reading) -> float:
-    """CPU time between two readings. A thread that ended in between counts up to the first of them."""
+    """CPU time between two readings; a thread that ended in between counts up to the first."""
     return sum(spent - before.get(thread, 0) for thread, spent in after.items()) / 1_000
 
 
 def main_threads(reading: Reading) -> Reading:
-    """The part of a reading that is of each process's main thread."""
+    """CPU time of the main threads only."""
     return {(process, thread): spent for (process, thread), spent in reading.items() if process == thread}
 
 
 def tree(root: int) -> list[int]:
-    """A process and all its descendants."""
+    """A process with all its descendants."""
     children = defaultdict[int, list[int]](list)
     for process, parent in _parents():
         children[parent].append(process)
@@ -53,7 +53,7 @@ def command(process: int) -> list[str]:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Every process with its parent."""
+    """Parent of every process."""
     for folder in _PROC.iterdir():
         if folder.name.isdigit():
             try:

@@ -1,4 +1,4 @@
-"""What a decision costs beside its peers: CPU time of processes that take turns, in rounds, in one run.
+"""Bench of a decision beside its peers: CPU time of servers that take turns, in rounds, in one run.
 
     furnish a home --copy--> `croupier up` of this build, and of another commit
                    `-------> peers that read the same store
@@ -37,7 +37,7 @@ _SEED: Final = 3
 
 
 class Plan(NamedTuple):
-    """What is to be measured.
+    """Options of the bench.
 
     Attributes:
         players: Players of the home.
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def measure(plan: Plan, console: Console) -> result.Measured:
-    """Furnish, start all sides, let them take turns; shows how far it is.
+    """Furnish a home, start all sides, and let them take turns; shows progress.
 
     Raises:
         BuildError: The commit cannot be built.
@@ -74,7 +74,7 @@ def measure(plan: Plan, console: Console) -> result.Measured:
 
 @contextmanager
 def _started(plan: Plan, folder: Path, console: Console) -> Iterator[list[Side]]:
-    """All sides, ready: this build first, then another commit, then the peers that are installed."""
+    """Start all sides: this build, another commit, then the installed peers."""
     compared = [builds.here()]
     if plan.against is not None:
         compared.append(builds.of(plan.against, folder))
@@ -111,7 +111,7 @@ def _peers(plan: Plan, folder: Path, store: int, stack: ExitStack) -> Iterator[S
 def _rounds(
     plan: Plan, started: Sequence[Side], at_rest: Mapping[str, Cost], console: Console
 ) -> dict[str, list[Turn]]:
-    """The turns of every side, one per counted round; each round asks about other players until all had their turn."""
+    """Turns of every side per counted round; players repeat only after all had their turn."""
     turns: dict[str, list[Turn]] = {side.name: [] for side in started}
     players = np.random.default_rng(_SEED).permutation(plan.players)
     for number in track(range(plan.rounds + 1), "rounds", console=console, transient=True):

@@ -1,4 +1,4 @@
-"""A furnished home: many players, a churn model of serving size, a learnt snapshot. Runs within the build it is for.
+"""Furnish a home: many players, a churn model of serving size, a learnt policy. Runs within the build it is for.
 
 players --bulk--> log --worker--> features, lake
                                     `--some--> lessons of known truth --learner--> snapshot
@@ -60,7 +60,7 @@ Vectors = NDArray[np.float64]
 
 
 def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) -> None:
-    """Make a home, fill it, let a model and a snapshot serve, and stop everything again.
+    """Make and fill a home with a serving model and policy, and stop everything again.
 
     Args:
         home: Directory that does not exist yet.
@@ -100,7 +100,7 @@ def _worker(home: Path, url: str) -> Iterator[None]:
 
 
 def people(client: redis.Redis, house: House, players: int, console: Console) -> None:
-    """Send the histories of so many players through the door of all events, and wait until features hold them."""
+    """Send the histories of many players through the usual way, and wait until features include them."""
     items, now_us = bulk.Items(client, house), house.now_us(real_now_us(client))
     reached: dict[int, str] = {}
     for first in track(range(0, players, _CHUNK), "players", console=console, transient=True):
@@ -111,7 +111,7 @@ def people(client: redis.Redis, house: House, players: int, console: Console) ->
 
 
 def _vectors(client: redis.Redis, house: House, players: int) -> Vectors:
-    """Features of the first players at the clock of creation, shape (players, len(VECTOR))."""
+    """Feature vectors of the first players at the house's creation, shape (players, len(VECTOR))."""
     plan = serving_plan(client)
     assert plan is not None  # noqa: S101 - `prepare` has published it
     pipe = client.pipeline(transaction=False)
@@ -122,7 +122,7 @@ def _vectors(client: redis.Redis, house: House, players: int) -> Vectors:
 
 
 def churn_model(vectors: Vectors) -> bytes:
-    """A model of 200 trees with 31 leaves over all model features; players churn who deposited long ago, mostly."""
+    """Churn model of 200 trees with 31 leaves over all model features; long-ago depositors mostly churn."""
     random = np.random.default_rng(_SEED)
     churned = vectors[:, _DEPOSITED] + random.normal(0, 8, len(vectors)) > np.nanmedian(vectors[:, _DEPOSITED])
     data = lightgbm.Dataset(vectors[:, _MODEL], churned.astype(int), feature_name=list(MODEL_FEATURES))
@@ -142,7 +142,7 @@ def churn_model(vectors: Vectors) -> bytes:
 
 
 def learnt(vectors: Vectors, catalogue: Catalogue) -> list[PolicyVersion]:
-    """What the learner makes of decisions by chance about these players, in a seeded world of known truth.
+    """Policy version learnt from random decisions about these players, in a seeded world of known truth.
 
     Returns:
         The snapshot after `LESSONS`, and a later one.

@@ -1,4 +1,4 @@
-"""Players enough that none is asked often: a short, eventful history of each, in four jurisdictions. Seeded.
+"""Seeded population of a bench: many players with short, eventful histories in four jurisdictions.
 
 The world of a new house has 240 days of some hundred players; this one has a few sessions of many, and Denmark.
 """
@@ -27,7 +27,7 @@ _CONSENT: Final = {"email": 0.95, "sms": 0.7, "push": 0.8, "in_app": 0.95, "call
 
 
 def name(number: int) -> str:
-    """Id of a player, counted from 0."""
+    """Id of a player by number, from 0."""
     return f"player-{number}"
 
 
@@ -71,7 +71,7 @@ def _arrival(random: np.random.Generator, joined: datetime, place: str) -> Itera
 
 
 def _session(random: np.random.Generator, at: datetime) -> Iterator[dict[str, Any]]:
-    """Log in, deposit, bet once or twice, perhaps win."""
+    """Events of a session: login, deposit, one or two bets, perhaps a win."""
     stake = max(100, int(random.lognormal(6.2, 0.9)))
     product = "sports" if random.random() < 0.5 else "casino"
     steps: list[dict[str, Any]] = [

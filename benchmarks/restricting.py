@@ -1,4 +1,4 @@
-"""What restricts contact under load: facts of linked ids get in while every API process is kept full by decisions.
+"""Bench of restricting facts under load: facts of linked ids, told while decisions fill every API process.
 
     ids linked in chains and rings --> callers keep the processes full with decisions
                                    `-> others tell facts that restrict, of clocks ahead and of years ago
@@ -63,7 +63,7 @@ _FACTS: Final[Sequence[dict[str, Any]]] = (
 
 
 class Linked(NamedTuple):
-    """Ids of one person, linked in a row or round."""
+    """Linked ids of one person, in a chain or a ring."""
 
     names: Sequence[str]
     round: bool
@@ -71,21 +71,21 @@ class Linked(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """A fact to tell: where, and the body."""
+    """A fact to send: route and body."""
 
     route: str
     body: dict[str, Any]
 
 
 class Told(NamedTuple):
-    """What became of a fact: HTTP status, seconds until it was acknowledged."""
+    """Result of sending a fact: HTTP status, seconds until acknowledged."""
 
     status: int
     seconds: float
 
 
 def restricting(times: int, console: Console) -> dict[str, Any]:
-    """Tell so many restricting facts of linked ids; a quarter of them are outcomes that name no decision."""
+    """Send restricting facts of linked ids; a quarter of them are outcomes that name no decision."""
     chance = Random(SEED)
     groups = list(_groups(max(1, times // FACTS_PER_ID), chance))
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def restricting(times: int, console: Console) -> dict[str, Any]:
 
 
 def _groups(ids: int, chance: Random) -> Iterator[Linked]:
-    """So many ids in chains and rings of up to `LONGEST`, by turns."""
+    """Ids in alternating chains and rings of up to `LONGEST`."""
     made, number = 0, 0
     while made < ids:
         size = min(chance.choice((2, 5, 33, 100, LONGEST)), max(2, ids - made))
@@ -126,7 +126,7 @@ async def _run(
 
 
 async def _link(group: Linked, house: House, ledger: RedisLedger, session: aiohttp.ClientSession) -> None:
-    """Link the ids of a group over HTTP, or mark them as callers do that die in the middle of it."""
+    """Link the ids of a group over HTTP, or leave marks as a caller that dies half way."""
     if group.taken_in:
         for place, (name, to) in enumerate(pairwise(group.names)):
             link = {"event_id": f"l{place}", "type": "alias", "player_id": to, "previous_id": name}
@@ -143,7 +143,7 @@ async def _link(group: Linked, house: House, ledger: RedisLedger, session: aioht
 
 
 def _facts(times: int, groups: Sequence[Linked], chance: Random) -> Iterator[Fact]:
-    """Facts that restrict: of any linked id, by clocks up to ten minutes ahead, as old as three years."""
+    """Restricting facts of any linked id, with clocks up to ten minutes ahead and up to three years old."""
     for number in range(times):
         group = groups[number % len(groups)]
         ahead = timedelta(seconds=chance.uniform(-600, 600))
@@ -159,7 +159,7 @@ def _facts(times: int, groups: Sequence[Linked], chance: Random) -> Iterator[Fac
 async def _under_load(
     facts: Sequence[Fact], session: aiohttp.ClientSession, console: Console
 ) -> tuple[list[Told], list[Told]]:
-    """Tell facts while others ask for decisions: what became of decisions and of facts."""
+    """Send facts while callers ask for decisions; results of both."""
     asked, told = list[Told](), list[Told]()
     waiting = iter(track(facts, "facts are told", console=console, transient=True))
     stop = asyncio.Event()
@@ -181,7 +181,7 @@ async def _under_load(
 
 
 async def _contacted(names: Sequence[str], session: aiohttp.ClientSession, console: Console) -> int:
-    """How many of some ids would be contacted."""
+    """Number of ids that would be contacted."""
     contacted = 0
     for name in track(names, "every id is asked about", console=console, transient=True):
         status, said = await _post(

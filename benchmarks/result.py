@@ -1,4 +1,4 @@
-"""What the rounds showed: the mix of answers, medians, ratios with intervals; for machines and for people. Pure."""
+"""Result of the rounds: mix of answers, medians, ratios with intervals; as JSON and as tables. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store_others(turn: Turn) -> float:
 
 
 class Measured(NamedTuple):
-    """What was measured.
+    """Measurements of a run.
 
     Attributes:
         load: Load average before, of a minute.
@@ -55,26 +55,26 @@ class Measured(NamedTuple):
     turns: Mapping[str, Sequence[Turn]]
 
     def median(self, side: str, of: Callable[[Turn], float]) -> float | None:
-        """Median over the turns of a side, None where it took none."""
+        """Median over the turns of a side, None without turns."""
         return statistics.median(of(turn) for turn in self.turns[side]) if side in self.turns else None
 
     def ratio_to(self, side: str, of: Callable[[Turn], float] = server) -> Ratio | None:
-        """The decision's CPU time over a side's, None where that took no turn."""
+        """CPU time of our decision over that of a side, None if the side took no turn."""
         return ratio(*(list(map(of, self.turns[name])) for name in ("decision", side))) if side in self.turns else None
 
     @property
     def answers(self) -> list[Answer]:
-        """Every answer of the decisions."""
+        """All answers to our decisions."""
         return [answer for turn in self.turns["decision"] for answer in turn.answers]
 
 
 def idle_server(at_rest: Cost) -> float:
-    """CPU time of a server that nobody asks, microseconds a second."""
+    """CPU time of an idle server, microseconds per second."""
     return at_rest.server / at_rest.seconds
 
 
 def idle_store(at_rest: Cost) -> float:
-    """CPU time of the store's main thread while nobody asks, microseconds a second."""
+    """CPU time of an idle store's main thread, microseconds per second."""
     return at_rest.store / at_rest.seconds
 
 
@@ -82,7 +82,7 @@ def idle_store(at_rest: Cost) -> float:
 
 
 def kind(answer: Answer) -> str:
-    """What became of a request: `contact`, `NO_CONTACT` with its reason, an HTTP status, or `no answer`."""
+    """Kind of an answer: `contact`, `NO_CONTACT` with its reason, an HTTP status, or `no answer`."""
     if answer.status != 200:
         return str(answer.status) if answer.status else "no answer"
     body = json.loads(answer.body)
@@ -105,7 +105,7 @@ def mix(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def exclusions(answers: Sequence[Answer]) -> dict[str, float]:
-    """Share of the answers without a contact, holdout apart, that name each rule."""
+    """Share of answers without a contact, holdout apart, that name each rule."""
     alone = [answer for answer in answers if kind(answer).startswith("NO_CONTACT") and "holdout" not in kind(answer)]
     named = Counter(rule["rule"] for answer in alone for rule in json.loads(answer.body)["exclusions"])
     return _shares(named, len(alone))
@@ -116,12 +116,12 @@ def _shares(counted: Counter[str], total: int) -> dict[str, float]:
 
 
 def contact_share(measured: Measured) -> float:
-    """Share of the decisions that are to contact."""
+    """Share of decisions with a contact."""
     return mix(measured.answers).get("contact", 0.0)
 
 
 def trouble(measured: Measured) -> str | None:
-    """Why the figures may not be believed, None if they may."""
+    """Why the figures are not trustworthy, None if they are."""
     share = contact_share(measured)
     if share < LEAST_CONTACTS:
         return f"{share:.1%} of the answers were contacts, below {LEAST_CONTACTS:.0%}: these are not whole decisions"
@@ -129,7 +129,7 @@ def trouble(measured: Measured) -> str | None:
 
 
 def errors(measured: Measured) -> dict[str, int]:
-    """Answers other than 200 of each side."""
+    """Number of answers other than 200, by side."""
     return {
         name: sum(answer.status != 200 for turn in taken for answer in turn.answers)
         for name, taken in measured.turns.items()
@@ -140,7 +140,7 @@ def errors(measured: Measured) -> dict[str, int]:
 
 
 def for_machines(measured: Measured) -> dict[str, Any]:
-    """The result as one object; a peer that is not installed has null everywhere."""
+    """The result as plain values for JSON; null for a peer that is not installed."""
     ratios = {name: measured.ratio_to(name) for name in PEERS}
     share = mix(measured.answers)
     result: dict[str, Any] = {
@@ -185,7 +185,7 @@ def _round(value: float | None) -> int | None:
 
 
 def show(measured: Measured, console: Console) -> None:
-    """Print tables of the costs and of the mix, and what stands beside them."""
+    """Print tables of costs and mix, with notes."""
     console.print(_costs(measured))
     console.print(_mix(measured))
     api, kept = (of(measured.idle["decision"]) for of in (idle_server, idle_store))

@@ -1,4 +1,4 @@
-"""Paired rounds: in what order sides take their turns, and the ratio of two of them with its interval. Pure."""
+"""Paired rounds: the order of turns, and the ratio of two sides with its interval. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAST_ROUNDS: Final = 6
 
 
 class Ratio(NamedTuple):
-    """Median of paired ratios with an interval of at least 95 %; `low` and `high` are None of fewer than six pairs."""
+    """Median of paired ratios with an interval of at least 95 %; `low` and `high` are None below six pairs."""
 
     estimate: float
     low: float | None
@@ -22,7 +22,7 @@ class Ratio(NamedTuple):
 
 
 def order(sides: Sequence[Side], number: int) -> list[Side]:
-    """The sides of a round, from first to last in even rounds, the other way round in odd ones.
+    """Order of the sides in a round: forwards in even rounds, backwards in odd ones.
 
     What drifts steadily over two rounds (heat, other programs) then meets every side alike.
     """

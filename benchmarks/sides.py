@@ -1,4 +1,4 @@
-"""The sides of the rounds: servers started by the bench, what each is asked, and what its turns cost."""
+"""Sides of a bench: servers to start, their requests, and the cost of their turns."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Side(NamedTuple):
     share: float = 1.0
 
     def request(self, player: int) -> bytes:
-        """The bytes of a request about a player."""
+        """Bytes of a request about a player."""
         return request(self.path, json.dumps(self.body(player)).encode())
 
 
 class Meter(NamedTuple):
-    """CPU time of a side and of its store, by thread, and the moment of reading."""
+    """Reading of the CPU time of a side and its store, by thread, with its moment."""
 
     side: cpu.Reading
     store: cpu.Reading
@@ -60,12 +60,12 @@ class Meter(NamedTuple):
 
     @classmethod
     def of(cls, side: Side) -> Meter:
-        """Read it now."""
+        """Read a side now."""
         return cls(cpu.read(cpu.tree(side.root)), cpu.read([side.store]), time.monotonic())
 
 
 class Cost(NamedTuple):
-    """CPU time in microseconds, over `seconds`; the store's main thread apart from its others."""
+    """CPU time in microseconds over `seconds`; the store's main thread apart from its others."""
 
     server: float
     store: float
@@ -74,20 +74,20 @@ class Cost(NamedTuple):
 
     @classmethod
     def between(cls, before: Meter, after: Meter) -> Cost:
-        """What was spent between two readings of a side."""
+        """Cost between two readings of a side."""
         main = cpu.microseconds(cpu.main_threads(before.store), cpu.main_threads(after.store))
         store = cpu.microseconds(before.store, after.store)
         return cls(cpu.microseconds(before.side, after.side), main, store - main, after.at - before.at)
 
     def less(self, idle: Cost, requests: int) -> Cost:
-        """What each request cost beyond what is spent anyway while nobody asks."""
+        """Cost per request, less what is spent idle in the same time."""
         idle_share = self.seconds / idle.seconds
         parts = zip(self, idle, strict=True)
         return Cost(*((spent - waste * idle_share) / requests for spent, waste in parts))._replace(seconds=self.seconds)
 
 
 class Turn(NamedTuple):
-    """A turn of a side: its cost per request, requests per second while callers asked, and what they got."""
+    """A turn of a side: cost per request, requests per second, answers."""
 
     cost: Cost
     per_second: float
@@ -95,14 +95,14 @@ class Turn(NamedTuple):
 
 
 def idle(sides: Sequence[Side], seconds: float) -> dict[str, Cost]:
-    """What every side spends while nobody asks."""
+    """Cost of every side while nobody asks."""
     before = {side.name: Meter.of(side) for side in sides}
     time.sleep(seconds)
     return {side.name: Cost.between(before[side.name], Meter.of(side)) for side in sides}
 
 
 def turn(side: Side, players: Sequence[int], at_rest: Cost) -> Turn:
-    """Ask a side about players, and wait for what its answers leave to be done."""
+    """Ask a side about players, and wait until the work that follows the answers is done."""
     asked = [side.request(player) for player in players[: max(1, round(len(players) * side.share))]]
     before = Meter.of(side)
     answers = ask(side.port, asked)
@@ -116,7 +116,7 @@ def turn(side: Side, players: Sequence[int], at_rest: Cost) -> Turn:
 
 
 def free_port() -> int:
-    """A port of this machine on which nothing listens."""
+    """A free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -126,7 +126,7 @@ def free_port() -> int:
 def croupier(
     build: Build, home: Path, port: int, catalogue: Path, workers: int = 1, read_seconds: float = READ_SECONDS
 ) -> Iterator[tuple[int, int]]:
-    """All of a house as `croupier up` starts it, settled; processes of its API and of its store."""
+    """Start a house with `croupier up` and wait until it is idle; processes of its API and of its store."""
     environment = {
         "CROUPIER_HOME": str(home),
         "CROUPIER_CATALOGUE": str(catalogue),
@@ -141,7 +141,7 @@ def croupier(
 
 @contextmanager
 def process(command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT) -> Iterator[int]:
-    """A process for the duration, its output in a file; its process id."""
+    """Run a process during the body, its output in a file; yields its process id."""
     own = {**{name: text for name, text in os.environ.items() if not name.startswith("CROUPIER_")}, **environment}
     with log.open("ab") as out:
         running = subprocess.Popen(command, env=own, cwd=folder, stdout=out, stderr=out)
@@ -169,7 +169,7 @@ def await_answer(port: int, asked: bytes, root: int, log: Path) -> None:
 
 
 def settle(root: int, seconds: float = 1.0) -> None:
-    """Wait until a process and its descendants have next to nothing to do, for two spans of some seconds.
+    """Wait until a process and its descendants are nearly idle for two spans of some seconds.
 
     Raises:
         TimeoutError: They go on working.
@@ -185,7 +185,7 @@ def settle(root: int, seconds: float = 1.0) -> None:
 
 
 def _child(root: int, word: str) -> int:
-    """The first descendant of a process in whose command a word stands; raises TimeoutError if there is none."""
+    """The first descendant whose command contains a word; raises TimeoutError if there is none."""
     for process_id in cpu.tree(root)[1:]:
         if any(part.rpartition("/")[2] == word for part in " ".join(cpu.command(process_id)).split()):
             return process_id

@@ -1,4 +1,4 @@
-"""From exclusion to silence: players exclude themselves while decisions and confirms for them are in flight.
+"""Bench from exclusion to silence: players exclude themselves during decisions and confirms about them.
 
 Per player, over several API processes on one real store:
 
@@ -48,7 +48,7 @@ _CHUNK: Final = 5_000
 
 
 class Story(NamedTuple):
-    """What happened to one player; times in milliseconds after the acknowledgement.
+    """History of one player; times in milliseconds after the acknowledgement.
 
     Attributes:
         leases: Leases that waited when the player excluded themselves.
@@ -66,7 +66,7 @@ class Story(NamedTuple):
 
 
 def silence(times: int, console: Console) -> dict[str, Any]:
-    """Let so many players exclude themselves; every one is a new player."""
+    """Exclude new players, one run each, while they are decided about."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-silence-")))
         port = sides.free_port()
@@ -92,7 +92,7 @@ def silence(times: int, console: Console) -> dict[str, Any]:
 
 
 def catalogue_without_caps(home: Path) -> Path:
-    """A catalogue without caps, all players drawn by chance: so that leases come quickly."""
+    """Catalogue without caps and with random decisions for all, so that leases come quickly."""
     plain = load_catalogue(catalogue_path()).model_dump(mode="json")
     plain |= {"caps": [], "experiment": {"key": "silence", "variants": {"uniform": 1.0}}}
     path = home / "catalogue.yaml"
@@ -101,7 +101,7 @@ def catalogue_without_caps(home: Path) -> Path:
 
 
 def people(url: str, names: Sequence[str], console: Console) -> House:
-    """Make players known who may be contacted, and wait until features include them; the house they are in."""
+    """Register players who may be contacted, and wait until features include them; their house."""
     client = connect(url)
     house = open_house(client)
     items = bulk.Items(client, house)
@@ -149,7 +149,7 @@ async def _stories(times: int, port: int, url: str, house: House, console: Conso
 
 
 class _Caller(NamedTuple):
-    """One player's callers."""
+    """Concurrent callers about one player."""
 
     session: aiohttp.ClientSession
     store: Store
@@ -165,12 +165,12 @@ class _Caller(NamedTuple):
         return told
 
     async def confirm(self, decision_id: str) -> int | None:
-        """When a contact was confirmed, unix microseconds; None if it was not."""
+        """Moment at which a contact was confirmed, unix microseconds; None if it was not."""
         status, told = await self.post(f"/v1/decisions/{decision_id}/confirm", {})
         return micros(datetime.fromisoformat(told["confirmed_at"])) if status == 200 else None
 
     async def exclude(self) -> int:
-        """Tell the exclusion; when the acknowledgement was here, unix microseconds."""
+        """Send the exclusion; moment of its acknowledgement, unix microseconds."""
         at = datetime.now(UTC).isoformat()
         event = {"type": "self_excluded", "event_id": "stop", "player_id": self.player, "occurred_at": at}
         status, told = await self.post("/v1/events", event)
@@ -179,7 +179,7 @@ class _Caller(NamedTuple):
         return time.time_ns() // 1_000
 
     async def silent_us(self) -> int:
-        """When the player's ledger was read and held no open lease."""
+        """Moment at which the player's ledger was read without an open lease, unix microseconds."""
         while True:
             held = await self.store.command(5.0, "HGETALL", f"ledger:{self.house.player_key(self.player)}")
             entries = [load_reservation(text.decode()) for name, text in held.items() if name[:1].isdigit()]
@@ -202,7 +202,7 @@ async def _story(caller: _Caller) -> Story:
 
 
 async def _leases(caller: _Caller) -> list[str]:
-    """Ask until some leases wait, at least one of which may be confirmed now."""
+    """Ask for decisions until some leases wait, of which at least one may be confirmed now."""
     found: list[str] = []
     due = False
     for _ in range(ASKS):
@@ -216,6 +216,6 @@ async def _leases(caller: _Caller) -> list[str]:
 
 
 async def _late(caller: _Caller) -> int | None:
-    """A decision in flight while the exclusion arrives, confirmed as soon as it is there."""
+    """A decision in flight while the exclusion arrives, confirmed as soon as it is answered."""
     told = await caller.decide()
     return None if told["action"] == "NO_CONTACT" else await caller.confirm(told["decision_id"])

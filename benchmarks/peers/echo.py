@@ -1,4 +1,4 @@
-"""Echoes: what it costs to receive a request and send it back, without a framework and with FastAPI and pydantic."""
+"""Echo peers: the cost of receiving a request and sending it back, bare and with FastAPI and pydantic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Moment(BaseModel):
-    """What a caller knows of the moment."""
+    """Context of a request as the caller knows it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     product: Literal["casino", "sports", "poker", "bingo", "lottery"] | None = None
@@ -24,7 +24,7 @@ class Moment(BaseModel):
 
 
 class Body(BaseModel):
-    """A decision's request as it was when this peer was written; it stays, so that the measure does not move."""
+    """A decision request as of when this peer was written; frozen, so that measurements stay comparable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     player_id: str
@@ -42,7 +42,7 @@ class Body(BaseModel):
 
 
 def validated() -> FastAPI:
-    """The body, validated by pydantic and sent back by FastAPI."""
+    """FastAPI application that validates the body and sends it back."""
     app = FastAPI()
 
     @app.post("/")
@@ -53,7 +53,7 @@ def validated() -> FastAPI:
 
 
 def raw() -> Callable[[Message, Receive, Send], Awaitable[None]]:
-    """The bytes of the body, sent back by a bare ASGI application."""
+    """Bare ASGI application that sends the body back."""
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

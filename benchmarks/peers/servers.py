@@ -1,4 +1,4 @@
-"""How the peers are started: which processes, in which environment, and what each is asked."""
+"""Servers of the peers: processes, environments and requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN: Final = ROOT / ".venv-bench" / "bin" / "python"
 
 
 class Peer(NamedTuple):
-    """A peer: the application that uvicorn serves (None for `feast serve`), what it imports, its share of requests."""
+    """A peer: its uvicorn application (None for `feast serve`), its imports, its share of requests."""
 
     application: str | None
     needs: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ PEERS: Final = {
 
 
 class Surroundings(NamedTuple):
-    """What peers are started amid: the house whose features they read, its home and store, what is registered."""
+    """What peers read: a house's home and store, and its registered features."""
 
     house: House
     home: Path
@@ -48,12 +48,12 @@ class Surroundings(NamedTuple):
 
 
 def python() -> Path:
-    """The interpreter of the peers: the one of `make install-bench`, else this one."""
+    """Interpreter of the peers: that of `make install-bench`, else this one."""
     return _OWN if _OWN.exists() else Path(sys.executable)
 
 
 def installed(names: tuple[str, ...]) -> list[str]:
-    """Those peers whose libraries are there."""
+    """Peers whose libraries are installed."""
     wanted = sorted({module for name in names for module in PEERS[name].needs})
     look = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m)))"
     done = subprocess.run([python(), "-c", look, *wanted], capture_output=True, text=True, check=True)
@@ -61,7 +61,7 @@ def installed(names: tuple[str, ...]) -> list[str]:
 
 
 def feast_folder(home: Path, url: str, folder: Path) -> None:
-    """Write the settings with which anybody's Feast reads the features of a home."""
+    """Write the settings with which plain Feast reads the features of a home."""
     path = url.removeprefix("unix://")
     settings = {
         "project": "croupier",
@@ -77,7 +77,7 @@ def feast_folder(home: Path, url: str, folder: Path) -> None:
 
 @contextmanager
 def serving(name: str, amid: Surroundings, folder: Path) -> Iterator[Side]:
-    """A peer as a side of the rounds, ready."""
+    """Start a peer as a side of the rounds."""
     peer, port = PEERS[name], free_port()
     command = _feast(port, folder) if peer.application is None else _uvicorn(peer.application, port)
     environment = {"FEAST_FOLDER": str(folder), "FEAST_USAGE": "False", "OMP_NUM_THREADS": "1"}
@@ -102,7 +102,7 @@ def _side(name: str, port: int, root: int, amid: Surroundings) -> Side:
 
 
 def decision(player: int) -> dict[str, object]:
-    """What a decision is asked, and an echo with it."""
+    """Body of a decision request; echo peers get it too."""
     return {"player_id": population.name(player), "decision_point": "bench"}
 
 
@@ -112,6 +112,6 @@ def _uvicorn(application: str, port: int) -> list[str]:
 
 
 def _feast(port: int, folder: Path) -> list[str]:
-    """Feast's own server, one worker that is not replaced half way."""
+    """Command of Feast's own server, one worker that is never recycled."""
     command = [str(python().with_name("feast")), "--chdir", str(folder), "serve", "--port", str(port)]
     return [*command, "--workers", "1", "--max-requests", "0", "--no-access-log"]

@@ -1,4 +1,4 @@
-"""The pipeline off the shelf: Feast's SDK, LightGBM's Booster and a bandit library behind FastAPI.
+"""Off-the-shelf pipeline: Feast's SDK, LightGBM's Booster and a bandit library behind FastAPI.
 
     player key --get_online_features_async, to_dict--> row --Booster.predict--> score --bandit--> one of 161 arms
 
@@ -33,13 +33,13 @@ Choose = Callable[[Row], int]
 
 
 class Asked(BaseModel):
-    """Whom the pipeline is asked about."""
+    """Request about a player."""
 
     player: str
 
 
 def epsilon_greedy() -> FastAPI:
-    """MABWiser's cheapest policy, which looks at no context."""
+    """MABWiser's cheapest policy, without context."""
     from mabwiser.mab import MAB, LearningPolicy  # noqa: PLC0415 - may be missing
 
     random = np.random.default_rng(_SEED)
@@ -84,7 +84,7 @@ def vowpal_wabbit() -> FastAPI:
 
 
 def pipeline(choose: Choose) -> FastAPI:
-    """The pipeline with a bandit."""
+    """FastAPI application of the pipeline with a bandit."""
     store = FeatureStore(repo_path=os.environ["FEAST_FOLDER"])
     views = store.list_feature_views()
     references = [f"{view.name}:{field.name}" for view in views for field in view.features]
@@ -108,12 +108,12 @@ def _number(value: object) -> float:
 
 
 def _scaled(row: Row) -> Row:
-    """Numbers as a bandit takes them, between 0 and 1: the greatest are moments in microseconds."""
+    """Row scaled to [0, 1] for a bandit; the greatest values are moments in microseconds."""
     return np.log1p(np.abs(np.nan_to_num(row))) / 40.0
 
 
 def _model(columns: int) -> lightgbm.Booster:
-    """A model as large as the one that decisions are scored with, fitted to noise."""
+    """Model as large as the serving churn model, fitted to noise."""
     random = np.random.default_rng(_SEED)
     data = lightgbm.Dataset(random.normal(size=(_LESSONS, columns)), random.integers(0, 2, _LESSONS))
     settings = {"objective": "binary", "num_leaves": LEAVES, "verbose": -1, "num_threads": 1}

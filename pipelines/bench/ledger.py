@@ -1,4 +1,4 @@
-"""What the ledger costs a decision: to read the player, to ask the limits, to commit; beside a plain append.
+"""Bench of the ledger: reading a player, evaluating limits, committing, beside a plain append.
 
 The peer is what any service that keeps its decisions would pay: the same record under its id and in a stream, in one
 transaction with every write on disk. Server times are the store's own count of its main thread per command.
@@ -67,7 +67,7 @@ def ledger(rounds: int, console: Console) -> dict[str, Any]:
 
 
 def _catalogue() -> Catalogue:
-    """The catalogue with eight caps that all count the offer reserved here, each with room."""
+    """The catalogue with eight caps that all count the reserved offer, each with room."""
     plain = load_catalogue(catalogue_path()).model_dump(mode="json")
     windows: list[dict[str, Any]] = [{"hours": hours} for hours in (1, 24, 72, 168, 720)]
     windows += [{"calendar": "day"}, {"calendar": "week"}, {"lifetime": True}]
@@ -91,11 +91,11 @@ class _Bench:
         self._loop.close()
 
     def view(self) -> float:
-        """Server time of reading a player."""
+        """Server time of reading a player, microseconds."""
         return self._server_us("fcall", self._view_all)
 
     def limits(self) -> float:
-        """Time of asking eight caps about every slot of a player who holds some contacts."""
+        """Time of evaluating eight caps in every slot for a player with some contacts, microseconds."""
         held = Held({f"d{at}": self._reservation(-at) for at in range(HELD)})
         now_us = self._house.now_us(time.time_ns() // 1_000)
         slots = [(now_us + at * _HOUR, bits) for at, bits in enumerate(self.layout.slots)]
@@ -106,13 +106,13 @@ class _Bench:
         return (time.perf_counter() - begun) / CALLS * 1e6
 
     def reserve(self) -> float:
-        """Server time of committing a contact of a player who holds some."""
+        """Server time of committing a contact of a player with some contacts, microseconds."""
         for keys in self._keys:
             self._client.delete(keys.ledger)
         return self._server_us("fcall", self._reserve_all, less=self.view())
 
     def append(self) -> float:
-        """Server time of the peer: the record under its id and in a stream, in one transaction."""
+        """Server time of the peer, microseconds: the record under its id and in a stream, in one transaction."""
         return self._server_us("", self._append_all)
 
     def _view_all(self) -> None:
@@ -157,7 +157,7 @@ class _Bench:
         return Reservation(now_us, now_us + _HOUR, "reserved", "bonus", "welcome_bonus", "sms", "night")
 
     def _server_us(self, command: str, work: Any, less: float = 0.0) -> float:  # noqa: ANN401 - a method of this bench
-        """Time of the store's main thread per call of some work, microseconds; `less` is what each call also did."""
+        """Time of the store's main thread per call, microseconds; `less` is work of each call to subtract."""
         self._client.config_resetstat()
         work()
         stats = cast("dict[str, dict[str, float]]", self._client.info("commandstats"))

@@ -1,4 +1,4 @@
-"""What the rules cost: 25 of them over 160 candidates, beside the same rules in CEL and in zen-engine, in turns.
+"""Bench of the rules: 25 rules over 160 candidates, beside the same in CEL and in zen-engine, in turns.
 
 All three answer every reason of every candidate for one player, and must agree. The peers get each rule as a compiled
 expression and, candidate by candidate, what it asks for; a player is new for every decision, so nothing about one is
@@ -36,7 +36,7 @@ Reasons = dict[int, frozenset[str]]
 
 
 class Asked(NamedTuple):
-    """A rule three times: as ours, and as one expression of both peers; `{a}` is and, `{o}` or, `{n}` not."""
+    """A rule in three forms: ours, and one expression for both peers; `{a}` is and, `{o}` or, `{n}` not."""
 
     id: str
     type: str
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
 
 
 def _rules() -> list[Asked]:
-    """Twelve rules about the player, six about the channel, seven about the offer."""
+    """Twelve rules on the player, six on the channel, seven on the offer."""
     return [
         Asked("excluded", "exclusion_register", {"registers": ["own"]}, "excluded"),
         Asked("rofus", "exclusion_register", {"registers": ["rofus"]}, "rofus"),
@@ -121,7 +121,7 @@ def _catalogue() -> Catalogue:
 
 
 def _player() -> Inputs:
-    """A player whom some rules of each sort deny something."""
+    """A player whom some rules of each kind deny something."""
     named = frozenset({"DK"})
     return Inputs(
         now_us=_NOW,
@@ -150,7 +150,7 @@ def _player() -> Inputs:
 
 
 def _flat(player: Inputs, catalogue: Catalogue) -> list[tuple[int, dict[str, Any]]]:
-    """What the peers are told of each candidate, by its place."""
+    """Inputs of each candidate for the peers, by its place."""
     about = {
         "now": player.now_us,
         "excluded": player.listed["own"],
@@ -203,7 +203,7 @@ def _ours(law: CompiledRulebook) -> Callable[[Inputs], Reasons]:
 
 
 class _Lazy(dict[int, frozenset[str]]):
-    """Bit masks of reasons by place; names are only looked up when asked for."""
+    """Bit masks of reasons by place; names are looked up on access."""
 
     def __init__(self, masks: Any, names: list[str]) -> None:  # noqa: ANN401 - numpy
         super().__init__()

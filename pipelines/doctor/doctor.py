@@ -1,4 +1,4 @@
-"""Looks at a house as it stands and says what to do. It starts nothing, writes nothing, and waits for nobody long.
+"""`croupier doctor`: examine a house and say what to do. Starts nothing, writes nothing, waits for nothing long.
 
 home, lock, disk -------------.
 each server of the store -----+--> findings --> one line each
@@ -61,7 +61,7 @@ class NoHouse(Exception):
 
 
 class _Stored(NamedTuple):
-    """What the store holds of a house.
+    """A house as read from its store.
 
     Attributes:
         house: What was fixed when it was created.
@@ -85,7 +85,7 @@ class _Stored(NamedTuple):
 
 
 def examine(home: Path) -> list[Finding]:
-    """Every check of a house, the home's first; those that need the store only where a server of it answers.
+    """Run every check of a house: the home first, the store only where a server answers.
 
     Raises:
         NoHouse: The home holds none.
@@ -111,7 +111,7 @@ def examine(home: Path) -> list[Finding]:
 
 
 def _checked(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """What a check finds; that it failed, or did not end in time, is a finding too."""
+    """Findings of a check; a failure or timeout of it is a finding too."""
     try:
         return within(look)
     except TimeoutError:
@@ -195,7 +195,7 @@ def _stored(url: str) -> _Stored:
 
 
 def _replies(client: redis.Redis, commands: Sequence[tuple[str, ...]]) -> dict[int, Any]:
-    """Place of a command -> its reply; those that a server refuses, or does not answer, are left out."""
+    """Index of a command -> its reply; refused and unanswered ones are left out."""
     pipe = client.pipeline(transaction=False)
     for command in commands:
         pipe.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -238,7 +238,7 @@ def _recorded_zones(last: Record | None) -> list[Finding]:
 
 
 def _processes(stored: _Stored) -> list[Finding]:
-    """Whether the house is served, and learns."""
+    """Findings on the API processes and the learner."""
     found = [] if stored.reports is None else [_api(stored.reports)]
     if stored.learner_us > stored.now_us:
         return [*found, Finding("learner", "ok", "learns")]
@@ -257,7 +257,7 @@ def _api(reports: Sequence[Mapping[str, str]]) -> Finding:
 
 
 def _serving(stored: _Stored) -> list[Finding]:
-    """Whether this build reads what the pointers name, and every process serves it."""
+    """Findings on whether this build can read the serving bundles, and every process serves them."""
     catalogue, reports = load_catalogue(catalogue_path()), stored.reports or ()
     named = {kind: bundle for kind, bundle in stored.bundles.items() if bundle[0]}
     found = [
@@ -286,7 +286,7 @@ def _unreadable(kind: str, digest: str, bundle: bytes | None, catalogue: Catalog
 
 
 def _read(kind: str, bundle: bytes, catalogue: Catalogue) -> None:
-    """Read a bundle as a serving process would."""
+    """Read a bundle as a serving process does."""
     if kind == "rules":
         CompiledRulebook(Rulebook.model_validate_json(bundle), CandidateSpace(catalogue))
     elif kind == "churn":
@@ -324,7 +324,7 @@ def _packages() -> list[Finding]:
 
 
 def _settings() -> list[Finding]:
-    """Whether files and variables say what they can say, and something reads them."""
+    """Findings on settings files and variables: valid, and read by something."""
     found = findings.variables(os.environ)
     for look in (
         lambda: load_catalogue(catalogue_path()),

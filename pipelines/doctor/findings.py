@@ -1,4 +1,4 @@
-"""What `croupier doctor` makes of what it read: readings in, findings out. Pure.
+"""Findings of `croupier doctor`: readings in, findings out. Pure.
 
 A fault keeps the house from serving or breaks a promise of it; a warning may become one.
 """
@@ -46,7 +46,7 @@ _SET_CLOCK = "set the clocks right and keep them so (chrony or ntpd); until then
 
 
 class Finding(NamedTuple):
-    """One line of the answer: what was checked, how grave it is, what was seen, what to do."""
+    """One finding: check, severity, what was seen, what to do."""
 
     check: str
     grade: Grade
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
 
 
 class Server(NamedTuple):
-    """What one server of the store answered.
+    """Answers of one server of the store.
 
     Attributes:
         name: What it is called in a sentence.
@@ -79,7 +79,7 @@ class Server(NamedTuple):
 
 
 def or_ok(check: str, seen: str, found: Iterable[Finding]) -> list[Finding]:
-    """The findings of a check, or that all is well."""
+    """Findings of a check, or one that says all is well."""
     return list(found) or [Finding(check, "ok", seen)]
 
 
@@ -87,7 +87,7 @@ def or_ok(check: str, seen: str, found: Iterable[Finding]) -> list[Finding]:
 
 
 def lock(found: Lock, answers: bool, socket: str) -> list[Finding]:  # noqa: FBT001 - what was seen
-    """Who holds the lock on the store's files; `socket` is where a server of this home would listen."""
+    """Findings on the lock of the store's files; `socket` is where this home's server would listen."""
     if found.taken and found.alive:
         return [Finding("lock", "ok", f"held for the server, process {found.pid}")]
     if found.taken:
@@ -111,7 +111,7 @@ def lock(found: Lock, answers: bool, socket: str) -> list[Finding]:  # noqa: FBT
 
 
 def disk(place: str, free: int, free_inodes: int | None, store: int) -> list[Finding]:
-    """Room for what the house writes: bytes free, files that can still be made (None: no bound), bytes of the store."""
+    """Findings on free space: bytes free, free inodes (None: no bound), size of the store in bytes."""
     found = []
     do = (
         f"free space under {place} or move it to a larger disk; the log of the store is written anew beside the old one"
@@ -136,7 +136,7 @@ def _mib(size: int) -> str:
 
 
 def answer(server: Server, process: int = 0, stopped: bool = False) -> list[Finding]:  # noqa: FBT001, FBT002 - what was seen
-    """Whether a server answers and can take writes; `process` is the home's server, where that is known."""
+    """Findings on whether a server answers and accepts writes; `process` is the home's server, if known."""
     name = server.name if server.embedded else f"the store at {server.place}"
     number = f" (process {process})" if process else ""
     if server.trouble == "absent":
@@ -160,7 +160,7 @@ def answer(server: Server, process: int = 0, stopped: bool = False) -> list[Find
 
 
 def _refusals(server: Server, version: str) -> Iterable[Finding]:
-    """What would keep a server that answers from taking writes."""
+    """Reasons why an answering server would refuse writes."""
     if int(version.partition(".")[0]) < _OLDEST_SERVER:
         yield Finding("store", "fault", f"{server.name} is of version {version}", "use Valkey, or Redis 7 or later")
     if server.info.get("role") == "slave":
@@ -173,7 +173,7 @@ def _refusals(server: Server, version: str) -> Iterable[Finding]:
 
 
 def durability(server: Server) -> list[Finding]:
-    """Whether what was acknowledged outlives a crash."""
+    """Findings on whether acknowledged writes survive a crash."""
     info, sync = server.info, server.settings.get("appendfsync")
     found = []
     if not info.get("aof_enabled"):
@@ -196,7 +196,7 @@ def durability(server: Server) -> list[Finding]:
 
 
 def memory(server: Server) -> list[Finding]:
-    """Whether a server has memory left, and drops nothing where it has not."""
+    """Findings on a server's memory and its eviction policy."""
     used, policy = int(server.info.get("used_memory", 0)), server.info.get("maxmemory_policy", "noeviction")
     bound = int(server.info.get("maxmemory", 0))
     most = bound or int(server.info.get("total_system_memory", 0))
@@ -215,7 +215,7 @@ def memory(server: Server) -> list[Finding]:
 
 
 def functions(server: Server, ours: Mapping[str, str]) -> list[Finding]:
-    """Whether a server holds this build's functions; `ours` is name -> code."""
+    """Findings on whether a server has this build's functions; `ours` is name -> code."""
     do = "run `croupier up` of this build once: it loads its own"
     missing = sorted(ours.keys() - server.libraries.keys())
     if missing:
@@ -229,7 +229,7 @@ def functions(server: Server, ours: Mapping[str, str]) -> list[Finding]:
 
 
 def clocks(servers: Sequence[Server], house: House, store_us: int, newest_ms: int) -> list[Finding]:
-    """This machine's clock, the store's, and what the store has seen of it.
+    """Findings on this machine's clock, the store's, and the newest entry of the log.
 
     Args:
         servers: What answered.
@@ -259,7 +259,7 @@ def _day(us: int) -> str:
 
 
 def watermarks(leases: Sequence[tuple[int, int]], now_us: int) -> list[Finding]:
-    """Whether workers hold the partitions, and how far behind their features are.
+    """Findings on the workers' leases of partitions, and the lag of features.
 
     Args:
         leases: Of each partition that answered, until when it is leased and its watermark, unix microseconds of the
@@ -283,7 +283,7 @@ def watermarks(leases: Sequence[tuple[int, int]], now_us: int) -> list[Finding]:
 
 
 def lake(flushed_ms: int, now_us: int) -> list[Finding]:
-    """How far the lake is behind: stream milliseconds that it reaches, and the store's clock."""
+    """Findings on the lag of the lake: flushed stream milliseconds against the store's clock."""
     lag = now_us / _SECOND_US - flushed_ms / 1_000
     if not flushed_ms or lag > _LAG_SECONDS:
         seen = f"the lake is {lag:,.0f} s behind" if flushed_ms else "nothing has come into the lake"
@@ -296,7 +296,7 @@ def lake(flushed_ms: int, now_us: int) -> list[Finding]:
 
 
 def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
-    """Whether the packages that are installed are those asked for; `version` is by canonical name."""
+    """Findings on installed against required packages; `version` is by canonical name."""
     wanted = [one for one in map(Requirement, asked) if one.marker is None or one.marker.evaluate({"extra": ""})]
     found = []
     for one in wanted:
@@ -310,7 +310,7 @@ def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
 
 
 def variables(names: Iterable[str]) -> list[Finding]:
-    """Variables of the environment that look like ours and are read by nothing."""
+    """Findings on CROUPIER variables of the environment that nothing reads."""
     return [
         Finding("settings", "warning", f"nothing reads {name}", _spelling(name, VARIABLES))
         for name in sorted(names)
@@ -319,7 +319,7 @@ def variables(names: Iterable[str]) -> list[Finding]:
 
 
 def sections(content: Mapping[str, Any]) -> list[Finding]:
-    """What of mlflow.yaml is read by nothing."""
+    """Findings on keys of mlflow.yaml that nothing reads."""
     found = []
     for name, part in content.items():
         known = SECTIONS.get(name)

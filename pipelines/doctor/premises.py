@@ -1,4 +1,4 @@
-"""A home as it lies on the disk: owners, rights, what was left behind, room. Only looked at."""
+"""Checks of a home on disk: owners, permissions, leftovers, free space. Reads only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHERS, _GROUP = 0, 3
 
 
 def files(home: Path) -> Iterator[Finding]:
-    """Owners, rights and leftovers."""
+    """Check owners, permissions and leftovers."""
     there = _stats(islice(chain([home], home.glob("*"), home.glob("*/*"), home.glob("store/*/*")), _MOST_FILES))
     owner = there[home].st_uid
     if owner != os.geteuid():
@@ -43,7 +43,7 @@ def files(home: Path) -> Iterator[Finding]:
 
 
 def _stats(files: Iterable[Path]) -> dict[Path, os.stat_result]:
-    """What is known of some files; those that went away meanwhile are left out."""
+    """Stat some files; those deleted meanwhile are left out."""
     found = {}
     for file in files:
         with suppress(FileNotFoundError):
@@ -52,7 +52,7 @@ def _stats(files: Iterable[Path]) -> dict[Path, os.stat_result]:
 
 
 def _open_to_others(home: Path, there: Mapping[Path, os.stat_result]) -> Iterator[Finding]:
-    """Files that those may read who are not the owner; the store's, with the house's secret, not even the group."""
+    """Files readable by others than the owner; files of the store, with the house's secret, not even by the group."""
     store = home / "store"
     open_to = {who: [file for file in there if file != home and _reads(file, there, who)] for who in (_OTHERS, _GROUP)}
     if secret := [file for file in there if file.is_relative_to(store) and file in open_to[_OTHERS] + open_to[_GROUP]]:
@@ -63,7 +63,7 @@ def _open_to_others(home: Path, there: Mapping[Path, os.stat_result]) -> Iterato
 
 
 def _reads(file: Path, there: Mapping[Path, os.stat_result], who: int) -> bool:
-    """Whether the group or others may read a file of the home, and come to where it lies."""
+    """Whether the group or others may read a file of the home and reach its folder."""
     upon = [there[place].st_mode >> who & 1 for place in file.parents if place in there]
     return bool(there[file].st_mode >> who & 4) and all(upon)
 
@@ -73,7 +73,7 @@ def _some(files: Sequence[Path]) -> str:
 
 
 def disk(home: Path, embedded: bool) -> list[Finding]:  # noqa: FBT001 - what was seen
-    """Room in the home, and in the lake where that lies on another disk."""
+    """Check free space for the home, and for the lake where it lies on another disk."""
     store = sum(told.st_size for told in _stats((home / "store").rglob("*")).values()) if embedded else 0
     found = _room(home, store)
     lake = home / "lake"
@@ -86,7 +86,7 @@ def _room(place: Path, store: int) -> list[Finding]:
 
 
 def cut(home: Path) -> list[Finding]:
-    """Whether the store's log ended in the middle of a write when the server started last."""
+    """Check whether the store's log ended in the middle of a write at the server's last start."""
     file = home / "store" / "valkey.log"
     if not file.exists():
         return []

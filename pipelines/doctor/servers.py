@@ -1,4 +1,4 @@
-"""The servers of a store, each asked for itself and within a bound: a server that is silent holds up nobody."""
+"""Servers of a store, each queried on its own within a time limit, so that a silent one delays nobody."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 
 def within(look: Callable[[], _Result]) -> _Result:
-    """Do something in a thread that is left behind if it takes too long; raises TimeoutError then."""
+    """Run a function in a thread with a time limit; raises TimeoutError and abandons the thread."""
     answer: Future[_Result] = Future()
 
     def work() -> None:
@@ -42,7 +42,7 @@ def within(look: Callable[[], _Result]) -> _Result:
 
 
 def servers_of(home: Path, embedded: bool) -> list[Server]:  # noqa: FBT001 - what was seen
-    """What each server of the store answers."""
+    """Query each server of the store."""
     if embedded:
         return [_asked(socket_of(home), f"unix://{socket_of(home)}")._replace(name="the store", embedded=True)]
     url = os.environ["CROUPIER_STORE"]
@@ -56,7 +56,7 @@ def servers_of(home: Path, embedded: bool) -> list[Server]:  # noqa: FBT001 - wh
 
 
 def _place(url: str) -> str:
-    """Where a server listens, without user and password; how it is named where the address cannot be read."""
+    """A server's address without user and password; its fallback name where the address cannot be parsed."""
     told = urlsplit(url)
     with suppress(ValueError):
         if told.hostname:
@@ -65,12 +65,12 @@ def _place(url: str) -> str:
 
 
 def socket_of(home: Path) -> str:
-    """Where the home's server listens, or would."""
+    """Socket where the home's server listens, or would."""
     return lock_of(home).socket or str(socket_path(home))
 
 
 def lock_of(home: Path) -> Lock:
-    """What the lock says of a server that lives; nothing where none does, or that cannot be known."""
+    """Content of the lock of a live server; empty where none lives or that is unknown."""
     with suppress(StoreError, OSError):  # told by the check of the lock
         found = read_lock(home)
         return found if found.taken and found.alive else Lock()
@@ -120,7 +120,7 @@ def _text(found: bytes | str) -> str:
 
 
 def is_stopped(process: int) -> bool:
-    """Whether a process was stopped by a signal."""
+    """Whether a process is stopped by a signal."""
     with suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
     return False

@@ -1,4 +1,4 @@
-"""Two variants of an experiment beside each other: differences per player with intervals. Pure.
+"""Compare two variants of an experiment: differences per player with intervals. Pure.
 
 Tests are tea-tasting's: Welch's t for money, a z-test for shares; money is adjusted by what the same player
 did before (CUPED: Deng, Xu, Kohavi and Walker, WSDM 2013). The headline is the absolute difference.
@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 
 class Metric(NamedTuple):
-    """What is measured per player; `before` names the same money before the first decision."""
+    """A metric per player; `before` is its CUPED covariate: the same money before the first decision."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ GUARDRAILS: Final = frozenset({"unsubscribed", "harm"})
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A difference with its 95 % interval and p-value; None where no player differs from another."""
+    """A difference with 95 % interval and p-value; None where players do not vary."""
 
     estimate: float
     low: float | None
@@ -53,7 +53,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Relative(msgspec.Struct, frozen=True):
-    """A difference as a share of the control's mean."""
+    """A difference relative to the control's mean."""
 
     estimate: float
     low: float
@@ -61,7 +61,7 @@ class Relative(msgspec.Struct, frozen=True):
 
 
 class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one comparison; means per mature player, `absolute` after CUPED where `cuped` says so.
+    """One metric of one comparison; means per mature player, `absolute` after CUPED where `cuped` is true.
 
     `p_adjusted` is Holm's for the primary metric, Benjamini and Hochberg's for secondary ones, over all
     comparisons; None for guardrails, which are judged one by one, and for contacts.
@@ -83,7 +83,7 @@ class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_all(players: pd.DataFrame, metrics: Sequence[Metric], pairs: Sequence[Pair]) -> list[MetricRow]:
-    """Every metric of every comparison.
+    """Compare all pairs of variants by all metrics.
 
     Args:
         players: Mature players: `variant` and the metrics' columns.
@@ -114,12 +114,12 @@ def compare_all(players: pd.DataFrame, metrics: Sequence[Metric], pairs: Sequenc
 
 
 def sides(players: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    """The players of a variant and its control."""
+    """Players of a variant and of its control."""
     return players[players["variant"].isin(pair)]
 
 
 def compare(players: pd.DataFrame, metrics: Sequence[Metric], control: str) -> Mapping[str, Any]:
-    """tea-tasting's results of two variants by metric; metrics that do not vary within a variant have none."""
+    """tea-tasting's results by metric; metrics that do not vary within a variant have none."""
     varying = [one for one in metrics if _varies(players, one)]
     if not varying:
         return {}
@@ -156,7 +156,7 @@ def _role(metric: Metric) -> Role:
 
 
 def _adjusted(results: Mapping[Pair, Mapping[str, Any]], primary: str) -> dict[tuple[Pair, str], float]:
-    """Holm's p-values of the primary metric, Benjamini and Hochberg's of the secondary ones."""
+    """Adjusted p-values: Holm for the primary metric, Benjamini-Hochberg for the secondary ones."""
     secondary = {name for name, metric in METRICS.items() if name != primary and _role(metric) == "secondary"}
     kept = {pair: tt.experiment.ExperimentResult(found) for pair, found in results.items()}
     first = {pair: found for pair, found in kept.items() if primary in found}
@@ -209,7 +209,7 @@ def _absolute(result: Any) -> Estimate:  # noqa: ANN401 - tea-tasting's named tu
 
 
 def _relative(result: Any, control: NDArray[np.float64]) -> Relative | None:  # noqa: ANN401 - tea-tasting's named tuples
-    """Only where the control's mean is clear of 0: near it the ratio means nothing, below it tells the wrong way."""
+    """Relative difference; None where the control's mean is not clear of 0, as the ratio then means nothing."""
     error = float(control.std(ddof=1)) / len(control) ** 0.5
     if control.mean() <= 0 or control.mean() < CLEAR_OF_ZERO * error:
         return None

@@ -1,4 +1,4 @@
-"""Who took part in an experiment and what each of them did after: the lake as one row per player.
+"""Exposures of an experiment: one row per player with what they did after, read from the lake.
 
 Everybody who was asked about enters at their first decision, contacted or not (intention to treat), and is
 followed for the same number of days. What did not happen is 0, never missing.
@@ -137,7 +137,7 @@ class ReportRefused(Exception):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What a taken offer and a contact on a channel cost the house, minor units by id.
+    """Cost of a taken offer and of a contact on a channel, minor units by id.
 
     An offer counts as taken if the player bets or deposits within `taken_days` after the contact, as in the reward.
     """
@@ -148,7 +148,7 @@ class Costs(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, catalogue: Catalogue, taken_days: float) -> Self:
-        """The costs that a catalogue states."""
+        """Costs of a catalogue."""
         return cls(
             {offer.id: offer.cost_minor for offer in catalogue.offers},
             {channel: terms.cost_minor for channel, terms in catalogue.channels.items()},
@@ -156,14 +156,14 @@ class Costs(msgspec.Struct, frozen=True):
         )
 
     def frame(self) -> pd.DataFrame:
-        """Columns `kind`, `name` and `cost_minor`."""
+        """Costs as a frame with the columns `kind`, `name` and `cost_minor`."""
         offers = [("offer", name, cost) for name, cost in self.offers.items()]
         channels = [("channel", name, cost) for name, cost in self.channels.items()]
         return pd.DataFrame(offers + channels, columns=["kind", "name", "cost_minor"])
 
 
 class Exposures(msgspec.Struct, frozen=True, kw_only=True):
-    """The players of one experiment.
+    """Players of one experiment.
 
     Attributes:
         experiment: Key of the experiment.
@@ -190,7 +190,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def opened(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with the views `decisions`, `events` and `outcomes` of a lake; missing files are empty.
+    """Connection with the views `decisions`, `events` and `outcomes` of a lake; missing files are empty views.
 
     Raises:
         ReportRefused: A file cannot be read, or holds times without a zone.
@@ -223,7 +223,7 @@ def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema:
 def exposures(
     connection: duckdb.DuckDBPyConnection, costs: Costs, window_days: int, experiment: str | None = None
 ) -> Exposures:
-    """The players of an experiment with what they did in the window.
+    """Players of an experiment with what they did in the window.
 
     Args:
         connection: As `opened` gave it; used once.
@@ -262,7 +262,7 @@ def _number(connection: duckdb.DuckDBPyConnection, question: str) -> int:
 
 
 def records(connection: duckdb.DuckDBPyConnection, experiment: str) -> Iterator[bytes]:
-    """Records of the drawn decisions of an experiment, by decision id."""
+    """Records of an experiment's drawn decisions, by decision id."""
     asked = connection.execute(_RECORDS, {"experiment": experiment})
     while rows := asked.fetchmany(10_000):
         yield from (record for (record,) in rows)

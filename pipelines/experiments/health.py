@@ -1,4 +1,4 @@
-"""Whether an experiment may be believed: its split, its propensities, its maturity. Pure.
+"""Health of an experiment: sample ratio, propensities, maturity. Pure.
 
 A comparison of variants that were not filled as planned, or whose draws do not follow the logged
 propensities, says nothing; so these checks come before any verdict.
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """Players per variant against the shares of the experiment; `p_value` is None where none can be given."""
+    """Players per variant against the experiment's shares; `p_value` is None where it cannot be computed."""
 
     p_value: float | None
     alarm: bool
@@ -48,7 +48,7 @@ class VersionCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PropensityRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """All versions together: the smallest p-value times the number of versions (Bonferroni).
+    """All versions together: the smallest p-value times their number (Bonferroni).
 
     `impossible` counts decisions whose action has a logged probability of 0: one is an alarm (p = 0).
     """
@@ -61,7 +61,7 @@ class PropensityRatio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Maturity(msgspec.Struct, frozen=True, kw_only=True):
-    """Players whose window is over: all exposed, mature, and the share that is not yet."""
+    """Players whose window is over: all exposed, mature, and the share still open."""
 
     exposed: int
     mature: int
@@ -70,14 +70,14 @@ class Maturity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether the experiment may be believed, and every reason why not."""
+    """Whether the experiment can be trusted, and every reason why not."""
 
     ok: bool
     reasons: list[str]
 
 
 def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | None) -> SampleRatio:
-    """Pearson's chi-square of players per variant against expected numbers.
+    """Pearson's chi-square test of players per variant against expected numbers.
 
     Args:
         observed: Players by variant.
@@ -108,7 +108,7 @@ def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | No
 
 
 class Tally:
-    """Draws of a policy version, summed up: n, counts O, expectations E = sum p, and G = sum p p'.
+    """Summed draws of a policy version: n, counts O, expectations E = sum p, and G = sum p p'.
 
     Places are those of the candidates; arrays grow when a larger catalogue comes.
     """
@@ -120,7 +120,7 @@ class Tally:
         self.products: Floats = np.zeros((0, 0))
 
     def add(self, pmfs: Floats, places: NDArray[np.int64]) -> None:
-        """Add decisions: `pmfs` of shape (n, places), the places that were drawn of shape (n,)."""
+        """Add decisions: `pmfs` of shape (n, places), the drawn places of shape (n,)."""
         self._grow(max(pmfs.shape[1], int(places.max()) + 1))
         size, width = len(self.observed), pmfs.shape[1]
         drawn = np.where(places < width, pmfs[np.arange(len(places)), np.minimum(places, width - 1)], 0.0)
@@ -131,7 +131,7 @@ class Tally:
         self.products[:width, :width] += pmfs.T @ pmfs
 
     def merge(self, other: Tally) -> None:
-        """Add another tally; the statistic allows any mixture of policies and catalogues."""
+        """Add another tally; the test allows any mixture of policies and catalogues."""
         self._grow(len(other.observed))
         size = len(other.observed)
         self.decisions += other.decisions
@@ -147,7 +147,7 @@ class Tally:
         self.products = np.pad(self.products, (0, more))
 
     def cells(self) -> Floats:
-        """Pooling matrix of shape (cells, places): places that expect at least 5 alone, the others together.
+        """Pooling matrix, shape (cells, places): places expecting at least 5 alone, all others together.
 
         It looks at expectations only, never at what was drawn.
         """
@@ -163,12 +163,12 @@ class Tally:
 
     @property
     def testable(self) -> bool:
-        """Whether at least two cells expect enough."""
+        """Whether at least two cells expect enough draws."""
         return self.decisions > 0 and len(self.cells()) > 1 and self.expected.sum() >= 2 * LEAST_EXPECTED
 
 
 def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
-    """Draws by variant, from the records of drawn decisions.
+    """Tallies by variant, from records of drawn decisions.
 
     A learning policy is many versions of few draws each, in which nothing could be seen; all draws of a variant have
     one sum of pmfs, however often the policy changed.
@@ -187,7 +187,7 @@ def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
 
 
 def _whole(choice: Choice) -> Floats:
-    """The logged pmf over all places: 0 where the mask is."""
+    """Logged pmf over all places: 0 where masked."""
     pmf = np.zeros(8 * len(choice.mask))
     pmf[unpack_places(choice.mask, len(pmf))] = unpack_floats(choice.pmf)
     return pmf
@@ -201,7 +201,7 @@ def _add(found: dict[str, Tally], variant: str, rows: list[tuple[Floats, int]]) 
 
 
 def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
-    """Per variant, counts against summed propensities; small variants are pooled.
+    """Test counts against summed propensities per variant; small versions are pooled.
 
     Args:
         found: Draws by variant.
@@ -228,7 +228,7 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
 
 
 def _check(variant: str, tally: Tally) -> VersionCheck | None:
-    """(O - E)' V^+ (O - E) ~ chi-square, V = sum(diag p - p p'): each draw is one of its own pmf.
+    """(O - E)' V^+ (O - E) ~ chi-square, V = sum(diag p - p p'): each draw is from its own pmf.
 
     Given the past, the draws are independent with these means and variances, whatever the policy learnt. Only the
     directions count in which V expects enough; None where there is none.
@@ -265,7 +265,7 @@ def health(
     crossed_share: float,
     lag_seconds: float | None,
 ) -> Health:
-    """Every reason why the experiment must not be believed.
+    """Every reason why the experiment must not be trusted.
 
     Args:
         ratio: Split of the players.

@@ -1,4 +1,4 @@
-"""The uplift report as people read it: one self-contained page, a CSV, a table in the terminal. Pure."""
+"""The uplift report for people: a self-contained page, a CSV, a table in the terminal. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Check(NamedTuple):
 
 
 def html(report: Uplift) -> str:
-    """The report as one page: styles and drawings inside, no scripts, nothing fetched."""
+    """The report as one HTML page: styles and plots inside, no scripts, nothing fetched."""
     here = FileSystemLoader(Path(__file__).parent)
     environment = Environment(autoescape=True, loader=here, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"day": _day, "minute": _minute, "title": _title, "words": words, "mean": _mean_of}
@@ -72,7 +72,7 @@ def _svg(text: str) -> Markup:
 
 
 def checks(report: Uplift) -> list[Check]:
-    """The health box, a line per check, whether it passed or not."""
+    """Lines of the health box, passed or not."""
     ratio, draws, mature = report.srm, report.propensity_srm, report.maturity
     groups = ", ".join(
         f"{words(name)} {count:,}" + ("" if ratio.expected is None else f" of {ratio.expected.get(name, 0.0):,.0f}")
@@ -99,7 +99,7 @@ def checks(report: Uplift) -> list[Check]:
 
 
 def lines(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
-    """Comparisons as people read them, a line each; `first` begins a metric."""
+    """Comparisons as formatted lines; `first` begins a metric."""
     told: list[dict[str, Any]] = []
     for _, group in groupby(rows, key=lambda row: row.metric):
         told += [_line(row, first=place == 0) for place, row in enumerate(group)]
@@ -129,7 +129,7 @@ def _line(row: MetricRow, *, first: bool) -> dict[str, Any]:
 
 
 def number(value: float, unit: str, *, signed: bool = False) -> str:
-    """A mean or a difference as people read it: shares in percent (differences of them in points)."""
+    """Format a mean or a difference: shares in percent, differences of shares in points."""
     sign = "+" if signed else ""
     if unit == "share":
         return f"{100 * value:{sign},.2f}" + (" pp" if signed else " %")
@@ -137,7 +137,7 @@ def number(value: float, unit: str, *, signed: bool = False) -> str:
 
 
 def words(name: str) -> str:
-    """A variant as people say it."""
+    """Display name of a variant."""
     return name.replace("_", " ")
 
 
@@ -170,7 +170,7 @@ def _minute(moment: str) -> str:
 
 
 def table_csv(report: Uplift) -> str:
-    """The comparisons, a line each, numbers in full."""
+    """Comparisons as CSV, a line each, numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -1,4 +1,4 @@
-"""The uplift report's plots as SVG texts: no scripts, no network, the same bytes for the same numbers."""
+"""Plots of the uplift report as SVG texts: no scripts, no network, the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STYLE: Final[dict[Any, Any]] = {
 
 
 def forest(rows: Sequence[MetricRow]) -> str:
-    """Differences with their intervals, a panel per metric, as each has its own unit; "" if there are none."""
+    """Forest plot of differences with intervals, a panel per metric; "" if there are none."""
     names = list(dict.fromkeys(row.metric for row in rows if row.absolute.low is not None))
     if not names:
         return ""
@@ -72,7 +72,7 @@ def _forest_panel(panel: Axes, rows: Sequence[MetricRow]) -> None:
 
 
 def growth(series: Series, unit: str) -> str:
-    """How the difference and its interval grew with the players; "" with fewer than two points."""
+    """Plot of a difference and its interval by number of players; "" with fewer than two points."""
     if len(series.points) < 2:
         return ""
     scale = 100.0 if unit == "share" else 1.0

@@ -1,4 +1,4 @@
-"""`croupier report`: reads the lake, asks the house what the lake cannot know, writes and publishes the report.
+"""`croupier report`: compute the uplift report of a lake, write its files and publish it to a running house.
 
 lake --duckdb--> players --uplift--> report --> reports/uplift.{html,csv,json} --> store --> GET /reports
 """
@@ -33,13 +33,13 @@ NAME: Final = "uplift"
 
 
 class ReportSettings(msgspec.Struct, frozen=True):
-    """What the reports need of mlflow.yaml."""
+    """Settings of reports in mlflow.yaml."""
 
     window_days: int
 
 
 class RewardSettings(msgspec.Struct, frozen=True):
-    """For how long a contact is felt."""
+    """How long a contact is rewarded, days."""
 
     window_days: float
 
@@ -50,7 +50,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class Written(NamedTuple):
-    """A report, the files that hold it, and whether serving processes show it."""
+    """A report, its files, and whether it was published."""
 
     report: Uplift
     files: list[Path]
@@ -58,7 +58,7 @@ class Written(NamedTuple):
 
 
 class House(NamedTuple):
-    """What only a running house knows.
+    """Data that only a running house has.
 
     Attributes:
         client: Its store.
@@ -72,12 +72,12 @@ class House(NamedTuple):
 
 
 def window_days() -> int:
-    """Days after the first decision that the report counts, as mlflow.yaml says."""
+    """Days after the first decision that the report counts, from mlflow.yaml."""
     return _settings().report.window_days
 
 
 def costs(catalogue: Catalogue) -> Costs:
-    """What contacts cost by a catalogue, taken up within mlflow.yaml's reward window."""
+    """Contact costs of a catalogue; an offer counts as taken within mlflow.yaml's reward window."""
     return Costs.of(catalogue, _settings().reward.window_days)
 
 
@@ -111,7 +111,7 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
 
 
 def compute(lake: Path, house: House | None = None, days: int | None = None, experiment: str | None = None) -> Uplift:
-    """The report of a lake; without a house its newest entry is the clock.
+    """Compute the report of a lake; without a house its newest entry is the clock.
 
     Raises:
         ReportRefused: There is nothing to report.
@@ -132,7 +132,7 @@ def compute(lake: Path, house: House | None = None, days: int | None = None, exp
 
 
 def shares(found: Exposures, running: Catalogue, house: House | None) -> dict[str, Mapping[str, float]]:
-    """Shares by catalogue version: the running file's, and those that the store kept."""
+    """Variant shares by catalogue version: of the running file, and of versions that the store kept."""
     known: dict[str, Mapping[str, float]] = {running.hash: _shares(running)}
     for version in _others(found, known):
         kept = cast("bytes | None", house.client.get(bundle_key(version))) if house else None
@@ -150,7 +150,7 @@ def _others(found: Exposures, known: Iterable[str]) -> list[str]:
 
 
 def running(home: Path) -> House | None:
-    """The house of a home, if a store answers; the caller closes its client."""
+    """Open the house of a home, if its store answers; the caller closes its client."""
     try:
         client = connect(heard(home), timeout=10.0)
     except StoreError:
@@ -166,12 +166,12 @@ def running(home: Path) -> House | None:
 
 
 def as_json(report: Uplift) -> str:
-    """The whole report for machines."""
+    """The whole report as plain values for JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
 
 
 def write(folder: Path, name: str, contents: Mapping[str, str]) -> list[Path]:
-    """Write a report's files, each whole or not at all."""
+    """Write a report's files, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind, text in contents.items():
@@ -182,7 +182,7 @@ def write(folder: Path, name: str, contents: Mapping[str, str]) -> list[Path]:
 
 
 def publish(client: redis.Redis, name: str, report: Uplift, contents: Mapping[str, str]) -> None:
-    """Hand a report to the serving processes, files and entry in the list at once."""
+    """Publish a report to the serving processes: files and list entry at once."""
     at = moment(open_house(client).now_us(real_now_us(client))).isoformat()
     health = msgspec.json.encode(report.health)
     summary = Summary(title=f"Uplift of {report.experiment}", at=at, ok=report.health.ok, verdict=report.verdict)

@@ -1,4 +1,4 @@
-"""What the variants of an experiment did for the players: health first, then differences and a verdict. Pure.
+"""Uplift of an experiment's variants: health first, then differences and a verdict. Pure.
 
 The unit is the player, in the variant of the first decision, whatever was sent (intention to treat).
 """
@@ -46,7 +46,7 @@ _MONDAY: Final = 4
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """The primary metric's difference over the mature players first decided about before a day (UTC)."""
+    """Primary metric's difference over the mature players with a first decision before a day (UTC)."""
 
     until: str
     n: int
@@ -57,7 +57,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True):
-    """How a comparison of the primary metric grew."""
+    """Growth of a comparison of the primary metric over time."""
 
     variant: str
     control: str
@@ -65,7 +65,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant: players exposed and mature, planned and found share, means of the mature."""
+    """A variant: exposed and mature players, planned and observed share, means of the mature."""
 
     variant: str
     exposed: int
@@ -76,14 +76,14 @@ class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crossed(msgspec.Struct, frozen=True):
-    """Players seen in more than one variant; they are left out."""
+    """Players seen in more than one variant, who are left out."""
 
     players: int
     share: float
 
 
 class Uplift(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole report; moments are ISO, UTC, money in minor units per player."""
+    """The whole report; moments in ISO 8601, UTC, money in minor units per player."""
 
     experiment: str
     unit: str
@@ -113,7 +113,7 @@ def uplift(
     tallies: Mapping[str, Tally],
     lag_seconds: float | None = None,
 ) -> Uplift:
-    """The report of an experiment.
+    """Make the report of an experiment.
 
     Args:
         found: Its players.
@@ -168,7 +168,7 @@ def uplift(
 
 
 def planned(players: pd.DataFrame, shares: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:
-    """Expected players by variant: each by the shares of the catalogue that decided about them; None if unknown."""
+    """Expected players by variant, each by the shares of the deciding catalogue; None if those are unknown."""
     expected: dict[str, float] = {}
     for version, count in players["catalogue_version"].value_counts().items():
         if version not in shares:
@@ -179,7 +179,7 @@ def planned(players: pd.DataFrame, shares: Mapping[str, Mapping[str, float]]) ->
 
 
 def headlines(variants: Iterable[str]) -> list[Pair]:
-    """The comparisons that the verdict speaks of: the policy's value, and that of acting at all."""
+    """Comparisons for the verdict: the policy against business rules, and contact against the holdout."""
     there = set(variants)
     acting = next((one for one in ("policy", "business_rules", "uniform") if one in there), None)
     wanted = [("policy", "business_rules"), (acting, "holdout")]
@@ -187,7 +187,7 @@ def headlines(variants: Iterable[str]) -> list[Pair]:
 
 
 def comparisons(mature: Mapping[str, int], heads: Sequence[Pair]) -> list[Pair]:
-    """Headlines first, then all others against the holdout, and the policy against chance, where players suffice."""
+    """Pairs to compare: headlines first, then all others against the holdout, and the policy against chance."""
     others = [(name, "holdout") for name in sorted(mature) if name != "holdout"] + [("policy", "uniform")]
     enough = {name for name, count in mature.items() if count >= LEAST_PLAYERS}
     tellable = [pair for pair in heads if min(mature[name] for name in pair) > 1]
@@ -200,7 +200,7 @@ _ONE_LOOK: Final = (
 
 
 def verdict(rows: Sequence[MetricRow], heads: Sequence[Pair], window_days: int) -> str:
-    """The primary metric in a sentence per headline, then what became of the guardrails; a line each."""
+    """Verdict in words: a line per headline on the primary metric, then the guardrails."""
     primary = {(row.variant, row.control): row for row in rows if row.role == "primary"}
     told = [_sentence(primary[pair], window_days) for pair in heads if pair in primary]
     worse = [row for row in rows if row.role == "guardrail" and (row.variant, row.control) in heads and _worse(row)]
@@ -240,7 +240,7 @@ def _words(variant: str) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A difference with its sign and unit."""
+    """Format a difference with sign and unit."""
     return f"{_plain(value, unit)} {'percentage points' if unit == 'share' else 'minor units'}"
 
 
@@ -270,7 +270,7 @@ def _variant(
 
 
 def _points(matured: pd.DataFrame, primary: Metric, pair: Pair) -> list[Point]:
-    """The difference after each week of first decisions, after each day if they span three weeks at most."""
+    """The difference after each week of first decisions, or each day if they span at most three weeks."""
     players = sides(matured, pair)
     ends = [] if players.empty else _ends(int(players["first_us"].min()), int(players["first_us"].max()))
     return [point for end in ends if (point := _point(players, primary, pair, end)) is not None]
@@ -286,7 +286,7 @@ def _point(players: pd.DataFrame, primary: Metric, pair: Pair, end: int) -> Poin
 
 
 def _ends(first_us: int, last_us: int) -> list[int]:
-    """Days since 1970 that end a week (on a Monday, 00:00 UTC) or a day, from the first to behind the last moment."""
+    """Ends of weeks (Mondays, 00:00 UTC) or days from the first moment to after the last, as days since 1970."""
     first, last = first_us // DAY_US, last_us // DAY_US
     if last - first < _DAILY_DAYS:
         return list(range(first + 1, last + 2))
@@ -307,7 +307,7 @@ def _notes(found: Exposures, mature: Mapping[str, int], pairs: Sequence[Pair]) -
 
 
 def _config_hash(found: Exposures, metrics: Sequence[Metric]) -> str:
-    """Twelve hex digits of all that was chosen before looking."""
+    """Hash of all choices made before looking at results, twelve hex digits."""
     chosen = {
         "experiment": found.experiment,
         "window_days": found.window_days,

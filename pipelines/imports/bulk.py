@@ -1,4 +1,4 @@
-"""Append many events at once, as the API appends single ones, in fewer round trips."""
+"""Bulk append of events, like single ones of the API, in fewer round trips."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PER_CALL: Final = 100
 
 
 class Item(NamedTuple):
-    """An entry for a player's log; `remember` keeps its id for 35 days, as over HTTP."""
+    """A log entry of a player; `remember` keeps its id for 35 days, as over HTTP."""
 
     player: str
     entry: Entry
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What became of some items, and the last place in each partition's log.
+    """Result of a bulk append: status of each item, and the last place in each partition's log.
 
     `statuses` has one of `new`, `duplicate` and `conflict` (the id was used for other content) per item, in order.
     """
@@ -44,12 +44,12 @@ class Batch(NamedTuple):
 
     @property
     def accepted(self) -> int:
-        """How many were new."""
+        """Number of new items."""
         return self.statuses.count("new")
 
 
 class Items:
-    """Makes items of events; remembers the keys under which personal fields are sealed."""
+    """Makes log items of events; caches the keys that seal personal fields."""
 
     def __init__(self, client: redis.Redis, house: House) -> None:
         self._client = client
@@ -59,7 +59,7 @@ class Items:
         self._now_us = house.now_us(real_now_us(client))
 
     def event(self, event: Event, now_us: int | None = None, beside: Sequence[Assertion] = ()) -> Item:
-        """An event of any age at house time, by default that at the start; one older than 35 days must be new.
+        """Make an item of an event of any age; one older than 35 days must be new.
 
         `beside` are facts that hold beside its own.
         """
@@ -72,12 +72,12 @@ class Items:
         return Item(player, entry(player, event, sealed, ahead=ahead, beside=beside), late != "old")
 
     def _facts(self, player: str) -> dict[bytes, bytes]:
-        """What is held of a player."""
+        """Stored facts of a player."""
         home = homes(self._client, [player])[player]
         return cast("dict[bytes, bytes]", self._client.hgetall(Keys(home).facts))
 
     def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
-        """Facts that a sandbox assumes of a player: at moment 0, where everything known beats them."""
+        """Make an item of facts that a sandbox assumes of a player, at moment 0, where every known fact prevails."""
         player = self._key(player_id)
         detail = {fact.field: fact.text for fact in facts}
         digest = hashlib.blake2b(msgspec.json.encode(detail), digest_size=8).digest()
@@ -100,7 +100,7 @@ class Items:
 
 
 def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
-    """Places of the items whose ids the store remembers: appending such an item only tells what became of it."""
+    """Indexes of items whose ids the store remembers: appending them only returns their status."""
     pipe = client.pipeline(transaction=False)
     for item in items:
         keys = Keys(item.player)
@@ -116,7 +116,7 @@ def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
 
 
 def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
-    """Append items in one pipeline; all entries of a player keep their order, those of a linked id are the player's."""
+    """Append items in one pipeline, those of linked ids to their players; a player's entries keep their order."""
     done, linked = _append(client, house, items)
     if not linked:
         return done
@@ -130,13 +130,13 @@ def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
 
 
 def _moved(client: redis.Redis, items: Sequence[Item]) -> list[Item]:
-    """Items of linked ids as those of the players that hold them."""
+    """Items with those of linked ids moved to their players."""
     home = homes(client, [item.player for item in items])
     return [item if home[item.player] == item.player else _of(item, home[item.player]) for item in items]
 
 
 def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None:
-    """Let what was told of an id hold at the id too, whose link may still be taken away again."""
+    """Assert the facts of linked ids at the ids too, whose pending link may still be aborted."""
     pipe = client.pipeline(transaction=False)
     for item in items:
         names, arguments = assert_command(house, Keys(item.player), item.entry.facts)
@@ -145,7 +145,7 @@ def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None
 
 
 def _of(item: Item, player: str) -> Item:
-    """An item of a linked id as the player's, whose facts of that id are kept apart."""
+    """Item of a linked id moved to its player, with the facts kept apart."""
     columns = msgspec.msgpack.decode(item.entry.body)
     columns |= {"player": player, "detail": {TOLD_OF: item.player} | columns.get("detail", {})}
     entry = item.entry.of(item.player)._replace(body=msgspec.msgpack.encode(columns))
@@ -153,7 +153,7 @@ def _of(item: Item, player: str) -> Item:
 
 
 def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:
-    """Append items; those of linked ids were not, and are told with the mark that each bears."""
+    """Append items; those of linked ids are not appended but returned with their marks."""
     calls = list(_calls(items))
     pipe = client.pipeline(transaction=False)
     for places in calls:
@@ -176,7 +176,7 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
 
 
 def _compared(client: redis.Redis, item: Item, done: Appended) -> Appended:
-    """What became of an item; one whose id is remembered may be the same as an earlier build told it."""
+    """Status of an item; the digest of an earlier build under its id may mean the same content."""
     if done.status != "conflict":
         return done
     held = cast("bytes | None", client.get(Keys(item.player).seen(item.entry.seen)))
@@ -184,7 +184,7 @@ def _compared(client: redis.Redis, item: Item, done: Appended) -> Appended:
 
 
 def _calls(items: Sequence[Item]) -> Iterator[list[int]]:
-    """Places of the items that go together: of one player, in order, remembered or not."""
+    """Indexes of the items for each call: of one player, in order, all remembered or none."""
     grouped: dict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(items):
         grouped[item.player].append(place)

@@ -1,4 +1,4 @@
-"""Cells of outside files as values: numbers, money, moments, truth. Pure; what cannot be read is refused."""
+"""Cells of a file as values: numbers, money, moments, booleans. Pure; unreadable cells are refused."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Zoneless(RowRefused):
 
 
 def row_hash(cells: Sequence[str]) -> str:
-    """Id of a row by its content: 32 hex digits, the same wherever the row stands."""
+    """Id of a row by its content, 32 hex digits, wherever the row stands."""
     return blake2b(msgspec.json.encode(cells), digest_size=16).hexdigest()
 
 
 def truth(text: str) -> bool:
-    """Whether a cell says yes."""
+    """Read a cell as a boolean."""
     found = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
     if found is None:
         raise RowRefused(f"{_short(text)} is neither true nor false")
@@ -44,7 +44,7 @@ def truth(text: str) -> bool:
 
 
 def tags(text: str) -> list[str]:
-    """Words that semicolons separate."""
+    """Words separated by semicolons."""
     return [tag.strip() for tag in text.split(";") if tag.strip()]
 
 
@@ -54,7 +54,7 @@ _WIDE: Final = Context(prec=100)
 
 
 def number(text: str) -> Decimal:
-    """A plain decimal number, exact; separators of thousands, NaN and infinity are none."""
+    """Read a plain decimal number, exact; refuses thousands separators, NaN and infinity."""
     stripped = text.strip()
     if _NUMBER.fullmatch(stripped) is None:
         raise RowRefused(f"{_short(text)} is no plain number")
@@ -62,7 +62,7 @@ def number(text: str) -> Decimal:
 
 
 def whole_minor(amount: Decimal, decimals: int, rounding: str | None, text: str) -> int:
-    """Minor units of an amount, exact: what has more decimals than its currency is rounded only where that is asked.
+    """Amount in minor units, exact; more decimals than the currency's are rounded only on request.
 
     Args:
         amount: In the currency's major unit.
@@ -94,7 +94,7 @@ _OPERATIONS: Final[Mapping[type[ast.operator], Callable[[Decimal, Decimal], Deci
 
 
 class Arithmetic:
-    """A term over columns and numbers: `Stake * Multiple`, `-("Gross amount" - Fee) / 100`.
+    """Expression over columns and numbers: `Stake * Multiple`, `-("Gross amount" - Fee) / 100`.
 
     Python's parser reads it; of its tree only numbers, names, quoted names, + - * / and brackets are taken.
 
@@ -128,7 +128,7 @@ class Arithmetic:
                 raise ValueError(f"{self._text!r} is no arithmetic of columns, numbers, + - * / and brackets")
 
     def value(self, cell: Callable[[str], str]) -> Decimal:
-        """What it comes to, to a hundred digits; `cell` gives the text of a column.
+        """Evaluate to a hundred digits; `cell` gives the text of a column.
 
         Raises:
             RowRefused: A cell is no number, or there is no result.
@@ -153,7 +153,7 @@ class Arithmetic:
 
 
 def clock(form: str, zone: str | None) -> Callable[[str], datetime]:
-    """How the text of a time is read; the moments it gives are aware.
+    """Reader of a time format; the moments it returns are aware.
 
     Args:
         form: `iso`, `seconds`, `milliseconds` or a strptime format.
@@ -204,7 +204,7 @@ CLOCKS: Final[Mapping[str, Callable[[str], datetime]]] = {
 
 
 def reads_dates(form: str) -> bool:
-    """Whether a strptime format gives back the whole date that it writes."""
+    """Whether a strptime format reads back the whole date that it writes."""
     sample = datetime(2021, 11, 23, tzinfo=UTC)
     try:
         return _formatted(sample.strftime(form), form).date() == sample.date()
@@ -217,7 +217,7 @@ def _short(text: str) -> str:
 
 
 def reasons(error: ValueError) -> str:
-    """Why a row is no event, in one line."""
+    """Reasons why a row is no event, in one line."""
     if isinstance(error, ValidationError):
         return "; ".join(_reasons(error))
     if isinstance(error, UnicodeError):

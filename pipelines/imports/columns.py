@@ -1,4 +1,4 @@
-"""The words of a mapping file: which column means what, and which rows are which events. Pure."""
+"""Models of a mapping file: which column means what, and which rows are which events. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Part(BaseModel):
 
 
 def _exact(value: object) -> object:
-    """YAML reads some words as truth values, numbers or dates: what a cell is compared with must be text."""
+    """Refuse values that YAML reads as booleans, numbers or dates: cells are compared as text."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -57,7 +57,7 @@ Cells = dict[str, Annotated[tuple[Cell, ...], BeforeValidator(_listed, json_sche
 
 
 class TimeColumn(_Part):
-    """Where the time stands, and how it is written."""
+    """Column of the time, and its format."""
 
     column: str = Field(description="Its column.")
     format: str = Field(
@@ -86,7 +86,7 @@ def _usual(value: object) -> object:
 
 
 class AmountColumn(_Part):
-    """Where the amount stands or how it is computed, in the currency's major unit."""
+    """Column or expression of the amount, in the currency's major unit."""
 
     column: str | None = Field(None, description="Its column; either this or `compute`.")
     compute: str | None = Field(
@@ -114,17 +114,17 @@ class AmountColumn(_Part):
         return self
 
     def named(self) -> list[str]:
-        """The columns that it is made of."""
+        """Columns that the amount uses."""
         return [self.column] if self.column is not None else Arithmetic(self.compute or "").columns
 
     @property
     def rounding(self) -> str | None:
-        """The name that `decimal` gives its rounding."""
+        """Rounding mode, by its name in `decimal`."""
         return f"ROUND_{self.round.upper()}" if self.round else None
 
 
 class IdColumn(_Part):
-    """Where the event id stands."""
+    """Column of the event id."""
 
     column: str = Field(HASH, description="Its column; `hash` makes ids of all columns of the row.")
     by_kind: bool = Field(
@@ -143,7 +143,7 @@ IdPlace = Annotated[IdColumn, BeforeValidator(_named, json_schema_input_type=str
 
 
 class Made(_Part):
-    """One event that a row is made into; what it does not say of itself is the mapping's."""
+    """An event made of a row; settings that it omits are the mapping's."""
 
     event: str = Field(description="Its type.")
     fields: dict[str, Any] = Field({}, description="Event fields that are the same in every such row.")
@@ -166,7 +166,7 @@ class Made(_Part):
         return _mappable(columns)
 
     def named(self) -> Iterator[str]:
-        """The columns that it names beside the mapping's."""
+        """Columns that it names beside the mapping's."""
         yield from [self.time.column] if self.time else []
         yield from self.amount.named() if self.amount else []
         yield from self.columns.values()
@@ -174,7 +174,7 @@ class Made(_Part):
 
 
 class Rule(_Part):
-    """Rows whose cells have these values are these events; one event's words may stand beside `when`."""
+    """Events made of the rows whose cells have these values; a single event may stand beside `when`."""
 
     when: Cells = Field(description="Columns, and the value or values that each must have; `{}` holds for every row.")
     events: tuple[Made, ...] = Field(
@@ -191,7 +191,7 @@ class Rule(_Part):
 
 
 class Assume(_Part):
-    """Facts that a sandbox assumes of every player of the file, because the file lacks them."""
+    """Facts that a sandbox assumes of every player of the file, as the file lacks them."""
 
     jurisdiction: Jurisdiction | None = Field(None, description="Where they live.")
     time_zone: TimeZone | None = Field(None, description="Their time zone.")
@@ -201,7 +201,7 @@ class Assume(_Part):
     consent: tuple[Channel, ...] = Field((), description="Channels on which they consent.")
 
     def assertions(self) -> list[Assertion]:
-        """What is assumed, at moment 0, where everything known beats it."""
+        """Assumed facts, at moment 0, where every known fact prevails."""
         born = self.birth_date
         texts = {"account": self.account, "jurisdiction": self.jurisdiction, "time_zone": self.time_zone}
         return [
@@ -279,7 +279,7 @@ class EventMapping(_Part):
         return self
 
     def named(self) -> list[str]:
-        """Every column that the mapping names, in its order."""
+        """All columns that the mapping names, in order."""
         one_by_one = [self.player, self.time.column, *(self.amount.named() if self.amount else [])]
         ids = [] if self.id.column == HASH else [self.id.column]
         conditions = [column for rule in self.rules for column in rule.when]
@@ -294,7 +294,7 @@ def _mappable(columns: dict[str, str]) -> dict[str, str]:
 
 
 def trouble(made: Made, mapping: EventMapping, door: Door) -> str:
-    """What would keep every row from becoming an event where some words are known, empty if nothing."""
+    """Why no row could become this event under the door's closed lists; empty if rows can."""
     if own := sorted(made.fields.keys() & _OWN):
         return f"{own[0]} cannot be fixed by a rule"
     taken = {*mapping.columns, *made.columns, *(["amount_minor"] if made.amount or mapping.amount else [])}
@@ -307,7 +307,7 @@ def trouble(made: Made, mapping: EventMapping, door: Door) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a mapping file."""
+    """JSON schema of a mapping file."""
     found = EventMapping.model_json_schema()
     rule, made = found["$defs"]["Rule"], found["$defs"]["Made"]
     rule["properties"] |= made["properties"]

@@ -1,4 +1,4 @@
-"""The worker that follows an import: features and lake have what the log took when the import returns."""
+"""Worker that follows an import, so that features and lake are current when it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_SECONDS: Final = 600.0
 
 
 class ImportWorker:
-    """The worker that follows the log with features and lake: one that runs already, else ours in a thread."""
+    """Worker that follows the log: a running one, else our own in a thread."""
 
     def __init__(self, client: redis.Redis, url: str, lake: Path) -> None:
         self._client = client
@@ -46,7 +46,7 @@ class ImportWorker:
         self._wait(lambda seconds: wait_until_in_lake(self._lake, (last + 1) * 1_000, seconds))
 
     def stop(self) -> None:
-        """End our own worker, if there is one; it flushes as it ends."""
+        """Stop our own worker, if any; it flushes as it ends."""
         if self._own:
             self._own.stop()
             self._thread.join()
@@ -65,7 +65,7 @@ class ImportWorker:
 
 @contextmanager
 def following(client: redis.Redis, url: str, lake: Path) -> Iterator[ImportWorker]:
-    """A follower while the body runs; what the log holds already is in the lake when it begins."""
+    """Run a follower during the body; begins when the lake holds everything logged so far."""
     follower = ImportWorker(client, url, lake)
     try:
         follower.in_lake(_logged(client))
@@ -75,7 +75,7 @@ def following(client: redis.Redis, url: str, lake: Path) -> Iterator[ImportWorke
 
 
 def _is_served(client: redis.Redis) -> bool:
-    """Whether a worker holds partitions: one that died holds its leases a few seconds more, but renews none."""
+    """Whether a live worker holds partitions; a dead one holds its leases for seconds but renews none."""
     until = _held_until(client)
     while until > real_now_us(client):
         time.sleep(0.2)
@@ -93,7 +93,7 @@ def _held_until(client: redis.Redis) -> int:
 
 
 def _logged(client: redis.Redis) -> list[str]:
-    """The last entry of each partition's log, where there is one."""
+    """Last entry of each partition's log that has one."""
     pipe = client.pipeline(transaction=False)
     for partition in range(PARTITIONS):
         pipe.xrevrange(f"log:{tag(partition)}", count=1)

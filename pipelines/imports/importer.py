@@ -61,7 +61,7 @@ _MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|V
 
 
 class Imported(NamedTuple):
-    """What became of a file: records = accepted + duplicates + conflicts + rejected.
+    """Result of an import: records = accepted + duplicates + conflicts + rejected.
 
     Attributes:
         records: Rows that were read, each with all the events that it is made into.
@@ -97,7 +97,7 @@ class Imported(NamedTuple):
 
 
 class OpenHouse(NamedTuple):
-    """An open house, and where it is."""
+    """An open house with its home and store."""
 
     home: Path
     url: str
@@ -117,7 +117,7 @@ def _open(home: Path) -> Iterator[OpenHouse]:
 
 
 class Import:
-    """One import under way.
+    """An import under way.
 
     Args:
         door: The house.
@@ -158,11 +158,11 @@ class Import:
 
     @property
     def too_many(self) -> bool:
-        """Whether more of the records were rejected than may be."""
+        """Whether the share of rejected records exceeds its limit."""
         return self._rejects.count > self._most * self.records
 
     def take(self, chunks: Iterable[Sequence[Row]], tell: Callable[[Import], None]) -> None:
-        """Take chunks of rows until too many are rejected; returns when features and lake have what is new of them.
+        """Import chunks of rows until too many are rejected; returns when features and lake have the new events.
 
         What the log holds at the start, of a killed import too, goes to the lake first: there it is seen.
         """
@@ -191,7 +191,7 @@ class Import:
         self.records += len(chunk)
 
     def _readable(self, chunk: Iterable[Row]) -> Iterator[tuple[Row, list[FileEvent]]]:
-        """The rows that are events, with them; the others go to the rejects."""
+        """Rows with their events; rows that are no events go to the rejects."""
         door = self._door
         now_us = door.house.now_us(real_now_us(door.client))
         for row in chunk:
@@ -223,7 +223,7 @@ class Import:
         return file_event(self._items.event(event, now_us, beside), event, self._key(event.player_id))
 
     def _known(self, events: Sequence[FileEvent], seen: KnownEvents) -> dict[int, bool]:
-        """The places of events whose ids lake, run or store have, and whether for the same."""
+        """Indexes of events whose id the lake, this run or the store knows, and whether with the same content."""
         known = seen.known(events)
         asked = [at for at, one in enumerate(events) if one.item.remember and at not in known]
         there = bulk.remembered(self._door.client, [events[at].item for at in asked])
@@ -232,7 +232,7 @@ class Import:
         return known | {asked[at]: status != "conflict" for at, status in zip(there, done.statuses, strict=True)}
 
     def _take_assumed(self, players: Iterable[str], seen: KnownEvents) -> None:
-        """Append what is assumed of players that the file has not named before."""
+        """Append assumed facts of players new to this import."""
         new = [player for player in dict.fromkeys(players) if player not in self._players]
         self._players.update(new)
         items = [self._items.assumed(player, self._assume) for player in new]
@@ -245,14 +245,14 @@ class Import:
         seen.add(fresh)
 
     def _take_new(self, fresh: Sequence[FileEvent], seen: KnownEvents) -> Sequence[Status]:
-        """Append new events; what became of each, where the store came to know its id a moment ago too."""
+        """Append new events; their status, where the store learnt an id just now too."""
         done = self._append([one.item for one in fresh])
         seen.add([one for one, status in zip(fresh, done.statuses, strict=True) if status != "conflict"])
         self.events += done.accepted
         return done.statuses
 
     def _count(self, row: Row, conflict: bool, statuses: Sequence[Status]) -> None:  # noqa: FBT001 - private
-        """Count a record by what became of its new events."""
+        """Count a record by the status of its new events."""
         if conflict or "conflict" in statuses:
             self.conflicts += 1
             self._rejects.add(row, "this event id was used before for another event")
@@ -267,14 +267,14 @@ class Import:
         return done
 
     def _hold_back(self, follower: ImportWorker) -> None:
-        """Wait where the log is too far ahead of the features."""
+        """Wait while the log is too far ahead of the features."""
         self._ahead.append(dict(self._reached))
         if len(self._ahead) > AHEAD:
             follower.applied(self._ahead.popleft())
 
 
 def _untimely(event: Event, now_us: int) -> str:
-    """Why the moment of an event that does not restrict contact cannot be; empty where it can."""
+    """Why the moment of an event is out of range, empty if it is not."""
     if timeliness(micros(event.occurred_at), now_us) == "ahead":
         return f"occurred_at {event.occurred_at.isoformat()} lies in the future of the house's clock"
     return "" if of_our_time(event) else "occurred_at: moments lie between 1970 and 2200"
@@ -298,7 +298,7 @@ def _assumed(mapping: EventMapping | None, house: House) -> Sequence[Assertion]:
 
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """One import at a time: two of the same file would not see what the other takes."""
+    """Allow one import at a time: two of the same file would not see each other's events."""
     if not home.is_dir():
         raise StoreError(f"{home} holds no house yet: run `croupier up` once")
     with (home / "import.lock").open("w") as lock:
@@ -322,7 +322,7 @@ def _seen(home: Path) -> Iterator[KnownEvents]:
 
 @contextmanager
 def _bar(source: Source, *, shown: bool) -> Iterator[Callable[[Import], None]]:
-    """A bar on stderr, over the bytes of the file."""
+    """Progress bar on stderr over the bytes of the file."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -348,7 +348,7 @@ def run(
     max_rejected_share: float | None = None,
     progress: bool = True,
 ) -> Imported:
-    """Import a file of events into a house; returns when features and lake have all of it.
+    """Import a file of events into a house; returns when features and lake have all of them.
 
     Args:
         home: Where the house's state lies.
@@ -380,7 +380,7 @@ def run(
 
 @contextmanager
 def _rarely_collecting() -> Iterator[None]:
-    """Rows by the thousand are no garbage: looking for cycles among them costs a quarter of an import."""
+    """Collect garbage rarely: searching thousands of rows for cycles costs a quarter of an import."""
     before = gc.get_threshold()
     gc.set_threshold(200_000, 50, 100)
     try:
@@ -412,7 +412,7 @@ def _counted(done: Import, rejects: Rejects, kept: Path, source: Source, seconds
 
 
 def _refusal(done: Import, rejects: Rejects, kept: Path, ended: int) -> str | None:
-    """Why an import failed, the commonest reason first, and what was taken all the same; None if it did not.
+    """Why an import failed, the commonest reason first, and what it accepted; None if it did not fail.
 
     `ended` is the last line that was read where the import ended early.
     """

@@ -1,4 +1,4 @@
-"""A mapping bound to the columns of a file: rows of text become events. Pure.
+"""Mapping bound to the columns of a file: rows of text become events. Pure.
 
     mapping.yaml --load--> EventMapping --MappedRows(header)--> row of text --events--> features.events.Event
 
@@ -35,7 +35,7 @@ class ImportRefused(Exception):
 
 
 def load(file: Path) -> EventMapping:
-    """Read a mapping file, or a shipped one by its name.
+    """Read a mapping file, or a shipped mapping by its name.
 
     Raises:
         ImportRefused: There is none, it is no YAML, or a field is wrong; the sentence names file and field.
@@ -71,27 +71,27 @@ _TRUTHS: Final = {
 
 
 class Reading(NamedTuple):
-    """An event of a row, and what of it nobody knows."""
+    """An event of a row, and doubts about its fields."""
 
     event: Event
     doubts: Doubts
 
 
 class Rows(Protocol):
-    """What makes events of the cells of rows."""
+    """Protocol: makes events of the cells of rows."""
 
     @property
     def names(self) -> Sequence[int]:
-        """Places of the cells that name a player or an event."""
+        """Indexes of the cells that name a player or an event."""
         ...
 
     def readings(self, row: Sequence[str]) -> list[Reading]:
-        """The events that a row is, one at least; raises ValueError if it is none."""
+        """Events of a row, at least one; raises ValueError if it is none."""
         ...
 
 
 class OwnRows:
-    """Our own event format, one JSON object a line, as `POST /v1/events` takes it."""
+    """Rows of our own event format, one JSON object a line, as `POST /v1/events` takes it."""
 
     names: Sequence[int] = ()
 
@@ -108,7 +108,7 @@ Read = Callable[[Sequence[str]], object]
 
 
 class _Plan(NamedTuple):
-    """How a row becomes an event: fixed fields, the end of its id, how its time and other fields are read."""
+    """How to make an event of a row: fixed fields, suffix of its id, readers of time and other fields."""
 
     fixed: Mapping[str, Any]
     id_end: str
@@ -118,7 +118,7 @@ class _Plan(NamedTuple):
 
 
 class MappedRows:
-    """A mapping bound to the columns of a file.
+    """Rows of a file under a mapping.
 
     Args:
         mapping: What to bind.
@@ -151,15 +151,15 @@ class MappedRows:
         self._found: dict[tuple[str, ...], Sequence[_Plan]] = {}
 
     def event(self, row: Sequence[str]) -> Event:
-        """The first event that a row is; see `events`."""
+        """The first event of a row; see `events`."""
         return self.events(row)[0]
 
     def events(self, row: Sequence[str]) -> list[Event]:
-        """The events that a row is; see `readings`."""
+        """Events of a row; see `readings`."""
         return [one.event for one in self.readings(row)]
 
     def readings(self, row: Sequence[str]) -> list[Reading]:
-        """The events that a row is, one at least, with what of them nobody knows.
+        """Events of a row, at least one, with doubts about their fields.
 
         Raises:
             ValueError: It is none, or one of them cannot be; `RowRefused` and pydantic's ValidationError are its kinds.
@@ -183,7 +183,7 @@ class MappedRows:
         return Reading(*parse(EVENT, fields, self._door))
 
     def refuse_zoneless(self, rows: Iterable[Sequence[str]]) -> None:
-        """Raise ImportRefused if the time of every one of these rows lacks a zone: then all of the file's will."""
+        """Raise ImportRefused if the times of all these rows lack a zone: then those of the whole file do."""
         trouble = None
         for row in rows:
             try:
@@ -255,7 +255,7 @@ def _cell(at: int, read: Callable[[str], object]) -> Read:
 
 
 def _amount(amount: AmountColumn, place: Mapping[str, int]) -> Read:
-    """How minor units are read from a row."""
+    """Reader of minor units from a row."""
     if amount.compute is None:
         (column,) = amount.named()
         return _cell(place[column], partial(minor, decimals=amount.decimals, rounding=amount.rounding))
@@ -269,7 +269,7 @@ def _amount(amount: AmountColumn, place: Mapping[str, int]) -> Read:
 
 
 def _reading(name: str, time: TimeColumn) -> Callable[[str], object]:
-    """How the text of a cell becomes a field of an event."""
+    """Reader of an event field from the text of a cell."""
     match name:
         case "birth_date":
             return date.fromisoformat

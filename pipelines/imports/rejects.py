@@ -1,4 +1,4 @@
-"""What an import does not take: the file of rejected rows, the reasons by number, and what to look at twice."""
+"""Rejects of an import: the file of rejected rows, reasons by number, and doubts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN: Final = 5
 
 
 class Tally:
-    """How often each of some sentences was said, and of which line first; values that differ are left out."""
+    """Counts of sentences, each with its first line; differing values are masked."""
 
     def __init__(self) -> None:
         self._counts: dict[str, list[int]] = {}
@@ -33,11 +33,11 @@ class Tally:
         self._counts.setdefault(kind, [0, line])[0] += 1
 
     def counts(self) -> dict[str, int]:
-        """The sentences and how often each was said, the commonest first."""
+        """Sentences and their counts, the commonest first."""
         return {kind: count for kind, (count, _) in self._ranked()}
 
     def sentences(self) -> list[str]:
-        """The commonest, with how often and where first."""
+        """The commonest sentences with count and first line."""
         return [f"{kind} ({count:,} rows, line {line:,} first)" for kind, (count, line) in self._ranked()[:_SHOWN]]
 
     def _ranked(self) -> list[tuple[str, list[int]]]:
@@ -45,7 +45,7 @@ class Tally:
 
 
 class Rejects:
-    """The file of rejected rows; it takes the place of an earlier one when the import has ended.
+    """File of rejected rows; replaces an earlier one when the import has ended.
 
     Until then the rows have no name on disk: whatever ends the import leaves nothing behind.
 
@@ -80,7 +80,7 @@ class Rejects:
         self.reasons = Tally()
 
     def add(self, row: Row, reason: str) -> None:
-        """Keep a row and why it was rejected."""
+        """Add a row with the reason of its rejection."""
         sentence = " ".join(reason.split())
         self._writer.writerow([row.number, row.line, sentence, *row.original])
         self.reasons.add(sentence, row.line)
@@ -107,7 +107,7 @@ class Rejects:
 
 
 def rejects_path(home: Path, source: Path) -> Path:
-    """Where the rejected rows of a file go: in the house, by the file's name and place."""
+    """Default path of a file's rejects: in the house, by the file's name and place."""
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     place = blake2b(os.fsencode(source.resolve()), digest_size=4).hexdigest()

@@ -1,4 +1,4 @@
-"""A file of outside rows, read with suspicion: CSV or JSON lines, gzipped or not, told apart by their content.
+"""Rows of a file: CSV or JSON lines, gzipped or not, recognised by content and checked.
 
 Every line of the file is a line of its header, a blank one, or belongs to exactly one row. What reads as one record
 of several lines but does not fit the header is taken apart: its first line is a broken row, the others are read again,
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 class _Lines:
-    """Lines of a text, none longer than a bound: what is longer is cut.
+    """Lines of a text, cut at a maximal length.
 
     Attributes:
         taken: The lines of the row that is being read.
@@ -97,22 +97,22 @@ class _Lines:
 
     @property
     def cut(self) -> bool:
-        """Whether the row has a line that is longer than the bound."""
+        """Whether a line of the row was cut."""
         return any(len(line) >= _LINE and line[-1] not in "\r\n" for line in self.taken)
 
     def begin(self) -> None:
-        """Begin another row."""
+        """Begin a new row."""
         self.taken.clear()
 
     def only_first(self) -> None:
-        """Leave a row its first line only; the others are read again."""
+        """Reduce the row to its first line; the others are read again."""
         self._again.extendleft(reversed(self.taken[1:]))
         self.number -= len(self.taken) - 1
         del self.taken[1:]
 
 
 class _Blanks:
-    """Cells between blanks and tabs, as `csv.reader` would give them; a quoted cell ends in its line."""
+    """Cells separated by blanks and tabs, like `csv.reader`; a quoted cell ends in its line."""
 
     def __init__(self, lines: Iterator[str], quote: str | None) -> None:
         self._lines = lines
@@ -138,7 +138,7 @@ class _Blanks:
 
 
 class Source:
-    """A file as rows of text cells, checked whole where a fault could show late.
+    """A file as rows of text cells; read whole first where a fault could show late.
 
     Attributes:
         header: Names of the cells of a row.
@@ -182,7 +182,7 @@ class Source:
         self._rows = self._json_rows() if self._is_json else self._csv_rows()
 
     def _first_block(self, binary: BinaryIO, *, whole: bool) -> bytes:
-        """The beginning of the file, after reading all of it where only that shows that it is whole."""
+        """First block of the file, after reading all of it where only that shows that it is complete."""
         try:
             first = binary.read(_LINE)
             while whole and binary.read(_LINE):
@@ -235,16 +235,16 @@ class Source:
 
     @property
     def lines(self) -> int:
-        """Lines read so far, those of the header and blank ones too."""
+        """Number of lines read so far, header and blank lines included."""
         return self._lines.number
 
     @property
     def cut_short(self) -> bool:
-        """Whether the last line that was read has no end, as where a file was cut."""
+        """Whether the last line read has no line end, as in a truncated file."""
         return not self._lines.whole
 
     def read_bytes(self) -> int:
-        """Bytes of the file read so far."""
+        """Number of bytes of the file read so far."""
         return self._raw.tell()
 
     def chunk(self, rows: int) -> list[Row]:
@@ -252,7 +252,7 @@ class Source:
         return list(self._some(rows))
 
     def chunks(self, rows: int) -> Iterator[list[Row]]:
-        """All rows that are left, some at a time."""
+        """All remaining rows, in chunks."""
         while chunk := self.chunk(rows):
             yield chunk
 
@@ -296,7 +296,7 @@ class Source:
                 yield self._row(cells, cells, f"the row has {len(cells)} cells, the header {width}")
 
     def _apart(self, problem: str) -> Row:
-        """A broken row of the first line only; the others are read again."""
+        """Broken row of the first line only; the others are read again."""
         if (count := len(self._lines.taken)) > 1:
             last = self._lines.number
             problem += f"; a quote takes lines {last - count + 1} to {last} together: the others are read on their own"
@@ -304,7 +304,7 @@ class Source:
         return self._broken(_TOO_LONG if self._lines.cut else problem)
 
     def _swallowed(self) -> str:
-        """What may be wrong with a row of several lines: that some would be rows of their own."""
+        """Doubt about a row of several lines: that some of them are rows of their own."""
         between = len(self.header) - 1
         alike = (line.count(self._delimiter) == between for line in self._lines.taken[1:-1])
         return "a quoted cell holds lines that look like rows: is a quote missing?" if between and any(alike) else ""
@@ -324,7 +324,7 @@ class Source:
 
 
 def _encoding(first: bytes) -> str:
-    """The encoding that a file's beginning tells."""
+    """Encoding of a file by its first bytes."""
     return "utf-16" if first[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else "utf-8"
 
 
@@ -348,7 +348,7 @@ _JSON: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=s
 
 
 def _objects(content: str) -> list[dict[str, object]]:
-    """The first objects of a file, as far as they are whole."""
+    """The first complete objects of a file."""
     found = []
     for line in re.split(r"\r\n?|\n", content, maxsplit=_LOOKED_AT)[:_LOOKED_AT]:
         try:
@@ -359,7 +359,7 @@ def _objects(content: str) -> list[dict[str, object]]:
 
 
 def _json_cells(text: str, named: Sequence[str]) -> tuple[Sequence[str], Sequence[str], str]:
-    """Cells of an object, those that the mapping names and then the whole in one spelling; its text; its problem."""
+    """Cells of a JSON object (the mapped ones, then the whole object), its text, and its problem."""
     try:
         found = _JSON.decode(text)
         whole = json.dumps(found, sort_keys=True, separators=(",", ":"))

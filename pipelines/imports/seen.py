@@ -1,4 +1,4 @@
-"""Events that the house has already, by id and content, of any age.
+"""Known events of a house by id and content, of any age.
 
 Two events of one id are the same where their content is: every column of the lake that is not sealed, moments in UTC.
 The lake's rows are put into that text by DuckDB, an import's events by `content`; the laws compare the two.
@@ -50,7 +50,7 @@ CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 
 
 def content(event: Event) -> str:
-    """The content of an event, as `CONTENT` gives it for the row that the lake will hold."""
+    """Content of an event for comparison, as `CONTENT` gives it for a row of the lake."""
     row: dict[str, Any] = events.row(event)
     until = getattr(event, "until", None)
     details = [
@@ -65,7 +65,7 @@ def content(event: Event) -> str:
 
 
 class FileEvent(NamedTuple):
-    """An event as a file tells it: item for the log, caller's id, name of player and event, its content."""
+    """An event of a file: log item, caller's id, key of player and event id, content."""
 
     item: Item
     player_id: str
@@ -75,14 +75,14 @@ class FileEvent(NamedTuple):
 
 
 def file_event(item: Item, event: Event, asked: str) -> FileEvent:
-    """An event of the id with this key, as a file tells it."""
+    """Make a file event of a log item and its event; `asked` is the key of the id that the file names."""
     sealed = events.personal(event)
     text = msgspec.json.encode(sealed).decode() if sealed else ""
     return FileEvent(item, event.player_id, f"{asked} {event.event_id}", content(event), text)
 
 
 class KnownEvents:
-    """The ids and contents that the lake had when the import began, and those that this run took since.
+    """Ids and contents in the lake when the import began, and those that this run added.
 
     Each is kept as the 128 bits of a hash in DuckDB, which moves to disk what does not fit in memory. Sealed content
     is known of this run's events only, and hashed with a salt of this run.
@@ -99,14 +99,14 @@ class KnownEvents:
             self._db.execute(f"INSERT INTO seen {known}", [f"{lake}/events/*/*.parquet"])
 
     def known(self, some: Sequence[FileEvent]) -> dict[int, bool]:
-        """The places of those whose id was seen, and whether with the same content."""
+        """Indexes of events whose id is known, and whether with the same content."""
         self._ask(some)
         same = "seen.content = asked.content AND coalesce(seen.sealed = asked.sealed, true)"
         found = self._db.execute(f"SELECT place, bool_or({same}) FROM asked JOIN seen USING (id) GROUP BY place")  # noqa: S608
         return dict(found.fetchall())
 
     def add(self, some: Sequence[FileEvent]) -> None:
-        """Remember what was taken."""
+        """Remember appended events."""
         self._ask(some)
         self._db.execute("INSERT INTO seen SELECT id, content, sealed FROM asked")
 
@@ -121,19 +121,19 @@ class KnownEvents:
         )
 
     def close(self) -> None:
-        """Forget all."""
+        """Close the database and forget everything."""
         self._db.close()
 
 
 class Verdict(NamedTuple):
-    """What becomes of a record as a whole, and those of its events that are new."""
+    """Verdict on a record, and its new events."""
 
     status: Literal["new", "duplicate", "conflict"]
     fresh: Sequence[FileEvent] = ()
 
 
 def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> Iterator[Verdict]:
-    """Judge records in their order: one is new if any of its events is, and in conflict if any of them is.
+    """Judge records in order: new if any event of theirs is, in conflict if any is.
 
     Args:
         records: The events of each.

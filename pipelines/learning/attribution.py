@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class Worth(_Part):
-    """What an event is worth, as a share of its amount; a field that is absent matches anything."""
+    """Value of an event type as a share of its amount; a missing field matches anything."""
 
     type: Literal["bet", "deposit"]
     product: str | None = None
@@ -43,7 +43,7 @@ class Worth(_Part):
 
 
 class Terms(_Part):
-    """The reviewed file: worth of events, penalties in minor units."""
+    """Reward terms: value of events, penalties in minor units."""
 
     version: Literal[1]
     worth: tuple[Worth, ...]
@@ -51,11 +51,11 @@ class Terms(_Part):
 
     @classmethod
     def read(cls, path: Path = TERMS) -> Self:
-        """Read the file; raises CatalogueError naming file and field."""
+        """Read reward.yaml; raises CatalogueError naming file and field."""
         return load_yaml(path, cls)
 
     def value_minor(self, event: Mapping[str, Any]) -> float:
-        """Worth of an event's columns, minor units; 0 of what is not money."""
+        """Value of an event, minor units; 0 for events without money."""
         for one in self.worth:
             asked = {"type": one.type, "product": one.product, "status": one.status, "target": one.target}
             if all(wanted in (None, event.get(column)) for column, wanted in asked.items()):
@@ -64,7 +64,7 @@ class Terms(_Part):
 
 
 class DrawnDecision(NamedTuple):
-    """A decision as learning sees it; moments in unix microseconds, `context` float32 bytes of `models.policy.context`.
+    """A drawn decision; moments in unix microseconds, `context` float32 bytes of `models.policy.context`.
 
     `channel` and `timing_slot` are None for `NO_CONTACT`; `at_once` marks what needs no confirm.
     """
@@ -82,7 +82,7 @@ class DrawnDecision(NamedTuple):
 
 
 class OpenReward(msgspec.Struct, kw_only=True):
-    """An open decision: the window is open from `begun_us` (0: a contact that is not confirmed yet)."""
+    """A decision whose reward is open; its window begins at `begun_us` (0: a contact not confirmed yet)."""
 
     drawn: DrawnDecision
     begun_us: int = 0
@@ -91,7 +91,7 @@ class OpenReward(msgspec.Struct, kw_only=True):
 
 
 class TrainingEvent(NamedTuple):
-    """Something to learn of a decision.
+    """A training event about a decision.
 
     Attributes:
         kind: `zero` (it began), `one` (money moved for the first time), `penalty`, `value` (final, converted) or
@@ -108,7 +108,7 @@ class TrainingEvent(NamedTuple):
 
 
 class OpenRewards(msgspec.Struct, kw_only=True):
-    """Everything that attribution remembers; it is part of a checkpoint.
+    """State of attribution; part of a checkpoint.
 
     Attributes:
         touches: Open decisions by id.
@@ -128,7 +128,7 @@ class OpenRewards(msgspec.Struct, kw_only=True):
 
 
 class Attribution:
-    """Turns log entries into lessons, in the order they are told.
+    """Turns log entries into training events, in the order of the log.
 
     Args:
         terms: What things are worth.
@@ -143,7 +143,7 @@ class Attribution:
         self.books = books or OpenRewards()
 
     def pass_time(self, now_us: int) -> Iterator[TrainingEvent]:
-        """Close what is over at a moment of the log's clock, the earliest first."""
+        """Close rewards whose window has ended at a moment of the log's clock, the earliest first."""
         due, early = self.books.due, self.books.early
         while early and (oldest := next(iter(early))) and early[oldest][0][0] + self._window_us < now_us:
             del early[oldest]  # its decision taught nothing
@@ -154,7 +154,7 @@ class Attribution:
                 yield from self._close(touch)
 
     def decided(self, drawn: DrawnDecision, known_us: int) -> Iterator[TrainingEvent]:
-        """A decision was logged; one that is open already teaches nothing."""
+        """Open the reward of a logged decision; a repeated decision yields nothing."""
         books, name = self.books, drawn.decision_id
         if name in books.touches:
             return
@@ -168,7 +168,7 @@ class Attribution:
             yield from self.outcome(name, type_, occurred_us, known_us)
 
     def outcome(self, name: str, type_: str, occurred_us: int, known_us: int) -> Iterator[TrainingEvent]:
-        """Something became of a contact: `confirmed` opens it, others may cost.
+        """Apply an outcome of a contact: `confirmed` opens its window, others may cost a penalty.
 
         One that failed before it was confirmed is over; after that it was meant to happen, and its window goes on
         (intention to treat), or what players do by themselves would count for leaving alone only.
@@ -187,7 +187,7 @@ class Attribution:
             yield from self._punish(touch, type_)
 
     def event(self, player: str, event: Mapping[str, Any], occurred_us: int) -> Iterator[TrainingEvent]:
-        """The player did something: it counts for every open touch whose window holds it."""
+        """Apply a player's event to every open reward whose window contains it."""
         held = [self.books.touches[name] for name in self.books.by_player.get(player, ())]
         within = [one for one in held if one.begun_us and one.begun_us < occurred_us <= one.begun_us + self._window_us]
         seen = self.books.events.setdefault(player, set()) if within else set()
@@ -232,7 +232,7 @@ class Attribution:
 
 
 def _harm(event: Mapping[str, Any]) -> str | None:
-    """Kind of penalty that an event of a player is, if any."""
+    """Kind of penalty that an event draws, None for most."""
     type_ = event["type"]
     if type_ in {"time_out", "self_excluded"}:
         return str(type_)
@@ -246,5 +246,5 @@ def _harm(event: Mapping[str, Any]) -> str | None:
 
 
 def _concerns(event: Mapping[str, Any], touch: OpenReward) -> bool:
-    """Whether an event may speak against a contact: consent that is withdrawn does against contacts of its channel."""
+    """Whether an event may penalise a contact; withdrawn consent penalises contacts on its channel only."""
     return event["type"] != "consent_changed" or event.get("channel") == touch.drawn.channel

@@ -36,7 +36,7 @@ Step = Callable[[str], None]
 
 
 class LearnerProcess:
-    """Runs a school over a house's lake, keeps its checkpoint, and publishes what it learns.
+    """Runs a training over a house's lake, keeps its checkpoint, and publishes policy versions.
 
     Only the holder of the lease learns, keeps and publishes; whoever takes it over goes on from the checkpoint.
 
@@ -75,7 +75,7 @@ class LearnerProcess:
         self._stopping.set()
 
     def work(self) -> None:
-        """Learn what is new, then publish the newest snapshot; nothing while another process holds the lease."""
+        """Learn new flushes, then publish the newest version; does nothing while another process holds the lease."""
         if not self._leads():
             return
         for flush in self._school.waiting():
@@ -89,7 +89,7 @@ class LearnerProcess:
         self._publish()
 
     def _leads(self) -> bool:
-        """Whether this process is the one learner; one that becomes it begins from the checkpoint."""
+        """Whether this process holds the learner's lease; on gaining it, the checkpoint is restored."""
         held: object = self._client.fcall(
             "croupier_lease", 1, LEARNER_LEASE, self._owner, str(LEASE_SECONDS * 1_000_000)
         )
@@ -133,7 +133,7 @@ class LearnerProcess:
 
 
 class Teller:
-    """Tells MLflow of what was published; what MLflow does not take is not told, and learning goes on."""
+    """Records published versions in MLflow; failures of MLflow are logged, and learning goes on."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -142,7 +142,7 @@ class Teller:
         self._journal: LearnerJournal | None = None
 
     def __call__(self, school: Training) -> None:
-        """Note the newest snapshot, and keep a checkpoint every few minutes."""
+        """Record the newest version, and upload a checkpoint every few minutes."""
         if school.newest is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Choose the policy version that serves: the latest, until one is rolled back to, and until that is released.
+"""Choose the policy version that serves: the newest, except between a rollback and its release.
 
 A snapshot follows the one that serves if it was learnt the same way and later, or another way from at least as many
 rows. `rollback` lets an earlier one serve and holds all that is learnt meanwhile; `promote` lets the newest follow.
@@ -25,7 +25,7 @@ _DAY_US: Final = 86_400_000_000
 
 
 class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of the policy that serves.
+    """One change of the serving policy.
 
     Attributes:
         action: `learn` (a snapshot followed), `rollback` or `promote`.
@@ -45,7 +45,7 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def let_follow(client: redis.Redis, newest: PolicyVersion) -> bool:
-    """Publish a snapshot if it follows the one that serves and nothing is held; whether it serves now.
+    """Publish a policy version if it follows the serving one and no rollback holds; returns whether it serves now.
 
     Raises:
         SnapshotError: It holds what cannot be served.
@@ -65,14 +65,14 @@ def let_follow(client: redis.Redis, newest: PolicyVersion) -> bool:
 
 
 def follows(newest: PolicyVersion, before: PolicyVersion) -> bool:
-    """Whether a snapshot comes after another: later of its lineage, or of another one and learnt from no fewer rows."""
+    """Whether a version succeeds another: later in its lineage, or of another one learnt from no fewer rows."""
     if newest.lineage == before.lineage:
         return newest.number > before.number
     return newest.rows >= before.rows
 
 
 def serving(client: redis.Redis) -> PolicyVersion | None:
-    """The snapshot that serves; None if there is none that this build can read."""
+    """The serving policy version; None if there is none that this build can read."""
     digest = cast("bytes | None", client.get(pointer_key("policy")))
     data = cast("bytes | None", client.get(bundle_key(digest.decode()))) if digest else None
     try:
@@ -82,13 +82,13 @@ def serving(client: redis.Redis) -> PolicyVersion | None:
 
 
 def history(client: redis.Redis) -> list[PolicyChange]:
-    """Changes of the policy that serves, oldest first."""
+    """Changes of the serving policy, oldest first."""
     held = cast("list[bytes]", client.lrange(_HISTORY, 0, -1))
     return [msgspec.json.decode(one, type=PolicyChange) for one in held]
 
 
 def rollback(url: str, version: str | None = None, by: str | None = None) -> PolicyChange:
-    """Let an earlier snapshot serve, hold what is learnt meanwhile, and return when every serving process reports it.
+    """Let an earlier version serve and hold newer ones back; returns when every serving process reports it.
 
     Args:
         url: The store.
@@ -114,7 +114,7 @@ def rollback(url: str, version: str | None = None, by: str | None = None) -> Pol
 
 
 def promote(url: str, by: str | None = None) -> PolicyChange:
-    """Let what is learnt serve again after a rollback: the newest snapshot now, and those after it as they come.
+    """End a rollback: the newest version serves now, and later ones as they come.
 
     Raises:
         GateRefused: Nothing is held.

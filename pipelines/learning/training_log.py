@@ -45,7 +45,7 @@ _START: Final = Cursor()
 
 
 class LakeEntry(NamedTuple):
-    """One entry of the learning log: its table of the lake, house time at which it became known, its columns."""
+    """An entry of the learning log: its table, house time at which it became known, its columns."""
 
     table: str
     known_us: int
@@ -53,7 +53,7 @@ class LakeEntry(NamedTuple):
 
 
 class LearningLog:
-    """The lake, read in the one order in which it is learnt from.
+    """The lake as a learning log, read in one fixed order.
 
     Args:
         lake: Directory of the lake.
@@ -67,7 +67,7 @@ class LearningLog:
         self._nothing: tuple[int, int] | None = None
 
     def flushes(self, after: str) -> list[str]:
-        """Names of the flushes that followed one and are whole, in order."""
+        """Names of the complete flushes after a given one, in order."""
         whole, last = reach(self._lake).flushed, _last(after)
         if (whole, last) == self._nothing:
             return []
@@ -77,7 +77,7 @@ class LearningLog:
         return found
 
     def entries(self, flush: str) -> list[LakeEntry]:
-        """What a flush holds, in order."""
+        """Entries of a flush, in order."""
         files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
         found = [entry for table, file in files for entry in self._read(table, file)]
         # Days only grow, but for a clock that is set back: one day more is looked at.
@@ -85,7 +85,7 @@ class LearningLog:
         return [entry for _, entry in sorted(found, key=lambda one: one[0])]
 
     def _files(self, table: str, name: str) -> Iterator[Path]:
-        """Files of a table, from the last day on that was read: days only ever grow."""
+        """Files of a table from the last day that was read on: days only grow."""
         for day in sorted((self._lake / table).glob("day=*")):
             if len(self._days) < 2 or day.name >= self._days[0]:
                 yield from day.glob(f"{name}.parquet")
@@ -105,7 +105,7 @@ def _last(flush: str) -> int:
 
 
 def drawn(record: Record) -> DrawnDecision | None:
-    """A logged decision as learning sees it; None if nothing was chosen by chance, or by another build's features."""
+    """The decision of a record for training; None if it was not drawn, or made with another build's features."""
     choice, sent, churn = record.choice, record.action, record.seen.churn_score
     if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
         return None
@@ -119,7 +119,7 @@ def drawn(record: Record) -> DrawnDecision | None:
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
-    """Everything a learner needs to go on: what it learnt, what is open, and how far it read."""
+    """State of the training: the learner, open rewards, and the place in the log."""
 
     lineage: str
     cursor: Cursor
@@ -130,7 +130,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
 
 class Training:
-    """Learns the log flush by flush, without a store: what is learnt is a function of the log.
+    """Trains a policy from the log, flush by flush, without a store or a clock.
 
     Attributes:
         lineage: Changes with anything that changes what would be learnt from the same log.
@@ -149,7 +149,7 @@ class Training:
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything: learning begins at the start of the lake."""
+        """Reset, and begin at the start of the lake."""
         self._log = LearningLog(self._lake, HARMFUL | {one.type for one in self._terms.worth})
         self._learner = Learner(self._settings)
         self._attribution = Attribution(self._terms, self._window_us)
@@ -158,11 +158,11 @@ class Training:
 
     @property
     def open(self) -> int:
-        """Decisions whose window is open."""
+        """Number of decisions whose reward is open."""
         return len(self._attribution.books.touches)
 
     def waiting(self) -> list[str]:
-        """Flushes that are not learnt yet."""
+        """Names of the flushes that are not learnt yet."""
         return self._log.flushes(self.cursor.flush)
 
     def learn(self, flush: str) -> None:
@@ -204,7 +204,7 @@ class Training:
             self._learner.closed = {}
 
     def checkpoint(self) -> bytes:
-        """The whole state between two flushes."""
+        """Serialise the whole state between two flushes."""
         return msgspec.msgpack.encode(
             Checkpoint(
                 lineage=self.lineage,
@@ -217,7 +217,7 @@ class Training:
         )
 
     def resume(self, data: bytes) -> bool:
-        """Go on from a checkpoint; False, and nothing changed, if it is of another lineage or cannot be read."""
+        """Restore a checkpoint; False, with nothing changed, if it is of another lineage or unreadable."""
         try:
             held = msgspec.msgpack.decode(data, type=Checkpoint)
             learner = Learner.loads(held.learner, self._settings)
@@ -233,7 +233,7 @@ class Training:
 
 
 def teach(learner: Learner, lesson: TrainingEvent) -> None:
-    """Give a lesson to a learner."""
+    """Pass a training event to a learner."""
     one = lesson.drawn
     act = NamedAction(one.offer, one.channel, one.timing_slot)
     seen = np.frombuffer(one.context, dtype="<f4").astype(np.float64)
@@ -257,7 +257,7 @@ _TERMS: Final = Form("version worth penalties_minor", worth=Form("type product s
 def lineage(
     settings: LearnerSettings, terms: Terms, window_us: int, readings: Sequence[str], schema: str, format_: int
 ) -> str:
-    """Twelve hex digits of all that decides what is learnt from a log.
+    """Hash of everything that determines what is learnt from a log, twelve hex digits.
 
     Args:
         settings: How is learnt.

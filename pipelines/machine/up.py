@@ -1,4 +1,4 @@
-"""One machine: store, worker, learner, API and MLflow's screen, started, watched and stopped by one process.
+"""`croupier up`: start, watch and stop store, worker, learner, API and MLflow's screen on one machine.
 
 What serves starts first; what nobody waits for, the first churn model and the screen, afterwards and more slowly.
 """
@@ -52,7 +52,7 @@ VIEW: Final = "/#/experiments?workflowType=machine_learning"
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of `croupier up`.
+    """Options of `croupier up`.
 
     Attributes:
         home: Where state lives.
@@ -84,7 +84,7 @@ class Options:
 
 
 def up(wish: Options, console: Console) -> None:
-    """Start everything, fill and train a new house, print where it is, and watch until told to stop.
+    """Start everything, fill and train a new house, print addresses, and watch until stopped.
 
     Raises:
         StoreError: The store did not start, or holds another house than asked for.
@@ -127,7 +127,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 @contextmanager
 def _store(wish: Options, console: Console) -> Iterator[tuple[str, list[Server]]]:
-    """The store's address, and the embedded server in a list (empty for a store elsewhere).
+    """Address of the store, and the embedded server in a list (empty for an external store).
 
     The server of a command that runs, or one that outlived its house, is taken over.
     """
@@ -151,7 +151,7 @@ def _step(console: Console, name: str) -> Iterator[None]:
 
 
 def prepare(client: redis.Redis, wish: Options, url: str) -> House:
-    """Create or open the house, load the store's functions, apply feature definitions if they changed."""
+    """Create or open the house, load the store's functions, apply changed feature definitions."""
     sandbox = wish.players > 0 or wish.clock_us is not None or wish.rate is not None
     house = create_house(client, clock_us=wish.clock_us, rate=wish.rate, sandbox=sandbox)
     load_library(client, "service.contacts", "ledger.lua")
@@ -165,7 +165,7 @@ def prepare(client: redis.Redis, wish: Options, url: str) -> House:
 
 
 def _children(wish: Options, url: str) -> list[Child]:
-    """What a house is made of, besides its store."""
+    """Processes of a house besides its store."""
     serve = ["serve", "--port", str(wish.port), "--workers", str(wish.workers)]
     return [
         _child(wish, url, "worker", ["worker"]),
@@ -183,7 +183,7 @@ def _child(wish: Options, url: str, name: str, words: Sequence[str], niceness: i
 
 
 def open_doors(client: redis.Redis, house: House, wish: Options, console: Console) -> None:
-    """Fill the house if that was not done, and wait until every part of it is up.
+    """Fill a new house, and wait until every process is up.
 
     Raises:
         StoreError: A part did not come up.
@@ -199,7 +199,7 @@ def open_doors(client: redis.Redis, house: House, wish: Options, console: Consol
 
 
 def _ready(client: redis.Redis) -> int:
-    """Serving processes that were seen to serve, as far as is known."""
+    """Number of ready serving processes, as far as known."""
     try:
         return sum(found is not None for found in serving_hashes(client, READY))
     except redis.RedisError:
@@ -207,7 +207,7 @@ def _ready(client: redis.Redis) -> int:
 
 
 def _leased(client: redis.Redis, name: str) -> bool:
-    """Whether somebody does the work of a lease; nobody as far as is known, if its part of the store is away."""
+    """Whether a process holds a lease; no while that part of the store is away."""
     try:
         until = cast("bytes | None", client.hget(name, "until"))
     except redis.RedisError:
@@ -216,7 +216,7 @@ def _leased(client: redis.Redis, name: str) -> bool:
 
 
 def _afterwards(client: redis.Redis, wish: Options, url: str, console: Console) -> list[Child]:
-    """What nobody has to wait for, after all that serves and more slowly: a first churn model, MLflow's screen."""
+    """Start what nobody waits for, at low priority: a first churn model, MLflow's screen."""
     if wish.players and not client.exists(pointer_key("churn")):
         with _step(console, "first churn model"):
             trouble = _train(wish, url)
@@ -230,7 +230,7 @@ def _afterwards(client: redis.Redis, wish: Options, url: str, console: Console) 
 
 
 def fill(client: redis.Redis, house: House, wish: Options) -> None:
-    """Send a seeded world through the same path that events take, and wait until features and lake have it."""
+    """Send the events of a seeded world as usual, and wait until features and lake have them."""
     items = bulk.Items(client, house)
     reached: dict[int, str] = {}
     now_us = house.now_us(real_now_us(client))
@@ -246,7 +246,7 @@ def fill(client: redis.Redis, house: House, wish: Options) -> None:
 
 
 def _train(wish: Options, url: str) -> str | None:
-    """Train and promote in a process of its own, which takes its memory with it; why there is no model, if so."""
+    """Train and promote in a process of its own, to free its memory; why there is no model, if it failed."""
     child = _child(wish, url, "train", ["train", "churn", "--promote"], LAST)
     child.start()
     try:
@@ -304,7 +304,7 @@ def _print_addresses(house: House, wish: Options, console: Console) -> None:
 
 
 def _someone(wish: Options) -> tuple[str, dict[str, object]]:
-    """A player of the world who may be contacted now, and the request to ask about them."""
+    """A player of the world who may be contacted now, and a decision request for them."""
     asked: dict[str, object] = {}
     for number in range(1, wish.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
@@ -322,7 +322,7 @@ def _curl(url: str, body: Mapping[str, object]) -> str:
 
 
 class Watch(threading.Thread):
-    """Starts again whatever dies, the store first; ends when told to, or when a restart fails."""
+    """Restarts processes that died, the store first; ends when stopped, or when a restart fails."""
 
     def __init__(self, children: Sequence[Child], server: list[Server], wish: Options, console: Console) -> None:
         super().__init__(daemon=True)
@@ -333,7 +333,7 @@ class Watch(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Look several times a second."""
+        """Poll the processes several times a second until stopped."""
         while not self._stopping.wait(0.2):
             if self._server and not self._server[-1].lives():
                 self._tell("store")
@@ -355,7 +355,7 @@ class Watch(threading.Thread):
         return True
 
     def stop(self) -> None:
-        """Stop looking, so that what ends now stays ended."""
+        """Stop watching, so that processes that end now stay ended."""
         self._stopping.set()
         if self.is_alive():
             self.join()

@@ -1,4 +1,4 @@
-"""Compare two rulebooks on the decisions of the lake.
+"""Compare two rulebooks on the recorded decisions of the lake.
 
 A decision is judged from its own record alone: features, facts, contacts that counted, what was asked. So the same
 record and rulebook give the same exclusions, at any time, on any machine.
@@ -43,7 +43,7 @@ from service.rules.compiler import CompiledRulebook
 
 
 class ChangedDecisions(msgspec.Struct):
-    """What another rulebook changes by one rule in one jurisdiction; counts over decisions.
+    """Decisions changed by one rule in one jurisdiction; counts over decisions.
 
     A contact that two rules deny counts for each of them, so that columns do not add up.
     """
@@ -69,7 +69,7 @@ class Case(NamedTuple):
 
 
 def differ(url: str, lake: Path, old: str, new: str, since: str, console: Console) -> dict[str, Any]:
-    """What one rulebook would have denied or allowed that another did not, on the decisions of a lake.
+    """Compare what two rulebooks deny and allow on the decisions of a lake.
 
     Signs of harm that the worker noted stand as they were noted; a milder `harm.yaml` does not undo them.
 
@@ -111,7 +111,7 @@ _COUNTED = (
 
 
 def _records(lake: Path, since: str) -> Iterator[Record]:
-    """Decisions on promotions since a moment, in the order of the lake."""
+    """Decisions about promotions since a moment, in the order of the lake."""
     files = sorted(lake.glob("decisions/*/*.parquet"))
     last = next((at for file in reversed(files) for at in reversed(_column(file, "at"))), None)
     if last is None:
@@ -142,7 +142,7 @@ def _since(text: str, last: datetime) -> int:
 
 
 def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Case | str:
-    """A decision as it can be judged again, or why it cannot."""
+    """A recorded decision that can be judged again, or the reason why it cannot."""
     if record.versions.schema != schema_hash():
         return "other_build"
     if record.versions.catalogue != layout.catalogue.hash:
@@ -161,7 +161,7 @@ def _compare(
     changes: dict[tuple[str, str], ChangedDecisions],
     counts: Counter[str],
 ) -> None:
-    """Judge one decision twice and note what is different."""
+    """Judge one decision under both rulebooks and count the differences."""
     record, layout = case.record, before.layout
     found, other = case.judged(before), case.judged(after)
     old, new = _of_rules(found), _of_rules(other)
@@ -194,7 +194,7 @@ def _of_rules(assessed: Assessment) -> dict[str, Candidates]:
 
 
 def _apart(name: str) -> bool:
-    """Whether a reason is none of the rulebook's."""
+    """Whether a reason comes from outside the rulebook."""
     return name in eligibility.OWN or name.partition(":")[0] in limits.KINDS
 
 

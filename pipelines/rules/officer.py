@@ -37,7 +37,7 @@ class RulesRefused(Exception):
 
 
 def checked(folder: Path | None, today: date) -> dict[str, Any]:
-    """A rulebook's hash, how many rules it holds, and what is doubtful; raises CatalogueError if it is not valid."""
+    """Lint a rulebook's files: hash, number of rules, findings; raises CatalogueError if they are not valid."""
     book, catalogue = load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path())
     CompiledRulebook(book, CandidateSpace(catalogue))
     states = Counter(rule.state for pack in book.packs for rule in pack.rules)
@@ -47,7 +47,7 @@ def checked(folder: Path | None, today: date) -> dict[str, Any]:
 
 
 def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, str]]:
-    """What is doubtful in a rulebook that loads: rule or pack, how grave, what.
+    """Findings on a valid rulebook: rule or pack, severity, text.
 
     `error` forbids that it serves, `warning` wants a person to act, `note` to know.
     """
@@ -89,7 +89,7 @@ def _rules_alive(book: Rulebook, catalogue: Catalogue, today: date) -> Iterator[
 
 
 def _holidays_end(rule: TimeWindow, soon: date) -> int | None:
-    """The last year whose holidays a rule lists, if that is over soon and the rule is not."""
+    """The last year of a rule's holidays, if it ends soon and before the rule does."""
     if not rule.holidays or (rule.valid_to is not None and rule.valid_to <= soon):
         return None
     last = max(rule.holidays).year
@@ -134,7 +134,7 @@ def _country(place: str) -> str:
 
 
 def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
-    """Rules of a place on a day, and the rulebook that holds them; raises RulesRefused for a place without a law."""
+    """Rules of a place on a day, with the rulebook's hash; raises RulesRefused for a place without a pack."""
     book = load_rulebook(folder or rulebook_path())
     known = {one for pack in book.packs for one in (*pack.jurisdictions, *_parts(pack))}
     if not places.known(place):
@@ -160,7 +160,7 @@ def _parts(pack: Pack) -> set[str]:
 
 
 def listed(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
-    """Rules that bind a player of a place on a day, in order; those that are off are told too."""
+    """Rules that bind a player of a place on a day, in order; rules that are off too."""
     where = rulebook.places([place])
     return [
         _told(pack, rule)
@@ -189,7 +189,7 @@ def _told(pack: Pack, rule: Any) -> dict[str, Any]:  # noqa: ANN401 - one of man
 
 
 def terms(rule: RuleBase) -> str:
-    """What a rule covers and its parameters, in words; what it leaves out is not told, what it sets to nothing is."""
+    """What a rule covers and its parameters, as text; omitted parameters only if they have an effect."""
     stated = rule.model_dump(by_alias=True, exclude_defaults=True)
     whole = {name: getattr(rule, name) for name in type(rule).model_fields if name not in _SAID}
     covered = {name: getattr(rule, name) for name in ("channels", "products", "kinds")}
@@ -199,7 +199,7 @@ def terms(rule: RuleBase) -> str:
 
 
 def _counts(value: object) -> bool:
-    """Whether a parameter that the file leaves out says anything: it is neither empty nor 0."""
+    """Whether an omitted parameter has an effect: it is neither empty nor 0."""
     return bool(value)
 
 

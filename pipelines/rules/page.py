@@ -33,7 +33,7 @@ country whose other states stand here, gets no marketing and no bonus: `no_rules
 
 
 def page(book: Rulebook) -> str:
-    """The documentation of a rulebook, as Markdown."""
+    """Documentation of a rulebook, as Markdown."""
     return "\n".join([_HEAD, *_overview(book), *_packs(book), *_inputs(book), *_harm(book)]).rstrip() + "\n"
 
 

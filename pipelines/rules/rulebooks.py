@@ -1,4 +1,4 @@
-"""Which rulebook serves: that of the files, until one is promoted; and back again with one command.
+"""Which rulebook serves: that of the files until one is promoted; promotion, rollback and history.
 
 folder --lint, compile--> store --> serving processes and worker;  every change is written into a journal
 """
@@ -34,7 +34,7 @@ _HISTORY: Final = "croupier:promotions:rules"
 
 
 def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
-    """A rulebook by its folder, or by the hash that decisions name, kept in the store.
+    """A rulebook by its folder, or by a hash that the store keeps.
 
     Raises:
         RulesRefused: There is neither.
@@ -60,7 +60,7 @@ def served(client: redis.Redis) -> Serving:
 
 
 def barred(client: redis.Redis) -> dict[str, list[str]]:
-    """Places that the learnt policy may not serve, with the readings that bar it; business rules serve there."""
+    """Places where business rules serve, because the law forbids the learnt policy's readings; with those readings."""
     policy, churn = (_bundle(client, kind) for kind in ("policy", "churn"))
     if policy is None:
         return {}
@@ -77,7 +77,7 @@ def _bundle(client: redis.Redis, kind: str) -> bytes | None:
 
 
 def serving_rulebook(client: redis.Redis) -> Rulebook:
-    """The rulebook that serves: the one that was promoted, else that of the files."""
+    """The serving rulebook: the promoted one, else that of the files."""
     held = _bundle(client, "rules")
     return load_rulebook(rulebook_path()) if held is None else _read(held, "the one that was promoted")
 
@@ -90,7 +90,7 @@ def _read(data: bytes, name: str) -> Rulebook:
 
 
 class RulesChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of the rulebook that serves, from one hash to another; `weaker` tells rules that it lost."""
+    """A change of the serving rulebook, from one hash to another; `weaker` names the rules that it lost."""
 
     rulebook: str
     replaced: str
@@ -102,7 +102,7 @@ class RulesChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = False) -> RulesChange:
-    """Let a rulebook serve that loads, compiles and lints clean; return when every serving process reports it.
+    """Let a rulebook serve that loads, compiles and lints clean; returns when every serving process reports it.
 
     Args:
         url: The store.
@@ -130,13 +130,13 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
 
 
 def lacking(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
-    """Rules that one rulebook applies and another does not, or no longer for as long, in as many places, to as much."""
+    """Rules of one rulebook that another lacks, or applies for less time, in fewer places, or to less."""
     held = {one.rule.id: one for one in after.bound()}
     return tuple(one.rule.id for one in before.bound() if one.rule.id not in held or _less(one, held[one.rule.id]))
 
 
 def _less(before: RuleBinding, after: RuleBinding) -> bool:
-    """Whether a rule begins later, ends earlier, or covers less than it did; what its terms demand is not judged."""
+    """Whether a rule begins later, ends earlier or covers less than before; its parameters are not compared."""
     narrower = any(
         mine is not None and (theirs is None or not set(theirs) <= set(mine))
         for theirs, mine in (
@@ -148,7 +148,7 @@ def _less(before: RuleBinding, after: RuleBinding) -> bool:
 
 
 def rollback(url: str, by: str | None = None) -> RulesChange:
-    """Let the rulebook before this one serve again.
+    """Let the previous rulebook serve again.
 
     Raises:
         RulesRefused: There is none.
@@ -168,7 +168,7 @@ def rollback(url: str, by: str | None = None) -> RulesChange:
 
 
 def history(client: redis.Redis) -> list[RulesChange]:
-    """Changes of the rulebook that serves, oldest first."""
+    """Changes of the serving rulebook, oldest first."""
     held = cast("list[bytes]", client.lrange(_HISTORY, 0, -1))
     return [msgspec.json.decode(one, type=RulesChange) for one in held]
 

@@ -1,4 +1,4 @@
-"""Answers about the rules as tables for the terminal."""
+"""Tables for the terminal: lint, rules of a place, an explanation, differences of rulebooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def findings(found: Mapping[str, Any]) -> Group:
-    """What lint found."""
+    """Table of lint findings."""
     states = ", ".join(f"{found[name]} {name}" for name in ("on", "strict", "off") if name in found)
     table = _table("What to know and what to mend", "grade", "where", "what")
     for one in sorted(found["findings"], key=lambda one: ("error", "warning", "note").index(one["grade"])):
@@ -33,7 +33,7 @@ def findings(found: Mapping[str, Any]) -> Group:
 
 
 def rules_of(found: Mapping[str, Any]) -> Group:
-    """Rules of a place on a day, those of the place itself first."""
+    """Table of a place's rules on a day, its own first."""
     title = f"Rules for {found['jurisdiction']} on {found['on']}, rulebook {found['rulebook']}"
     grid = Table.grid(padding=(0, 2), pad_edge=False)
     grid.add_column(no_wrap=True)
@@ -49,7 +49,7 @@ def rules_of(found: Mapping[str, Any]) -> Group:
 
 
 def explained(found: Mapping[str, Any]) -> Group:
-    """What may be sent to a player, and why not the rest."""
+    """Tables of what may be sent to a player, and why not the rest."""
     places = ", ".join(found["places"]) or "unknown"
     head = (
         f"{found['player_id']} at {found['at']}: jurisdiction {places}, harm {found['harm']}, stage {found['stage']}, "
@@ -107,7 +107,7 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
 
 
 def differences(found: Mapping[str, Any]) -> Group:
-    """What another rulebook changes."""
+    """Table of what another rulebook changes."""
     head = (
         f"{found['decisions']:,} decisions judged under {found['old']} and {found['new']}; not judged: "
         f"{found['erased']:,} erased, {found['other_build']:,} of other features, {found['other_catalogue']:,} of "

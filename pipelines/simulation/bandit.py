@@ -1,4 +1,4 @@
-"""A bandit simulation of known truth: what learning is worth, and what delay and harm do to it.
+"""Bandit simulation with a known truth: the value of learning, and the effect of delay and harm.
 
     seed --> truth over context x action --decisions--> policy --draw--> conversion, after a delay --> learner
 
@@ -43,7 +43,7 @@ _SPARSE: Final = 0.25
 
 
 class Truth(NamedTuple):
-    """What is true of an action in a context: probability of converting, its value and its cost, minor units."""
+    """Truth about each action in a context: conversion probability, value and cost in minor units."""
 
     conversion: Vector
     value: Vector
@@ -51,7 +51,7 @@ class Truth(NamedTuple):
 
     @property
     def net(self) -> Vector:
-        """Expected reward of each candidate, minor units."""
+        """Expected reward of each candidate, minor units, shape (size,)."""
         return self.conversion * self.value - self.cost
 
 
@@ -91,7 +91,7 @@ class BanditWorld:
         self._taken = np.append(0.0, np.broadcast_to(taken, catalogue.shape).ravel())
 
     def truth(self, context: Vector) -> Truth:
-        """What is true in a context."""
+        """Truth in a context."""
         parts = self._offers @ context, self._channels @ context, self._slots @ context
         contacts = self._reach * (parts[0][:, None, None] + parts[1][:, None] + parts[2]) + self._bias
         logit = _BASE + self._shared @ context + np.append(0.0, contacts.ravel())
@@ -102,7 +102,7 @@ class BanditWorld:
         return Truth(conversion, value, conversion * self._taken + self._sent + penalty)
 
     def meet(self, number: int) -> tuple[Vector, NDArray[np.bool_], np.random.Generator]:
-        """Context and eligible candidates of a decision, and the chance behind what follows."""
+        """Context and eligible candidates of a decision, and the random generator for what follows."""
         random = np.random.default_rng([self._seed, 1, number])
         context = random.normal(size=len(READINGS))
         shape = self.catalogue.shape
@@ -112,7 +112,7 @@ class BanditWorld:
 
 
 class BanditRun(NamedTuple):
-    """How a run went, one number per decision; money in minor units, expected under the truth.
+    """A run, one number per decision; expected money under the truth, minor units.
 
     Attributes:
         chosen: Reward of the action drawn.
@@ -127,7 +127,7 @@ class BanditRun(NamedTuple):
     alone: Vector
 
     def lift(self, part: slice = slice(None)) -> float:
-        """Share of what lies between chance and the best that was reached."""
+        """Share reached of the difference between chance and the best."""
         chance = self.chance[part].sum()
         return float((self.chosen[part].sum() - chance) / (self.best[part].sum() - chance))
 
@@ -139,7 +139,7 @@ def run(
     settings: LearnerSettings,
     advance: Callable[[], object] = lambda: None,
 ) -> BanditRun:
-    """Decide and learn; the policy is replaced by each snapshot as it is cut.
+    """Decide and learn; each new policy version serves at once.
 
     Args:
         arena: The world.
@@ -178,7 +178,7 @@ def run(
 def _lessons(
     learner: Learner, context: Vector, act: NamedAction, value: float, late: float, delay: Delay
 ) -> Iterator[tuple[float, Callable[[], None]]]:
-    """What is learnt of a decision, and how many decisions after it; a value of 0 is no conversion."""
+    """Training steps of a decision, each with its delay in decisions; a value of 0 is no conversion."""
     begins = float(WINDOW) if delay == "wait" else 0.0
     yield begins, lambda: learner.zero(context, act)
     if value:
@@ -202,7 +202,7 @@ def _act(place: int, catalogue: Catalogue) -> NamedAction:
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
-    """What learning reached over seeds, as shares of what lies between chance and the best.
+    """Results over seeds, as shares of the difference between chance and the best.
 
     Attributes:
         lift: By delay, the mean over seeds of all decisions.
@@ -222,7 +222,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) -> Learning:
-    """Run every way to meet delay, and a world where all contact harms, in the same worlds; shows how far it is."""
+    """Run every way to handle delay, and a world where all contact harms, in the same worlds; shows progress."""
     began, settings, last = time.monotonic(), LearnerSettings(), slice(3 * decisions // 4, None)
     found: dict[Delay, list[BanditRun]] = {delay: [] for delay in DELAYS}
     harmed: list[float] = []

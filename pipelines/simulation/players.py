@@ -1,4 +1,4 @@
-"""Synthetic players: their nature, and the true effect of a contact. Pure.
+"""Synthetic players: their traits, and the true effect of a contact. Pure.
 
 Nature is drawn from a segment: what they play, when, for how much, through which channel and at which hour they can be
 reached, which offers move them, how soon they are annoyed, whether play harms them, when they lose interest. The truth
@@ -124,7 +124,7 @@ _STRONGEST: Final = 0.7
 
 
 class Person(NamedTuple):
-    """One player's nature; see `Segment`. `fades_day` is the day of the simulation on which interest is lost."""
+    """Traits of one player; see `Segment`. `fades_day` is the simulation day on which interest is lost."""
 
     id: str
     segment: str
@@ -140,17 +140,17 @@ class Person(NamedTuple):
     fades_day: float
 
     def play_rate(self, day: float) -> float:
-        """Days of play per day, on a day of the simulation."""
+        """Expected days of play per day, on a day of the simulation."""
         return self.days_per_week / 7 * (1.0 if day < self.fades_day else 0.15)
 
     @property
     def deposit_minor(self) -> float:
-        """Expected deposit, and stakes, of a day of play, minor units."""
+        """Expected deposit, and stakes, per day of play, minor units."""
         return self.stake_minor * float(np.exp(0.5 * _SPREAD**2))
 
     @property
     def worth_minor(self) -> float:
-        """Expected worth of a day of play, minor units."""
+        """Expected value of a day of play, minor units."""
         return self.deposit_minor * MARGIN[self.product]
 
 
@@ -158,7 +158,7 @@ _SPREAD: Final = 0.4
 
 
 def people(count: int, seed: int, catalogue: Catalogue) -> list[Person]:
-    """The players of a simulation; the same seed gives the same ones."""
+    """Make the players of a simulation, by a seed."""
     names, shares = list(SEGMENTS), [one.share for one in SEGMENTS.values()]
     found = []
     for number in range(1, count + 1):
@@ -192,7 +192,7 @@ def _person(random: np.random.Generator, name: str, segment: str, catalogue: Cat
 
 
 def effect(person: Person, catalogue: Catalogue, recent: int) -> Vector:
-    """Probability that each action brings one more day of play, over the candidates.
+    """Probability that each action brings one more day of play, shape (size,) over the candidates.
 
     Args:
         person: Who.
@@ -205,7 +205,7 @@ def effect(person: Person, catalogue: Catalogue, recent: int) -> Vector:
 
 
 def net_value(person: Person, catalogue: Catalogue, recent: int, day: float) -> Vector:
-    """True expected net value of each action over leaving the player alone, minor units, over the candidates.
+    """True expected net value of each action over no contact, minor units, shape (size,).
 
     Worth of the day of play that it brings, less the offer's cost if they play at all within the window, less the
     channel's, less what annoying and harming cost.
@@ -227,7 +227,7 @@ def net_value(person: Person, catalogue: Catalogue, recent: int, day: float) -> 
 
 
 def arrival(person: Person, random: np.random.Generator, at: datetime) -> list[dict[str, Any]]:
-    """Events that make a player known, some weeks before a moment."""
+    """Events that register a player, some weeks before a moment."""
     joined = at - timedelta(days=float(random.uniform(20, 30)))
     born = date(1960, 1, 1) + timedelta(days=int(random.integers(0, 38 * 365)))
     first = {"jurisdiction": person.place, "time_zone": ZONES[person.place], "birth_date": born.isoformat()}
@@ -238,7 +238,7 @@ def arrival(person: Person, random: np.random.Generator, at: datetime) -> list[d
 
 
 def past(person: Person, random: np.random.Generator, at: datetime) -> list[dict[str, Any]]:
-    """Events of the days of play before a moment, back to the arrival."""
+    """Events of the days of play between the arrival and a moment."""
     ago = 19.0
     events: list[dict[str, Any]] = []
     while (ago := ago - float(random.exponential(7 / person.days_per_week))) > 1.0:
@@ -251,7 +251,7 @@ LONGEST: Final = timedelta(minutes=30)
 
 
 def hour_of(person: Person, random: np.random.Generator) -> float:
-    """A local hour at which the player plays by themselves."""
+    """Draw a local hour at which the player plays unprompted."""
     weights = person.hours / person.hours.sum()
     start, end = TIMING_SLOTS[SLOTS[int(random.choice(len(SLOTS), p=weights))]]
     length = (end.hour - start.hour) % 24
@@ -259,7 +259,7 @@ def hour_of(person: Person, random: np.random.Generator) -> float:
 
 
 def play(person: Person, random: np.random.Generator, at: datetime) -> list[dict[str, Any]]:
-    """Events of one day of play that begins at a moment: money in, stakes, perhaps winnings."""
+    """Events of one day of play from a moment on: deposit, stakes, perhaps winnings."""
     stakes = int(person.stake_minor * random.lognormal(0, _SPREAD))
     half = max(1, stakes // 2)
     steps: list[tuple[int, dict[str, Any]]] = [
@@ -275,5 +275,5 @@ def play(person: Person, random: np.random.Generator, at: datetime) -> list[dict
 
 
 def worth(events: list[dict[str, Any]]) -> float:
-    """Worth of a day of play, minor units, as the reward counts it: stakes by the theoretical margin."""
+    """Value of a day of play, minor units, as the reward counts it: stakes times the theoretical margin."""
     return sum(float(one["amount_minor"]) * MARGIN[one["product"]] for one in events if one["type"] == "bet")

@@ -51,7 +51,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """The policy's own decisions: what it had, beside what others would have had of the same eligible actions.
+    """The policy's decisions beside alternatives on the same eligible actions.
 
     All are true net values over leaving alone, minor units per decision; `lift` is the share of what lies between
     chance and perfect knowledge that was reached.
@@ -66,7 +66,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A simulation in figures; `quarters` are of the policy's decisions in order of time."""
+    """Figures of a simulation; `quarters` split the policy's decisions by time."""
 
     seed: int
     decisions: int
@@ -80,7 +80,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(course: SimulationRun) -> Measured:
-    """Figures of a course."""
+    """Compute the figures of a simulation."""
     own = [step for step in course.steps if not np.isnan(step.uniform)]
     parts = [own[at * len(own) // 4 : (at + 1) * len(own) // 4] for at in range(4)]
     excluded = Counter(rule for step in course.steps for rule in step.excluded)
@@ -122,7 +122,7 @@ def _brought(steps: list[Step]) -> float:
 
 
 def _worth(course: SimulationRun, step: Step) -> float:
-    """Worth of the player's play in the window after a decision."""
+    """Value of the player's play in the window after a decision."""
     begins = course.began_us + step.day * DAY_US
     plays = course.members[step.player].plays
     return sum(worth for at, worth in plays if begins < at <= begins + WINDOW_DAYS * DAY_US)
@@ -155,14 +155,14 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def paired(values: list[float]) -> Interval:
-    """Mean and interval of a difference that was taken within each seed."""
+    """Mean and interval of differences taken within each seed."""
     mean, spread = float(np.mean(values)), float(stats.sem(values))
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * spread
     return Interval(mean, mean - reach, mean + reach)
 
 
 class _Seed(msgspec.Struct):
-    """What pooling needs of a simulation."""
+    """Figures of one simulation for pooling."""
 
     seed: int
     decisions: int
@@ -171,7 +171,7 @@ class _Seed(msgspec.Struct):
 
 
 class Pooled(msgspec.Struct, frozen=True, kw_only=True):
-    """Several seeds together: differences taken within each, minor units per decision but for the lift."""
+    """Several seeds pooled: differences within each, minor units per decision except for the lift."""
 
     seeds: list[int]
     decisions: int
@@ -183,7 +183,7 @@ class Pooled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pool(folder: Path) -> Pooled | None:
-    """What the simulations of a folder say together; None for fewer than two."""
+    """Pool the simulations of a folder; None for fewer than two."""
     files = sorted(folder.glob("seed-*/simulation.json"))
     found = [msgspec.json.decode(file.read_bytes(), type=_Seed) for file in files]
     if len(found) < 2:
@@ -206,7 +206,7 @@ def pool(folder: Path) -> Pooled | None:
 
 
 def table(found: Measured) -> Table:
-    """The groups of the experiment as a table."""
+    """Table of the experiment's variants."""
     shown = Table("variant", "players", "decisions", "contacted", "net value", "play in window", "worth in window")
     for name, group in found.groups.items():
         shown.add_row(
@@ -228,7 +228,7 @@ def table(found: Measured) -> Table:
 
 
 def together(pooled: Pooled) -> Table:
-    """Several seeds as a table."""
+    """Table of pooled seeds."""
     shown = Table(
         "over seeds", "mean", "95 % interval", title=f"{len(pooled.seeds)} seeds, {pooled.decisions:,} decisions"
     )
@@ -242,7 +242,7 @@ def together(pooled: Pooled) -> Table:
 
 
 def write(course: SimulationRun, found: Measured, folder: Path) -> None:
-    """Write figures (`simulation.json`), every decision (`decisions.csv`) and plots (SVG) to a folder."""
+    """Write figures (`simulation.json`), decisions (`decisions.csv`) and plots (SVG) to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "simulation.json").write_text(json.dumps(msgspec.to_builtins(found), indent=2), "utf8")
     with (folder / "decisions.csv").open("w", encoding="utf8", newline="") as file:
@@ -254,7 +254,7 @@ def write(course: SimulationRun, found: Measured, folder: Path) -> None:
 
 
 def plots(course: SimulationRun, found: Measured) -> dict[str, Figure]:
-    """The course of a simulation: net value, contacts, conversions over time, and exclusions by rule."""
+    """Plots of a simulation: net value, contacts and conversions over time, exclusions by rule."""
     return {
         "net_value": _over_time(course, "true net value over leaving alone\nminor units per decision", _net),
         "no_contact": _over_time(course, "share of decisions that leave the player alone", _alone),
@@ -298,7 +298,7 @@ def _over_time(course: SimulationRun, title: str, value: Any) -> Figure:  # noqa
 
 
 def _band(panel: Any, steps: list[Step], values: list[float], days: float, name: str) -> None:  # noqa: ANN401 - an Axes
-    """Means of equal spans of time with two standard errors."""
+    """Draw means of equal spans of time with two standard errors."""
     edges = np.linspace(0, days, _BINS + 1)
     at = np.digitize([step.day for step in steps], edges) - 1
     numbers = np.array(values, dtype=np.float64)
@@ -313,7 +313,7 @@ def _band(panel: Any, steps: list[Step], values: list[float], days: float, name:
 
 
 def _policy(course: SimulationRun) -> Figure:
-    """The policy's own decisions beside what others would have had of the same eligible actions."""
+    """Plot of the policy's decisions beside alternatives on the same eligible actions."""
     figure, panel = _figure("of the same eligible actions: true net value, minor units per decision")
     own = [step for step in course.steps if not np.isnan(step.uniform)]
     for name, values in (

@@ -1,4 +1,4 @@
-"""A running sandbox house, driven over HTTP by a seeded crowd through weeks of its clock.
+"""Simulation of weeks in a running sandbox house: seeded players act and ask over HTTP.
 
     people --what is due by the house's clock--> ask, confirm, play, react --HTTP--> the house
                                                   `--> what was decided, beside what was true
@@ -49,7 +49,7 @@ class SimulationRefused(Exception):
 
 
 class SimulationOptions(NamedTuple):
-    """What was asked for: `decisions` is about how many are asked of the house in all."""
+    """Options of a simulation: `decisions` is the approximate total."""
 
     address: str
     seed: int
@@ -59,19 +59,19 @@ class SimulationOptions(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """The house's clock as the caller keeps it, unix microseconds."""
+    """The house's clock, extrapolated by the caller, unix microseconds."""
 
     real_us: int
     house_us: int
     rate: float
 
     def now_us(self) -> int:
-        """House time now."""
+        """House time now, unix microseconds."""
         return self.house_us + int((time.time_ns() // 1_000 - self.real_us) * self.rate)
 
 
 class Step(NamedTuple):
-    """One decision, beside the truth about its player at that moment; money in minor units.
+    """One decision beside the truth about its player at that moment; money in minor units.
 
     Attributes:
         day: Days since the simulation began.
@@ -104,7 +104,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Member:
-    """A player of the simulation and what has happened to them so far."""
+    """A player of the simulation and their history so far."""
 
     number: int
     person: Person
@@ -115,13 +115,13 @@ class Member:
     checked_us: int = 0
 
     def recent(self, at_us: int) -> int:
-        """Contacts of the last three days."""
+        """Number of contacts in the last three days."""
         return sum(1 for one in self.contacts if at_us - _RECENT_US < one <= at_us)
 
 
 @dataclass
 class SimulationRun:
-    """All that a simulation brought."""
+    """Result of a simulation."""
 
     wish: SimulationOptions
     began_us: int
@@ -133,7 +133,7 @@ class SimulationRun:
 
 
 def simulate(wish: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
-    """Drive the house through the wish; shows how far it is.
+    """Run a simulation in the house and show progress.
 
     Raises:
         SimulationRefused: Nothing answers there, or the house is no sandbox with a fast clock.
@@ -173,7 +173,7 @@ async def _clock(session: aiohttp.ClientSession, wish: SimulationOptions) -> Clo
 
 
 class Stage:
-    """Runs what is due, player by player in order, several players at once."""
+    """Runs what is due: in order for each player, several players at once."""
 
     def __init__(
         self, session: aiohttp.ClientSession, wish: SimulationOptions, catalogue: Catalogue, clock: Clock
@@ -194,7 +194,7 @@ class Stage:
     # --- Running
 
     async def gather(self, console: Console) -> None:
-        """Make every player known, with some weeks of history."""
+        """Register every player, with some weeks of history."""
         people = players.people(self._wish.players, self._wish.seed, self._catalogue)
         async with self._session.get(f"/v1/players/{people[0].id}") as got:
             if got.status == 200:
@@ -218,7 +218,7 @@ class Stage:
             await self._tell(member, fields)
 
     async def play(self, console: Console) -> None:
-        """Let the weeks pass."""
+        """Run the simulated weeks."""
         began = self.course.began_us = self._clock.now_us()
         ends_us = began + int(self._wish.days * DAY_US)
         for member in self.course.members:
@@ -260,7 +260,7 @@ class Stage:
     # --- What players and the caller do
 
     def _plan_play(self, member: Member, after_us: int) -> None:
-        """The next day of play by the player's own wish, at an hour of theirs."""
+        """Schedule the next unprompted day of play, at an hour of the player's."""
         rate = member.person.play_rate(self._day(after_us))
         at_us = after_us + self._wait(member, rate)
         zone = zones.zone(players.ZONES[member.person.place])
@@ -278,7 +278,7 @@ class Stage:
             self._plan_play(member, due_us)
 
     async def _check(self, member: Member) -> None:
-        """Ask the registers of excluded people about a player and tell the house."""
+        """Check a player in the registers of excluded people, and send the answers to the house."""
         now_us = self._clock.now_us()
         if now_us - member.checked_us > _CHECKED_US:
             member.checked_us = now_us
@@ -301,7 +301,7 @@ class Stage:
         self._later(member, send_us, self._confirm, answer)
 
     async def _note(self, member: Member, answer: dict[str, Any], now_us: int) -> None:
-        """Keep the decision beside the truth; of the policy's, what else could have been chosen too."""
+        """Record a decision beside the truth, and for the policy's decisions the alternatives."""
         person, recent = member.person, member.recent(now_us)
         net = players.net_value(person, self._catalogue, recent, self._day(now_us))
         eligible, place = answer["candidates"]["eligible"], self._place(answer["action"])
@@ -324,7 +324,7 @@ class Stage:
         )
 
     async def _eligible(self, decision_id: str) -> NDArray[np.bool_] | None:
-        """What was eligible for a decision; None if the house does not tell."""
+        """Eligible actions of a decision; None if the house does not answer."""
         async with self._session.get(f"/v1/decisions/{decision_id}") as got:
             told = await got.json()
         if got.status != 200:
@@ -335,7 +335,7 @@ class Stage:
         return mask
 
     def _alternatives(self, net: NDArray[np.float64], eligible: NDArray[np.bool_]) -> tuple[float, float, float]:
-        """What chance, business rules and perfect knowledge would have had of the same eligible actions."""
+        """Value that chance, business rules and perfect knowledge would have had on the same eligible actions."""
         by_rules = self._rules.pmf(self._rules.scores(net), eligible) @ net
         return float(net[eligible].mean()), float(by_rules), float(net[eligible].max())
 
@@ -358,7 +358,7 @@ class Stage:
         await self._react(member, answer, brought, now_us)
 
     async def _react(self, member: Member, answer: dict[str, Any], brought: float, now_us: int) -> None:
-        """What a contact does: it is delivered, perhaps moves the player, perhaps annoys or harms."""
+        """React to a contact: delivered, perhaps one more day of play, perhaps annoyance or harm."""
         person, random = member.person, member.random
         moved = bool(random.random() < brought)
         seen = ["delivered", *(["opened"] if moved or random.random() < 0.3 else []), *(["clicked"] if moved else [])]
@@ -381,7 +381,7 @@ class Stage:
         await self._send("/v1/events", body | {"occurred_at": at.isoformat()})
 
     async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Post what must be taken; None if the house stays away."""
+        """Post a body that must be accepted; None if the house stays away."""
         status, told = await self._post(path, body)
         if status == 200:
             return told
@@ -391,7 +391,7 @@ class Stage:
         return None
 
     async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Post, again while the house is away or the moment is a hair ahead of its clock."""
+        """Post a body, with retries while the house is away or a moment is slightly ahead of its clock."""
         for attempt in range(_RETRIES):
             async with self._session.post(path, json=body) as got:
                 told: dict[str, Any] = await got.json()

@@ -1,4 +1,4 @@
-"""A small seeded world of players: what a new house is filled with, so that there is something to ask about."""
+"""Seeded world of players that fills a new sandbox house."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ZONES: Final = {"MT": "Europe/Malta", "GB": "Europe/London", "SE": "Europe/Stock
 
 
 class _Player(NamedTuple):
-    """A player's nature: days of play per week, stake, whether they prefer sports, and when they stop."""
+    """A player's behaviour: days of play per week, stake, product, and the day they stop."""
 
     id: str
     joined: datetime
@@ -86,7 +86,7 @@ def _arrival(random: np.random.Generator, player: _Player, place: str) -> Iterat
 
 
 def consents(place: str, channel: str, *, granted: bool) -> Iterator[dict[str, Any]]:
-    """Events of consent to a channel as the law of a place wants it: in Great Britain for each product."""
+    """Consent events for a channel as a place's law requires: in Great Britain for each product."""
     origin = "ontario_site" if place == "CA-ON" else "site"
     told = {"type": "consent_changed", "channel": channel, "granted": granted, "basis": "express", "origin": origin}
     yield told
@@ -95,7 +95,7 @@ def consents(place: str, channel: str, *, granted: bool) -> Iterator[dict[str, A
 
 
 def checks(place: str, at: datetime, book: Rulebook) -> Iterator[dict[str, Any]]:
-    """Events of registers of excluded people that were asked about a player of a place, none of which names them."""
+    """Register checks of a player of a place, none of which lists them."""
     for name in book.asked([place]):
         yield {"type": "register_checked", "occurred_at": at, "register_name": name, "listed": False}
 

@@ -1,4 +1,4 @@
-"""Training of the churn model on the lake; `promotion` lets serve what comes of it.
+"""Train the churn model on the lake; `promotion` decides what serves.
 
 lake --cut-offs, labels--> players --Feast--> rows --fit--> version
 """
@@ -48,7 +48,7 @@ _ACTS: Final = """
 
 
 class CutoffError(msgspec.Struct, frozen=True):
-    """Expected calibration error of one test cut-off: as scored, shifted to its churn rate, and the noise in both."""
+    """Calibration error of a test cut-off: as scored, shifted to its churn rate, and the noise in both."""
 
     raw: float
     shifted: float
@@ -56,7 +56,7 @@ class CutoffError(msgspec.Struct, frozen=True):
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training brought; `ece` is the worst raw one of the test cut-offs."""
+    """Result of a training; `ece` is the worst unshifted one of the test cut-offs."""
 
     model_version: str
     horizon_days: int
@@ -73,7 +73,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a training asks about.
+    """Population and horizon of a training.
 
     Attributes:
         players: Columns `player`, `cutoff_us`, `churned`; see `population`.
@@ -87,13 +87,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cutoffs_us(self) -> list[int]:
-        """The cut-offs that are asked about."""
+        """Cut-offs of the population, unix microseconds."""
         found: list[int] = self.players["cutoff_us"].unique().tolist()
         return found
 
 
 def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: date | None = None) -> Training:
-    """Train, measure and register a model on the house's lake; nothing of it serves before `promote`.
+    """Train, evaluate and register a model on the house's lake; it serves only after `promote`.
 
     Args:
         home: Directory of the house.
@@ -111,7 +111,7 @@ def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: da
 
 
 def ask(home: Path, url: str, horizon_days: int, last_cutoff: date | None = None) -> Question:
-    """Whom `learn` would learn from; see `train`."""
+    """Population that `learn` would train on; see `train`."""
     client = connect(url)
     now_us = open_house(client).now_us(real_now_us(client))
     limit_us = None if last_cutoff is None else micros(datetime.combine(last_cutoff, clock(), UTC))
@@ -120,7 +120,7 @@ def ask(home: Path, url: str, horizon_days: int, last_cutoff: date | None = None
 
 
 def learn(home: Path, url: str, registry: ChurnRegistry, question: Question, run: Run | None = None) -> Training:
-    """Fit, measure and register a model on features that are materialised, in a run of MLflow's or one of its own."""
+    """Fit, evaluate and register a model on materialised features, in a given MLflow run or one of its own."""
     began, horizon = time.monotonic(), question.horizon_days
     fit_on, test_on = split(question.cutoffs_us, horizon)
     rows = point_in_time(home, url, question.players)
@@ -159,7 +159,7 @@ def _training(
 
 
 def churn_frame(home: Path, url: str, horizon_days: int = 30) -> pd.DataFrame:
-    """Everybody the churn model is asked about, with what was known then and what became of them.
+    """The whole population of the churn model, with features and labels.
 
     Returns:
         A row per player and monthly cut-off. `player`: key; `cutoff`: first of a month, UTC; `churned`: no approved
@@ -176,7 +176,7 @@ def churn_frame(home: Path, url: str, horizon_days: int = 30) -> pd.DataFrame:
 
 
 def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None = None) -> pd.DataFrame:
-    """Who is asked about at each monthly cut-off of a lake up to `limit_us`, and what became of them.
+    """Population at each monthly cut-off of a lake up to `limit_us`, with labels.
 
     Raises:
         TrainingRefused: No player was active at any cut-off whose horizon has ended.
@@ -197,7 +197,7 @@ def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None 
 
 
 def _read(connection: duckdb.DuckDBPyConnection, lake: Path) -> tuple[pd.DataFrame, list[Act]]:
-    """Approved deposits onto accounts, and what restricted or freed players."""
+    """Approved deposits onto accounts, and acts that restrict or free players."""
     if not any(lake.glob("events/*/*.parquet")):
         return pd.DataFrame({ENTITY: [], "occurred_us": []}), []
     files = connection.read_parquet(f"{lake}/events/*/*.parquet", union_by_name=True)
@@ -206,13 +206,13 @@ def _read(connection: duckdb.DuckDBPyConnection, lake: Path) -> tuple[pd.DataFra
 
 
 def training_rows(home: Path, url: str, players: pd.DataFrame, now_us: int) -> Rows:
-    """The players of `population` with their features, which are computed first where they are not there yet."""
+    """Training rows of the `population`; missing features are computed first."""
     materialise(home / "lake", players["cutoff_us"].unique().tolist(), now_us)
     return point_in_time(home, url, players)
 
 
 def point_in_time(home: Path, url: str, players: pd.DataFrame) -> Rows:
-    """The players of `population` with their features one microsecond before each cut-off, through Feast."""
+    """Training rows of the `population` with features one microsecond before each cut-off, through Feast."""
     store = open_store(home, url)
     apply(store, home / "lake")
     asked = players.assign(event_timestamp=pd.to_datetime(players["cutoff_us"] - 1, unit="us", utc=True))
@@ -229,7 +229,7 @@ def point_in_time(home: Path, url: str, players: pd.DataFrame) -> Rows:
 
 
 def _encoded(frame: pd.DataFrame) -> NDArray[np.float64]:
-    """Stored values as numbers, shape (n, len(STORED)); what the frame lacks is for rules, and missing."""
+    """Stored values as numbers, shape (n, len(STORED)); columns that the frame lacks (rules' features) are NaN."""
     missing = [None] * len(frame)
     columns = [frame[one.name].tolist() if one.name in frame else missing for one in STORED]
     return np.array([encode(stored) for stored in zip(*columns, strict=True)])

@@ -1,4 +1,4 @@
-"""Batch features at cut-offs, from the lake into the lake: what training reads through Feast.
+"""Materialise batch features at cut-offs in the lake, where training reads them through Feast.
 
     lake/features/day=2020-01-31/1580515199999999-<schema>-<lake>.parquet
 
@@ -29,14 +29,14 @@ _NAME: Final = re.compile(r"(?P<as_of>\d+)-(?P<schema>[0-9a-f]{12})-[0-9a-f]{12}
 
 
 class Materialised(NamedTuple):
-    """Cut-offs whose features were computed, and cut-offs whose features were there already."""
+    """Cut-offs whose features were computed, and those already there."""
 
     written: int
     kept: int
 
 
 def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> Materialised:
-    """Compute the features of every player as they were one microsecond before each cut-off.
+    """Compute the features of all players one microsecond before each cut-off.
 
     One thread reads activity in one order, so that the same events give the same bytes, and events after a
     cut-off change nothing about it.
@@ -57,7 +57,7 @@ def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> Materiali
 
 
 def lake_state(lake: Path) -> str:
-    """Twelve hex digits that change with any file of activity in the lake."""
+    """Hash of the lake's activity files, twelve hex digits."""
     files = sorted(file for folder in _FOLDERS for file in lake.glob(f"{folder}/*/*.parquet"))
     seen = [(str(file.relative_to(lake)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(literal(seen).encode()).hexdigest()[:12]
@@ -75,7 +75,7 @@ def _write(lake: Path, names: dict[int, str], now_us: int) -> None:
 
 
 def _in_order(connection: ibis.BaseBackend, lake: Path, last_us: int) -> Table:
-    """Activity up to a moment by time: what comes later does not even move the blocks that are summed."""
+    """Activity up to a moment, ordered by time, so that later activity cannot change the blocks of the sums."""
     activity = read_activity(connection, lake)
     known = activity.filter(activity.occurred_at <= moment(last_us))
     others = [name for name in ACTIVITY.names if name != "occurred_at"]
@@ -83,7 +83,7 @@ def _in_order(connection: ibis.BaseBackend, lake: Path, last_us: int) -> Table:
 
 
 def _drop_replaced(lake: Path, names: dict[int, str]) -> None:
-    """Delete what was computed for the same moments from another lake, and everything of another schema."""
+    """Delete features computed for the same moments from an older lake, and those of another schema."""
     for file in lake.glob("features/*/*.parquet"):
         found = _NAME.fullmatch(file.name)
         if found is None:

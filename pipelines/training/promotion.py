@@ -47,7 +47,7 @@ class GateRefused(Exception):
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves now, what served before, how many serving processes report it, and what the gate saw."""
+    """Result of a promotion: serving and replaced version, number of serving processes, evidence of the gate."""
 
     model_version: str
     replaced: str | None
@@ -56,7 +56,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promote(home: Path, url: str, version: str, by: str | None = None) -> Promotion:
-    """Let a version serve if it passes mlflow.yaml's gate, and return when every serving process reports it.
+    """Let a version serve if it passes the gate of mlflow.yaml; returns when every serving process reports it.
 
     Args:
         home: Directory of the house.
@@ -78,7 +78,7 @@ def promote(home: Path, url: str, version: str, by: str | None = None) -> Promot
 
 
 def install(registry: ChurnRegistry, client: redis.Redis, entry: JournalEntry) -> Promotion:
-    """Let what has passed its gate serve, and record it."""
+    """Let a version that passed its gate serve, and record the promotion."""
     serving = _change(client, entry, registry.bundle(entry.version))
     try:
         _record_all(registry, client)
@@ -92,7 +92,7 @@ def install(registry: ChurnRegistry, client: redis.Redis, entry: JournalEntry) -
 
 
 def rollback(home: Path, url: str, by: str | None = None) -> Promotion:
-    """Let the champion before this one serve again, and return when every serving process reports it.
+    """Let the previous champion serve again; returns when every serving process reports it.
 
     Needs the store alone, so that it takes no longer than the serving processes do; `settle` tells MLflow.
 
@@ -125,7 +125,7 @@ def _done(entry: JournalEntry, serving: int) -> Promotion:
 def examine(
     registry: ChurnRegistry, version: str, against: str | None, served: bytes | None = None
 ) -> dict[str, float]:
-    """What a version and the champion show on the version's test rows, scored as they are served.
+    """Evidence for a version and the champion on the version's test rows, scored as in serving.
 
     Args:
         registry: Where both are.
@@ -166,7 +166,7 @@ def _scores(version: str, bundle: bytes, rows: Rows) -> NDArray[np.float64]:
 
 
 def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
-    """Let pass what its evidence allows; raises GateRefused for everything else."""
+    """Apply the gate to a version's evidence; raises GateRefused unless it passes."""
     auc, rows = evidence["auc"], f"{evidence['test_rows']:,.0f} test rows"
     if auc < evidence["auc_recency"] + gate.auc_above_recency:
         raise GateRefused(
@@ -189,7 +189,7 @@ def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
 
 
 def journal(client: redis.Redis) -> list[JournalEntry]:
-    """Every change of what serves, oldest first."""
+    """All promotions and rollbacks of the churn model, oldest first."""
     return [
         msgspec.json.decode(entry, type=JournalEntry) for entry in cast("list[bytes]", client.lrange(_JOURNAL, 0, -1))
     ]
@@ -204,7 +204,7 @@ def new_entry(
     by: str | None = None,
     run: str = "",
 ) -> JournalEntry:
-    """A change that is about to be made, by this process's user if nobody is named."""
+    """Journal entry for a change about to be made, by default by this process's user."""
     return JournalEntry(
         id=secrets.token_hex(8),
         action=action,
@@ -218,7 +218,7 @@ def new_entry(
 
 
 def _change(client: redis.Redis, entry: JournalEntry, bundle: bytes) -> int:
-    """Let a bundle serve, then write it down; a crash between is mended by doing it again.
+    """Let a bundle serve, then record it; after a crash in between, repeating it repairs the record.
 
     Raises:
         StoreError: Another command changed what serves since `entry` was made, or a process did not load it.
@@ -237,7 +237,7 @@ def serve(
     kind: str = "churn",
     note: tuple[str, bytes] | None = None,
 ) -> int:
-    """Let a bundle serve and wait until every live serving process reports it; returns their number.
+    """Publish a bundle and wait until every live serving process reports it; returns their number.
 
     Args:
         client: The store.
@@ -268,7 +268,7 @@ def serve(
 def _point(
     client: redis.Redis, pointer: str, digest: bytes | None, note: tuple[str, bytes] | None, *, back: bool = False
 ) -> None:
-    """Write the journal and move a pointer, or take both back, in one step; on a cluster one after the other."""
+    """Append to the journal and move a pointer, or undo both, in one step; on a cluster one after the other."""
     pipe = client.pipeline(transaction=True)
     if note is not None:
         _ = pipe.lrem(note[0], -1, note[1].decode()) if back else pipe.rpush(*note)
@@ -278,7 +278,7 @@ def _point(
 
 @contextmanager
 def alone(client: redis.Redis, what: str) -> Iterator[None]:
-    """One command of this store at a time; raises StoreError if another does not end."""
+    """Lock out other promotions of a kind in this store; raises StoreError if another one does not end."""
     try:
         with client.lock(f"croupier:{what}", timeout=_LOCK_SECONDS, blocking_timeout=_LOCK_SECONDS, sleep=0.05):
             yield
@@ -287,7 +287,7 @@ def alone(client: redis.Redis, what: str) -> Iterator[None]:
 
 
 def user() -> str:
-    """Who runs this process, for the record."""
+    """Name of the user who runs this process, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run as a user without a name
@@ -298,7 +298,7 @@ def user() -> str:
 
 
 def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
-    """Bring journal and MLflow together: MLflow records what it misses, a store made anew learns from MLflow."""
+    """Reconcile journal and MLflow: MLflow records missing entries, a new store learns them from MLflow."""
     from models.releases.registry import ChurnRegistry  # noqa: PLC0415 - MLflow takes seconds to import, a rollback has two
 
     registry = ChurnRegistry(home)

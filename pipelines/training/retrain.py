@@ -1,4 +1,4 @@
-"""Materialise, train, gate, promote: one run of MLflow's, with a child for each step.
+"""Retrain the churn model: materialise, train, gate, promote, as one MLflow run with a child per step.
 
 retrain churn  FINISHED, or FAILED with the sentence that says why
   materialise  features at the cut-offs
@@ -34,14 +34,14 @@ REFUSALS = (TrainingRefused, GateRefused, RegistryError, StoreError)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step that was begun, and how long it took."""
+    """A step that was begun, and its duration."""
 
     name: str
     seconds: float
 
 
 class Retraining(msgspec.Struct, kw_only=True):
-    """What a retraining brought; filled in as it goes.
+    """Result of a retraining, filled in step by step.
 
     Attributes:
         run_id: MLflow's parent run.
@@ -67,7 +67,7 @@ class Retraining(msgspec.Struct, kw_only=True):
 
 
 class Retrain:
-    """A retraining under way: the parts that its steps share."""
+    """A retraining under way."""
 
     def __init__(self, home: Path, url: str, console: Console) -> None:
         self._home, self._url, self._console = home, url, console
@@ -75,7 +75,7 @@ class Retrain:
         self._registry: ChurnRegistry = settle(home, self._client)
 
     def run(self, by: str | None = None) -> Retraining:
-        """Do the steps; a refusal ends them, is recorded, and stands in the result's `reason`."""
+        """Run the steps; a refusal ends them, is recorded, and becomes the result's `reason`."""
         result = Retraining(run_id="")
         try:
             with self._registry.run("retrain churn") as parent:
@@ -122,7 +122,7 @@ class Retrain:
 
     @contextmanager
     def _step(self, parent: Run, result: Retraining, name: str, *, quiet: bool = False) -> Iterator[Run]:
-        """A child run, timed; `quiet` where the step draws a bar of its own."""
+        """A timed child run for a step; `quiet` for a step with a progress bar of its own."""
         began = time.monotonic()
         try:
             with self._registry.run(name, under=parent.id) as run, self._shown(name, quiet=quiet):
@@ -141,7 +141,7 @@ class Retrain:
 
 
 def retrain(home: Path, url: str, console: Console, by: str | None = None) -> Retraining:
-    """Train a model on what the lake holds now and let it serve if it passes its gate.
+    """Train a model on the current lake and let it serve if it passes its gate.
 
     Args:
         home: Directory of the house.
@@ -158,7 +158,7 @@ def retrain(home: Path, url: str, console: Console, by: str | None = None) -> Re
 
 @contextmanager
 def _only(home: Path) -> Iterator[None]:
-    """One retraining of a house at a time; the lock ends with the process that holds it, however that ends."""
+    """Allow one retraining of a house at a time, by a lock that ends with its process."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "retrain.lock").open("w") as lock:
         try:

@@ -1,4 +1,4 @@
-"""A process of ours, started by another of ours."""
+"""Child processes: start, watch, stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST: Final = 19
 
 
 def end_with_parent() -> None:
-    """In a child: ask this process to end when the one that started it has ended, were it killed outright."""
+    """In a child: end this process when its parent ends, even if the parent was killed."""
     if os.environ.pop(TIED, None) is None:
         return
 
@@ -32,14 +32,14 @@ def end_with_parent() -> None:
 
 
 def give_way(pid: int, niceness: int = LAST) -> None:
-    """Let a process that was just started, and all that it will start, run after others."""
+    """Lower the priority of a process that was just started, and of everything it starts."""
     with suppress(ProcessLookupError):
         os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
 
 
 @dataclass
 class Child:
-    """A process of ours in a session of its own; `niceness` above 0 lets what serves go first, 19 as far as can be."""
+    """A child process in a session of its own; `niceness` 1 to 19 lowers its priority."""
 
     name: str
     command: list[str]
@@ -49,7 +49,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start it, its output appended to its log."""
+        """Start the process, its output appended to its log."""
         environment = {**os.environ, **self.environment, TIED: "yes"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - the command is ours
@@ -59,26 +59,26 @@ class Child:
             give_way(self.process.pid, self.niceness)
 
     def dead(self) -> bool:
-        """Whether it was started and has ended."""
+        """Whether the process was started and has ended."""
         if self.process is None or self.process.poll() is None:
             return False
         self._let_go(self.process)
         return True
 
     def _let_go(self, process: subprocess.Popen[bytes]) -> None:
-        """Close our end of what an ended child read from."""
+        """Close our end of an ended child's input."""
         if process.stdin is not None:
             process.stdin.close()
 
     def wait(self) -> int:
-        """Wait until it has ended; its exit code."""
+        """Wait until the process has ended; returns its exit code."""
         assert self.process is not None, "it was not started"  # noqa: S101
         code = self.process.wait()
         self._let_go(self.process)
         return code
 
     def stop(self, seconds: float = 20.0) -> None:
-        """Ask it to end, wait, and insist after a while."""
+        """Terminate the process, wait, and kill it after a while."""
         if self.process is None or self.dead():
             return
         self.process.terminate()

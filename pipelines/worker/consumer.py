@@ -48,18 +48,18 @@ Step = Callable[[str], None]
 
 
 def onward(_: str) -> None:
-    """The step of a loop that nobody watches."""
+    """Default step of a loop: do nothing."""
 
 
 class OwnedPartition(NamedTuple):
-    """A partition that this consumer holds: its fencing epoch, and the last entry applied."""
+    """A partition leased by this consumer: its fencing epoch, and the last entry applied."""
 
     epoch: bytes
     cursor: str
 
 
 class _Change(NamedTuple):
-    """What new rows make of a player: signs of harm, the last row's place in the log, fields and values."""
+    """Effect of new rows on a player: signs of harm, last log entry, fields and values to write."""
 
     player: str
     signs: Sequence[facts.Assertion]
@@ -68,7 +68,7 @@ class _Change(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """One entry of a partition's log. `known_us` is house time at which the store took it."""
+    """One entry of a partition's log. `known_us` is the house time at which the store appended it."""
 
     stream_id: str
     kind: str
@@ -78,13 +78,13 @@ class LogEntry(NamedTuple):
 
 
 def log_entry(stream_id: bytes, fields: Mapping[bytes, bytes]) -> LogEntry:
-    """An entry as the store answers it."""
+    """Decode a log entry of the store."""
     zone = fields[b"z"].decode() or None
     return LogEntry(stream_id.decode(), fields[b"k"].decode(), int(fields[b"t"]), zone, fields[b"b"])
 
 
 def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
-    """The row that aggregates filter, with its place in the player's day."""
+    """Row of activity for the aggregates, with timing slot and night flag in the player's zone."""
     slot, night = local_parts(columns["occurred_at"], time_zone)
     return Activity(
         columns["type"],
@@ -100,13 +100,13 @@ def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
 
 
 def serving_plan(client: redis.Redis) -> ReadPlan | None:
-    """The read plan that serves, None before definitions were applied."""
+    """The serving read plan, None before definitions were applied."""
     digest = cast("bytes | None", client.get(pointer_key("plan")))
     return ReadPlan.loads(cast("bytes", client.get(bundle_key(digest.decode())))) if digest else None
 
 
 class Consumer:
-    """Holds partitions and keeps their features current. `step` is called before every step with its name.
+    """Leases partitions and keeps their features current. `step` is called before every step with its name.
 
     Attributes:
         settings: What counts as a sign of harm.
@@ -128,7 +128,7 @@ class Consumer:
         self.away = 0
 
     def renew(self) -> None:
-        """Hold every partition that is free or ours for some seconds more, and move the watermarks of ours."""
+        """Lease every partition that is free or ours, and move the watermarks of ours."""
         self._step("renew")
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
@@ -148,7 +148,7 @@ class Consumer:
         self._current_us.pop(partition, None)
 
     def expire(self) -> None:
-        """Give back what leases charged to budgets that ran out unconfirmed."""
+        """Return budget charged by leases that expired unconfirmed."""
         now_us = self._house.now_us(real_now_us(self._client))
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
@@ -161,7 +161,7 @@ class Consumer:
         replies(pipe)
 
     def release(self) -> None:
-        """Give all partitions back at once."""
+        """Release all partitions at once."""
         self._step("release")
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
@@ -171,7 +171,7 @@ class Consumer:
         self._current_us.clear()
 
     def step(self, block_ms: int) -> int:
-        """Apply what is new, waiting up to `block_ms` for it; returns the number of entries."""
+        """Apply new entries, waiting up to `block_ms` for them; returns their number."""
         if not self.owned:
             return 0
         self._step("read")
@@ -199,7 +199,7 @@ class Consumer:
         return done
 
     def _apply(self, batches: Mapping[int, list[LogEntry]]) -> set[int]:
-        """Update the players of some batches; returns the partitions that turned out to be lost or away.
+        """Update the players of some batches; returns the partitions found lost or away.
 
         Signs of harm are told before the features that show them: told twice a sign changes nothing, and neither a
         crash nor a node that goes away in between must lose it.
@@ -223,7 +223,7 @@ class Consumer:
     def _change(
         self, player: str, held: Mapping[bytes, bytes], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
     ) -> _Change | None:
-        """What new rows make of a player; None if all of them were applied before."""
+        """Effect of new rows on a player; None if all were applied before."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
         rows = [row for row in rows if order(row[0]) > applied]
         if not rows:
@@ -234,7 +234,7 @@ class Consumer:
         return _Change(player, self._signs(stored, known, rows), rows[-1][0], pairs)
 
     def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
-        """Make signs of harm facts, of ids that were linked meanwhile the player's; the partitions that are away."""
+        """Assert signs of harm as facts, for linked ids at their players; returns the partitions that are away."""
         if not signs:
             return set()
         self._step("tell")
@@ -251,7 +251,7 @@ class Consumer:
         return lost | self._tell_home({player: signs[player] for player in linked})
 
     def _tell_home(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
-        """Tell the players that hold linked ids what was told of these; the partitions of those that are not told."""
+        """Assert signs of linked ids at their players; returns the partitions of ids where that failed."""
         home, lost = homes(self._client, signs), set[int]()
         for player, told in signs.items():
             # Where the link was taken away again a moment ago, the id holds the signs itself.
@@ -260,7 +260,7 @@ class Consumer:
         return lost
 
     def _put(self, changes: Iterable[_Change]) -> set[int]:
-        """Put features where they are read; the partitions that are fenced or away."""
+        """Write features to the store; returns the partitions that are fenced or away."""
         self._step("apply")
         pipe, partitions = self._client.pipeline(transaction=False), []
         for change in changes:
@@ -273,7 +273,7 @@ class Consumer:
     def _signs(
         self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
     ) -> list[facts.Assertion]:
-        """Signs of harm in new activity, day by day, each true at the moment of its day's last row."""
+        """Signs of harm in new activity, day by day, each at the moment of its day's last row."""
         days = _days([row for _, row in rows])
         if not any(row.type in _TELLING for day in days for row in day):
             return []
@@ -308,7 +308,7 @@ class Consumer:
 
 
 def _days(rows: list[Activity]) -> list[list[Activity]]:
-    """Rows by the day on which they occurred, in order; what is too old to be a sign still comes as one day.
+    """Group rows by day in order; all rows too old to show a sign form one day.
 
     So that signs do not hang on how many rows arrive together.
     """
@@ -323,7 +323,7 @@ def _lease(partition: int) -> str:
 
 
 def _rows(entries: Iterable[LogEntry]) -> dict[str, list[tuple[str, Activity]]]:
-    """Rows per player, in the order of the log; decisions and exposures are no activity."""
+    """Rows of activity per player, in log order; decisions and exposures are none."""
     rows: dict[str, list[tuple[str, Activity]]] = defaultdict(list)
     for entry in entries:
         if entry.kind in {"event", "outcome"}:

@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 
 class Delivery(NamedTuple):
-    """An entry that is due to an endpoint at a moment; sorts by it."""
+    """An entry due to an endpoint at a moment; sorts by the moment."""
 
     due_us: int
     stream_id: str
@@ -58,7 +58,7 @@ class Delivery(NamedTuple):
 
 
 class EndpointQueue:
-    """What one endpoint is owed, apart from all others: its queue, its requests under way, its pauses.
+    """Queue of one endpoint, independent of others: entries, requests under way, pauses.
 
     What was never tried goes first: it is due since ever.
     """
@@ -72,32 +72,32 @@ class EndpointQueue:
         self.ailing = False
 
     def owe(self, entry: Entry) -> None:
-        """Queue an entry from where it is."""
+        """Queue an entry at its recorded progress."""
         progress = entry.noted.get(self.endpoint.id) or Progress()
         due = Delivery(progress.due_us, entry.stream_id, entry.partition, entry, progress.attempts)
         heapq.heappush(self.waiting, due)
 
     def next(self, now_us: int) -> Delivery | None:
-        """Take what may be sent now, None if nothing may."""
+        """Take the next delivery that may be sent now, None if there is none."""
         if not self.waiting or self.busy >= AT_ONCE or now_us < max(self.waiting[0].due_us, self.paused_until_us):
             return None
         self.busy += 1
         return heapq.heappop(self.waiting)
 
     def told(self, *, well: bool, answer: str) -> None:
-        """Say once that an endpoint fails, and once that it takes notices again."""
+        """Log once that the endpoint fails, and once that it accepts notices again."""
         if well == self.ailing:
             self.ailing = not well
             _LOG.log(logging.INFO if well else logging.WARNING, "endpoint", endpoint=self.endpoint.id, answer=answer)
 
     def forget(self, entries: Collection[Entry]) -> None:
-        """Drop what waits of some entries."""
+        """Drop the deliveries of some entries."""
         self.waiting = [one for one in self.waiting if one.entry not in entries]
         heapq.heapify(self.waiting)
 
 
 class Dispatcher:
-    """Tells the subscribed endpoints until stopped; an error of the store ends it.
+    """Delivers to subscribed endpoints until stopped; a store error ends it.
 
     Args:
         url: The store.
@@ -116,7 +116,7 @@ class Dispatcher:
         self._clock = (0, 0.0)
 
     def run(self) -> None:
-        """Deliver until `stop`; without subscribers only keep the outboxes from growing."""
+        """Deliver until `stop`; without subscribers, trim the outboxes only."""
         if self._webhooks.endpoints:
             # A thread of its own: what waits for the store must not hold up answers, nor queue behind lookups.
             with self._store:
@@ -126,7 +126,7 @@ class Dispatcher:
             self._outbox.trim(self._owned())
 
     def stop(self) -> None:
-        """Ask `run` to end; requests under way get a moment to be answered."""
+        """Ask `run` to end; requests under way get a grace period."""
         self._stopping.set()
 
     async def _work(self) -> None:
@@ -155,7 +155,7 @@ class Dispatcher:
         return await asyncio.get_running_loop().run_in_executor(self._store, work, *arguments)
 
     async def _look(self) -> None:
-        """Take up what is new, let go of what another worker owns now."""
+        """Take up new entries, and drop those of partitions that another worker owns now."""
         owned = sorted(self._owned())
         seen = await self._call(self._outbox.look, owned)
         self._clock = seen.now_us, time.monotonic()
@@ -181,19 +181,19 @@ class Dispatcher:
             await self._call(self._outbox.note, entry, {}, ())
 
     async def _drop(self, entry: Entry, trouble: str) -> None:
-        """Put an entry that nobody can read aside: it must not end the worker again and again."""
+        """Set an unreadable entry aside, so that it cannot end the worker again and again."""
         _LOG.error("unreadable", partition=entry.partition, entry=entry.stream_id, trouble=trouble)
         await self._call(self._outbox.note, entry, {}, (GivenUp("*", 0, f"unreadable: {trouble}"),))
 
     async def _send_until(self, deadline: float) -> None:
-        """Start what is due and note what ended, until the next look."""
+        """Start due deliveries and collect answers until the next look."""
         while (left := deadline - time.monotonic()) > 0 and not self._stopping.is_set():
             for lane in self._lanes.values():
                 await self._start(lane)
             await self._collect(left)
 
     def _now_us(self) -> int:
-        """The store's clock, carried on since the last look."""
+        """The store's clock, extrapolated since the last look, unix microseconds."""
         read_us, at = self._clock
         return read_us + int((time.monotonic() - at) * SECOND_US)
 
@@ -207,7 +207,7 @@ class Dispatcher:
             self._tasks[asyncio.create_task(sending)] = lane, due
 
     async def _collect(self, seconds: float) -> None:
-        """Wait for some request to end, and note all that did."""
+        """Wait until some request ends, and record all that did."""
         if not self._tasks:
             await asyncio.sleep(seconds)
             return
@@ -238,7 +238,7 @@ class Dispatcher:
         lane.owe(delivery.entry)
 
     async def _end(self, lane: EndpointQueue, delivery: Delivery, given_up: GivenUp | None) -> None:
-        """An endpoint is done with an entry: it was told, or it never will be."""
+        """Finish an entry for an endpoint: delivered, or given up."""
         entry, name = delivery.entry, lane.endpoint.id
         entry.owed.discard(name)
         await self._call(self._outbox.note, entry, {name: None}, () if given_up is None else (given_up,))

@@ -1,4 +1,4 @@
-"""Who holds the ids that were linked, for those that ask the store about many at once."""
+"""Owners of linked ids, for callers that look up many ids at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.players import identity
 
 
 def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
-    """The player that holds each of some ids; a ring of links is untied first."""
+    """Owner of each id, itself where it is not linked; a ring of links is broken first."""
     asked, marks = set(players), dict[str, str]()
     ahead = asked
     while ahead:

@@ -1,4 +1,4 @@
-"""HTTP client of webhooks: one signed POST to an address that was checked.
+"""HTTP client of webhooks: one signed POST to a checked address.
 
 Whoever edits the subscriptions must not reach what only this machine reaches. So the very address that a socket
 is opened to is checked, after the name was resolved, and no redirect is followed.
@@ -40,7 +40,7 @@ class AddressRefused(OSError):
 
 
 def _meant(address: Address) -> Address:
-    """The address that is reached: IPv6 carries IPv4 in IPv4-mapped (RFC 4291) and NAT64 addresses (RFC 6052)."""
+    """The IPv4 address inside IPv4-mapped (RFC 4291) and NAT64 (RFC 6052) addresses, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
@@ -70,7 +70,7 @@ def refusal(scheme: str, address: str, allowed: Sequence[Network]) -> str | None
 
 
 class AddressGuard(AbstractResolver):
-    """Resolves names, and opens sockets, for one endpoint; refuses what `refusal` refuses.
+    """Resolver and connector for one endpoint that refuses the addresses that `refusal` refuses.
 
     Lookups run in threads of the endpoint's own: a name that nobody answers for holds up no other.
     """
@@ -85,7 +85,7 @@ class AddressGuard(AbstractResolver):
             raise AddressRefused(errno.EACCES, trouble)
 
     async def addresses(self, host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-        """What a name resolves to; raises OSError if to nothing."""
+        """Addresses of a name; raises OSError if there are none."""
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -95,7 +95,7 @@ class AddressGuard(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Addresses of a name, if every one of them may be called: a name with two faces is refused."""
+        """Addresses of a name if all of them may be called; a name that mixes them is refused."""
         found = await self.addresses(host, port)
         for _, address in found:
             self.check(address)
@@ -106,18 +106,18 @@ class AddressGuard(AbstractResolver):
         ]
 
     def open(self, info: tuple[Any, ...]) -> socket.socket:
-        """A socket for one address. The last check: addresses that stand in a URL are never resolved."""
+        """Open a socket to an address, checked once more: literal addresses in a URL are never resolved."""
         family, kind, protocol, _, place = info
         self.check(place[0])
         return socket.socket(family, kind, protocol)
 
     async def close(self) -> None:
-        """Forget lookups that nobody waits for."""
+        """Cancel pending lookups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Answer(NamedTuple):
-    """How an attempt ended: a status, or None and why there is none."""
+    """Result of an attempt: a status, or None and the error."""
 
     status: int | None
     trouble: str
@@ -125,7 +125,7 @@ class Answer(NamedTuple):
 
 
 class HttpClient:
-    """The way to one endpoint."""
+    """HTTP client of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         self._url = str(endpoint.url)
@@ -133,7 +133,7 @@ class HttpClient:
         self._session = session
 
     async def post(self, message: str, text: str, at: datetime) -> Answer:
-        """Send a body once; what comes back besides status and headers is not read.
+        """Send a body once; of the answer only status and headers are read.
 
         Args:
             message: Its webhook-id.
@@ -154,7 +154,7 @@ class HttpClient:
 
 @asynccontextmanager
 async def wire(endpoint: Endpoint, webhooks: Webhooks) -> AsyncIterator[HttpClient]:
-    """Connections to an endpoint, each to an address that was checked; no proxy and no cookies."""
+    """Open an HTTP client for an endpoint: checked addresses, no proxy, no cookies."""
     guard = AddressGuard(endpoint, webhooks.allow_private)
     connector = aiohttp.TCPConnector(resolver=guard, socket_factory=guard.open, use_dns_cache=False, limit=AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=webhooks.timeout_seconds)
@@ -167,7 +167,7 @@ async def wire(endpoint: Endpoint, webhooks: Webhooks) -> AsyncIterator[HttpClie
 
 
 class Finding(NamedTuple):
-    """What became of looking at an endpoint: its addresses, and why it cannot be called ('' if it can)."""
+    """Result of examining an endpoint: its addresses, and why it cannot be called ('' if it can)."""
 
     id: str
     host: str
@@ -176,7 +176,7 @@ class Finding(NamedTuple):
 
 
 async def examine(endpoint: Endpoint, webhooks: Webhooks) -> Finding:
-    """Resolve and check an endpoint, and send nothing."""
+    """Resolve and check an endpoint without sending anything."""
     url, guard = urlsplit(str(endpoint.url)), AddressGuard(endpoint, webhooks.allow_private)
     host = url.hostname or ""
     try:
@@ -191,12 +191,12 @@ async def examine(endpoint: Endpoint, webhooks: Webhooks) -> Finding:
 
 
 async def examine_all(webhooks: Webhooks) -> list[Finding]:
-    """See `examine`, for every endpoint at once."""
+    """Examine every endpoint at once; see `examine`."""
     return list(await asyncio.gather(*(examine(one, webhooks) for one in webhooks.endpoints)))
 
 
 async def send_example(endpoint: Endpoint, webhooks: Webhooks) -> Answer:
-    """Tell an endpoint, once, that a lease was taken back which never was: that of the decision `example-...`."""
+    """Send an endpoint one example notice, of the decision `example-...`."""
     now = datetime.now(UTC)
     told = Notice(f"example-{secrets.token_hex(8)}", "main", "email", "example", micros(now))
     async with wire(endpoint, webhooks) as way:

@@ -111,7 +111,7 @@ moment it told, while `occurred_at` is when they began to hold."""
 
 
 class Reach(msgspec.Struct, kw_only=True):
-    """How far the lake reaches: stream milliseconds flushed, a flush under way, and the head of each chain."""
+    """Reach of the lake: flushed stream milliseconds, a flush under way, the head of each hash chain."""
 
     flushed: int = 0
     pending: int | None = None
@@ -122,13 +122,13 @@ _POSITION: Final = "_position.json"
 
 
 def reach(folder: Path) -> Reach:
-    """How far a lake reaches; from the beginning where nothing was flushed yet."""
+    """Reach of a lake; the beginning where nothing was flushed."""
     file = folder / _POSITION
     return msgspec.json.decode(file.read_bytes(), type=Reach) if file.exists() else Reach()
 
 
 class Lake:
-    """Writes the log of all partitions to a folder of Parquet files. `step` is called before every step."""
+    """Writes the log of all partitions to Parquet files. `step` is called before every step with its name."""
 
     def __init__(self, client: redis.Redis, folder: Path, step: Step = onward) -> None:
         self._client = client
@@ -139,7 +139,7 @@ class Lake:
         self.reach = reach(folder)
 
     def flush(self) -> int:
-        """Write all that was logged until now; returns the number of entries written.
+        """Write everything logged until now; returns the number of entries.
 
         A lease can run out under a flush that takes long, so the folder is locked too: a second writer does nothing.
 
@@ -173,7 +173,7 @@ class Lake:
         return count
 
     def _boundary(self) -> int:
-        """Milliseconds that every entry until now lies before: the clock's, unless it was set back."""
+        """Stream milliseconds that all entries until now lie before: the clock's, unless it was set back."""
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             pipe.xinfo_stream(f"log:{tag(partition)}")
@@ -220,7 +220,7 @@ class Lake:
         self._put(self._file, lambda file: file.write_bytes(msgspec.json.encode(self.reach)))
 
     def _put(self, file: Path, write: Callable[[Path], object]) -> None:
-        """Write a file that is seen whole or not at all, and is on disk before anything rests on it."""
+        """Write a file atomically and durably."""
         unfinished = file.with_name(f".{file.stem}.tmp")
         self._step(f"write {file.suffix[1:]}")
         try:
@@ -234,7 +234,7 @@ class Lake:
         _sync(file.parent)
 
     def _trim(self) -> None:
-        """Drop what both lake and features have; the slower of the two decides."""
+        """Trim log entries that both lake and features have."""
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
             pipe.hget(f"lease:{tag(partition)}", "cursor")
@@ -247,7 +247,7 @@ class Lake:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Whether this is the only writer of a folder while the body runs; a process that ends lets go."""
+    """Lock a folder for one writer; yields whether the lock was free. It ends with the process."""
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,7 +261,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Sync a file, or the names in a folder, to disk."""
     held = os.open(path, os.O_RDONLY)
     try:
         os.fsync(held)
@@ -270,7 +270,7 @@ def _sync(path: Path) -> None:
 
 
 def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
-    """Hash over the head of the partition's chain and the record: the record's link, and the new head."""
+    """Hash over the head of the partition's chain and the record: the record's link and the new head."""
     link = hashlib.sha256(bytes.fromhex(heads.get(partition, "")) + body).digest()
     heads[partition] = link.hex()
     return link

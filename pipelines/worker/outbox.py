@@ -26,7 +26,7 @@ _DONE: Final = "done"
 
 
 class Progress(NamedTuple):
-    """How far an entry is with one endpoint: attempts that failed, and when the next is due, store's microseconds."""
+    """Progress of an entry at one endpoint: failed attempts, and when the next is due, store microseconds."""
 
     attempts: int = 0
     due_us: int = 0
@@ -50,11 +50,11 @@ class Entry:
 
     @cached_property
     def notice(self) -> Notice:
-        """What it tells."""
+        """The notice of the entry."""
         return notice(self.fields)
 
     def fault(self) -> str | None:
-        """Why it cannot be read, None if it can."""
+        """Why the entry cannot be read, None if it can."""
         try:
             _ = self.notice
         except (KeyError, ValueError, TypeError, msgspec.MsgspecError) as error:
@@ -63,7 +63,7 @@ class Entry:
 
 
 class GivenUp(NamedTuple):
-    """An endpoint that will not be told of an entry any more, and why."""
+    """An endpoint that delivery of an entry was given up for, and why."""
 
     endpoint: str
     attempts: int
@@ -79,12 +79,12 @@ def _state(partition: int) -> str:
 
 
 def undelivered_key(partition: int) -> str:
-    """Stream of the entries of a partition that an endpoint was never told of."""
+    """Stream of a partition's undelivered entries."""
     return f"undelivered:{tag(partition)}"
 
 
 class OutboxReading(NamedTuple):
-    """A look at the store: entries not seen before, its clock, and the endpoints that want nothing any more."""
+    """A reading of the outboxes: new entries, the store's clock, disabled endpoints."""
 
     entries: list[Entry]
     now_us: int
@@ -92,14 +92,14 @@ class OutboxReading(NamedTuple):
 
 
 class Outbox:
-    """The outboxes of the partitions that are ours, as the store keeps them."""
+    """Outboxes of our partitions in the store."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._read: dict[int, str] = {}
 
     def look(self, owned: Collection[int]) -> OutboxReading:
-        """What is new in the outboxes; of a partition that is new to us, all of it."""
+        """Read new entries; of a newly owned partition, all."""
         for partition in self._read.keys() - set(owned):
             del self._read[partition]
         fresh = [partition for partition in owned if partition not in self._read]
@@ -121,13 +121,13 @@ class Outbox:
         return OutboxReading(found, real_now_us(self._client), gone)
 
     def _sweep(self, states: Mapping[int, Mapping[str, Mapping[str, Progress | None]]]) -> None:
-        """Drop progress of entries that are gone: an owner that lost its partition may have noted it late."""
+        """Delete progress of deleted entries, which a former owner of the partition may have recorded late."""
         for partition, noted in states.items():
             for stream_id, endpoints in noted.items():
                 self._client.hdel(_state(partition), *(f"{stream_id} {name}" for name in endpoints))
 
     def note(self, entry: Entry, changed: Mapping[str, Progress | None], given_up: Iterable[GivenUp]) -> None:
-        """Keep what became of an entry; if nobody is owed any more it goes. All of it or nothing: one slot."""
+        """Record progress of an entry, and delete it when no endpoint is left; atomic, within one slot."""
         entry.noted |= changed
         pipe: Any = self._client.pipeline(transaction=True)
         for one in given_up:
@@ -156,12 +156,12 @@ class Outbox:
         pipe.execute()
 
     def disable(self, endpoint: Endpoint) -> None:
-        """Remember that an endpoint wants nothing any more."""
+        """Record that an endpoint answered 410 and is called no more."""
         self._client.hset(GONE, endpoint.id, str(endpoint.url))
 
 
 def enable(client: redis.Redis, endpoint: str) -> bool:
-    """Let an endpoint be called again that had answered 410; whether it had."""
+    """Enable an endpoint that had answered 410; returns whether it was disabled."""
     return bool(client.hdel(GONE, endpoint))
 
 

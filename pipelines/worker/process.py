@@ -1,4 +1,4 @@
-"""The worker process: features from the log at once, the lake from it every few seconds, senders told, schedules."""
+"""The worker process: features at once, the lake every few seconds, webhooks, schedules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOG: Final = structlog.get_logger()
 
 
 class Worker:
-    """Runs all of it until stopped; an error of the store ends it, and whoever started it starts it again.
+    """Runs the worker until stopped. Exits on a store error; the supervisor restarts it.
 
     Of a cluster, the partitions of a node that is away wait until it is back, and so does the lake, which is written
     of all partitions or not at all; the others go on. `step` is called before every step of the consumer and of the
@@ -65,7 +65,7 @@ class Worker:
         self._failure: BaseException | None = None
 
     def run(self) -> None:
-        """Work until `stop`; then give the partitions back, flush a last time and end what runs by schedule."""
+        """Work until `stop`; then release the partitions, flush a last time and end scheduled commands."""
         looker = self._half(self._look_often)
         looker.start()
         try:
@@ -114,7 +114,7 @@ class Worker:
             _LOG.warning("store", partitions_away=self.consumer.away)
 
     def _follow_rules(self) -> None:
-        """Take up what counts as a sign of harm when another rulebook was promoted."""
+        """Take up the harm settings of a newly promoted rulebook."""
         pointer = cast("bytes", self._client.get(pointer_key("rules")) or b"")
         if pointer == self._rules:
             return
@@ -128,7 +128,7 @@ class Worker:
         self.consumer.settings = book.harm
 
     def _half(self, work: Callable[[], None]) -> threading.Thread:
-        """A thread beside the consumer; whatever ends it ends the worker, which is started again."""
+        """A thread beside the consumer; an exception in it ends the worker, which is then restarted."""
 
         def guarded() -> None:
             try:
@@ -162,7 +162,7 @@ class Worker:
         self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
 
     def _unless_away(self, what: str, work: Callable[[], None]) -> None:
-        """Do it, or say that it waits for a part of the store; of a store that is away whole, the consumer tells."""
+        """Run a function, or log that it waits for a part of the store."""
         try:
             work()
         except redis.RedisError as error:
@@ -174,7 +174,7 @@ class Worker:
         return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
 
     def _flush(self) -> None:
-        """Flush if this worker holds the lake, or can take it: one writer at a time.
+        """Flush if this worker holds or gets the lease of the lake: one writer at a time.
 
         A lake that cannot be written, as when its disk is full, must not hold up features: the log keeps what the lake
         misses, and the next flush tries again.
@@ -191,7 +191,7 @@ class Worker:
 
 
 def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:
-    """Block until features include these places of the log; raises StoreError if they do not in time."""
+    """Block until features include these places of the log; raises StoreError after `seconds`."""
     deadline = time.monotonic() + seconds
     for partition, place in reached.items():
         while order(_cursor(client, partition)) < order(place):
@@ -201,7 +201,7 @@ def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds:
 
 
 def _cursor(client: redis.Redis, partition: int) -> str:
-    """How far features of a partition are; from the beginning while its node is away."""
+    """Place in the log up to which a partition's features are; the beginning while its node is away."""
     try:
         return (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
     except redis.ConnectionError:
@@ -209,7 +209,7 @@ def _cursor(client: redis.Redis, partition: int) -> str:
 
 
 def wait_until_in_lake(lake: Path, real_us: int, seconds: float = 600.0) -> None:
-    """Block until the lake holds all that was logged before a moment of the store's clock."""
+    """Block until the lake holds everything logged before a moment of the store's clock; raises StoreError."""
     deadline = time.monotonic() + seconds
     while reach(lake).flushed * 1_000 < real_us:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What runs by itself: mlflow.yaml's `schedules`, cron lines in the house's clock, UTC.
+"""Scheduled commands: mlflow.yaml's `schedules`, cron lines in the house's clock, UTC.
 
 However many workers look, each due moment is taken once; moments that passed while nobody looked, or while a run was
 under way, are one run.
@@ -74,7 +74,7 @@ def due(line: str, since: datetime, now: datetime) -> datetime | None:
 
 
 class Scheduler:
-    """Starts what is due, each in a process of its own, one at a time of a kind."""
+    """Starts due commands, each in a process of its own, one at a time of each kind."""
 
     def __init__(self, client: redis.Redis, house: House, schedules: Mapping[str, str], home: Path, url: str) -> None:
         self._client, self._house, self._schedules = client, house, schedules
@@ -88,7 +88,7 @@ class Scheduler:
         self._running: set[str] = set()
 
     def look(self) -> None:
-        """Start what has come due since anybody looked; raises redis.RedisError if the store is away."""
+        """Start commands that have come due since the last look; raises redis.RedisError if the store is away."""
         now = moment(self._house.now_us(real_now_us(self._client)))
         for name, line in self._schedules.items():
             if not self._busy(name) and self._take(name, line, now):
@@ -97,7 +97,7 @@ class Scheduler:
                 _LOG.info("scheduled run", name=name, log=str(self.children[name].log))
 
     def stop(self) -> None:
-        """End what runs, in order: a run notes that it was stopped, and nothing of it serves."""
+        """Terminate running commands in order: each records that it was stopped, and nothing of it serves."""
         for child in self.children.values():
             child.stop(STOP_SECONDS)
 
@@ -109,7 +109,7 @@ class Scheduler:
         return name in self._running
 
     def _take(self, name: str, line: str, now: datetime) -> bool:
-        """Whether a due moment was there that nobody had taken; a house looks forward from its first look."""
+        """Claim a due moment; false if another worker did, or the house has not looked before."""
         key = f"croupier:schedule:{name}"
         if self._client.set(key, micros(now), nx=True):
             return False

@@ -1,4 +1,4 @@
-"""Webhooks of revoked leases: endpoints, payload, signature, retries.
+"""Webhooks of revoked leases: endpoints, payload, signature, retry schedule.
 
 The file that CROUPIER_WEBHOOKS names says who is told. It names the environment's variables that hold the
 secrets; a secret never stands in it. All but `read_webhooks` and the look at the environment is pure.
@@ -52,7 +52,7 @@ def _secrets(variable: str) -> str:
 
 
 def _sound(secret: str) -> bool:
-    """Whether a secret is one; the library itself would skip what is no base64."""
+    """Whether a secret is valid: prefix, length, and base64, which the library does not check."""
     text = secret.removeprefix("whsec_")
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -75,7 +75,7 @@ def _private(text: Any) -> Network:  # noqa: ANN401 - whatever stands in the fil
 
 
 class Endpoint(BaseModel):
-    """Somebody who is told.
+    """A subscriber's endpoint.
 
     Attributes:
         secret_env: The variable of the environment that holds the secret; two, divided by a space, sign both.
@@ -90,14 +90,14 @@ class Endpoint(BaseModel):
     channels: tuple[Channel, ...] | None = None
 
     def wants(self, notice: Notice) -> bool:
-        """Whether they subscribed to this."""
+        """Whether the endpoint subscribed to a notice."""
         return (self.brands is None or notice.brand in self.brands) and (
             self.channels is None or notice.channel in self.channels
         )
 
 
 class Webhooks(BaseModel):
-    """Who is told, and how.
+    """Settings of webhooks: endpoints and delivery.
 
     Attributes:
         allow_private: Private ranges that may be called all the same, also without TLS.
@@ -120,7 +120,7 @@ class Webhooks(BaseModel):
 
 
 def read_webhooks() -> Webhooks:
-    """What the file named by CROUPIER_WEBHOOKS says; nobody is told without one.
+    """Read the file named by CROUPIER_WEBHOOKS; no endpoints without one.
 
     Raises:
         CatalogueError: The file, or a secret that it names, is not valid.
@@ -131,7 +131,7 @@ def read_webhooks() -> Webhooks:
 
 @dataclass(frozen=True)
 class Notice:
-    """A lease that was taken back, as senders are told of it; `revoked_us` is house time, unix microseconds."""
+    """Notice of a revoked lease; `revoked_us` is house time, unix microseconds."""
 
     decision_id: str
     brand: str
@@ -141,13 +141,13 @@ class Notice:
 
 
 def notice(fields: Mapping[bytes, bytes]) -> Notice:
-    """The notice of an outbox's entry; the player stays inside, the decision is enough for a sender."""
+    """Notice of an outbox entry, without the player: the decision identifies the contact."""
     row = msgspec.msgpack.decode(fields[b"b"])
     return Notice(row["decision_id"], row["brand"], row["channel"], row["offer"], int(fields[b"t"]))
 
 
 def body(told: Notice) -> str:
-    """What an endpoint gets, the same at every attempt."""
+    """Request body of a notice, the same at every attempt."""
     at = moment(told.revoked_us)
     data = {
         "decision_id": told.decision_id,
@@ -160,7 +160,7 @@ def body(told: Notice) -> str:
 
 
 def webhook_id(told: Notice, endpoint: str) -> str:
-    """Under which an endpoint knows a notice again: a lease is taken back once, and for good."""
+    """Idempotency key of a notice: a lease is revoked once, and for good."""
     return f"revoked_{told.decision_id}_{endpoint}"
 
 
@@ -184,14 +184,14 @@ def headers(secrets: Sequence[str], message: str, at: datetime, text: str) -> di
 
 
 def verdict(status: int | None) -> Verdict:
-    """What an answer means; None for no answer. A redirect is a failure: it is never followed."""
+    """Verdict on the status of an answer, None for no answer; a redirect is a failure, never followed."""
     if status is None:
         return "failed"
     return "gone" if status == 410 else "delivered" if status // 100 == 2 else "failed"
 
 
 def wait_seconds(schedule: Sequence[float], attempts: int, asked: float, u: float) -> float | None:
-    """How long to wait after failed attempts; None if the schedule is used up.
+    """Seconds to wait after failed attempts; None when the schedule is used up.
 
     Args:
         schedule: Wait after the first, second, ... failed attempt.
@@ -205,7 +205,7 @@ def wait_seconds(schedule: Sequence[float], attempts: int, asked: float, u: floa
 
 
 def asked_seconds(retry_after: str | None, now: datetime) -> float:
-    """Seconds that a Retry-After asks for, 0 for none or nonsense (RFC 9110, section 10.2.3: a number or a date)."""
+    """Seconds of a Retry-After header, 0 if absent or invalid (RFC 9110, section 10.2.3: a number or a date)."""
     if retry_after is None:
         return 0.0
     try:

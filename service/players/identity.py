@@ -92,8 +92,8 @@ def end(way: Mapping[str, str]) -> str | None:
 def crossed(way: Mapping[str, str]) -> str | None:
     """The id whose mark must be removed to break a ring of marks; None where the chain ends at a player.
 
-    Ids linked to each other at the same moment make a ring. It is broken deterministically: of its pending marks the one
-    on the greatest id is removed, so all callers agree.
+    Ids linked to each other at the same moment make a ring. It is broken deterministically: of its pending marks that
+    of the greatest id is removed, so all callers agree.
 
     Args:
         way: The marks from an id on, in order.
