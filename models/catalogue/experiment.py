@@ -31,7 +31,7 @@ def bucket(seed: str, unit: str) -> float:
 
 
 def variant(key: str, unit: str, shares: Mapping[Variant, float]) -> Variant:
-    """Variant of a unit: the shares laid end to end over [0, 1), half-open, in the order of the mapping."""
+    """Variant of a unit: shares laid end to end over [0, 1), half-open, in the order of the mapping."""
     return _at(bucket(key, unit), shares)
 
 

@@ -57,14 +57,14 @@ class ChangedDecisions(msgspec.Struct):
 
 
 class Case(NamedTuple):
-    """A decision that can be judged again: its record, the player, and what was asked."""
+    """A recorded decision that can be judged again: record, player, and request."""
 
     record: Record
     player: RecordedPlayer
     asked: Asked
 
     def judged(self, serving: Serving) -> Assessment:
-        """What would be found by the rules of `serving`."""
+        """Assessment of the case under the rules of `serving`."""
         return assess(self.player, self.asked, assignment(self.record), self.record.at_us, serving)
 
 
@@ -189,7 +189,7 @@ def _compare(
 
 
 def _of_rules(assessed: Assessment) -> dict[str, Candidates]:
-    """What the rulebook denies, without reasons of the house, the catalogue and the request."""
+    """Denials of the rulebook alone, without those of house, catalogue and request."""
     return {name: bits for name, bits in assessed.verdict.blocked.items() if not _apart(name)}
 
 

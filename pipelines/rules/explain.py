@@ -1,4 +1,4 @@
-"""Explain what may be sent to a player now, in a house that runs, as a decision would find it."""
+"""Explain what may be sent to a player now in a running house, as a decision would find it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS: Final = 5.0
 
 
 def explain(url: str, player_id: str, brand: str = "main") -> dict[str, Any]:
-    """What may be sent to a player now and what not, with reasons, sources and the inputs behind them.
+    """Explain what may be sent to a player now and what not, with reasons, sources and inputs.
 
     Args:
         url: The store.

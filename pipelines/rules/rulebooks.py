@@ -50,7 +50,7 @@ def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
 
 
 def served(client: redis.Redis) -> Serving:
-    """What serves, as far as rules ask: rulebook, catalogue, read plan; business rules in place of what is learnt."""
+    """Serving configuration for rules: rulebook, catalogue, read plan, and business rules as the policy."""
     layout = CandidateSpace(load_catalogue(catalogue_path()))
     ranks = priorities(layout.catalogue)
     plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
