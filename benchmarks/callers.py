@@ -12,7 +12,7 @@ _SECONDS: Final = 30.0
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Answer(NamedTuple):
+class CallerAnswer(NamedTuple):
     """Answer to a caller; status 0 for a broken or silent connection."""
 
     status: int
@@ -27,18 +27,18 @@ def request(path: str, body: bytes | None = None) -> bytes:
     return f"{head}\r\n\r\n".encode() + body
 
 
-def ask(port: int, requests: Sequence[bytes], callers: int = CALLERS) -> list[Answer]:
+def ask(port: int, requests: Sequence[bytes], callers: int = CALLERS) -> list[CallerAnswer]:
     """Send requests to a server on this machine; each caller sends the next when the last is answered."""
     return asyncio.run(_ask(port, requests, callers))
 
 
-async def _ask(port: int, requests: Sequence[bytes], callers: int) -> list[Answer]:
-    waiting, answers = iter(requests), list[Answer]()
+async def _ask(port: int, requests: Sequence[bytes], callers: int) -> list[CallerAnswer]:
+    waiting, answers = iter(requests), list[CallerAnswer]()
     await asyncio.gather(*(_caller(port, waiting, answers) for _ in range(callers)))
     return answers
 
 
-async def _caller(port: int, waiting: Iterator[bytes], answers: list[Answer]) -> None:
+async def _caller(port: int, waiting: Iterator[bytes], answers: list[CallerAnswer]) -> None:
     """Send waiting requests over one connection, and a new one when it breaks."""
     connection: Connection | None = None
     for sent in waiting:
@@ -47,7 +47,7 @@ async def _caller(port: int, waiting: Iterator[bytes], answers: list[Answer]) ->
                 connection = connection or await asyncio.open_connection("127.0.0.1", port)
                 answers.append(await _exchange(*connection, sent))
         except (OSError, EOFError):
-            answers.append(Answer(0, b""))
+            answers.append(CallerAnswer(0, b""))
             await _close(connection)
             connection = None
     await _close(connection)
@@ -60,9 +60,9 @@ async def _close(connection: Connection | None) -> None:
             await connection[1].wait_closed()
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> Answer:
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> CallerAnswer:
     writer.write(sent)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
     body = await reader.readexactly(int(length.partition(b":")[2]))
-    return Answer(int(head.split(b" ", 2)[1]), body)
+    return CallerAnswer(int(head.split(b" ", 2)[1]), body)

@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     against: str | None
 
 
-def measure(plan: Plan, console: Console) -> result.Measured:
+def measure(plan: Plan, console: Console) -> result.BenchResult:
     """Furnish a home, start all sides, and let them take turns; shows progress.
 
     Raises:
@@ -69,7 +69,7 @@ def measure(plan: Plan, console: Console) -> result.Measured:
         with console.status("idle"):
             at_rest = sides.idle(started, IDLE_SECONDS)
         turns = _rounds(plan, started, at_rest, console)
-    return result.Measured(load, plan.players, plan.requests, at_rest, turns)
+    return result.BenchResult(load, plan.players, plan.requests, at_rest, turns)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _peers(plan: Plan, folder: Path, store: int, stack: ExitStack) -> Iterator[S
     home = folder / "home0"
     url = f"unix://{socket_path(home)}"
     client = connect(url)
-    amid = servers.Surroundings(
+    amid = servers.PeerContext(
         open_house(client), home, store, tuple(f"{feature.view}:{feature.name}" for feature in STORED)
     )
     client.close()

@@ -62,7 +62,7 @@ _FACTS: Final[Sequence[dict[str, Any]]] = (
 )
 
 
-class Linked(NamedTuple):
+class LinkedIds(NamedTuple):
     """Linked ids of one person, in a chain or a ring."""
 
     names: Sequence[str]
@@ -77,7 +77,7 @@ class Fact(NamedTuple):
     body: dict[str, Any]
 
 
-class Told(NamedTuple):
+class FactResult(NamedTuple):
     """Result of sending a fact: HTTP status, seconds until acknowledged."""
 
     status: int
@@ -97,18 +97,18 @@ def restricting(times: int, console: Console) -> dict[str, Any]:
         return asyncio.run(_run(list(_facts(times, groups, chance)), groups, port, url, house, console))
 
 
-def _groups(ids: int, chance: Random) -> Iterator[Linked]:
+def _groups(ids: int, chance: Random) -> Iterator[LinkedIds]:
     """Ids in alternating chains and rings of up to `LONGEST`."""
     made, number = 0, 0
     while made < ids:
         size = min(chance.choice((2, 5, 33, 100, LONGEST)), max(2, ids - made))
         names = [f"restricted-{number}-{at}" for at in chance.sample(range(size), size)]
-        yield Linked(names, number % 3 == 2, number % 3 == 0)
+        yield LinkedIds(names, number % 3 == 2, number % 3 == 0)
         made, number = made + size, number + 1
 
 
 async def _run(
-    facts: Sequence[Fact], groups: Sequence[Linked], port: int, url: str, house: House, console: Console
+    facts: Sequence[Fact], groups: Sequence[LinkedIds], port: int, url: str, house: House, console: Console
 ) -> dict[str, Any]:
     store = Store(url, TELLERS)
     ledger = RedisLedger(store, house)
@@ -125,7 +125,7 @@ async def _run(
     return _result(told, asked, groups) | found
 
 
-async def _link(group: Linked, house: House, ledger: RedisLedger, session: aiohttp.ClientSession) -> None:
+async def _link(group: LinkedIds, house: House, ledger: RedisLedger, session: aiohttp.ClientSession) -> None:
     """Link the ids of a group over HTTP, or leave marks as a caller that dies half way."""
     if group.taken_in:
         for place, (name, to) in enumerate(pairwise(group.names)):
@@ -142,7 +142,7 @@ async def _link(group: Linked, house: House, ledger: RedisLedger, session: aioht
         await ledger.mark(house.player_key(name), key, sealed)
 
 
-def _facts(times: int, groups: Sequence[Linked], chance: Random) -> Iterator[Fact]:
+def _facts(times: int, groups: Sequence[LinkedIds], chance: Random) -> Iterator[Fact]:
     """Restricting facts of any linked id, with clocks up to ten minutes ahead and up to three years old."""
     for number in range(times):
         group = groups[number % len(groups)]
@@ -158,9 +158,9 @@ def _facts(times: int, groups: Sequence[Linked], chance: Random) -> Iterator[Fac
 
 async def _under_load(
     facts: Sequence[Fact], session: aiohttp.ClientSession, console: Console
-) -> tuple[list[Told], list[Told]]:
+) -> tuple[list[FactResult], list[FactResult]]:
     """Send facts while callers ask for decisions; results of both."""
-    asked, told = list[Told](), list[Told]()
+    asked, told = list[FactResult](), list[FactResult]()
     waiting = iter(track(facts, "facts are told", console=console, transient=True))
     stop = asyncio.Event()
 
@@ -193,10 +193,10 @@ async def _contacted(names: Sequence[str], session: aiohttp.ClientSession, conso
     return contacted
 
 
-async def _timed(session: aiohttp.ClientSession, fact: Fact) -> Told:
+async def _timed(session: aiohttp.ClientSession, fact: Fact) -> FactResult:
     begun = time.perf_counter()
     status, _ = await _post(session, fact.route, fact.body)
-    return Told(status, time.perf_counter() - begun)
+    return FactResult(status, time.perf_counter() - begun)
 
 
 async def _post(session: aiohttp.ClientSession, route: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -204,7 +204,7 @@ async def _post(session: aiohttp.ClientSession, route: str, body: dict[str, Any]
         return answer.status, await answer.json()
 
 
-def _result(told: Sequence[Told], asked: Sequence[Told], groups: Sequence[Linked]) -> dict[str, Any]:
+def _result(told: Sequence[FactResult], asked: Sequence[FactResult], groups: Sequence[LinkedIds]) -> dict[str, Any]:
     statuses = Counter(one.status for one in told)
     return {
         "facts": len(told),

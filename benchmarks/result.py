@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.callers import Answer
+from benchmarks.callers import CallerAnswer
 from benchmarks.peers.servers import PEERS
 from benchmarks.rounds import Ratio, ratio
 from benchmarks.sides import Cost, Turn
@@ -37,7 +37,7 @@ def store_others(turn: Turn) -> float:
     return turn.cost.store_others
 
 
-class Measured(NamedTuple):
+class BenchResult(NamedTuple):
     """Measurements of a run.
 
     Attributes:
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
         return ratio(*(list(map(of, self.turns[name])) for name in ("decision", side))) if side in self.turns else None
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[CallerAnswer]:
         """All answers to our decisions."""
         return [answer for turn in self.turns["decision"] for answer in turn.answers]
 
@@ -81,7 +81,7 @@ def idle_store(at_rest: Cost) -> float:
 # --- The mix of answers
 
 
-def kind(answer: Answer) -> str:
+def kind(answer: CallerAnswer) -> str:
     """Kind of an answer: `contact`, `NO_CONTACT` with its reason, an HTTP status, or `no answer`."""
     if answer.status != 200:
         return str(answer.status) if answer.status else "no answer"
@@ -99,12 +99,12 @@ def _reason(body: Mapping[str, Any]) -> str:
     return "nothing else was allowed" if body["propensity"] == 1 else "drawn"
 
 
-def mix(answers: Sequence[Answer]) -> dict[str, float]:
+def mix(answers: Sequence[CallerAnswer]) -> dict[str, float]:
     """Share of each kind of answer, the most frequent first."""
     return _shares(Counter(map(kind, answers)), len(answers))
 
 
-def exclusions(answers: Sequence[Answer]) -> dict[str, float]:
+def exclusions(answers: Sequence[CallerAnswer]) -> dict[str, float]:
     """Share of answers without a contact, holdout apart, that name each rule."""
     alone = [answer for answer in answers if kind(answer).startswith("NO_CONTACT") and "holdout" not in kind(answer)]
     named = Counter(rule["rule"] for answer in alone for rule in json.loads(answer.body)["exclusions"])
@@ -115,12 +115,12 @@ def _shares(counted: Counter[str], total: int) -> dict[str, float]:
     return {name: round(count / total, 4) for name, count in counted.most_common()}
 
 
-def contact_share(measured: Measured) -> float:
+def contact_share(measured: BenchResult) -> float:
     """Share of decisions with a contact."""
     return mix(measured.answers).get("contact", 0.0)
 
 
-def trouble(measured: Measured) -> str | None:
+def trouble(measured: BenchResult) -> str | None:
     """Why the figures are not trustworthy, None if they are."""
     share = contact_share(measured)
     if share < LEAST_CONTACTS:
@@ -128,7 +128,7 @@ def trouble(measured: Measured) -> str | None:
     return None
 
 
-def errors(measured: Measured) -> dict[str, int]:
+def errors(measured: BenchResult) -> dict[str, int]:
     """Number of answers other than 200, by side."""
     return {
         name: sum(answer.status != 200 for turn in taken for answer in turn.answers)
@@ -139,7 +139,7 @@ def errors(measured: Measured) -> dict[str, int]:
 # --- For machines
 
 
-def for_machines(measured: Measured) -> dict[str, Any]:
+def for_machines(measured: BenchResult) -> dict[str, Any]:
     """The result as plain values for JSON; null for a peer that is not installed."""
     ratios = {name: measured.ratio_to(name) for name in PEERS}
     share = mix(measured.answers)
@@ -184,7 +184,7 @@ def _round(value: float | None) -> int | None:
 # --- For people
 
 
-def show(measured: Measured, console: Console) -> None:
+def show(measured: BenchResult, console: Console) -> None:
     """Print tables of costs and mix, with notes."""
     console.print(_costs(measured))
     console.print(_mix(measured))
@@ -202,7 +202,7 @@ def show(measured: Measured, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _costs(measured: Measured) -> Table:
+def _costs(measured: BenchResult) -> Table:
     table = Table("median CPU, us per request", title="What a decision costs")
     for heading in ("server", "its store, main thread", "other threads", "decision / this", "95 % of the sign test"):
         table.add_column(heading, justify="right")
@@ -218,7 +218,7 @@ def _ratio(spread: Ratio | None) -> tuple[str, str]:
     return f"{spread.estimate:.2f}", f"{spread.low:.2f} to {spread.high:.2f}"
 
 
-def _mix(measured: Measured) -> Table:
+def _mix(measured: BenchResult) -> Table:
     table = Table("answer", title="What was answered")
     table.add_column("share", justify="right")
     for name, share in mix(measured.answers).items():

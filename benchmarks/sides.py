@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from benchmarks import cpu
 from benchmarks.builds import ROOT, Build
-from benchmarks.callers import Answer, ask, request
+from benchmarks.callers import CallerAnswer, ask, request
 
 READ_SECONDS: Final = 0.25
 """Deadline of a decision in every build: the first one's own default gives up on a busy machine."""
@@ -91,7 +91,7 @@ class Turn(NamedTuple):
 
     cost: Cost
     per_second: float
-    answers: Sequence[Answer]
+    answers: Sequence[CallerAnswer]
 
 
 def idle(sides: Sequence[Side], seconds: float) -> dict[str, Cost]:

@@ -61,7 +61,7 @@ _NUMBERS: Final[Mapping[Kind, Callable[[NDArray[np.int64]], NDArray[np.int64]]]]
 _CALENDAR: Final = (Kind.WEEK, Kind.MONTH)
 
 
-class _Block(NamedTuple):
+class _CalendarSum(NamedTuple):
     """The buckets of one calendar sum, side by side in STORED; the current week or month first."""
 
     number: Callable[[int], int]
@@ -74,12 +74,12 @@ class _Block(NamedTuple):
         return self.number(as_of // DAY_MICROS) - self.number(moment_us // DAY_MICROS)
 
 
-def _blocks() -> dict[int, _Block]:
+def _blocks() -> dict[int, _CalendarSum]:
     """The calendar sums by the position of their current bucket."""
     numbers = {kind: _of_one_day(_NUMBERS[kind]) for kind in _CALENDAR}
     sums = groupby(enumerate(STORED), lambda one: (one[1].kind, one[1].value, one[1].when))
     found = [(kind, value, [index for index, _ in held]) for (kind, value, _), held in sums if kind in _CALENDAR]
-    return {held[0]: _Block(numbers[kind], value, held[0], len(held)) for kind, value, held in found}
+    return {held[0]: _CalendarSum(numbers[kind], value, held[0], len(held)) for kind, value, held in found}
 
 
 def _of_one_day(number: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Callable[[int], int]:
@@ -136,7 +136,7 @@ class _Route(NamedTuple):
 
     counts: tuple[tuple[int, int], ...]
     sums: tuple[tuple[int, int, int], ...]
-    blocks: tuple[_Block, ...]
+    blocks: tuple[_CalendarSum, ...]
     others: tuple[int, ...]
 
 
@@ -230,7 +230,7 @@ def _shift(values: list[Any], before: int | None, as_of: int) -> None:
             values[block.first : block.first + block.size] = [*fresh, *held][: block.size]
 
 
-def _add(values: list[Any], block: _Block, row: Activity, as_of: int) -> None:
+def _add(values: list[Any], block: _CalendarSum, row: Activity, as_of: int) -> None:
     """Add one row to the bucket of its week or month; one older than the last bucket only sets missing buckets to 0."""
     if values[block.first] is None:
         values[block.first : block.first + block.size] = [0] * block.size
@@ -266,13 +266,13 @@ def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
     return (max(text or "", row.product or "") or None) if row.occurred_us == last else text
 
 
-def together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+def merge(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
     """Merge the stored values of two ids of one person, as if all rows had been one player's; exact within 1e-9."""
     moments = [values[_AS_OF[0]] for values in (one, other)]
     if None in moments:
         return list(other if moments[0] is None else one)
     as_of = max(moments)
-    parts = [_moved(values, before, as_of) for values, before in zip((one, other), moments, strict=True)]
+    parts = [_brought_to(values, before, as_of) for values, before in zip((one, other), moments, strict=True)]
     found = [_JOINED[feature.kind](*pair) for feature, *pair in zip(STORED, *parts, strict=True)]
     for places in _FIRSTS:
         earliest = sorted(part[at] for part in parts for at in places if part[at] is not None)
@@ -283,7 +283,7 @@ def together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _moved(stored: Sequence[Any], before: int, as_of: int) -> list[Any]:
+def _brought_to(stored: Sequence[Any], before: int, as_of: int) -> list[Any]:
     """Stored values brought to a later moment."""
     values = list(stored)
     _shift(values, before, as_of)

@@ -35,7 +35,7 @@ class PlanError(ValueError):
     """The plan does not fit what the registry defines or what the store holds."""
 
 
-class Row(NamedTuple):
+class StoredRow(NamedTuple):
     """Stored values of a player as read: values in the plan's order, None for missing or null.
 
     `as_of` maps each view to the event time of its values in unix microseconds, None where nothing was written.
@@ -93,7 +93,7 @@ class ReadPlan:
         value = entity.encode()
         return self.prefix + _LENGTH.pack(len(value)) + value + self.suffix
 
-    def decode(self, values: Sequence[bytes | None]) -> Row:
+    def decode(self, values: Sequence[bytes | None]) -> StoredRow:
         """Decode the reply of HMGET.
 
         Args:
@@ -110,7 +110,7 @@ class ReadPlan:
             moments = [None if value is None else _read_moment(value) for value in values[len(row) :]]
         except _MALFORMED as error:
             raise PlanError(self._blame(values)) from error
-        return Row(row, dict(zip(self.views, moments, strict=True)))
+        return StoredRow(row, dict(zip(self.views, moments, strict=True)))
 
     def encode(self, values: Sequence[Any], as_of_us: int) -> list[bytes]:
         """Encode values as field, value, field, value ... for one HSET that writes every view of a player.

@@ -39,7 +39,7 @@ def unknown(word: object, what: str, known: Iterable[str]) -> str:
     return f"{word!r} is no {what}: " + (f"did you mean {near}? " if near else "") + f"known are {shown or 'none'}"
 
 
-class Closed(NamedTuple):
+class ClosedList(NamedTuple):
     """A closed list of words; `what` names what they are."""
 
     what: str
@@ -59,10 +59,10 @@ class Door(NamedTuple):
     Before `trading_since` there was no money and no play; None asks nothing of it.
     """
 
-    brands: Closed | None = None
-    registers: Closed | None = None
-    tags: Closed | None = None
-    offers: Closed | None = None
+    brands: ClosedList | None = None
+    registers: ClosedList | None = None
+    tags: ClosedList | None = None
+    offers: ClosedList | None = None
     trading_since: date | None = None
 
 
@@ -93,7 +93,7 @@ def listed(name: str, *, kept: bool = False) -> WrapValidator:
     """
 
     def find(word: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-        closed: Closed | None = getattr(info.context, name, None)
+        closed: ClosedList | None = getattr(info.context, name, None)
         if closed is None or not isinstance(word, str):
             return read(word)
         found = closed.find(word)

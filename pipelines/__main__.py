@@ -217,12 +217,12 @@ def worker() -> None:
 @app.command()
 def learn() -> None:
     """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
-    from pipelines.learning.learner import LearnerProcess, Teller
-    from pipelines.learning.training_log import open_school
+    from pipelines.learning.learner import LearnerProcess, MlflowReporter
+    from pipelines.learning.training_log import open_training
 
     _log_to_stderr()
     with relying(home()) as url:
-        running = LearnerProcess(url, home(), open_school(home() / "lake"), Teller(home()), lambda _: None)
+        running = LearnerProcess(url, home(), open_training(home() / "lake"), MlflowReporter(home()), lambda _: None)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: running.stop())
         running.run()
@@ -293,12 +293,12 @@ def promote_churn(
     version: Annotated[str, typer.Argument(help="As `train churn` printed it.")], as_json: Json = False
 ) -> None:
     """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
-    from pipelines.rules.rulebooks import barred
+    from pipelines.rules.rulebooks import places_forbidden_to_policy
     from pipelines.training.promotion import promote as let_serve
 
     with serving(home()) as url:
         done = msgspec.to_builtins(let_serve(home(), url, version))
-        show(done | {"business_rules_in": barred(connect(url))}, as_json=as_json)
+        show(done | {"business_rules_in": places_forbidden_to_policy(connect(url))}, as_json=as_json)
 
 
 @rollback.command("churn")
@@ -316,11 +316,11 @@ def rollback_churn(as_json: Json = False) -> None:
 def promote_policy(as_json: Json = False) -> None:
     """Let what is learnt serve again after a rollback. Example: croupier promote policy."""
     from pipelines.learning.policy import promote as let_go
-    from pipelines.rules.rulebooks import barred
+    from pipelines.rules.rulebooks import places_forbidden_to_policy
 
     with serving(home()) as url:
         done = msgspec.to_builtins(let_go(url))
-        show(done | {"business_rules_in": barred(connect(url))}, as_json=as_json)
+        show(done | {"business_rules_in": places_forbidden_to_policy(connect(url))}, as_json=as_json)
 
 
 @rollback.command("policy")
@@ -365,10 +365,10 @@ Folder = Annotated[Path | None, typer.Argument(help="Folder of a rulebook; by de
 @rules.command("lint")
 def rules_lint(folder: Folder = None, as_json: Json = False) -> None:
     """Check a rulebook; exit code 2 if it does not load, 1 if it errs or warns. Example: croupier rules lint FOLDER."""
-    from pipelines.rules.officer import checked
+    from pipelines.rules.inspection import lint_files
     from pipelines.rules.tables import findings
 
-    found = checked(folder, datetime.now(UTC).date())
+    found = lint_files(folder, datetime.now(UTC).date())
     show(found, as_json=True) if as_json else paper().print(findings(found))
     if any(one["grade"] != "note" for one in found["findings"]):
         sys.exit(1)
@@ -382,10 +382,10 @@ def rules_list(
     as_json: Json = False,
 ) -> None:
     """List the rules that bind in a place on a day. Example: croupier rules list --jurisdiction GB --on 2026-01-19."""
-    from pipelines.rules.officer import in_place
+    from pipelines.rules.inspection import rules_of_place
     from pipelines.rules.tables import rules_of
 
-    found = in_place(folder, jurisdiction, (on or datetime.now(UTC)).date())
+    found = rules_of_place(folder, jurisdiction, (on or datetime.now(UTC)).date())
     show(found, as_json=True) if as_json else paper().print(rules_of(found))
 
 
@@ -413,11 +413,11 @@ def rules_diff(
     as_json: Json = False,
 ) -> None:
     """Tell what another rulebook would have denied or allowed. Example: croupier rules diff OLD NEW --since 7d."""
-    from pipelines.rules.compare import differ
+    from pipelines.rules.compare import compare_rulebooks
     from pipelines.rules.tables import differences
 
     with serving(home()) as url:
-        found = differ(url, lake or home() / "lake", old, new, since, console())
+        found = compare_rulebooks(url, lake or home() / "lake", old, new, since, console())
     show(found, as_json=True) if as_json else paper().print(differences(found))
 
 

@@ -38,7 +38,7 @@ PEERS: Final = {
 """Every peer by its name in results."""
 
 
-class Surroundings(NamedTuple):
+class PeerContext(NamedTuple):
     """What peers read: a house's home and store, and its registered features."""
 
     house: House
@@ -76,7 +76,7 @@ def feast_folder(home: Path, url: str, folder: Path) -> None:
 
 
 @contextmanager
-def serving(name: str, amid: Surroundings, folder: Path) -> Iterator[Side]:
+def serving(name: str, amid: PeerContext, folder: Path) -> Iterator[Side]:
     """Start a peer as a side of the rounds."""
     peer, port = PEERS[name], free_port()
     command = _feast(port, folder) if peer.application is None else _uvicorn(peer.application, port)
@@ -88,7 +88,7 @@ def serving(name: str, amid: Surroundings, folder: Path) -> Iterator[Side]:
         yield side
 
 
-def _side(name: str, port: int, root: int, amid: Surroundings) -> Side:
+def _side(name: str, port: int, root: int, amid: PeerContext) -> Side:
     def key(player: int) -> str:
         return amid.house.player_key(population.name(player))
 

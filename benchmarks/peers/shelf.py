@@ -32,7 +32,7 @@ Row = NDArray[np.float64]
 Choose = Callable[[Row], int]
 
 
-class Asked(BaseModel):
+class PeerRequest(BaseModel):
     """Request about a player."""
 
     player: str
@@ -93,7 +93,7 @@ def pipeline(choose: Choose) -> FastAPI:
     app = FastAPI()
 
     @app.post("/")
-    async def answer(asked: Asked) -> dict[str, Any]:
+    async def answer(asked: PeerRequest) -> dict[str, Any]:
         response = await store.get_online_features_async(references, [{"player": asked.player}])
         values = response.to_dict()
         row = np.array([_number(values[name][0]) for name in names])

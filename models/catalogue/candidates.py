@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.schema import CHANNELS
-from models.catalogue.limits import Group, Scope
+from models.catalogue.limits import ContactGroup, Scope
 from models.catalogue.offers import SLOTS, Catalogue, Offer, Stage
 
 Candidates = int
@@ -48,7 +48,7 @@ class CandidateSpace:
         self.everything = self.where(lambda _offer, _channel: True)
         self.promotional = self.where(lambda offer, _: offer.promotional)
         self.scopes: frozenset[Scope] = frozenset(one.scope for one in (*catalogue.caps, *catalogue.gaps))
-        self._held: dict[tuple[Group, int | None], Candidates] = {}
+        self._held: dict[tuple[ContactGroup, int | None], Candidates] = {}
         self.by_jurisdiction = {
             place: self.where(lambda offer, _, place=place: place in offer.jurisdictions)  # type: ignore[misc]
             for one in catalogue.offers
@@ -80,7 +80,7 @@ class CandidateSpace:
             or_, (bits for (at, channel), bits in self._groups.items() if holds(offers[at], CHANNELS[channel])), 0
         )
 
-    def group(self, group: Group, below: int | None = None) -> Candidates:
+    def group(self, group: ContactGroup, below: int | None = None) -> Candidates:
         """Contacts of a limit's group; with `below`, of offers of a lower priority only."""
         bits = self._held.get((group, below))
         if bits is None:

@@ -21,7 +21,7 @@ class CatalogueError(Exception):
     """A catalogue or rule file is not valid; the text names the place."""
 
 
-class _Once(yaml.constructor.SafeConstructor):
+class _UniqueKeys(yaml.constructor.SafeConstructor):
     """YAML constructor that refuses a key that stands twice: one of the two would silently be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - as in PyYAML
@@ -34,20 +34,20 @@ class _Once(yaml.constructor.SafeConstructor):
         return super().construct_mapping(node, deep)
 
 
-class _Fast(_Once, yaml.CSafeLoader):
+class _FastLoader(_UniqueKeys, yaml.CSafeLoader):
     """Loader by libyaml: a rulebook in a sixth of the time."""
 
 
-class _Clear(_Once, yaml.SafeLoader):
+class _ClearLoader(_UniqueKeys, yaml.SafeLoader):
     """Loader in Python, whose errors quote the text."""
 
 
 def read_yaml(text: str) -> object:
     """Parse YAML with each key once; raises YAMLError naming line and column."""
     try:
-        return yaml.load(text, _Fast)  # noqa: S506 - a safe loader
+        return yaml.load(text, _FastLoader)  # noqa: S506 - a safe loader
     except yaml.YAMLError:
-        return yaml.load(text, _Clear)  # noqa: S506 - a safe loader
+        return yaml.load(text, _ClearLoader)  # noqa: S506 - a safe loader
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:
@@ -55,12 +55,12 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     try:
         text = path.read_text("utf8")
         content = read_yaml(text)
-        found = model.model_validate(content, context=FILE) if (place := endless(content)) is None else None
+        found = model.model_validate(content, context=FILE) if (place := find_infinite(content)) is None else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path.name}: {error}") from error
     except ValidationError as error:
-        raise CatalogueError(_told(path.name, text, error)) from error
-    if found is None or (place := endless(found)) is not None:
+        raise CatalogueError(_faults(path.name, text, error)) from error
+    if found is None or (place := find_infinite(found)) is not None:
         line, where = _place(yaml.compose(text, yaml.SafeLoader), place or ())
         raise CatalogueError(f"{path.name}:{line}: {'.'.join(where)}: must be a finite number")
     return found
@@ -69,20 +69,20 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
 Kind = TypeVar("Kind")
 
 
-def decoded(path: Path, kind: type[Kind]) -> Kind:
+def read_settings(path: Path, kind: type[Kind]) -> Kind:
     """Read a YAML file of settings as a msgspec type; raises MsgspecError."""
     content = path.read_bytes()
-    if (place := endless(msgspec.yaml.decode(content))) is not None:
+    if (place := find_infinite(msgspec.yaml.decode(content))) is not None:
         raise msgspec.ValidationError(f"{'.'.join(map(str, place))} must be a finite number")
     return msgspec.yaml.decode(content, type=kind)
 
 
-def endless(content: object) -> tuple[int | str, ...] | None:
+def find_infinite(content: object) -> tuple[int | str, ...] | None:
     """Place of the first number that is not finite, empty if none; pydantic reads the text `1e999` as infinite too."""
-    return next(_endless(content), None)
+    return next(_find_infinite(content), None)
 
 
-def _endless(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]]:
+def _find_infinite(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]]:
     inside: Iterable[tuple[Any, object]] = ()
     match value:
         case float() if not isfinite(value):
@@ -96,10 +96,10 @@ def _endless(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]
         case tuple() | list():
             inside = enumerate(value)
     for step, one in inside:
-        yield from _endless(one, *place, step)
+        yield from _find_infinite(one, *place, step)
 
 
-def _told(name: str, text: str, error: ValidationError) -> str:
+def _faults(name: str, text: str, error: ValidationError) -> str:
     """The first few faults as text; unknown keys first, for they explain missing ones."""
     faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     root = yaml.compose(text, yaml.SafeLoader)

@@ -25,7 +25,7 @@ Response = Literal["sent", "delivered", "failed", "cancelled", "opened", "clicke
 """What may become of a contact."""
 
 
-class Group(BaseModel):
+class ContactGroup(BaseModel):
     """A group of promotional contacts: all, or those of a channel, offer, category or purpose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +51,7 @@ class _Limit(BaseModel):
     scope: Scope = "player"
 
 
-class Cap(_Limit, Group):
+class Cap(_Limit, ContactGroup):
     """At most `contacts` of a group in any window of `hours`, per day or week of the player's zone, or for life.
 
     Attributes:
@@ -95,8 +95,8 @@ class Gap(_Limit):
     """
 
     hours: float = Field(gt=0, le=YEARS * 24)
-    of: Group = Group()
-    after: Group = Group()
+    of: ContactGroup = ContactGroup()
+    after: ContactGroup = ContactGroup()
 
     @property
     def reach_us(self) -> int:
@@ -112,7 +112,7 @@ class Pause(_Limit):
     responses: int = Field(ge=1)
     days: float = Field(gt=0, le=YEARS)
     pause_days: float = Field(gt=0, le=YEARS)
-    of: Group = Group()
+    of: ContactGroup = ContactGroup()
 
     @property
     def within_us(self) -> int:
@@ -145,6 +145,6 @@ class Budget(BaseModel):
     time_zone: TimeZone = "UTC"
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ContactGroup:
         """Group of contacts that the budget pays for."""
-        return Group(offer=self.offer, category=self.category, purpose=self.purpose)
+        return ContactGroup(offer=self.offer, category=self.category, purpose=self.purpose)

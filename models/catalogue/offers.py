@@ -21,7 +21,7 @@ from features.schema import CHANNELS, TIMING_SLOTS
 from features.words import unknown
 from models.catalogue.files import load_yaml
 from models.catalogue.hashed import CATALOGUE
-from models.catalogue.limits import Budget, Cap, Gap, Group, Name, Pause
+from models.catalogue.limits import Budget, Cap, ContactGroup, Gap, Name, Pause
 
 NO_CONTACT: Final = 0
 """Place of the action that leaves the player alone; always eligible."""
@@ -54,7 +54,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Terms(_Part):
+class BonusTerms(_Part):
     """Conditions of a bonus. A missing one is unknown, and a rule that needs it denies.
 
     Attributes:
@@ -111,7 +111,7 @@ class Offer(_Part):
     category: Name | None = None
     kind: OfferKind = "message"
     mechanics: tuple[Mechanic, ...] | None = None
-    terms: Terms = Terms()
+    terms: BonusTerms = BonusTerms()
     local: dict[Currency, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     audience: Literal["shared", "individual"] | None = None
     tags: tuple[Name, ...] | None = None
@@ -184,7 +184,7 @@ class Catalogue(_Part):
         return tuple(offer.id for offer in self.offers)
 
     @property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ContactGroup]:
         """Groups named by the limits."""
         pairs = [group for gap in self.gaps for group in (gap.of, gap.after)]
         return [*self.caps, *pairs, *(one.of for one in self.pauses), *(one.group for one in self.budgets)]

@@ -1,6 +1,6 @@
 """Training of the churn model: ranking, calibration, and their evaluation. Pure.
 
-    Rows (of `population`, with features) --fit--> Trained --score--> evaluate
+    Rows (of `population`, with features) --fit--> TrainedModel --score--> evaluate
 
 Months differ far more than their players do (a month's churn rate may be twice its neighbour's), so the model learns
 what parts the players of one month, and months whose order it cannot predict from the others count less. Nothing in
@@ -105,7 +105,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model without a version yet.
 
     Attributes:
@@ -143,7 +143,7 @@ class Trained:
         )
 
 
-def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None) -> Trained:
+def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None) -> TrainedModel:
     """Train and calibrate on the rows of some cut-offs.
 
     Every cut-off is scored once by a model of all the others (leave one cut-off out). A cut-off whose churners the
@@ -169,7 +169,7 @@ def fit(rows: Rows, horizon_days: int, settings: Mapping[str, Any] | None = None
     weights = _cutoff_weights(rows, _left_out(rows, learner, np.ones(len(rows))), cutoffs)
     weight = weights[np.searchsorted(cutoffs, rows.cutoff_us)]
     slope, intercept = platt(_left_out(rows, learner, weight), rows.churned, weight)
-    return Trained(
+    return TrainedModel(
         _booster(rows, learner, weight),
         learner.features,
         slope,

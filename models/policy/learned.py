@@ -132,7 +132,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return f"{self.oracle}-{self.number}-{hashlib.sha256(self.dumps()).hexdigest()[:12]}"
 
 
-class Scored(NamedTuple):
+class ScoreTerms(NamedTuple):
     """Score terms of all candidates for a context; arrays of shape (size,), money in minor units.
 
     Attributes:
@@ -173,7 +173,7 @@ class LearnedPolicy:
         self._weights = self._stack()
         self._pairs = self._table(catalogue)
         self._shift = np.array([snapshot.shifts.get(offer, 0.0) for offer in self._levels])
-        self._lever = _spread([offer.lever for offer in catalogue.offers], catalogue, 0)
+        self._offer_weight = _spread([offer.lever for offer in catalogue.offers], catalogue, 0)
         self._taken = _spread([float(offer.cost_minor) for offer in catalogue.offers], catalogue, 0)
         self._sent = _spread([float(catalogue.channels[name].cost_minor) for name in CHANNELS], catalogue, 1)
         self._penalty = _penalties(snapshot.penalties, catalogue)
@@ -189,7 +189,7 @@ class LearnedPolicy:
         pmf[eligible] = weigh(scores[eligible], self.snapshot.kappa, self.snapshot.least_scale_minor)
         return pmf
 
-    def score(self, context: Vector) -> Scored:
+    def score(self, context: Vector) -> ScoreTerms:
         """All terms of the scores for a context of `models.policy.context`."""
         x = self.standardised(context)
         found = self._weights @ x
@@ -199,22 +199,22 @@ class LearnedPolicy:
         logit = shared + np.append(offers[0], contacts.ravel())
         return self._priced(logit, found[1])
 
-    def _priced(self, logit: Vector, log_value: float) -> Scored:
+    def _priced(self, logit: Vector, log_value: float) -> ScoreTerms:
         # Learnt from a 0 at once and a 1 on arrival, the odds of a row are the probability itself (Ktena 2019).
         conversion = np.exp(np.minimum(logit, 0.0))
         value = self.snapshot.smear * np.exp(np.clip(log_value + self._shift, -30.0, 30.0))
         worth = conversion * np.clip(value, *self.snapshot.bounds)[self._offer_of]
         cost = conversion * self._taken + self._sent
-        above = self._lever * (worth - worth[NO_CONTACT])
+        above = self._offer_weight * (worth - worth[NO_CONTACT])
         net = above - cost - (self._penalty - self._penalty[NO_CONTACT])
         net[NO_CONTACT] = 0.0
-        return Scored(conversion, worth, cost, self._penalty, net)
+        return ScoreTerms(conversion, worth, cost, self._penalty, net)
 
     def standardised(self, context: Vector) -> Vector:
         """Vector that the coefficients apply to: 1, then standardised readings."""
         return np.append(1.0, np.clip((context[self._chosen] - self._mean) / self._sd, -WIDEST, WIDEST))
 
-    def leanings(self, context: Vector, place: int, catalogue: Catalogue) -> dict[str, float]:
+    def contributions(self, context: Vector, place: int, catalogue: Catalogue) -> dict[str, float]:
         """Contribution of each reading to the log odds of an action, beyond what it adds to every action."""
         x = self.standardised(context)
         levels = {"offer": LEFT_ALONE} if place == NO_CONTACT else _levels_of(place, catalogue)

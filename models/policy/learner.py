@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.policy.context import READINGS
 from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, PolicyVersion
-from models.policy.reward_model import ORACLES, Levels, RewardModel, sigmoid
+from models.policy.reward_model import REWARD_MODELS, Levels, RewardModel, sigmoid
 from models.policy.value import PenaltyModel, ValueModel
 
 Vector = NDArray[np.float64]
@@ -51,8 +51,8 @@ class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.oracle not in ORACLES:
-            raise LearnerError(f"learner.oracle is {self.oracle}; there are {', '.join(ORACLES)}")
+        if self.oracle not in REWARD_MODELS:
+            raise LearnerError(f"learner.oracle is {self.oracle}; there are {', '.join(REWARD_MODELS)}")
         if min(self.batch, self.warm_up, self.kappa, self.least_scale_minor) <= 0 or not 0 < self.keep <= 1:
             raise LearnerError("learner: batch, warm_up, kappa and least_scale_minor are above 0, keep is in (0, 1]")
 
@@ -114,7 +114,7 @@ class Learner:
         self.settings = settings
         self.number = 0
         self.closed: dict[str, float] = {}
-        self._oracle: RewardModel = ORACLES[settings.oracle]()
+        self._oracle: RewardModel = REWARD_MODELS[settings.oracle]()
         self._value = ValueModel(1 + len(READINGS))
         self._penalty = PenaltyModel()
         self._begun = False

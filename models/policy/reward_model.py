@@ -92,7 +92,7 @@ def sigmoid(logit: float) -> float:
     return odds / (1 + odds)
 
 
-class _Block(msgspec.Struct):
+class _CoefficientBlock(msgspec.Struct):
     """Mean and covariance of a block's coefficients."""
 
     mean: Vector
@@ -168,7 +168,7 @@ class FactoredKalman(_Factored):
         self.shared_variance = shared_variance
         self.pair_variance = pair_variance
         self.base_rate = base_rate
-        self._blocks: dict[str, _Block] = {}
+        self._blocks: dict[str, _CoefficientBlock] = {}
         self._pairs: dict[str, tuple[float, float]] = {}
 
     def logit(self, x: Vector, levels: Levels) -> float:
@@ -223,11 +223,11 @@ class FactoredKalman(_Factored):
         self._blocks = {name: _block_of(*parts) for name, parts in held[0].items()}
         self._pairs = held[1]
 
-    def _block(self, name: str, size: int) -> _Block:
+    def _block(self, name: str, size: int) -> _CoefficientBlock:
         """Block of a name at this size, created or extended as the context has grown."""
         block = self._blocks.get(name)
         if block is None:
-            block = self._blocks[name] = _Block(np.zeros(size), np.diag(self._prior(name, size)))
+            block = self._blocks[name] = _CoefficientBlock(np.zeros(size), np.diag(self._prior(name, size)))
         elif len(block.mean) < size:
             before = len(block.mean)
             grown = np.diag(self._prior(name, size))
@@ -257,9 +257,9 @@ def _mode(before: float, spread: float, y: float) -> float:
     return z
 
 
-def _block_of(mean: bytes, covariance: bytes) -> _Block:
+def _block_of(mean: bytes, covariance: bytes) -> _CoefficientBlock:
     held = np.frombuffer(mean).copy()
-    return _Block(held, np.frombuffer(covariance).reshape(len(held), len(held)).copy())
+    return _CoefficientBlock(held, np.frombuffer(covariance).reshape(len(held), len(held)).copy())
 
 
 class FactoredLogistic(_Factored):
@@ -323,7 +323,7 @@ def _crossed(x: Vector, levels: Levels) -> dict[str, float]:
     return row | {f"{pair}#": 1.0 for pair in pair_names(levels)}
 
 
-ORACLES: Final[Mapping[str, type[FactoredKalman | FactoredLogistic]]] = {
+REWARD_MODELS: Final[Mapping[str, type[FactoredKalman | FactoredLogistic]]] = {
     "kalman": FactoredKalman,
     "logistic": FactoredLogistic,
 }

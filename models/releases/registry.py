@@ -27,10 +27,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from features.events import moment
 from features.schema import MODEL_FEATURES, VECTOR, schema_hash
-from models.catalogue.files import decoded
+from models.catalogue.files import read_settings
 from models.churn.plots import reliability_diagram
 from models.churn.scorer import ChurnBundle
-from models.churn.training import Evaluation, Rows, Trained
+from models.churn.training import Evaluation, Rows, TrainedModel
 from models.releases.promotions import JournalEntry
 from models.releases.registry_database import RegistryError, making, prepare
 
@@ -114,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True):
             RegistryError: The file is not valid.
         """
         try:
-            found = decoded(SETTINGS, cls)
+            found = read_settings(SETTINGS, cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
         here = str(home.resolve())
@@ -188,7 +188,7 @@ class ChurnRegistry:
 
     def log(
         self,
-        trained: Trained,
+        trained: TrainedModel,
         evaluation: Evaluation,
         test: Rows,
         parameters: Mapping[str, Any],
@@ -401,7 +401,7 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
     return whole | parts
 
 
-def _write(folder: Path, trained: Trained, evaluation: Evaluation, test: Rows) -> None:
+def _write(folder: Path, trained: TrainedModel, evaluation: Evaluation, test: Rows) -> None:
     """Write the artifacts of a run, without the bundle, which needs the version's name."""
     columns = Schema([ColSpec("double", name) for name in trained.features])
     signature = ModelSignature(columns, Schema([ColSpec("double")]))

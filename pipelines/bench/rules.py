@@ -35,7 +35,7 @@ _OFFERS: Final = 8
 Reasons = dict[int, frozenset[str]]
 
 
-class Asked(NamedTuple):
+class BenchRule(NamedTuple):
     """A rule in three forms: ours, and one expression for both peers; `{a}` is and, `{o}` or, `{n}` not."""
 
     id: str
@@ -44,39 +44,41 @@ class Asked(NamedTuple):
     expression: str
 
 
-def _rules() -> list[Asked]:
+def _rules() -> list[BenchRule]:
     """Twelve rules on the player, six on the channel, seven on the offer."""
     return [
-        Asked("excluded", "exclusion_register", {"registers": ["own"]}, "excluded"),
-        Asked("rofus", "exclusion_register", {"registers": ["rofus"]}, "rofus"),
-        Asked("break", "timeout_active", {}, "time_out > now"),
-        Asked("state", "account_state", {"verified": True}, 'account != "open" {o} {n}kyc'),
-        Asked("young", "account_state", {"least_days": 30}, f'account != "open" {{o}} now - opened < {30 * _DAY}'),
-        Asked("age", "age_band", {"under": 24}, "age < 24"),
-        Asked("harm", "harm_gate", {"at_least": "strong"}, "harm >= 3"),
-        Asked("support", "min_gap_after", {"event": "support_contact", "hours": 24}, f"send - support < {_DAY}"),
-        Asked("loss", "min_gap_after", {"event": "big_loss", "hours": 24}, f"send - loss < {_DAY}"),
-        Asked("session", "state_block", {"states": ["in_session"]}, "in_session"),
-        Asked("complaint", "state_block", {"states": ["complaint_open"]}, "complaint_open"),
-        Asked(
+        BenchRule("excluded", "exclusion_register", {"registers": ["own"]}, "excluded"),
+        BenchRule("rofus", "exclusion_register", {"registers": ["rofus"]}, "rofus"),
+        BenchRule("break", "timeout_active", {}, "time_out > now"),
+        BenchRule("state", "account_state", {"verified": True}, 'account != "open" {o} {n}kyc'),
+        BenchRule("young", "account_state", {"least_days": 30}, f'account != "open" {{o}} now - opened < {30 * _DAY}'),
+        BenchRule("age", "age_band", {"under": 24}, "age < 24"),
+        BenchRule("harm", "harm_gate", {"at_least": "strong"}, "harm >= 3"),
+        BenchRule("support", "min_gap_after", {"event": "support_contact", "hours": 24}, f"send - support < {_DAY}"),
+        BenchRule("loss", "min_gap_after", {"event": "big_loss", "hours": 24}, f"send - loss < {_DAY}"),
+        BenchRule("session", "state_block", {"states": ["in_session"]}, "in_session"),
+        BenchRule("complaint", "state_block", {"states": ["complaint_open"]}, "complaint_open"),
+        BenchRule(
             "deposits",
             "loss_or_deposit_threshold",
             {"metric": "net_deposit_month", "amounts": [{"amount_minor": 70000}], "currency": "EUR"},
             "net_deposit_month >= 70000.0",
         ),
-        Asked("consent", "consent_required", {}, "{n}consent"),
-        Asked("express", "consent_required", {"bases": ["express"]}, '{n}consent {o} basis != "express"'),
-        Asked("calls", "channel_ban", {"channels": ["call"]}, 'channel == "call"'),
-        Asked("texts", "channel_ban", {"channels": ["sms"], "products": ["casino"]}, _of("sms", "casino")),
-        Asked("site", "channel_ban", {"channels": ["in_app"], "kinds": ["free_bet"]}, _kind("in_app", "free_bet")),
-        Asked("lapse", "consent_lapse", {"since": "consent", "months": 12}, "now >= lapses"),
-        Asked("harmed", "harm_gate", {"at_least": "moderate", "purposes": ["bonus"]}, _bonus("harm >= 2")),
-        Asked("banned", "bonus_ban", {"purposes": ["bonus"], "products": ["sports"]}, _bonus('product == "sports"')),
-        Asked("back", "mechanic_ban", {"mechanics": ["win_back"]}, "win_back"),
-        Asked("wager", "term_limit", {"most_wagering": 9, "purposes": ["bonus"]}, _bonus("wagering > 9.0")),
-        Asked("worth", "value_cap", {"amount_minor": 2000, "currency": "EUR"}, "value > 2000"),
-        Asked("shared", "selection_basis", {"shared_only": True}, 'audience != "shared"'),
-        Asked("says", "content_required", {"must_not": ["urgency"]}, "urgency"),
+        BenchRule("consent", "consent_required", {}, "{n}consent"),
+        BenchRule("express", "consent_required", {"bases": ["express"]}, '{n}consent {o} basis != "express"'),
+        BenchRule("calls", "channel_ban", {"channels": ["call"]}, 'channel == "call"'),
+        BenchRule("texts", "channel_ban", {"channels": ["sms"], "products": ["casino"]}, _of("sms", "casino")),
+        BenchRule("site", "channel_ban", {"channels": ["in_app"], "kinds": ["free_bet"]}, _kind("in_app", "free_bet")),
+        BenchRule("lapse", "consent_lapse", {"since": "consent", "months": 12}, "now >= lapses"),
+        BenchRule("harmed", "harm_gate", {"at_least": "moderate", "purposes": ["bonus"]}, _bonus("harm >= 2")),
+        BenchRule(
+            "banned", "bonus_ban", {"purposes": ["bonus"], "products": ["sports"]}, _bonus('product == "sports"')
+        ),
+        BenchRule("back", "mechanic_ban", {"mechanics": ["win_back"]}, "win_back"),
+        BenchRule("wager", "term_limit", {"most_wagering": 9, "purposes": ["bonus"]}, _bonus("wagering > 9.0")),
+        BenchRule("worth", "value_cap", {"amount_minor": 2000, "currency": "EUR"}, "value > 2000"),
+        BenchRule("shared", "selection_basis", {"shared_only": True}, 'audience != "shared"'),
+        BenchRule("says", "content_required", {"must_not": ["urgency"]}, "urgency"),
     ]
 
 

@@ -33,7 +33,7 @@ from models.catalogue.offers import Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from pipelines.doctor import findings, premises
-from pipelines.doctor.findings import Finding, Server, or_ok
+from pipelines.doctor.findings import Finding, ServerReading, or_ok
 from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lock_of, servers_of, socket_of, within
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import SETTINGS, read_schedules
@@ -124,7 +124,7 @@ def _checked(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
 # --- The home and the servers
 
 
-def _of_home(home: Path, server: Server) -> list[Finding]:
+def _of_home(home: Path, server: ServerReading) -> list[Finding]:
     found = _checked("files", lambda: or_ok("files", f"{home} is closed to others", premises.files(home)))
     if server.embedded:
         found += _checked("lock", lambda: _lock(home, answers=not server.trouble))
@@ -138,7 +138,7 @@ def _lock(home: Path, *, answers: bool) -> list[Finding]:
         return [Finding("lock", "fault", str(error), "move the house to a local disk")]
 
 
-def _of_store(home: Path, servers: Sequence[Server], answering: Sequence[Server]) -> list[Finding]:
+def _of_store(home: Path, servers: Sequence[ServerReading], answering: Sequence[ServerReading]) -> list[Finding]:
     ours = {name: resources.files(place).joinpath(file).read_text("utf8") for name, (place, file) in _LIBRARIES.items()}
     process = lock_of(home).pid
     found = []
@@ -154,7 +154,7 @@ def _of_store(home: Path, servers: Sequence[Server], answering: Sequence[Server]
 # --- The house
 
 
-def _of_house(home: Path, servers: Sequence[Server], answering: Sequence[Server]) -> list[Finding]:
+def _of_house(home: Path, servers: Sequence[ServerReading], answering: Sequence[ServerReading]) -> list[Finding]:
     url = f"unix://{socket_of(home)}" if servers[0].embedded else os.environ["CROUPIER_STORE"]
     try:
         stored = within(lambda: _stored(url))

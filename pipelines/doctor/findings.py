@@ -54,7 +54,7 @@ class Finding(NamedTuple):
     do: str = ""
 
 
-class Server(NamedTuple):
+class ServerReading(NamedTuple):
     """Answers of one server of the store.
 
     Attributes:
@@ -135,7 +135,7 @@ def _mib(size: int) -> str:
 # --- The store
 
 
-def answer(server: Server, process: int = 0, stopped: bool = False) -> list[Finding]:  # noqa: FBT001, FBT002 - what was seen
+def answer(server: ServerReading, process: int = 0, stopped: bool = False) -> list[Finding]:  # noqa: FBT001, FBT002 - what was seen
     """Findings on whether a server answers and accepts writes; `process` is the home's server, if known."""
     name = server.name if server.embedded else f"the store at {server.place}"
     number = f" (process {process})" if process else ""
@@ -159,7 +159,7 @@ def answer(server: Server, process: int = 0, stopped: bool = False) -> list[Find
     return or_ok("store", seen, _refusals(server, str(version)))
 
 
-def _refusals(server: Server, version: str) -> Iterable[Finding]:
+def _refusals(server: ServerReading, version: str) -> Iterable[Finding]:
     """Reasons why an answering server would refuse writes."""
     if int(version.partition(".")[0]) < _OLDEST_SERVER:
         yield Finding("store", "fault", f"{server.name} is of version {version}", "use Valkey, or Redis 7 or later")
@@ -172,7 +172,7 @@ def _refusals(server: Server, version: str) -> Iterable[Finding]:
         yield Finding("store", "fault", seen, "bring the replicas back, or lower min-replicas-to-write")
 
 
-def durability(server: Server) -> list[Finding]:
+def durability(server: ServerReading) -> list[Finding]:
     """Findings on whether acknowledged writes survive a crash."""
     info, sync = server.info, server.settings.get("appendfsync")
     found = []
@@ -195,7 +195,7 @@ def durability(server: Server) -> list[Finding]:
     return or_ok("durability", f"{server.name} keeps every write (appendfsync {sync or 'not told'})", found)
 
 
-def memory(server: Server) -> list[Finding]:
+def memory(server: ServerReading) -> list[Finding]:
     """Findings on a server's memory and its eviction policy."""
     used, policy = int(server.info.get("used_memory", 0)), server.info.get("maxmemory_policy", "noeviction")
     bound = int(server.info.get("maxmemory", 0))
@@ -214,7 +214,7 @@ def memory(server: Server) -> list[Finding]:
     return or_ok("memory", seen, found)
 
 
-def functions(server: Server, ours: Mapping[str, str]) -> list[Finding]:
+def functions(server: ServerReading, ours: Mapping[str, str]) -> list[Finding]:
     """Findings on whether a server has this build's functions; `ours` is name -> code."""
     do = "run `croupier up` of this build once: it loads its own"
     missing = sorted(ours.keys() - server.libraries.keys())
@@ -228,7 +228,7 @@ def functions(server: Server, ours: Mapping[str, str]) -> list[Finding]:
 # --- The house
 
 
-def clocks(servers: Sequence[Server], house: House, store_us: int, newest_ms: int) -> list[Finding]:
+def clocks(servers: Sequence[ServerReading], house: House, store_us: int, newest_ms: int) -> list[Finding]:
     """Findings on this machine's clock, the store's, and the newest entry of the log.
 
     Args:

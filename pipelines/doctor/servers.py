@@ -18,7 +18,7 @@ from features.store.cluster import Nodes, is_cluster, plain
 from features.store.deployment import real_now_us
 from features.store.errors import StoreError
 from features.store.server import Lock, read_lock, socket_path
-from pipelines.doctor.findings import Server
+from pipelines.doctor.findings import ServerReading
 
 CALL_SECONDS: Final = 2.0
 """How long a server may take to answer one call."""
@@ -41,7 +41,7 @@ def within(look: Callable[[], _Result]) -> _Result:
     return answer.result(CHECK_SECONDS)
 
 
-def servers_of(home: Path, embedded: bool) -> list[Server]:  # noqa: FBT001 - what was seen
+def servers_of(home: Path, embedded: bool) -> list[ServerReading]:  # noqa: FBT001 - what was seen
     """Query each server of the store."""
     if embedded:
         return [_asked(socket_of(home), f"unix://{socket_of(home)}")._replace(name="the store", embedded=True)]
@@ -84,26 +84,26 @@ def _learn(nodes: Nodes) -> None:
     return None
 
 
-def _asked(name: str, url: str) -> Server:
+def _asked(name: str, url: str) -> ServerReading:
     try:
         return within(lambda: _told(name, url))
     except (TimeoutError, redis.TimeoutError):
-        return Server(name, name, "silent")
+        return ServerReading(name, name, "silent")
     except redis.AuthenticationError as error:
-        return Server(name, name, str(error))
+        return ServerReading(name, name, str(error))
     except redis.ConnectionError:
-        return Server(name, name, "absent")
+        return ServerReading(name, name, "absent")
     except ValueError:
-        return Server(name, name, "the address cannot be read")
+        return ServerReading(name, name, "the address cannot be read")
     except redis.RedisError as error:
-        return Server(name, name, str(error))
+        return ServerReading(name, name, str(error))
 
 
-def _told(name: str, url: str) -> Server:
+def _told(name: str, url: str) -> ServerReading:
     with closing(plain(url, CALL_SECONDS)) as client:
         info = cast("dict[str, Any]", client.info())
         if info.get("loading"):
-            return Server(name, name, info=info)
+            return ServerReading(name, name, info=info)
         before = time.time()
         ahead = real_now_us(client) / 1e6 - (before + time.time()) / 2
         settings: dict[str, str] = {}
@@ -112,7 +112,7 @@ def _told(name: str, url: str) -> Server:
         libraries = cast("list[list[Any]]", client.function_list("croupier_*", withcode=True))
         held = [dict(zip(map(_text, one[::2]), one[1::2], strict=True)) for one in libraries]
         codes = {_text(one["library_name"]): _text(one["library_code"]) for one in held}
-        return Server(name, name, "", info, settings, codes, ahead)
+        return ServerReading(name, name, "", info, settings, codes, ahead)
 
 
 def _text(found: bytes | str) -> str:

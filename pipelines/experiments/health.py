@@ -107,7 +107,7 @@ def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | No
     return SampleRatio(p_value=p_value, alarm=alarm, observed=counts, expected=planned)
 
 
-class Tally:
+class PropensityTally:
     """Summed draws of a policy version: n, counts O, expectations E = sum p, and G = sum p p'.
 
     Places are those of the candidates; arrays grow when a larger catalogue comes.
@@ -130,7 +130,7 @@ class Tally:
         self.expected[:width] += pmfs.sum(axis=0)
         self.products[:width, :width] += pmfs.T @ pmfs
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: PropensityTally) -> None:
         """Add another tally; the test allows any mixture of policies and catalogues."""
         self._grow(len(other.observed))
         size = len(other.observed)
@@ -167,13 +167,13 @@ class Tally:
         return self.decisions > 0 and len(self.cells()) > 1 and self.expected.sum() >= 2 * LEAST_EXPECTED
 
 
-def tallies(records: Iterable[bytes]) -> dict[str, Tally]:
+def tallies(records: Iterable[bytes]) -> dict[str, PropensityTally]:
     """Tallies by variant, from records of drawn decisions.
 
     A learning policy is many versions of few draws each, in which nothing could be seen; all draws of a variant have
     one sum of pmfs, however often the policy changed.
     """
-    found: dict[str, Tally] = {}
+    found: dict[str, PropensityTally] = {}
     waiting: dict[str, list[tuple[Floats, int]]] = {}
     for data in records:
         record = load_record(data)
@@ -193,14 +193,14 @@ def _whole(choice: Choice) -> Floats:
     return pmf
 
 
-def _add(found: dict[str, Tally], variant: str, rows: list[tuple[Floats, int]]) -> None:
+def _add(found: dict[str, PropensityTally], variant: str, rows: list[tuple[Floats, int]]) -> None:
     pmfs = np.zeros((len(rows), max(len(pmf) for pmf, _ in rows)))
     for row, (pmf, _) in zip(pmfs, rows, strict=True):
         row[: len(pmf)] = pmf
-    found.setdefault(variant, Tally()).add(pmfs, np.array([place for _, place in rows], dtype=np.int64))
+    found.setdefault(variant, PropensityTally()).add(pmfs, np.array([place for _, place in rows], dtype=np.int64))
 
 
-def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
+def propensity_ratio(found: Mapping[str, PropensityTally]) -> PropensityRatio:
     """Test counts against summed propensities per variant; small versions are pooled.
 
     Args:
@@ -210,7 +210,7 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
         The check; no p-value where there are too few draws to tell.
     """
     checks = [check for variant, tally in found.items() if (check := _check(variant, tally)) is not None]
-    rest = Tally()
+    rest = PropensityTally()
     for variant in sorted(found.keys() - {check.variant for check in checks}):
         rest.merge(found[variant])
     if (pooled := _check("pooled", rest)) is not None:
@@ -227,7 +227,7 @@ def propensity_ratio(found: Mapping[str, Tally]) -> PropensityRatio:
     )
 
 
-def _check(variant: str, tally: Tally) -> VersionCheck | None:
+def _check(variant: str, tally: PropensityTally) -> VersionCheck | None:
     """(O - E)' V^+ (O - E) ~ chi-square, V = sum(diag p - p p'): each draw is from its own pmf.
 
     Given the past, the draws are independent with these means and variances, whatever the policy learnt. Only the

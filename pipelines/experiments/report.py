@@ -18,7 +18,7 @@ from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
 from features.store.server import heard
-from models.catalogue.files import decoded
+from models.catalogue.files import read_settings
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
@@ -49,7 +49,7 @@ class _File(msgspec.Struct, frozen=True):
     reward: RewardSettings
 
 
-class Written(NamedTuple):
+class ReportFiles(NamedTuple):
     """A report, its files, and whether it was published."""
 
     report: Uplift
@@ -57,7 +57,7 @@ class Written(NamedTuple):
     published: bool
 
 
-class House(NamedTuple):
+class LiveHouse(NamedTuple):
     """Data that only a running house has.
 
     Attributes:
@@ -82,10 +82,10 @@ def costs(catalogue: Catalogue) -> Costs:
 
 
 def _settings() -> _File:
-    return decoded(SETTINGS, _File)
+    return read_settings(SETTINGS, _File)
 
 
-def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> Written:
+def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> ReportFiles:
     """Compute the uplift report, write it to `home/reports`, publish it if a store answers.
 
     Args:
@@ -104,13 +104,15 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
         files = write(home / "reports", NAME, contents)
         if house is not None:
             publish(house.client, NAME, report, contents)
-        return Written(report, files, house is not None)
+        return ReportFiles(report, files, house is not None)
     finally:
         if house is not None:
             house.client.close()
 
 
-def compute(lake: Path, house: House | None = None, days: int | None = None, experiment: str | None = None) -> Uplift:
+def compute(
+    lake: Path, house: LiveHouse | None = None, days: int | None = None, experiment: str | None = None
+) -> Uplift:
     """Compute the report of a lake; without a house its newest entry is the clock.
 
     Raises:
@@ -131,7 +133,7 @@ def compute(lake: Path, house: House | None = None, days: int | None = None, exp
     )
 
 
-def shares(found: Exposures, running: Catalogue, house: House | None) -> dict[str, Mapping[str, float]]:
+def shares(found: Exposures, running: Catalogue, house: LiveHouse | None) -> dict[str, Mapping[str, float]]:
     """Variant shares by catalogue version: of the running file, and of versions that the store kept."""
     known: dict[str, Mapping[str, float]] = {running.hash: _shares(running)}
     for version in _others(found, known):
@@ -149,7 +151,7 @@ def _others(found: Exposures, known: Iterable[str]) -> list[str]:
     return sorted(set(found.players["catalogue_version"].unique()) - set(known))
 
 
-def running(home: Path) -> House | None:
+def running(home: Path) -> LiveHouse | None:
     """Open the house of a home, if its store answers; the caller closes its client."""
     try:
         client = connect(heard(home), timeout=10.0)
@@ -162,7 +164,7 @@ def running(home: Path) -> House | None:
         return None
     real_us, flushed_us = real_now_us(client), reach(home / "lake").flushed * 1_000
     lag = (real_us - flushed_us) / 1e6 if flushed_us else None
-    return House(client, house.now_us(flushed_us or real_us), lag)
+    return LiveHouse(client, house.now_us(flushed_us or real_us), lag)
 
 
 def as_json(report: Uplift) -> str:

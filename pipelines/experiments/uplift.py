@@ -32,8 +32,8 @@ from pipelines.experiments.health import (
     Health,
     Maturity,
     PropensityRatio,
+    PropensityTally,
     SampleRatio,
-    Tally,
     health,
     propensity_ratio,
     sample_ratio,
@@ -75,7 +75,7 @@ class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
     means: dict[str, float]
 
 
-class Crossed(msgspec.Struct, frozen=True):
+class CrossedPlayers(msgspec.Struct, frozen=True):
     """Players seen in more than one variant, who are left out."""
 
     players: int
@@ -97,7 +97,7 @@ class Uplift(msgspec.Struct, frozen=True, kw_only=True):
     srm: SampleRatio
     propensity_srm: PropensityRatio
     maturity: Maturity
-    crossed: Crossed
+    crossed: CrossedPlayers
     lag_seconds: float | None
     verdict: str | None
     metrics: list[MetricRow]
@@ -110,7 +110,7 @@ def uplift(
     found: Exposures,
     as_of_us: int,
     shares: Mapping[str, Mapping[str, float]],
-    tallies: Mapping[str, Tally],
+    tallies: Mapping[str, PropensityTally],
     lag_seconds: float | None = None,
 ) -> Uplift:
     """Make the report of an experiment.
@@ -157,7 +157,7 @@ def uplift(
         srm=ratio,
         propensity_srm=propensities,
         maturity=_maturity(once, counts),
-        crossed=Crossed(crossed, crossed / len(found.players)),
+        crossed=CrossedPlayers(crossed, crossed / len(found.players)),
         lag_seconds=lag_seconds,
         verdict=verdict(rows, heads, found.window_days) if judged.ok else None,
         metrics=rows,

@@ -14,10 +14,10 @@ import redis
 
 from features.events import Event, micros, personal, timeliness
 from features.store.deployment import House, partition_of, real_now_us
-from pipelines.worker.homes import homes
+from pipelines.worker.owners import owners_of
 from service.contacts.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
 from service.contacts.snapshot import Keys
-from service.events.accept import TOLD_OF, Ahead, entry
+from service.events.accept import TOLD_OF, ClockAhead, entry
 from service.players import sealing
 from service.players.facts import Assertion
 
@@ -68,12 +68,12 @@ class Items:
         sealed = sealing.seal(self._seal(player), fields, event.event_id) if fields else None
         now_us = self._now_us if now_us is None else now_us
         late = timeliness(micros(event.occurred_at), now_us)
-        ahead = Ahead(now_us, self._facts(player)) if late == "ahead" else None
+        ahead = ClockAhead(now_us, self._facts(player)) if late == "ahead" else None
         return Item(player, entry(player, event, sealed, ahead=ahead, beside=beside), late != "old")
 
     def _facts(self, player: str) -> dict[bytes, bytes]:
         """Stored facts of a player."""
-        home = homes(self._client, [player])[player]
+        home = owners_of(self._client, [player])[player]
         return cast("dict[bytes, bytes]", self._client.hgetall(Keys(home).facts))
 
     def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
@@ -131,7 +131,7 @@ def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
 
 def _moved(client: redis.Redis, items: Sequence[Item]) -> list[Item]:
     """Items with those of linked ids moved to their players."""
-    home = homes(client, [item.player for item in items])
+    home = owners_of(client, [item.player for item in items])
     return [item if home[item.player] == item.player else _of(item, home[item.player]) for item in items]
 
 

@@ -38,17 +38,17 @@ from pipelines.imports import bulk
 from pipelines.imports.cells import RowRefused, reasons
 from pipelines.imports.columns import REJECTED_SHARE, EventMapping
 from pipelines.imports.follower import ImportWorker, following
-from pipelines.imports.mapping import ImportRefused, MappedRows, OwnRows, Reading, Rows, load
-from pipelines.imports.rejects import Rejects, Tally, rejects_path
+from pipelines.imports.known_events import FileEvent, KnownEvents, file_event, judge
+from pipelines.imports.mapping import ImportRefused, MappedRows, OwnRows, RowEvent, RowReader, load
+from pipelines.imports.rejects import Rejects, SentenceCounts, rejects_path
 from pipelines.imports.rows import Row, Source
-from pipelines.imports.seen import FileEvent, KnownEvents, file_event, judge
 from pipelines.rules.rulebooks import serving_rulebook
 from service.api import reading
 from service.contacts.ledger import Status
 from service.events.accept import JOINING
 from service.players.facts import Assertion, restricts
 
-__all__ = ["ImportRefused", "Imported", "run"]
+__all__ = ["ImportRefused", "ImportResult", "run"]
 
 CHUNK_ROWS: Final = 20_000
 FIRST_ROWS: Final = 1_000
@@ -60,7 +60,7 @@ _MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|V
 """What a spreadsheet makes of a long number, and of what it could not compute."""
 
 
-class Imported(NamedTuple):
+class ImportResult(NamedTuple):
     """Result of an import: records = accepted + duplicates + conflicts + rejected.
 
     Attributes:
@@ -136,7 +136,7 @@ class Import:
     def __init__(
         self,
         door: OpenHouse,
-        reader: Rows,
+        reader: RowReader,
         assume: Sequence[Assertion],
         rejects: Rejects,
         words: words.Door,
@@ -153,7 +153,7 @@ class Import:
         self._players: set[str] = set()
         self._ahead: deque[dict[int, str]] = deque()
         self._reached: dict[int, str] = {}
-        self.doubts = Tally()
+        self.doubts = SentenceCounts()
         self.records = self.accepted = self.duplicates = self.conflicts = self.events = 0
 
     @property
@@ -200,7 +200,7 @@ class Import:
             except ValueError as error:
                 self._rejects.add(row, reasons(error))
 
-    def _readings(self, row: Row) -> list[Reading]:
+    def _readings(self, row: Row) -> list[RowEvent]:
         if row.problem:
             raise RowRefused(row.problem)
         found = self._reader.readings(row.cells)
@@ -210,7 +210,7 @@ class Import:
             self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
         return found
 
-    def _told(self, one: Reading, now_us: int, line: int) -> FileEvent:
+    def _told(self, one: RowEvent, now_us: int, line: int) -> FileEvent:
         event = one.event
         if isinstance(event, JOINING):
             raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
@@ -280,7 +280,7 @@ def _untimely(event: Event, now_us: int) -> str:
     return "" if of_our_time(event) else "occurred_at: moments lie between 1970 and 2200"
 
 
-def _reader(mapping: EventMapping | None, source: Source, first: Sequence[Row], known: words.Door) -> Rows:
+def _reader(mapping: EventMapping | None, source: Source, first: Sequence[Row], known: words.Door) -> RowReader:
     if mapping is None:
         return OwnRows(known)
     reader = MappedRows(mapping, source.header, source.hashed, known)
@@ -347,7 +347,7 @@ def run(
     rejects: Path | None = None,
     max_rejected_share: float | None = None,
     progress: bool = True,
-) -> Imported:
+) -> ImportResult:
     """Import a file of events into a house; returns when features and lake have all of them.
 
     Args:
@@ -389,11 +389,11 @@ def _rarely_collecting() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _counted(done: Import, rejects: Rejects, kept: Path, source: Source, seconds: float) -> Imported:
+def _counted(done: Import, rejects: Rejects, kept: Path, source: Source, seconds: float) -> ImportResult:
     lines = source.lines
     left = bool(source.chunk(1))
     cut = [] if left or not source.cut_short else ["the last line has no end: was the file cut?"]
-    return Imported(
+    return ImportResult(
         records=done.records,
         accepted=done.accepted,
         duplicates=done.duplicates,

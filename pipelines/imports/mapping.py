@@ -19,12 +19,12 @@ from pydantic import ValidationError
 
 from features.events import EVENT, Event
 from features.words import FILE, Door, sentence
-from models.catalogue.files import endless, read_yaml
+from models.catalogue.files import find_infinite, read_yaml
 from pipelines.imports.cells import Arithmetic, RowRefused, Zoneless, clock, minor, row_hash, tags, truth, whole_minor
 from pipelines.imports.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn, trouble
 from service.api.reading import Doubts, parse
 
-__all__ = ["SHIPPED", "EventMapping", "ImportRefused", "MappedRows", "OwnRows", "Rows", "load", "row_hash"]
+__all__ = ["SHIPPED", "EventMapping", "ImportRefused", "MappedRows", "OwnRows", "RowReader", "load", "row_hash"]
 
 SHIPPED: Final = Path(__file__).parents[1] / "mappings"
 """Mappings of public data sets that come with Croupier; they are found by their bare name."""
@@ -55,7 +55,7 @@ def load(file: Path) -> EventMapping:
 def _checked(file: Path, content: object) -> EventMapping:
     if not isinstance(content, dict):
         raise ImportRefused(f"the mapping file {file} holds no `player`, `time` and `rules`")
-    if (number := endless(content)) is not None:
+    if (number := find_infinite(content)) is not None:
         raise ImportRefused(f"mapping file {file}: {'.'.join(map(str, number))}: must be a finite number")
     try:
         return EventMapping.model_validate(content, context=FILE)
@@ -70,14 +70,14 @@ _TRUTHS: Final = {
 }
 
 
-class Reading(NamedTuple):
+class RowEvent(NamedTuple):
     """An event of a row, and doubts about its fields."""
 
     event: Event
     doubts: Doubts
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """Protocol: makes events of the cells of rows."""
 
     @property
@@ -85,7 +85,7 @@ class Rows(Protocol):
         """Indexes of the cells that name a player or an event."""
         ...
 
-    def readings(self, row: Sequence[str]) -> list[Reading]:
+    def readings(self, row: Sequence[str]) -> list[RowEvent]:
         """Events of a row, at least one; raises ValueError if it is none."""
         ...
 
@@ -98,9 +98,9 @@ class OwnRows:
     def __init__(self, door: Door = FILE) -> None:
         self._door = door
 
-    def readings(self, row: Sequence[str]) -> list[Reading]:
+    def readings(self, row: Sequence[str]) -> list[RowEvent]:
         """See `Rows`."""
-        return [Reading(*parse(EVENT, row[0], self._door))]
+        return [RowEvent(*parse(EVENT, row[0], self._door))]
 
 
 Read = Callable[[Sequence[str]], object]
@@ -158,7 +158,7 @@ class MappedRows:
         """Events of a row; see `readings`."""
         return [one.event for one in self.readings(row)]
 
-    def readings(self, row: Sequence[str]) -> list[Reading]:
+    def readings(self, row: Sequence[str]) -> list[RowEvent]:
         """Events of a row, at least one, with doubts about their fields.
 
         Raises:
@@ -170,7 +170,7 @@ class MappedRows:
         name = row_hash([row[at] for at in self._hashed]) if self._id is None else row[self._id]
         return [self._event(plan, name, row) for plan in plans]
 
-    def _event(self, plan: _Plan, name: str, row: Sequence[str]) -> Reading:
+    def _event(self, plan: _Plan, name: str, row: Sequence[str]) -> RowEvent:
         fields = {
             **plan.fixed,
             "event_id": name + plan.id_end if name else "",
@@ -180,7 +180,7 @@ class MappedRows:
         for field, read in plan.taken:
             if (value := read(row)) != "":
                 fields[field] = value
-        return Reading(*parse(EVENT, fields, self._door))
+        return RowEvent(*parse(EVENT, fields, self._door))
 
     def refuse_zoneless(self, rows: Iterable[Sequence[str]]) -> None:
         """Raise ImportRefused if the times of all these rows lack a zone: then those of the whole file do."""

@@ -21,7 +21,7 @@ _VALUE: Final = re.compile(r"^((?:player_id |event_id |occurred_at )?)(?:'.*?'(?
 _SHOWN: Final = 5
 
 
-class Tally:
+class SentenceCounts:
     """Counts of sentences, each with its first line; differing values are masked."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Rejects:
         self._writer = csv.writer(self._file)
         self._writer.writerow(["row", "line", "reason", *columns])
         self.count = 0
-        self.reasons = Tally()
+        self.reasons = SentenceCounts()
 
     def add(self, row: Row, reason: str) -> None:
         """Add a row with the reason of its rejection."""

@@ -1,10 +1,10 @@
 """Attribution: match outcomes to decisions and turn them into training events. Pure.
 
-    decision, confirm, outcomes, the player's own events --in the log's order--> lessons
+    decision, confirm, outcomes, the player's own events --in the log's order--> training events
 
-A decision that was drawn among several actions opens a *touch*: `NO_CONTACT` when it is logged, a contact when it is
-confirmed. Everything the player's money does in the window after that counts for it, whatever other touches are open.
-A touch teaches a 0 when it opens, a 1 when money first moves, penalties as they come, and its final value when the
+A decision drawn among several actions opens a *reward*: `NO_CONTACT` when it is logged, a contact when it is confirmed.
+Everything the player's money does in the window after that counts for it, whatever other rewards are open. An open
+reward teaches a 0 when it opens, a 1 when money first moves, penalties as they come, and its final value when the
 window has passed by the log's own clock (fake negatives, calibrated in the policy: Ktena et al. 2019, RecSys).
 """
 
@@ -32,7 +32,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Worth(_Part):
+class EventValue(_Part):
     """Value of an event type as a share of its amount; a missing field matches anything."""
 
     type: Literal["bet", "deposit"]
@@ -42,11 +42,11 @@ class Worth(_Part):
     share: float = Field(ge=0, le=1)
 
 
-class Terms(_Part):
+class RewardTerms(_Part):
     """Reward terms: value of events, penalties in minor units."""
 
     version: Literal[1]
-    worth: tuple[Worth, ...]
+    worth: tuple[EventValue, ...]
     penalties_minor: dict[Penalty, Annotated[int, Field(ge=0)]]
 
     @classmethod
@@ -113,7 +113,7 @@ class OpenRewards(msgspec.Struct, kw_only=True):
     Attributes:
         touches: Open decisions by id.
         firsts: Value that `one` told, by decision.
-        due: (moment, decision) at which a touch closes, a heap.
+        due: (moment, decision) at which a reward closes, a heap.
         by_player: Open decisions of a player.
         events: Ids of the events that counted for a player since one was open.
         early: Outcomes that came before their decision: (known, type, occurred) by decision.
@@ -133,38 +133,38 @@ class Attribution:
     Args:
         terms: What things are worth.
         window_us: Length of the reward window, microseconds.
-        books: Where it left off.
+        open_rewards: State to continue from.
     """
 
-    def __init__(self, terms: Terms, window_us: int, books: OpenRewards | None = None) -> None:
+    def __init__(self, terms: RewardTerms, window_us: int, open_rewards: OpenRewards | None = None) -> None:
         self._terms = terms
         self._penalties: dict[str, int] = {str(kind): minor for kind, minor in terms.penalties_minor.items()}
         self._window_us = window_us
-        self.books = books or OpenRewards()
+        self.open_rewards = open_rewards or OpenRewards()
 
     def pass_time(self, now_us: int) -> Iterator[TrainingEvent]:
         """Close rewards whose window has ended at a moment of the log's clock, the earliest first."""
-        due, early = self.books.due, self.books.early
+        due, early = self.open_rewards.due, self.open_rewards.early
         while early and (oldest := next(iter(early))) and early[oldest][0][0] + self._window_us < now_us:
             del early[oldest]  # its decision taught nothing
         while due and due[0][0] < now_us:
             ends_us, name = heapq.heappop(due)
-            touch = self.books.touches.get(name)
-            if touch is not None and self._ends(touch) == ends_us:
-                yield from self._close(touch)
+            reward = self.open_rewards.touches.get(name)
+            if reward is not None and self._ends(reward) == ends_us:
+                yield from self._close(reward)
 
     def decided(self, drawn: DrawnDecision, known_us: int) -> Iterator[TrainingEvent]:
         """Open the reward of a logged decision; a repeated decision yields nothing."""
-        books, name = self.books, drawn.decision_id
-        if name in books.touches:
+        rewards, name = self.open_rewards, drawn.decision_id
+        if name in rewards.touches:
             return
-        touch = books.touches[name] = OpenReward(drawn=drawn)
-        books.by_player.setdefault(drawn.player, []).append(name)
+        reward = rewards.touches[name] = OpenReward(drawn=drawn)
+        rewards.by_player.setdefault(drawn.player, []).append(name)
         if drawn.at_once:
-            touch.begun_us = drawn.at_us
+            reward.begun_us = drawn.at_us
             yield TrainingEvent("zero", drawn)
-        heapq.heappush(books.due, (self._ends(touch), name))
-        for _, type_, occurred_us in books.early.pop(name, ()):
+        heapq.heappush(rewards.due, (self._ends(reward), name))
+        for _, type_, occurred_us in rewards.early.pop(name, ()):
             yield from self.outcome(name, type_, occurred_us, known_us)
 
     def outcome(self, name: str, type_: str, occurred_us: int, known_us: int) -> Iterator[TrainingEvent]:
@@ -173,62 +173,62 @@ class Attribution:
         One that failed before it was confirmed is over; after that it was meant to happen, and its window goes on
         (intention to treat), or what players do by themselves would count for leaving alone only.
         """
-        touch = self.books.touches.get(name)
-        if touch is None:
-            self.books.early.setdefault(name, []).append((known_us, type_, occurred_us))
+        reward = self.open_rewards.touches.get(name)
+        if reward is None:
+            self.open_rewards.early.setdefault(name, []).append((known_us, type_, occurred_us))
             return
-        if type_ == "confirmed" and not touch.begun_us:
-            touch.begun_us = max(occurred_us, touch.drawn.send_us)
-            heapq.heappush(self.books.due, (self._ends(touch), name))
-            yield TrainingEvent("zero", touch.drawn)
-        elif type_ in _ENDED and not touch.begun_us:
-            yield from self._close(touch)
+        if type_ == "confirmed" and not reward.begun_us:
+            reward.begun_us = max(occurred_us, reward.drawn.send_us)
+            heapq.heappush(self.open_rewards.due, (self._ends(reward), name))
+            yield TrainingEvent("zero", reward.drawn)
+        elif type_ in _ENDED and not reward.begun_us:
+            yield from self._close(reward)
         elif type_ in {"unsubscribed", "complained"}:
-            yield from self._punish(touch, type_)
+            yield from self._punish(reward, type_)
 
     def event(self, player: str, event: Mapping[str, Any], occurred_us: int) -> Iterator[TrainingEvent]:
         """Apply a player's event to every open reward whose window contains it."""
-        held = [self.books.touches[name] for name in self.books.by_player.get(player, ())]
+        held = [self.open_rewards.touches[name] for name in self.open_rewards.by_player.get(player, ())]
         within = [one for one in held if one.begun_us and one.begun_us < occurred_us <= one.begun_us + self._window_us]
-        seen = self.books.events.setdefault(player, set()) if within else set()
+        seen = self.open_rewards.events.setdefault(player, set()) if within else set()
         if not within or event["event_id"] in seen:
             return
         seen.add(event["event_id"])
         value, harm = self._terms.value_minor(event), _harm(event)
-        for touch in within:
+        for reward in within:
             if value > 0:
-                yield from self._earn(touch, value)
-            if harm is not None and _concerns(event, touch):
-                yield from self._punish(touch, harm)
+                yield from self._earn(reward, value)
+            if harm is not None and _concerns(event, reward):
+                yield from self._punish(reward, harm)
 
-    def _earn(self, touch: OpenReward, value_minor: float) -> Iterator[TrainingEvent]:
-        first = touch.value_minor == 0.0
-        touch.value_minor += value_minor
+    def _earn(self, reward: OpenReward, value_minor: float) -> Iterator[TrainingEvent]:
+        first = reward.value_minor == 0.0
+        reward.value_minor += value_minor
         if first:
-            self.books.firsts[touch.drawn.decision_id] = value_minor
-            yield TrainingEvent("one", touch.drawn, value_minor)
+            self.open_rewards.firsts[reward.drawn.decision_id] = value_minor
+            yield TrainingEvent("one", reward.drawn, value_minor)
 
-    def _punish(self, touch: OpenReward, kind: str) -> Iterator[TrainingEvent]:
-        if touch.begun_us and kind not in touch.penalties:
-            touch.penalties.add(kind)
-            yield TrainingEvent("penalty", touch.drawn, float(self._penalties.get(kind, 0)))
+    def _punish(self, reward: OpenReward, kind: str) -> Iterator[TrainingEvent]:
+        if reward.begun_us and kind not in reward.penalties:
+            reward.penalties.add(kind)
+            yield TrainingEvent("penalty", reward.drawn, float(self._penalties.get(kind, 0)))
 
-    def _ends(self, touch: OpenReward) -> int:
-        return touch.begun_us + self._window_us if touch.begun_us else touch.drawn.valid_until_us
+    def _ends(self, reward: OpenReward) -> int:
+        return reward.begun_us + self._window_us if reward.begun_us else reward.drawn.valid_until_us
 
-    def _close(self, touch: OpenReward) -> Iterator[TrainingEvent]:
-        books, name = self.books, touch.drawn.decision_id
-        del books.touches[name]
-        others = books.by_player[touch.drawn.player]
+    def _close(self, reward: OpenReward) -> Iterator[TrainingEvent]:
+        rewards, name = self.open_rewards, reward.drawn.decision_id
+        del rewards.touches[name]
+        others = rewards.by_player[reward.drawn.player]
         others.remove(name)
         if not others:
-            del books.by_player[touch.drawn.player]
-            books.events.pop(touch.drawn.player, None)
-        first = books.firsts.pop(name, 0.0)
+            del rewards.by_player[reward.drawn.player]
+            rewards.events.pop(reward.drawn.player, None)
+        first = rewards.firsts.pop(name, 0.0)
         if first:
-            yield TrainingEvent("value", touch.drawn, touch.value_minor, first)
-        elif touch.begun_us:
-            yield TrainingEvent("nothing", touch.drawn)
+            yield TrainingEvent("value", reward.drawn, reward.value_minor, first)
+        elif reward.begun_us:
+            yield TrainingEvent("nothing", reward.drawn)
 
 
 def _harm(event: Mapping[str, Any]) -> str | None:
@@ -245,6 +245,6 @@ def _harm(event: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _concerns(event: Mapping[str, Any], touch: OpenReward) -> bool:
+def _concerns(event: Mapping[str, Any], reward: OpenReward) -> bool:
     """Whether an event may penalise a contact; withdrawn consent penalises contacts on its channel only."""
-    return event["type"] != "consent_changed" or event.get("channel") == touch.drawn.channel
+    return event["type"] != "consent_changed" or event.get("channel") == reward.drawn.channel

@@ -1,6 +1,6 @@
 """The learner process: trains the policy from the lake and publishes its versions. One process, one writer.
 
-lake --school--> snapshot --> store, MLflow          `--> checkpoint, between two flushes
+lake --training--> snapshot --> store, MLflow          `--> checkpoint, between two flushes
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class LearnerProcess:
     Args:
         url: The store.
         home: Directory of the house.
-        school: What learns.
-        tell: Called with the school after a snapshot was published; must not fail.
+        training: The training.
+        tell: Called with the training after a snapshot was published; must not fail.
         step: Called before every step with its name.
     """
 
-    def __init__(self, url: str, home: Path, school: Training, tell: Callable[[Training], None], step: Step) -> None:
+    def __init__(self, url: str, home: Path, training: Training, tell: Callable[[Training], None], step: Step) -> None:
         self._client = connect(url)
         self._file = home / "learner" / "checkpoint.msgpack"
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._school = school
+        self._training = training
         self._tell = tell
         self._step = step
         self._owner = secrets.token_hex(8)
@@ -78,9 +78,9 @@ class LearnerProcess:
         """Learn new flushes, then publish the newest version; does nothing while another process holds the lease."""
         if not self._leads():
             return
-        for flush in self._school.waiting():
+        for flush in self._training.waiting():
             self._step("learn")
-            self._school.learn(flush)
+            self._training.learn(flush)
             if not self._leads() or self._stopping.is_set():
                 return
             if time.monotonic() - self._kept >= CHECKPOINT_SECONDS:
@@ -101,15 +101,15 @@ class LearnerProcess:
         return self._leading
 
     def _resume(self) -> None:
-        self._school.begin()
-        if self._file.exists() and not self._school.resume(self._file.read_bytes()):
+        self._training.begin()
+        if self._file.exists() and not self._training.resume(self._file.read_bytes()):
             _LOG.warning("learner", trouble="the checkpoint cannot be used; learning begins again from the lake")
 
     def _keep(self) -> None:
         self._step("write")
         unfinished = self._file.with_name(f".{self._owner}.tmp")
         with unfinished.open("wb") as file:
-            file.write(self._school.checkpoint())
+            file.write(self._training.checkpoint())
             file.flush()
             os.fsync(file.fileno())
         self._step("rename")
@@ -117,7 +117,7 @@ class LearnerProcess:
         self._kept = time.monotonic()
 
     def _publish(self) -> None:
-        newest = self._school.newest
+        newest = self._training.newest
         if newest is None or (newest.version == self._offered and time.monotonic() < self._offer_again):
             return
         self._offered, self._offer_again = newest.version, time.monotonic() + OFFER_SECONDS
@@ -128,11 +128,11 @@ class LearnerProcess:
             _LOG.error("learner", trouble=f"{newest.version} is not published: {error}")
             return
         self._step("tell")
-        self._tell(self._school)
-        _LOG.info("published", version=newest.version, cursor=newest.cursor.flush, **self._school.measured)
+        self._tell(self._training)
+        _LOG.info("published", version=newest.version, cursor=newest.cursor.flush, **self._training.measured)
 
 
-class Teller:
+class MlflowReporter:
     """Records published versions in MLflow; failures of MLflow are logged, and learning goes on."""
 
     def __init__(self, home: Path) -> None:
@@ -141,13 +141,13 @@ class Teller:
         self._kept = time.monotonic()
         self._journal: LearnerJournal | None = None
 
-    def __call__(self, school: Training) -> None:
+    def __call__(self, training: Training) -> None:
         """Record the newest version, and upload a checkpoint every few minutes."""
-        if school.newest is None:
+        if training.newest is None:
             return
         try:
-            self._journal = self._journal or _journal(self._home, school.lineage)
-            self._journal.note(school.newest.number, school.measured | {"open": float(school.open)})
+            self._journal = self._journal or _journal(self._home, training.lineage)
+            self._journal.note(training.newest.number, training.measured | {"open": float(training.open)})
             if time.monotonic() - self._kept > JOURNAL_SECONDS and self._checkpoint.exists():
                 self._journal.keep(self._checkpoint)
                 self._kept = time.monotonic()

@@ -1,9 +1,9 @@
 """Train the policy from the lake: a function of the log alone. No store, no clock.
 
-    lake --flush by flush--> entries in one order --attribution--> lessons --learner--> snapshot
+    lake --flush by flush--> entries in one order --attribution--> training events --learner--> version
 
 The learning log is the lake: its flushes in order, and within a flush its entries by the store's time, partition and
-place, so that all partitions together have one order that never changes. A school that was interrupted goes on from
+place, so that all partitions together have one order that never changes. An interrupted training goes on from
 its checkpoint and arrives at the same bytes.
 """
 
@@ -26,11 +26,11 @@ from features.events import micros
 from features.forms import Form, literal
 from features.schema import schema_hash
 from features.store.deployment import order
-from models.catalogue.files import decoded
+from models.catalogue.files import read_settings
 from models.policy.context import READINGS, context
 from models.policy.learned import LEFT_ALONE, Cursor, PolicyVersion, SnapshotError
 from models.policy.learner import FORMAT, Learner, LearnerError, LearnerSettings, NamedAction
-from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, Terms, TrainingEvent
+from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, RewardTerms, TrainingEvent
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import SETTINGS
 from service.decisions.record import Record, load_record, unpack_floats
@@ -141,7 +141,7 @@ class Training:
         unread: Decisions that could not be read since the start.
     """
 
-    def __init__(self, lake: Path, settings: LearnerSettings, terms: Terms, window_days: float) -> None:
+    def __init__(self, lake: Path, settings: LearnerSettings, terms: RewardTerms, window_days: float) -> None:
         self._lake, self._settings, self._terms = lake, settings, terms
         self._window_us = int(window_days * 86_400_000_000)
         self.lineage = lineage(settings, terms, self._window_us, READINGS, schema_hash(), FORMAT)
@@ -159,7 +159,7 @@ class Training:
     @property
     def open(self) -> int:
         """Number of decisions whose reward is open."""
-        return len(self._attribution.books.touches)
+        return len(self._attribution.open_rewards.touches)
 
     def waiting(self) -> list[str]:
         """Names of the flushes that are not learnt yet."""
@@ -169,11 +169,11 @@ class Training:
         """Learn all entries of a flush."""
         for count, entry in enumerate(self._log.entries(flush), 1):
             self.cursor, self.at_us = Cursor(flush, count), entry.known_us
-            for lesson in self._lessons(entry):
-                self._teach(lesson)
+            for event in self._training_events(entry):
+                self._teach(event)
         self.cursor = Cursor(flush, self.cursor.entries if self.cursor.flush == flush else 0)
 
-    def _lessons(self, entry: LakeEntry) -> Iterator[TrainingEvent]:
+    def _training_events(self, entry: LakeEntry) -> Iterator[TrainingEvent]:
         yield from self._attribution.pass_time(entry.known_us)
         columns = entry.columns
         if entry.table == "decisions":
@@ -196,8 +196,8 @@ class Training:
             _LOG.error("learner", trouble=f"a decision cannot be read and is left out: {error}", cursor=self.cursor)
             return None
 
-    def _teach(self, lesson: TrainingEvent) -> None:
-        teach(self._learner, lesson)
+    def _teach(self, event: TrainingEvent) -> None:
+        teach(self._learner, event)
         if self._learner.closed:
             self.measured = self._learner.closed
             self.newest = self._learner.snapshot(self.lineage, self.at_us, self.cursor)
@@ -211,7 +211,7 @@ class Training:
                 cursor=self.cursor,
                 at_us=self.at_us,
                 learner=self._learner.dumps(),
-                books=self._attribution.books,
+                books=self._attribution.open_rewards,
                 newest=self.newest.dumps() if self.newest else b"",
             )
         )
@@ -232,20 +232,20 @@ class Training:
         return True
 
 
-def teach(learner: Learner, lesson: TrainingEvent) -> None:
+def teach(learner: Learner, event: TrainingEvent) -> None:
     """Pass a training event to a learner."""
-    one = lesson.drawn
+    one = event.drawn
     act = NamedAction(one.offer, one.channel, one.timing_slot)
     seen = np.frombuffer(one.context, dtype="<f4").astype(np.float64)
-    match lesson.kind:
+    match event.kind:
         case "zero":
             learner.zero(seen, act)
         case "one":
-            learner.one(seen, act, lesson.amount_minor)
+            learner.one(seen, act, event.amount_minor)
         case "value":
-            learner.settle(seen, act, lesson.amount_minor, lesson.provisional_minor)
+            learner.settle(seen, act, event.amount_minor, event.provisional_minor)
         case "penalty":
-            learner.penalise(act, lesson.amount_minor)
+            learner.penalise(act, event.amount_minor)
         case "nothing":
             pass
 
@@ -255,7 +255,7 @@ _TERMS: Final = Form("version worth penalties_minor", worth=Form("type product s
 
 
 def lineage(
-    settings: LearnerSettings, terms: Terms, window_us: int, readings: Sequence[str], schema: str, format_: int
+    settings: LearnerSettings, terms: RewardTerms, window_us: int, readings: Sequence[str], schema: str, format_: int
 ) -> str:
     """Hash of everything that determines what is learnt from a log, twelve hex digits.
 
@@ -283,15 +283,15 @@ class _Settings(msgspec.Struct, frozen=True):
     learner: LearnerSettings
 
 
-def open_school(lake: Path) -> Training:
-    """A school as mlflow.yaml and reward.yaml say.
+def open_training(lake: Path) -> Training:
+    """Open the training that mlflow.yaml and reward.yaml define.
 
     Raises:
         LearnerError: mlflow.yaml cannot be used.
         CatalogueError: reward.yaml cannot be used.
     """
     try:
-        found = decoded(SETTINGS, _Settings)
+        found = read_settings(SETTINGS, _Settings)
     except (OSError, msgspec.MsgspecError) as error:
         raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
-    return Training(lake, found.learner, Terms.read(), found.reward.window_days)
+    return Training(lake, found.learner, RewardTerms.read(), found.reward.window_days)

@@ -83,7 +83,7 @@ class Options:
         return f"http://127.0.0.1:{self.port}"
 
 
-def up(wish: Options, console: Console) -> None:
+def up(options: Options, console: Console) -> None:
     """Start everything, fill and train a new house, print addresses, and watch until stopped.
 
     Raises:
@@ -93,24 +93,24 @@ def up(wish: Options, console: Console) -> None:
     """
     read_schedules()
     read_webhooks()
-    wish.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ENDING:
         signal.signal(name, _interrupt)
     begun = time.monotonic()
-    with _store(wish, console) as (url, server):
+    with _store(options, console) as (url, server):
         client = connect(url)
         with _step(console, "house and feature definitions"):
-            house = prepare(client, wish, url)
-        children = _children(wish, url)
-        watch = Watch(children, server, wish, console)
+            house = prepare(client, options, url)
+        children = _children(options, url)
+        watch = ProcessWatch(children, server, options, console)
         try:
             for child in children:
                 child.start()
             watch.start()
-            open_doors(client, house, wish, console)
+            fill_and_await(client, house, options, console)
             console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
-            _print_addresses(house, wish, console)
-            children += _afterwards(client, wish, url, console)
+            _print_addresses(house, options, console)
+            children += _afterwards(client, options, url, console)
             watch.join()
         finally:
             for name in ENDING:
@@ -126,16 +126,16 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 @contextmanager
-def _store(wish: Options, console: Console) -> Iterator[tuple[str, list[Server]]]:
+def _store(options: Options, console: Console) -> Iterator[tuple[str, list[Server]]]:
     """Address of the store, and the embedded server in a list (empty for an external store).
 
     The server of a command that runs, or one that outlived its house, is taken over.
     """
     if "CROUPIER_STORE" in os.environ:
-        yield store_url(wish.home), []
+        yield store_url(options.home), []
         return
-    with keeping(wish.home):
-        running = [start_server(wish.home, console.print)]
+    with keeping(options.home):
+        running = [start_server(options.home, console.print)]
         try:
             yield running[0].url, running
         finally:
@@ -150,50 +150,50 @@ def _step(console: Console, name: str) -> Iterator[None]:
     console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
 
 
-def prepare(client: redis.Redis, wish: Options, url: str) -> House:
+def prepare(client: redis.Redis, options: Options, url: str) -> House:
     """Create or open the house, load the store's functions, apply changed feature definitions."""
-    sandbox = wish.players > 0 or wish.clock_us is not None or wish.rate is not None
-    house = create_house(client, clock_us=wish.clock_us, rate=wish.rate, sandbox=sandbox)
+    sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
+    house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
     plan = serving_plan(client)
     if plan is None or plan.schema_hash != schema_hash():
         from features.definitions import apply, open_store  # noqa: PLC0415 - Feast takes seconds to import
 
-        publish(client, "plan", apply(open_store(wish.home, url), wish.lake).dumps())
+        publish(client, "plan", apply(open_store(options.home, url), options.lake).dumps())
     return house
 
 
-def _children(wish: Options, url: str) -> list[Child]:
+def _children(options: Options, url: str) -> list[Child]:
     """Processes of a house besides its store."""
-    serve = ["serve", "--port", str(wish.port), "--workers", str(wish.workers)]
+    serve = ["serve", "--port", str(options.port), "--workers", str(options.workers)]
     return [
-        _child(wish, url, "worker", ["worker"]),
-        _child(wish, url, "learner", ["learn"], LEARNER_NICENESS),
-        _child(wish, url, "api", serve),
+        _child(options, url, "worker", ["worker"]),
+        _child(options, url, "learner", ["learn"], LEARNER_NICENESS),
+        _child(options, url, "api", serve),
     ]
 
 
-def _child(wish: Options, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
+def _child(options: Options, url: str, name: str, words: Sequence[str], niceness: int = 0) -> Child:
     """A process that runs one of our commands for the house."""
-    logs = wish.home / "logs"
+    logs = options.home / "logs"
     logs.mkdir(exist_ok=True)
-    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(wish.home)}
+    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(options.home)}
     return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 
-def open_doors(client: redis.Redis, house: House, wish: Options, console: Console) -> None:
+def fill_and_await(client: redis.Redis, house: House, options: Options, console: Console) -> None:
     """Fill a new house, and wait until every process is up.
 
     Raises:
         StoreError: A part did not come up.
     """
-    if wish.players and not client.exists(_SEEDED):
-        with _step(console, f"a world of {wish.players} players"):
-            fill(client, house, wish)
-        client.set(_SEEDED, wish.players)
+    if options.players and not client.exists(_SEEDED):
+        with _step(console, f"a world of {options.players} players"):
+            fill(client, house, options)
+        client.set(_SEEDED, options.players)
     with _step(console, "API, worker and learner"):
-        _await(lambda: _ready(client) >= wish.workers and _get(f"{wish.address}/readyz"), "API", "api")
+        _await(lambda: _ready(client) >= options.workers and _get(f"{options.address}/readyz"), "API", "api")
         _await(lambda: any(_leased(client, f"lease:{tag(one)}") for one in range(PARTITIONS)), "worker", "worker")
         _await(lambda: _leased(client, LEARNER_LEASE), "learner", "learner")
 
@@ -215,39 +215,39 @@ def _leased(client: redis.Redis, name: str) -> bool:
     return until is not None and int(until) > real_now_us(client)
 
 
-def _afterwards(client: redis.Redis, wish: Options, url: str, console: Console) -> list[Child]:
+def _afterwards(client: redis.Redis, options: Options, url: str, console: Console) -> list[Child]:
     """Start what nobody waits for, at low priority: a first churn model, MLflow's screen."""
-    if wish.players and not client.exists(pointer_key("churn")):
+    if options.players and not client.exists(pointer_key("churn")):
         with _step(console, "first churn model"):
-            trouble = _train(wish, url)
+            trouble = _train(options, url)
         if trouble:
             console.print(f"decisions go on without a churn model: {trouble}", style="yellow")
-    if not wish.screen:
+    if not options.screen:
         return []
-    screen = _child(wish, url, "mlflow", ["screen", "--port", str(wish.port + 1)], LAST)
+    screen = _child(options, url, "mlflow", ["screen", "--port", str(options.port + 1)], LAST)
     screen.start()
     return [screen]
 
 
-def fill(client: redis.Redis, house: House, wish: Options) -> None:
+def fill(client: redis.Redis, house: House, options: Options) -> None:
     """Send the events of a seeded world as usual, and wait until features and lake have them."""
     items = bulk.Items(client, house)
     reached: dict[int, str] = {}
     now_us = house.now_us(real_now_us(client))
     chunk = []
-    for event in world.events(wish.players, now_us, SEED):
+    for event in world.events(options.players, now_us, SEED):
         chunk.append(items.event(event))
         if len(chunk) == _CHUNK:
             reached |= bulk.append(client, house, chunk).reached
             chunk = []
     reached |= bulk.append(client, house, chunk).reached
     wait_until_applied(client, reached)
-    wait_until_in_lake(wish.lake, real_now_us(client))
+    wait_until_in_lake(options.lake, real_now_us(client))
 
 
-def _train(wish: Options, url: str) -> str | None:
+def _train(options: Options, url: str) -> str | None:
     """Train and promote in a process of its own, to free its memory; why there is no model, if it failed."""
-    child = _child(wish, url, "train", ["train", "churn", "--promote"], LAST)
+    child = _child(options, url, "train", ["train", "churn", "--promote"], LAST)
     child.start()
     try:
         code = child.wait()
@@ -279,13 +279,13 @@ def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
         return found
 
 
-def _print_addresses(house: House, wish: Options, console: Console) -> None:
-    screen = f"\n  MLflow    http://127.0.0.1:{wish.port + 1}{VIEW}  (starts last)" if wish.screen else ""
-    console.print(f"  API docs  {wish.address}/docs{screen}", highlight=False)
-    if not wish.players:
+def _print_addresses(house: House, options: Options, console: Console) -> None:
+    screen = f"\n  MLflow    http://127.0.0.1:{options.port + 1}{VIEW}  (starts last)" if options.screen else ""
+    console.print(f"  API docs  {options.address}/docs{screen}", highlight=False)
+    if not options.players:
         return
     now = moment(house.now_us(time.time_ns() // 1_000)).replace(microsecond=0)
-    player, asked = _someone(wish)
+    player, asked = _someone(options)
     event = {
         "type": "login",
         "event_id": f"hello-{now:%Y%m%dT%H%M%S}",
@@ -296,20 +296,20 @@ def _print_addresses(house: House, wish: Options, console: Console) -> None:
     answered_as = requested_id(house, key, key, "hello")
     console.print("\nTry:", style="bold")
     for line in (
-        _curl(f"{wish.address}/v1/events", event),
-        _curl(f"{wish.address}/v1/decisions", asked),
-        f"curl -s {wish.address}/v1/decisions/{answered_as}",
+        _curl(f"{options.address}/v1/events", event),
+        _curl(f"{options.address}/v1/decisions", asked),
+        f"curl -s {options.address}/v1/decisions/{answered_as}",
     ):
         print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
 
 
-def _someone(wish: Options) -> tuple[str, dict[str, object]]:
+def _someone(options: Options) -> tuple[str, dict[str, object]]:
     """A player of the world who may be contacted now, and a decision request for them."""
     asked: dict[str, object] = {}
-    for number in range(1, wish.players + 1):
+    for number in range(1, options.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
         try:
-            answered = _post(f"{wish.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
+            answered = _post(f"{options.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
         except OSError:  # the machine is busy: whoever it is, the lines can be sent
             break
         if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
@@ -321,14 +321,14 @@ def _curl(url: str, body: Mapping[str, object]) -> str:
     return f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
-class Watch(threading.Thread):
+class ProcessWatch(threading.Thread):
     """Restarts processes that died, the store first; ends when stopped, or when a restart fails."""
 
-    def __init__(self, children: Sequence[Child], server: list[Server], wish: Options, console: Console) -> None:
+    def __init__(self, children: Sequence[Child], server: list[Server], options: Options, console: Console) -> None:
         super().__init__(daemon=True)
         self._children = children
         self._server = server
-        self._wish = wish
+        self._wish = options
         self._console = console
         self._stopping = threading.Event()
 

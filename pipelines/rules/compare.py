@@ -27,7 +27,7 @@ from features.store.connection import connect
 from features.store.deployment import open_house
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import load_catalogue
-from pipelines.rules.officer import RulesRefused
+from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from service.api.app import catalogue_path
 from service.contacts import limits
@@ -56,7 +56,7 @@ class ChangedDecisions(msgspec.Struct):
     contacts_stopped: int = 0
 
 
-class Case(NamedTuple):
+class RecordedCase(NamedTuple):
     """A recorded decision that can be judged again: record, player, and request."""
 
     record: Record
@@ -68,7 +68,7 @@ class Case(NamedTuple):
         return assess(self.player, self.asked, assignment(self.record), self.record.at_us, serving)
 
 
-def differ(url: str, lake: Path, old: str, new: str, since: str, console: Console) -> dict[str, Any]:
+def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, console: Console) -> dict[str, Any]:
     """Compare what two rulebooks deny and allow on the decisions of a lake.
 
     Signs of harm that the worker noted stand as they were noted; a milder `harm.yaml` does not undo them.
@@ -141,7 +141,7 @@ def _since(text: str, last: datetime) -> int:
     return micros(at.replace(tzinfo=at.tzinfo or UTC))
 
 
-def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Case | str:
+def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> RecordedCase | str:
     """A recorded decision that can be judged again, or the reason why it cannot."""
     if record.versions.schema != schema_hash():
         return "other_build"
@@ -151,11 +151,11 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Case |
     personal = sealing.unseal(key, record.sealed, record.decision_id)
     if personal is None:
         return "erased"
-    return Case(record, recorded_player(record, personal), recorded_request(record, personal))
+    return RecordedCase(record, recorded_player(record, personal), recorded_request(record, personal))
 
 
 def _compare(
-    case: Case,
+    case: RecordedCase,
     before: Serving,
     after: Serving,
     changes: dict[tuple[str, str], ChangedDecisions],

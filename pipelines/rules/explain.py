@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from features.store.connection import Store, connect
-from pipelines.rules.officer import RulesRefused
+from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import served
 from service.contacts.ledger import RedisLedger
 from service.decisions.explain_player import ExplainedPlayer, explained, read_player

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipelines.rules.officer import terms
+from pipelines.rules.inspection import terms
 from service.rules.inputs import INPUTS
 from service.rules.rulebook import Pack, Rulebook
 

@@ -22,7 +22,7 @@ from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
-from pipelines.rules.officer import RulesRefused, lint
+from pipelines.rules.inspection import RulesRefused, lint
 from pipelines.training.promotion import alone, serve, user
 from pipelines.worker.consumer import serving_plan
 from service.api.app import catalogue_path
@@ -59,7 +59,7 @@ def served(client: redis.Redis) -> Serving:
     return Serving(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
 
 
-def barred(client: redis.Redis) -> dict[str, list[str]]:
+def places_forbidden_to_policy(client: redis.Redis) -> dict[str, list[str]]:
     """Places where business rules serve, because the law forbids the learnt policy's readings; with those readings."""
     policy, churn = (_bundle(client, kind) for kind in ("policy", "churn"))
     if policy is None:
@@ -123,13 +123,13 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
     if warned:
         found = "; ".join(": ".join((one["where"], one["what"])) for one in warned)
         raise RulesRefused(f"not promoted: {found}")
-    lost = lacking(serving_rulebook(client), book)
+    lost = lost_rules(serving_rulebook(client), book)
     if lost and not weaker:
         raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
     return _switch(client, "promote", book, by, lost)
 
 
-def lacking(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
+def lost_rules(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
     """Rules of one rulebook that another lacks, or applies for less time, in fewer places, or to less."""
     held = {one.rule.id: one for one in after.bound()}
     return tuple(one.rule.id for one in before.bound() if one.rule.id not in held or _less(one, held[one.rule.id]))

@@ -133,7 +133,7 @@ class BanditRun(NamedTuple):
 
 
 def run(
-    arena: BanditWorld,
+    world: BanditWorld,
     decisions: int,
     delay: Delay,
     settings: LearnerSettings,
@@ -142,40 +142,40 @@ def run(
     """Decide and learn; each new policy version serves at once.
 
     Args:
-        arena: The world.
+        world: The world.
         decisions: How many.
         delay: How late conversions are learnt.
         settings: How is learnt.
         advance: Called after every decision.
     """
-    learner, policy = Learner(settings), cast("Policy", Uniform(arena.catalogue.size))
+    learner, policy = Learner(settings), cast("Policy", Uniform(world.catalogue.size))
     rows = np.empty((decisions, 4))
     due: list[tuple[float, int, Callable[[], None]]] = []
     order = count()
     for number in range(decisions):
         while due and due[0][0] <= number:
             heapq.heappop(due)[2]()
-            policy = _newest(learner, arena.catalogue, policy)
-        context, eligible, random = arena.meet(number)
+            policy = _newest(learner, world.catalogue, policy)
+        context, eligible, random = world.meet(number)
         pmf = policy.pmf(policy.scores(context), eligible)
         place = draw(pmf, float(random.random())).place
-        truth = arena.truth(context)
+        truth = world.truth(context)
         net = truth.net
         rows[number] = net[place], net[eligible].mean(), net[eligible].max(), place == NO_CONTACT
         late, lucky = float(random.exponential(MEAN_DELAY)), float(random.random())
         converted = lucky < truth.conversion[place] and late <= WINDOW
         late = 0.0 if delay == "none" else late
-        act = _act(place, arena.catalogue)
+        act = _act(place, world.catalogue)
         value = float(truth.value[place]) if converted else 0.0
-        for after, lesson in _lessons(learner, context, act, value, late, delay):
-            heapq.heappush(due, (number + after, next(order), lesson))
-        if place != NO_CONTACT and random.random() < arena.annoyed:
+        for after, step in _training_steps(learner, context, act, value, late, delay):
+            heapq.heappush(due, (number + after, next(order), step))
+        if place != NO_CONTACT and random.random() < world.annoyed:
             learner.penalise(act, PENALTY_MINOR)
         advance()
     return BanditRun(*rows.T)
 
 
-def _lessons(
+def _training_steps(
     learner: Learner, context: Vector, act: NamedAction, value: float, late: float, delay: Delay
 ) -> Iterator[tuple[float, Callable[[], None]]]:
     """Training steps of a decision, each with its delay in decisions; a value of 0 is no conversion."""
@@ -201,7 +201,7 @@ def _act(place: int, catalogue: Catalogue) -> NamedAction:
     return NamedAction(offer.id, channel, slot)
 
 
-class Learning(msgspec.Struct, frozen=True, kw_only=True):
+class LearningResult(msgspec.Struct, frozen=True, kw_only=True):
     """Results over seeds, as shares of the difference between chance and the best.
 
     Attributes:
@@ -221,7 +221,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) -> Learning:
+def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) -> LearningResult:
     """Run every way to handle delay, and a world where all contact harms, in the same worlds; shows progress."""
     began, settings, last = time.monotonic(), LearnerSettings(), slice(3 * decisions // 4, None)
     found: dict[Delay, list[BanditRun]] = {delay: [] for delay in DELAYS}
@@ -235,14 +235,14 @@ def measure(seeds: int, decisions: int, catalogue: Catalogue, console: Console) 
         for seed in range(1, seeds + 1):
             for delay in DELAYS:
                 found[delay].append(run(BanditWorld(seed, catalogue), decisions, delay, settings, advance))
-            course = run(BanditWorld(seed, catalogue, harmful=True), decisions, "fnc", settings, advance)
-            harmed.append(float(course.alone[last].mean()))
-    lifts = {delay: [course.lift() for course in courses] for delay, courses in found.items()}
-    return Learning(
+            one_run = run(BanditWorld(seed, catalogue, harmful=True), decisions, "fnc", settings, advance)
+            harmed.append(float(one_run.alone[last].mean()))
+    lifts = {delay: [one_run.lift() for one_run in runs] for delay, runs in found.items()}
+    return LearningResult(
         seeds=seeds,
         decisions=decisions,
         lift={delay: float(np.mean(lift)) for delay, lift in lifts.items()},
-        last_quarter={delay: float(np.mean([one.lift(last) for one in courses])) for delay, courses in found.items()},
+        last_quarter={delay: float(np.mean([one.lift(last) for one in runs])) for delay, runs in found.items()},
         share_of_no_delay={
             delay: _interval([one / none for one, none in zip(lift, lifts["none"], strict=True)])
             for delay, lift in lifts.items()

@@ -17,7 +17,7 @@ from rich.table import Table
 from scipy import stats
 
 from pipelines.simulation.players import WINDOW_DAYS
-from pipelines.simulation.simulate import DAY_US, SimulationRun, Step
+from pipelines.simulation.simulate import DAY_US, SimulatedDecision, SimulationRun
 
 VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout")
 _COLOURS: Final = {"policy": "#1f5fa8", "business_rules": "#d08a1d", "uniform": "#8a8f98", "holdout": "#3d8b5c"}
@@ -27,7 +27,7 @@ TRUTH_DAYS: Final = 14
 Numbers = NDArray[np.float64]
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """A variant of the experiment; money in minor units per decision.
 
     Attributes:
@@ -50,7 +50,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     brought: float
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The policy's decisions beside alternatives on the same eligible actions.
 
     All are true net values over leaving alone, minor units per decision; `lift` is the share of what lies between
@@ -65,42 +65,42 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     lift: float
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a simulation; `quarters` split the policy's decisions by time."""
 
     seed: int
     decisions: int
     days: float
-    groups: dict[str, Group]
-    compared: Compared
-    quarters: list[Compared]
+    groups: dict[str, VariantResult]
+    compared: PolicyComparison
+    quarters: list[PolicyComparison]
     exclusions: dict[str, float]
     counts: dict[str, int]
     lag_hours_p99: float
 
 
-def measure(course: SimulationRun) -> Measured:
+def measure(run: SimulationRun) -> SimulationResult:
     """Compute the figures of a simulation."""
-    own = [step for step in course.steps if not np.isnan(step.uniform)]
+    own = [step for step in run.steps if not np.isnan(step.uniform)]
     parts = [own[at * len(own) // 4 : (at + 1) * len(own) // 4] for at in range(4)]
-    excluded = Counter(rule for step in course.steps for rule in step.excluded)
-    return Measured(
-        seed=course.wish.seed,
-        decisions=len(course.steps),
-        days=course.wish.days,
-        groups={name: _group(course, name) for name in VARIANTS},
+    excluded = Counter(rule for step in run.steps for rule in step.excluded)
+    return SimulationResult(
+        seed=run.options.seed,
+        decisions=len(run.steps),
+        days=run.options.days,
+        groups={name: _group(run, name) for name in VARIANTS},
         compared=_compared(own),
         quarters=[_compared(part) for part in parts],
-        exclusions={rule: found / max(1, len(course.steps)) for rule, found in sorted(excluded.items())},
-        counts=dict(sorted(course.counts.items())),
-        lag_hours_p99=float(np.percentile(course.lags, 99)) if course.lags else 0.0,
+        exclusions={rule: found / max(1, len(run.steps)) for rule, found in sorted(excluded.items())},
+        counts=dict(sorted(run.counts.items())),
+        lag_hours_p99=float(np.percentile(run.lags, 99)) if run.lags else 0.0,
     )
 
 
-def _group(course: SimulationRun, variant: str) -> Group:
-    steps = [step for step in course.steps if step.variant == variant]
-    worth = np.array([_worth(course, step) for step in steps])
-    return Group(
+def _group(run: SimulationRun, variant: str) -> VariantResult:
+    steps = [step for step in run.steps if step.variant == variant]
+    worth = np.array([_worth(run, step) for step in steps])
+    return VariantResult(
         players=len({step.player for step in steps}),
         decisions=len(steps),
         contacted=_mean(np.array([step.place != 0 for step in steps], dtype=np.float64)),
@@ -111,7 +111,7 @@ def _group(course: SimulationRun, variant: str) -> Group:
     )
 
 
-def _brought(steps: list[Step]) -> float:
+def _brought(steps: list[SimulatedDecision]) -> float:
     first: dict[int, float] = {}
     found: dict[int, float] = {}
     for step in steps:
@@ -121,18 +121,18 @@ def _brought(steps: list[Step]) -> float:
     return _mean(np.array(list(found.values())))
 
 
-def _worth(course: SimulationRun, step: Step) -> float:
+def _worth(run: SimulationRun, step: SimulatedDecision) -> float:
     """Value of the player's play in the window after a decision."""
-    begins = course.began_us + step.day * DAY_US
-    plays = course.members[step.player].plays
+    begins = run.began_us + step.day * DAY_US
+    plays = run.members[step.player].plays
     return sum(worth for at, worth in plays if begins < at <= begins + WINDOW_DAYS * DAY_US)
 
 
-def _compared(steps: list[Step]) -> Compared:
+def _compared(steps: list[SimulatedDecision]) -> PolicyComparison:
     columns = [[step.net, step.business_rules, step.uniform, step.best] for step in steps]
     policy, rules, uniform, best = np.mean(columns, axis=0).tolist() if columns else [0.0] * 4
     room = best - uniform
-    return Compared(
+    return PolicyComparison(
         decisions=len(steps),
         policy=policy,
         business_rules=rules,
@@ -166,11 +166,11 @@ class _Seed(msgspec.Struct):
 
     seed: int
     decisions: int
-    compared: Compared
-    quarters: list[Compared]
+    compared: PolicyComparison
+    quarters: list[PolicyComparison]
 
 
-class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+class PooledResult(msgspec.Struct, frozen=True, kw_only=True):
     """Several seeds pooled: differences within each, minor units per decision except for the lift."""
 
     seeds: list[int]
@@ -182,14 +182,14 @@ class Pooled(msgspec.Struct, frozen=True, kw_only=True):
     lift_of_last_quarter_less_first: Interval
 
 
-def pool(folder: Path) -> Pooled | None:
+def pool(folder: Path) -> PooledResult | None:
     """Pool the simulations of a folder; None for fewer than two."""
     files = sorted(folder.glob("seed-*/simulation.json"))
     found = [msgspec.json.decode(file.read_bytes(), type=_Seed) for file in files]
     if len(found) < 2:
         return None
     rows = [one.compared for one in found]
-    pooled = Pooled(
+    pooled = PooledResult(
         seeds=[one.seed for one in found],
         decisions=sum(one.decisions for one in found),
         policy_less_business_rules=paired([row.policy - row.business_rules for row in rows]),
@@ -205,7 +205,7 @@ def pool(folder: Path) -> Pooled | None:
 # --- Shown
 
 
-def table(found: Measured) -> Table:
+def table(found: SimulationResult) -> Table:
     """Table of the experiment's variants."""
     shown = Table("variant", "players", "decisions", "contacted", "net value", "play in window", "worth in window")
     for name, group in found.groups.items():
@@ -227,7 +227,7 @@ def table(found: Measured) -> Table:
     return shown
 
 
-def together(pooled: Pooled) -> Table:
+def together(pooled: PooledResult) -> Table:
     """Table of pooled seeds."""
     shown = Table(
         "over seeds", "mean", "95 % interval", title=f"{len(pooled.seeds)} seeds, {pooled.decisions:,} decisions"
@@ -241,42 +241,42 @@ def together(pooled: Pooled) -> Table:
     return shown
 
 
-def write(course: SimulationRun, found: Measured, folder: Path) -> None:
+def write(run: SimulationRun, found: SimulationResult, folder: Path) -> None:
     """Write figures (`simulation.json`), decisions (`decisions.csv`) and plots (SVG) to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "simulation.json").write_text(json.dumps(msgspec.to_builtins(found), indent=2), "utf8")
     with (folder / "decisions.csv").open("w", encoding="utf8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(Step._fields)
-        rows.writerows([*step[:-1], " ".join(step.excluded)] for step in course.steps)
-    for name, figure in plots(course, found).items():
+        rows.writerow(SimulatedDecision._fields)
+        rows.writerows([*step[:-1], " ".join(step.excluded)] for step in run.steps)
+    for name, figure in plots(run, found).items():
         FigureCanvasSVG(figure).print_svg(folder / f"{name}.svg")  # type: ignore[no-untyped-call]
 
 
-def plots(course: SimulationRun, found: Measured) -> dict[str, Figure]:
+def plots(run: SimulationRun, found: SimulationResult) -> dict[str, Figure]:
     """Plots of a simulation: net value, contacts and conversions over time, exclusions by rule."""
     return {
-        "net_value": _over_time(course, "true net value over leaving alone\nminor units per decision", _net),
-        "no_contact": _over_time(course, "share of decisions that leave the player alone", _alone),
-        "conversions": _over_time(course, "share of decisions followed by play within the reward window", _converted),
-        "policy": _policy(course),
+        "net_value": _over_time(run, "true net value over leaving alone\nminor units per decision", _net),
+        "no_contact": _over_time(run, "share of decisions that leave the player alone", _alone),
+        "conversions": _over_time(run, "share of decisions followed by play within the reward window", _converted),
+        "policy": _policy(run),
         "exclusions": _exclusions(found),
     }
 
 
-def _net(course: SimulationRun, step: Step) -> float:
-    del course
+def _net(run: SimulationRun, step: SimulatedDecision) -> float:
+    del run
     return step.net
 
 
-def _alone(course: SimulationRun, step: Step) -> float:
-    del course
+def _alone(run: SimulationRun, step: SimulatedDecision) -> float:
+    del run
     return float(step.place == 0)
 
 
-def _converted(course: SimulationRun, step: Step) -> float:
+def _converted(run: SimulationRun, step: SimulatedDecision) -> float:
     # A window that is not over would show too little.
-    return float(_worth(course, step) > 0) if step.day < course.wish.days - WINDOW_DAYS else np.nan
+    return float(_worth(run, step) > 0) if step.day < run.options.days - WINDOW_DAYS else np.nan
 
 
 def _figure(title: str) -> tuple[Figure, Any]:
@@ -287,17 +287,17 @@ def _figure(title: str) -> tuple[Figure, Any]:
     return figure, panel
 
 
-def _over_time(course: SimulationRun, title: str, value: Any) -> Figure:  # noqa: ANN401 - a function of course and step
+def _over_time(run: SimulationRun, title: str, value: Any) -> Figure:  # noqa: ANN401 - a function of run and step
     figure, panel = _figure(title)
     for variant in VARIANTS:
-        steps = [step for step in course.steps if step.variant == variant]
-        _band(panel, steps, [value(course, step) for step in steps], course.wish.days, variant)
+        steps = [step for step in run.steps if step.variant == variant]
+        _band(panel, steps, [value(run, step) for step in steps], run.options.days, variant)
     panel.set_xlabel("day of the simulation")
     panel.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _band(panel: Any, steps: list[Step], values: list[float], days: float, name: str) -> None:  # noqa: ANN401 - an Axes
+def _band(panel: Any, steps: list[SimulatedDecision], values: list[float], days: float, name: str) -> None:  # noqa: ANN401 - an Axes
     """Draw means of equal spans of time with two standard errors."""
     edges = np.linspace(0, days, _BINS + 1)
     at = np.digitize([step.day for step in steps], edges) - 1
@@ -312,24 +312,24 @@ def _band(panel: Any, steps: list[Step], values: list[float], days: float, name:
     panel.fill_between(middles, means - errors, means + errors, color=colour, alpha=0.15, linewidth=0)
 
 
-def _policy(course: SimulationRun) -> Figure:
+def _policy(run: SimulationRun) -> Figure:
     """Plot of the policy's decisions beside alternatives on the same eligible actions."""
     figure, panel = _figure("of the same eligible actions: true net value, minor units per decision")
-    own = [step for step in course.steps if not np.isnan(step.uniform)]
+    own = [step for step in run.steps if not np.isnan(step.uniform)]
     for name, values in (
         ("perfect knowledge", [step.best for step in own]),
         ("policy", [step.net for step in own]),
         ("business_rules", [step.business_rules for step in own]),
         ("uniform", [step.uniform for step in own]),
     ):
-        _band(panel, own, values, course.wish.days, name)
+        _band(panel, own, values, run.options.days, name)
     panel.axhline(0, color="0.7", linewidth=0.8)
     panel.set_xlabel("day of the simulation")
     panel.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _exclusions(found: Measured) -> Figure:
+def _exclusions(found: SimulationResult) -> Figure:
     figure, panel = _figure("share of decisions in which a rule or cap excluded something")
     rules = sorted(found.exclusions, key=lambda rule: found.exclusions[rule])
     panel.barh(rules, [found.exclusions[rule] for rule in rules], color="#1f5fa8")

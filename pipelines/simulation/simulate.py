@@ -70,7 +70,7 @@ class Clock(NamedTuple):
         return self.house_us + int((time.time_ns() // 1_000 - self.real_us) * self.rate)
 
 
-class Step(NamedTuple):
+class SimulatedDecision(NamedTuple):
     """One decision beside the truth about its player at that moment; money in minor units.
 
     Attributes:
@@ -123,63 +123,63 @@ class Member:
 class SimulationRun:
     """Result of a simulation."""
 
-    wish: SimulationOptions
+    options: SimulationOptions
     began_us: int
-    steps: list[Step] = field(default_factory=list)
+    steps: list[SimulatedDecision] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lags: list[float] = field(default_factory=list)
     """House hours between the moment at which something was due and the moment it was done."""
 
 
-def simulate(wish: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
+def simulate(options: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
     """Run a simulation in the house and show progress.
 
     Raises:
         SimulationRefused: Nothing answers there, or the house is no sandbox with a fast clock.
     """
     try:
-        return asyncio.run(_run(wish, catalogue, console))
+        return asyncio.run(_run(options, catalogue, console))
     except* SimulationRefused as several:
         raise SimulationRefused(str(several.exceptions[0])) from several
 
 
-async def _run(wish: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
+async def _run(options: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    async with aiohttp.ClientSession(wish.address, connector=connector) as session:
-        clock = await _clock(session, wish)
-        stage = Stage(session, wish, catalogue, clock)
-        await stage.gather(console)
-        await stage.play(console)
-        return stage.course
+    async with aiohttp.ClientSession(options.address, connector=connector) as session:
+        clock = await _clock(session, options)
+        driver = SimulationDriver(session, options, catalogue, clock)
+        await driver.gather(console)
+        await driver.play(console)
+        return driver.result
 
 
-async def _clock(session: aiohttp.ClientSession, wish: SimulationOptions) -> Clock:
+async def _clock(session: aiohttp.ClientSession, options: SimulationOptions) -> Clock:
     try:
         async with session.get("/readyz") as answer:
             told = await answer.json()
     except (aiohttp.ClientError, OSError) as error:
-        raise SimulationRefused(f"no house answers at {wish.address}: start one with `croupier up`") from error
+        raise SimulationRefused(f"no house answers at {options.address}: start one with `croupier up`") from error
     if answer.status != 200 or not told["clock"]["sandbox"]:
-        raise SimulationRefused(f"the house at {wish.address} is no sandbox: simulated players belong into one")
+        raise SimulationRefused(f"the house at {options.address} is no sandbox: simulated players belong into one")
     now_us = micros(datetime.fromisoformat(told["clock"]["now"]))
-    real_days = wish.days / told["clock"]["rate"]
+    real_days = options.days / told["clock"]["rate"]
     if real_days > 1:
         raise SimulationRefused(
-            f"{wish.days:g} days of this house take {real_days:.1f} real ones: create it with `--rate 10000`"
+            f"{options.days:g} days of this house take {real_days:.1f} real ones: create it with `--rate 10000`"
         )
     # Told before it was read: so kept, the clock may lag by the way of the answer, but never runs ahead.
     return Clock(time.time_ns() // 1_000, now_us, float(told["clock"]["rate"]))
 
 
-class Stage:
+class SimulationDriver:
     """Runs what is due: in order for each player, several players at once."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, wish: SimulationOptions, catalogue: Catalogue, clock: Clock
+        self, session: aiohttp.ClientSession, options: SimulationOptions, catalogue: Catalogue, clock: Clock
     ) -> None:
         self._session = session
-        self._wish = wish
+        self._options = options
         self._catalogue = catalogue
         self._clock = clock
         self._book = load_rulebook(rulebook_path())
@@ -188,19 +188,19 @@ class Stage:
         self._order = count()
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count())
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._asks_per_day = wish.decisions / wish.players / wish.days
-        self.course = SimulationRun(wish, 0)
+        self._asks_per_day = options.decisions / options.players / options.days
+        self.result = SimulationRun(options, 0)
 
     # --- Running
 
     async def gather(self, console: Console) -> None:
         """Register every player, with some weeks of history."""
-        people = players.people(self._wish.players, self._wish.seed, self._catalogue)
+        people = players.people(self._options.players, self._options.seed, self._catalogue)
         async with self._session.get(f"/v1/players/{people[0].id}") as got:
             if got.status == 200:
-                raise SimulationRefused(f"seed {self._wish.seed} was played in this house already: take another one")
-        self.course.members = [
-            Member(at, person, np.random.default_rng([self._wish.seed, at, 1])) for at, person in enumerate(people)
+                raise SimulationRefused(f"seed {self._options.seed} was played in this house already: take another one")
+        self.result.members = [
+            Member(at, person, np.random.default_rng([self._options.seed, at, 1])) for at, person in enumerate(people)
         ]
         with _progress(console) as bar:
             task = bar.add_task("players arrive", total=len(people))
@@ -210,7 +210,7 @@ class Stage:
                     await self._arrive(member, moment(self._clock.now_us()))
                 bar.advance(task)
 
-            await asyncio.gather(*(arrive(member) for member in self.course.members))
+            await asyncio.gather(*(arrive(member) for member in self.result.members))
 
     async def _arrive(self, member: Member, now: datetime) -> None:
         known = players.arrival(member.person, member.random, now)
@@ -219,13 +219,13 @@ class Stage:
 
     async def play(self, console: Console) -> None:
         """Run the simulated weeks."""
-        began = self.course.began_us = self._clock.now_us()
-        ends_us = began + int(self._wish.days * DAY_US)
-        for member in self.course.members:
+        began = self.result.began_us = self._clock.now_us()
+        ends_us = began + int(self._options.days * DAY_US)
+        for member in self.result.members:
             self._later(member, began + self._wait(member, self._asks_per_day), self._ask)
             self._plan_play(member, began)
         with _progress(console) as bar:
-            task = bar.add_task("days pass", total=self._wish.days)
+            task = bar.add_task("days pass", total=self._options.days)
             async with asyncio.TaskGroup() as running:
                 while (now_us := self._clock.now_us()) < ends_us:
                     bar.update(task, completed=(now_us - began) / DAY_US)
@@ -237,7 +237,7 @@ class Stage:
         while self._due and self._due[0][0] <= now_us:
             due_us, _, member, work = heapq.heappop(self._due)
             await self._free.acquire()
-            self.course.lags.append((self._clock.now_us() - due_us) / DAY_US * 24)
+            self.result.lags.append((self._clock.now_us() - due_us) / DAY_US * 24)
             running.create_task(self._one(member, work))
         await asyncio.sleep(0.002)
 
@@ -255,7 +255,7 @@ class Stage:
         return int(member.random.exponential(1 / per_day) * DAY_US)
 
     def _day(self, at_us: int) -> float:
-        return (at_us - self.course.began_us) / DAY_US
+        return (at_us - self.result.began_us) / DAY_US
 
     # --- What players and the caller do
 
@@ -273,7 +273,7 @@ class Stage:
         for fields in events:
             await self._tell(member, fields)
         member.plays.append((due_us, players.worth(events)))
-        self.course.counts["days of play"] += 1
+        self.result.counts["days of play"] += 1
         if by_themselves:
             self._plan_play(member, due_us)
 
@@ -291,7 +291,7 @@ class Stage:
         body = {"player_id": member.person.id, "request_id": f"ask-{next(self._names)}", "explain": True}
         answer = await self._send("/v1/decisions", body)
         if answer is None or not answer["recorded"]:
-            self.course.counts["unserved"] += 1
+            self.result.counts["unserved"] += 1
             return
         now_us = self._clock.now_us()
         await self._note(member, answer, now_us)
@@ -308,8 +308,8 @@ class Stage:
         variant = answer["experiment"]["variant"]
         mask = await self._eligible(answer["decision_id"]) if variant == "policy" and eligible > 1 else None
         others = (np.nan, np.nan, np.nan) if mask is None else self._alternatives(net, mask)
-        self.course.steps.append(
-            Step(
+        self.result.steps.append(
+            SimulatedDecision(
                 self._day(now_us),
                 member.number,
                 variant,
@@ -328,7 +328,7 @@ class Stage:
         async with self._session.get(f"/v1/decisions/{decision_id}") as got:
             told = await got.json()
         if got.status != 200:
-            self.course.counts[f"not explained: {told.get('code')}"] += 1
+            self.result.counts[f"not explained: {told.get('code')}"] += 1
             return None
         mask = np.zeros(self._catalogue.size, dtype=np.bool_)
         mask[[one["place"] for one in told["eligible"]]] = True
@@ -348,9 +348,9 @@ class Stage:
         await self._check(member)
         status, told = await self._post(f"/v1/decisions/{answer['decision_id']}/confirm", {})
         if status != 200:
-            self.course.counts[f"not sent: {told.get('code')}"] += 1
+            self.result.counts[f"not sent: {told.get('code')}"] += 1
             return
-        self.course.counts["contacts"] += 1
+        self.result.counts["contacts"] += 1
         now_us = self._clock.now_us()
         place = self._place(answer["action"])
         brought = float(players.effect(member.person, self._catalogue, member.recent(now_us))[place])
@@ -370,14 +370,14 @@ class Stage:
         if answer["action"]["purpose"] == "bonus" and random.random() < person.harmed:
             await self._tell(member, {"type": "limit_set", "limit": "deposit", "change": "lowered"})
         if moved:
-            self.course.counts["days of play brought"] += 1
+            self.result.counts["days of play brought"] += 1
             self._later(member, now_us + int(random.exponential(0.7) * DAY_US), self._play, False)
 
     # --- HTTP
 
     async def _tell(self, member: Member, fields: dict[str, Any]) -> None:
         at = fields.get("occurred_at") or moment(self._clock.now_us())
-        body = {"event_id": f"e-{self._wish.seed}-{next(self._names)}", "player_id": member.person.id, **fields}
+        body = {"event_id": f"e-{self._options.seed}-{next(self._names)}", "player_id": member.person.id, **fields}
         await self._send("/v1/events", body | {"occurred_at": at.isoformat()})
 
     async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -387,7 +387,7 @@ class Stage:
             return told
         if status != 503 and not _ahead(told):
             raise SimulationRefused(f"{path} answered {status}: {told.get('detail')}")
-        self.course.counts[f"not taken: {path}"] += 1
+        self.result.counts[f"not taken: {path}"] += 1
         return None
 
     async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -55,7 +55,7 @@ class CutoffError(msgspec.Struct, frozen=True):
     floor: float
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a training; `ece` is the worst unshifted one of the test cut-offs."""
 
     model_version: str
@@ -72,7 +72,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingPopulation(msgspec.Struct, frozen=True, kw_only=True):
     """Population and horizon of a training.
 
     Attributes:
@@ -92,7 +92,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: date | None = None) -> Training:
+def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: date | None = None) -> TrainingResult:
     """Train, evaluate and register a model on the house's lake; it serves only after `promote`.
 
     Args:
@@ -110,16 +110,18 @@ def train(home: Path, url: str, horizon_days: int | None = None, last_cutoff: da
     return learn(home, url, registry, question)
 
 
-def ask(home: Path, url: str, horizon_days: int, last_cutoff: date | None = None) -> Question:
+def ask(home: Path, url: str, horizon_days: int, last_cutoff: date | None = None) -> TrainingPopulation:
     """Population that `learn` would train on; see `train`."""
     client = connect(url)
     now_us = open_house(client).now_us(real_now_us(client))
     limit_us = None if last_cutoff is None else micros(datetime.combine(last_cutoff, clock(), UTC))
     players = population(home / "lake", now_us, horizon_days, limit_us)
-    return Question(players=players, horizon_days=horizon_days, now_us=now_us)
+    return TrainingPopulation(players=players, horizon_days=horizon_days, now_us=now_us)
 
 
-def learn(home: Path, url: str, registry: ChurnRegistry, question: Question, run: Run | None = None) -> Training:
+def learn(
+    home: Path, url: str, registry: ChurnRegistry, question: TrainingPopulation, run: Run | None = None
+) -> TrainingResult:
     """Fit, evaluate and register a model on materialised features, in a given MLflow run or one of its own."""
     began, horizon = time.monotonic(), question.horizon_days
     fit_on, test_on = split(question.cutoffs_us, horizon)
@@ -135,8 +137,8 @@ def learn(home: Path, url: str, registry: ChurnRegistry, question: Question, run
 
 def _training(
     bundle: ChurnBundle, evaluation: Evaluation, fitted: Rows, cutoffs: list[str], seconds: float
-) -> Training:
-    return Training(
+) -> TrainingResult:
+    return TrainingResult(
         model_version=bundle.version,
         horizon_days=bundle.horizon_days,
         auc=evaluation.auc,

@@ -28,14 +28,14 @@ _FOLDERS: Final = ("events", "outcomes")
 _NAME: Final = re.compile(r"(?P<as_of>\d+)-(?P<schema>[0-9a-f]{12})-[0-9a-f]{12}\.parquet")
 
 
-class Materialised(NamedTuple):
+class MaterialiseResult(NamedTuple):
     """Cut-offs whose features were computed, and those already there."""
 
     written: int
     kept: int
 
 
-def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> Materialised:
+def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> MaterialiseResult:
     """Compute the features of all players one microsecond before each cut-off.
 
     One thread reads activity in one order, so that the same events give the same bytes, and events after a
@@ -53,7 +53,7 @@ def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> Materiali
     if missing:
         _write(lake, missing, now_us)
     _drop_replaced(lake, names)
-    return Materialised(len(missing), len(names) - len(missing))
+    return MaterialiseResult(len(missing), len(names) - len(missing))
 
 
 def lake_state(lake: Path) -> str:

@@ -25,7 +25,7 @@ from features.store.errors import StoreError
 from models.churn.population import TrainingRefused
 from models.releases.registry import ChurnRegistry, Run
 from models.releases.registry_database import RegistryError
-from pipelines.training.churn import Question, Training, ask, learn
+from pipelines.training.churn import TrainingPopulation, TrainingResult, ask, learn
 from pipelines.training.materialise import materialise
 from pipelines.training.promotion import GateRefused, Promotion, examine, install, judge, new_entry, settle
 
@@ -33,14 +33,14 @@ REFUSALS = (TrainingRefused, GateRefused, RegistryError, StoreError)
 """What leaves everything that serves as it was, and is told in one sentence."""
 
 
-class Step(msgspec.Struct, frozen=True):
+class RetrainStep(msgspec.Struct, frozen=True):
     """A step that was begun, and its duration."""
 
     name: str
     seconds: float
 
 
-class Retraining(msgspec.Struct, kw_only=True):
+class RetrainResult(msgspec.Struct, kw_only=True):
     """Result of a retraining, filled in step by step.
 
     Attributes:
@@ -63,10 +63,10 @@ class Retraining(msgspec.Struct, kw_only=True):
     reason: str | None = None
     auc: float | None = None
     auc_champion: float | None = None
-    steps: list[Step] = msgspec.field(default_factory=list)
+    steps: list[RetrainStep] = msgspec.field(default_factory=list)
 
 
-class Retrain:
+class RetrainRun:
     """A retraining under way."""
 
     def __init__(self, home: Path, url: str, console: Console) -> None:
@@ -74,9 +74,9 @@ class Retrain:
         self._client = connect(url)
         self._registry: ChurnRegistry = settle(home, self._client)
 
-    def run(self, by: str | None = None) -> Retraining:
+    def run(self, by: str | None = None) -> RetrainResult:
         """Run the steps; a refusal ends them, is recorded, and becomes the result's `reason`."""
-        result = Retraining(run_id="")
+        result = RetrainResult(run_id="")
         try:
             with self._registry.run("retrain churn") as parent:
                 result.run_id = parent.id
@@ -85,7 +85,7 @@ class Retrain:
             result.reason = str(refusal)
         return result
 
-    def _steps(self, parent: Run, result: Retraining, by: str | None) -> None:
+    def _steps(self, parent: Run, result: RetrainResult, by: str | None) -> None:
         question = self._materialise(parent, result)
         version = result.model_version = self._train(parent, result, question).model_version
         champion = self._registry.champion()
@@ -96,7 +96,7 @@ class Retrain:
             step.tell({"replaced": champion, "model_version": version}, {"serving": done.serving})
         result.promoted, result.replaced, result.serving = True, done.replaced, done.serving
 
-    def _materialise(self, parent: Run, result: Retraining) -> Question:
+    def _materialise(self, parent: Run, result: RetrainResult) -> TrainingPopulation:
         with self._step(parent, result, "materialise", quiet=True) as step:
             question = ask(self._home, self._url, self._registry.settings.churn.horizon_days)
             cutoffs = " ".join(moment(one).date().isoformat() for one in question.cutoffs_us)
@@ -105,11 +105,11 @@ class Retrain:
             step.tell(metrics={**done._asdict(), "rows": len(question.players)})
         return question
 
-    def _train(self, parent: Run, result: Retraining, question: Question) -> Training:
+    def _train(self, parent: Run, result: RetrainResult, question: TrainingPopulation) -> TrainingResult:
         with self._step(parent, result, "train") as step:
             return learn(self._home, self._url, self._registry, question, step)
 
-    def _gate(self, parent: Run, result: Retraining, version: str, champion: str | None) -> dict[str, float]:
+    def _gate(self, parent: Run, result: RetrainResult, version: str, champion: str | None) -> dict[str, float]:
         gate = self._registry.settings.gates.churn
         with self._step(parent, result, "gate") as step:
             step.tell({"model_version": version, "champion": champion, **msgspec.to_builtins(gate)})
@@ -121,14 +121,14 @@ class Retrain:
         return evidence
 
     @contextmanager
-    def _step(self, parent: Run, result: Retraining, name: str, *, quiet: bool = False) -> Iterator[Run]:
+    def _step(self, parent: Run, result: RetrainResult, name: str, *, quiet: bool = False) -> Iterator[Run]:
         """A timed child run for a step; `quiet` for a step with a progress bar of its own."""
         began = time.monotonic()
         try:
             with self._registry.run(name, under=parent.id) as run, self._shown(name, quiet=quiet):
                 yield run
         finally:
-            result.steps.append(Step(name, round(time.monotonic() - began, 3)))
+            result.steps.append(RetrainStep(name, round(time.monotonic() - began, 3)))
             self._console.print(f"  {name}: {result.steps[-1].seconds:.1f} s", style="dim")
 
     @contextmanager
@@ -140,7 +140,7 @@ class Retrain:
             yield
 
 
-def retrain(home: Path, url: str, console: Console, by: str | None = None) -> Retraining:
+def retrain(home: Path, url: str, console: Console, by: str | None = None) -> RetrainResult:
     """Train a model on the current lake and let it serve if it passes its gate.
 
     Args:
@@ -153,7 +153,7 @@ def retrain(home: Path, url: str, console: Console, by: str | None = None) -> Re
         StoreError: Another retraining of this house is under way, or the store does not answer.
     """
     with _only(home):
-        return Retrain(home, url, console).run(by)
+        return RetrainRun(home, url, console).run(by)
 
 
 @contextmanager

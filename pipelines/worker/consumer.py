@@ -26,7 +26,7 @@ from features.read_plan import ReadPlan
 from features.store.bundles import bundle_key, pointer_key
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, open_house, order, partition_of, real_now_us, tag
-from pipelines.worker.homes import homes
+from pipelines.worker.owners import owners_of
 from service.contacts.ledger import assert_command, clock_arguments
 from service.contacts.snapshot import Keys
 from service.players import facts, harm, identity
@@ -47,7 +47,7 @@ Step = Callable[[str], None]
 """Called with the name of what a loop does next: where tests end a process."""
 
 
-def onward(_: str) -> None:
+def no_step(_: str) -> None:
     """Default step of a loop: do nothing."""
 
 
@@ -115,7 +115,7 @@ class Consumer:
         away: Partitions whose node did not answer the last time that leases were renewed.
     """
 
-    def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings, step: Step = onward) -> None:
+    def __init__(self, client: redis.Redis, plan: ReadPlan, settings: HarmSettings, step: Step = no_step) -> None:
         self._client = client
         self._step = step
         self._house = open_house(client)
@@ -252,7 +252,7 @@ class Consumer:
 
     def _tell_home(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
         """Assert signs of linked ids at their players; returns the partitions of ids where that failed."""
-        home, lost = homes(self._client, signs), set[int]()
+        home, lost = owners_of(self._client, signs), set[int]()
         for player, told in signs.items():
             # Where the link was taken away again a moment ago, the id holds the signs itself.
             if home[player] != player and self._tell({home[player]: identity.under(player, told)}):
@@ -285,8 +285,8 @@ class Consumer:
         told = facts.read(identity.together(known), "main")
         found: list[facts.Assertion] = []
         for state, now, at_us in zip(states[:-1], after, moments, strict=True):
-            person = inputs.person(told, at_us)
-            if not harm.alarming(now, told, at_us, person, self.settings):
+            person = inputs.age_and_places(told, at_us)
+            if not harm.may_show_signs(now, told, at_us, person, self.settings):
                 continue
             signs = harm.signs(forward(encode(state), at_us), now, told, at_us, person, self.settings)
             noted = {one.field[5:]: facts.FactValue(one.text, at_us) for one in signs if one.field.startswith("harm:")}

@@ -25,14 +25,14 @@ import structlog
 
 from features.moments import moment
 from features.store.connection import connect
-from pipelines.worker.http_client import AT_ONCE, Answer, HttpClient, wire
-from pipelines.worker.outbox import Entry, GivenUp, Outbox, Progress
+from pipelines.worker.http_client import AT_ONCE, AttemptResult, HttpClient, wire
+from pipelines.worker.outbox import Outbox, OutboxEntry, Progress, Undelivered
 from pipelines.worker.webhooks import (
     SECOND_US,
     Endpoint,
     Webhooks,
-    asked_seconds,
     body,
+    retry_after_seconds,
     verdict,
     wait_seconds,
     webhook_id,
@@ -53,7 +53,7 @@ class Delivery(NamedTuple):
     due_us: int
     stream_id: str
     partition: int
-    entry: Entry
+    entry: OutboxEntry
     attempts: int
 
 
@@ -71,7 +71,7 @@ class EndpointQueue:
         self.gone = False
         self.ailing = False
 
-    def owe(self, entry: Entry) -> None:
+    def owe(self, entry: OutboxEntry) -> None:
         """Queue an entry at its recorded progress."""
         progress = entry.noted.get(self.endpoint.id) or Progress()
         due = Delivery(progress.due_us, entry.stream_id, entry.partition, entry, progress.attempts)
@@ -90,7 +90,7 @@ class EndpointQueue:
             self.ailing = not well
             _LOG.log(logging.INFO if well else logging.WARNING, "endpoint", endpoint=self.endpoint.id, answer=answer)
 
-    def forget(self, entries: Collection[Entry]) -> None:
+    def forget(self, entries: Collection[OutboxEntry]) -> None:
         """Drop the deliveries of some entries."""
         self.waiting = [one for one in self.waiting if one.entry not in entries]
         heapq.heapify(self.waiting)
@@ -111,8 +111,8 @@ class Dispatcher:
         self._store = ThreadPoolExecutor(1, "outbox")
         self._stopping = threading.Event()
         self._lanes: dict[str, EndpointQueue] = {}
-        self._entries: dict[int, set[Entry]] = {}
-        self._tasks: dict[asyncio.Task[Answer], tuple[EndpointQueue, Delivery]] = {}
+        self._entries: dict[int, set[OutboxEntry]] = {}
+        self._tasks: dict[asyncio.Task[AttemptResult], tuple[EndpointQueue, Delivery]] = {}
         self._clock = (0, 0.0)
 
     def run(self) -> None:
@@ -170,7 +170,7 @@ class Dispatcher:
             else:
                 await self._drop(entry, trouble)
 
-    async def _take(self, entry: Entry) -> None:
+    async def _take(self, entry: OutboxEntry) -> None:
         for name, lane in self._lanes.items():
             if lane.endpoint.wants(entry.notice) and entry.noted.get(name, Progress()) is not None:
                 entry.owed.add(name)
@@ -180,10 +180,10 @@ class Dispatcher:
         else:
             await self._call(self._outbox.note, entry, {}, ())
 
-    async def _drop(self, entry: Entry, trouble: str) -> None:
+    async def _drop(self, entry: OutboxEntry, trouble: str) -> None:
         """Set an unreadable entry aside, so that it cannot end the worker again and again."""
         _LOG.error("unreadable", partition=entry.partition, entry=entry.stream_id, trouble=trouble)
-        await self._call(self._outbox.note, entry, {}, (GivenUp("*", 0, f"unreadable: {trouble}"),))
+        await self._call(self._outbox.note, entry, {}, (Undelivered("*", 0, f"unreadable: {trouble}"),))
 
     async def _send_until(self, deadline: float) -> None:
         """Start due deliveries and collect answers until the next look."""
@@ -200,7 +200,7 @@ class Dispatcher:
     async def _start(self, lane: EndpointQueue) -> None:
         while lane.gone and lane.waiting:
             one = heapq.heappop(lane.waiting)
-            await self._end(lane, one, GivenUp(lane.endpoint.id, one.attempts, "the endpoint is gone (410)"))
+            await self._end(lane, one, Undelivered(lane.endpoint.id, one.attempts, "the endpoint is gone (410)"))
         while (due := lane.next(self._now_us())) is not None:
             told = due.entry.notice
             sending = lane.way.post(webhook_id(told, lane.endpoint.id), body(told), moment(self._now_us()))
@@ -218,7 +218,7 @@ class Dispatcher:
             if delivery.entry in self._entries.get(delivery.partition, ()):
                 await self._settle(lane, delivery, task.result())
 
-    async def _settle(self, lane: EndpointQueue, delivery: Delivery, answer: Answer) -> None:
+    async def _settle(self, lane: EndpointQueue, delivery: Delivery, answer: AttemptResult) -> None:
         found, name, attempts = verdict(answer.status), lane.endpoint.id, delivery.attempts + 1
         lane.told(well=found == "delivered", answer=answer.trouble)
         if found == "delivered":
@@ -227,17 +227,17 @@ class Dispatcher:
         if found == "gone":
             await self._disable(lane)
         now_us = self._now_us()
-        asked = asked_seconds(answer.retry_after, moment(now_us)) if answer.status in {429, 503} else 0.0
+        asked = retry_after_seconds(answer.retry_after, moment(now_us)) if answer.status in {429, 503} else 0.0
         wait = wait_seconds(self._webhooks.retry_seconds, attempts, asked, random.random())
         lane.paused_until_us = max(lane.paused_until_us, now_us + int(asked * SECOND_US))
         if found == "gone" or wait is None:
-            await self._end(lane, delivery, GivenUp(name, attempts, answer.trouble[:_ERROR_CHARACTERS]))
+            await self._end(lane, delivery, Undelivered(name, attempts, answer.trouble[:_ERROR_CHARACTERS]))
             return
         again = Progress(attempts, now_us + int(wait * SECOND_US))
         await self._call(self._outbox.note, delivery.entry, {name: again}, ())
         lane.owe(delivery.entry)
 
-    async def _end(self, lane: EndpointQueue, delivery: Delivery, given_up: GivenUp | None) -> None:
+    async def _end(self, lane: EndpointQueue, delivery: Delivery, given_up: Undelivered | None) -> None:
         """Finish an entry for an endpoint: delivered, or given up."""
         entry, name = delivery.entry, lane.endpoint.id
         entry.owed.discard(name)

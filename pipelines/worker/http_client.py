@@ -39,7 +39,7 @@ class AddressRefused(OSError):
     """An address may not be called; the text says why."""
 
 
-def _meant(address: Address) -> Address:
+def _inner_address(address: Address) -> Address:
     """The IPv4 address inside IPv4-mapped (RFC 4291) and NAT64 (RFC 6052) addresses, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
@@ -61,7 +61,7 @@ def refusal(scheme: str, address: str, allowed: Sequence[Network]) -> str | None
         address: As the resolver gave it, or as it stands in the URL.
         allowed: Private ranges that may be called all the same.
     """
-    meant = _meant(ip_address(address))
+    meant = _inner_address(ip_address(address))
     if any(meant in one for one in allowed):
         return None
     if not _public(meant):
@@ -116,7 +116,7 @@ class AddressGuard(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class Answer(NamedTuple):
+class AttemptResult(NamedTuple):
     """Result of an attempt: a status, or None and the error."""
 
     status: int | None
@@ -132,7 +132,7 @@ class HttpClient:
         self._secrets = os.environ[endpoint.secret_env].split()
         self._session = session
 
-    async def post(self, message: str, text: str, at: datetime) -> Answer:
+    async def post(self, message: str, text: str, at: datetime) -> AttemptResult:
         """Send a body once; of the answer only status and headers are read.
 
         Args:
@@ -145,11 +145,13 @@ class HttpClient:
             async with self._session.post(
                 self._url, data=text.encode(), headers=signed, allow_redirects=False
             ) as response:
-                return Answer(response.status, f"answered {response.status}", response.headers.get("retry-after"))
+                return AttemptResult(
+                    response.status, f"answered {response.status}", response.headers.get("retry-after")
+                )
         except TimeoutError:
-            return Answer(None, "did not answer in time")
+            return AttemptResult(None, "did not answer in time")
         except Exception as error:  # noqa: BLE001 - whatever an endpoint provokes is its own failure, not the worker's
-            return Answer(None, f"{type(error).__name__}: {error}")
+            return AttemptResult(None, f"{type(error).__name__}: {error}")
 
 
 @asynccontextmanager
@@ -166,7 +168,7 @@ async def wire(endpoint: Endpoint, webhooks: Webhooks) -> AsyncIterator[HttpClie
         await guard.close()
 
 
-class Finding(NamedTuple):
+class EndpointCheck(NamedTuple):
     """Result of examining an endpoint: its addresses, and why it cannot be called ('' if it can)."""
 
     id: str
@@ -175,27 +177,27 @@ class Finding(NamedTuple):
     trouble: str
 
 
-async def examine(endpoint: Endpoint, webhooks: Webhooks) -> Finding:
+async def examine(endpoint: Endpoint, webhooks: Webhooks) -> EndpointCheck:
     """Resolve and check an endpoint without sending anything."""
     url, guard = urlsplit(str(endpoint.url)), AddressGuard(endpoint, webhooks.allow_private)
     host = url.hostname or ""
     try:
         found = await guard.addresses(host, url.port or 443)
     except (OSError, UnicodeError) as error:
-        return Finding(endpoint.id, host, [], f"{host} cannot be resolved: {error}")
+        return EndpointCheck(endpoint.id, host, [], f"{host} cannot be resolved: {error}")
     finally:
         await guard.close()
     addresses = list(dict.fromkeys(address for _, address in found))
     troubles = (refusal(url.scheme, address, webhooks.allow_private) for address in addresses)
-    return Finding(endpoint.id, host, addresses, "; ".join(filter(None, troubles)))
+    return EndpointCheck(endpoint.id, host, addresses, "; ".join(filter(None, troubles)))
 
 
-async def examine_all(webhooks: Webhooks) -> list[Finding]:
+async def examine_all(webhooks: Webhooks) -> list[EndpointCheck]:
     """Examine every endpoint at once; see `examine`."""
     return list(await asyncio.gather(*(examine(one, webhooks) for one in webhooks.endpoints)))
 
 
-async def send_example(endpoint: Endpoint, webhooks: Webhooks) -> Answer:
+async def send_example(endpoint: Endpoint, webhooks: Webhooks) -> AttemptResult:
     """Send an endpoint one example notice, of the decision `example-...`."""
     now = datetime.now(UTC)
     told = Notice(f"example-{secrets.token_hex(8)}", "main", "email", "example", micros(now))

@@ -28,7 +28,7 @@ from features.aggregates import local_parts
 from features.events import moment
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, position, real_now_us, tag
-from pipelines.worker.consumer import LogEntry, Step, log_entry, onward
+from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
 from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 
@@ -130,7 +130,7 @@ def reach(folder: Path) -> Reach:
 class Lake:
     """Writes the log of all partitions to Parquet files. `step` is called before every step with its name."""
 
-    def __init__(self, client: redis.Redis, folder: Path, step: Step = onward) -> None:
+    def __init__(self, client: redis.Redis, folder: Path, step: Step = no_step) -> None:
         self._client = client
         self._step = step
         self._folder = folder

@@ -33,7 +33,7 @@ class Progress(NamedTuple):
 
 
 @dataclass(eq=False)
-class Entry:
+class OutboxEntry:
     """One entry of an outbox.
 
     Attributes:
@@ -62,7 +62,7 @@ class Entry:
         return None
 
 
-class GivenUp(NamedTuple):
+class Undelivered(NamedTuple):
     """An endpoint that delivery of an entry was given up for, and why."""
 
     endpoint: str
@@ -86,7 +86,7 @@ def undelivered_key(partition: int) -> str:
 class OutboxReading(NamedTuple):
     """A reading of the outboxes: new entries, the store's clock, disabled endpoints."""
 
-    entries: list[Entry]
+    entries: list[OutboxEntry]
     now_us: int
     gone: Mapping[str, str]
 
@@ -126,7 +126,7 @@ class Outbox:
             for stream_id, endpoints in noted.items():
                 self._client.hdel(_state(partition), *(f"{stream_id} {name}" for name in endpoints))
 
-    def note(self, entry: Entry, changed: Mapping[str, Progress | None], given_up: Iterable[GivenUp]) -> None:
+    def note(self, entry: OutboxEntry, changed: Mapping[str, Progress | None], given_up: Iterable[Undelivered]) -> None:
         """Record progress of an entry, and delete it when no endpoint is left; atomic, within one slot."""
         entry.noted |= changed
         pipe: Any = self._client.pipeline(transaction=True)
@@ -180,5 +180,5 @@ def _text(progress: Progress | None) -> str:
 
 def _entry(
     partition: int, stream_id: bytes, fields: Mapping[bytes, bytes], noted: dict[str, dict[str, Progress | None]]
-) -> Entry:
-    return Entry(partition, stream_id.decode(), fields, noted.pop(stream_id.decode(), {}))
+) -> OutboxEntry:
+    return OutboxEntry(partition, stream_id.decode(), fields, noted.pop(stream_id.decode(), {}))

@@ -18,7 +18,7 @@ from features.store.connection import connect
 from features.store.deployment import order, tag
 from features.store.errors import StoreError
 from models.catalogue.files import CatalogueError
-from pipelines.worker.consumer import Consumer, Step, onward, serving_plan
+from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.lake import LEASE, Lake, reach
 from pipelines.worker.schedule import Scheduler
@@ -47,7 +47,7 @@ class Worker:
         lake: Path,
         scheduler: Scheduler | None = None,
         webhooks: Webhooks | None = None,
-        step: Step = onward,
+        step: Step = no_step,
     ) -> None:
         self._client, self._lake_client = connect(url), connect(url)
         plan = serving_plan(self._client)

@@ -20,7 +20,7 @@ from cronsim import CronSim, CronSimError
 
 from features.moments import micros, moment
 from features.store.deployment import House, real_now_us
-from models.catalogue.files import decoded
+from models.catalogue.files import read_settings
 from pipelines.worker.child import LAST, Child
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"retrain": ("retrain",)}
@@ -47,7 +47,7 @@ def read_schedules(settings: Path = SETTINGS) -> dict[str, str]:
         ScheduleError: A name or a line means nothing, or the file cannot be read.
     """
     try:
-        found = decoded(settings, _Settings).schedules
+        found = read_settings(settings, _Settings).schedules
     except (OSError, msgspec.MsgspecError) as error:
         raise ScheduleError(f"{settings} cannot be used: {error}") from error
     for name, line in found.items():

@@ -46,12 +46,12 @@ def _secrets(variable: str) -> str:
     held = os.environ.get(variable, "").split()
     if not held:
         raise ValueError(f"the environment has no variable {variable}")
-    if not all(_sound(secret) for secret in held):
+    if not all(_is_secret(secret) for secret in held):
         raise ValueError(f"the variable {variable} holds no secret: whsec_ and 24 to 512 bytes in base64")
     return variable
 
 
-def _sound(secret: str) -> bool:
+def _is_secret(secret: str) -> bool:
     """Whether a secret is valid: prefix, length, and base64, which the library does not check."""
     text = secret.removeprefix("whsec_")
     try:
@@ -204,7 +204,7 @@ def wait_seconds(schedule: Sequence[float], attempts: int, asked: float, u: floa
     return max(schedule[attempts - 1] * (1 + JITTER * u), asked)
 
 
-def asked_seconds(retry_after: str | None, now: datetime) -> float:
+def retry_after_seconds(retry_after: str | None, now: datetime) -> float:
     """Seconds of a Retry-After header, 0 if absent or invalid (RFC 9110, section 10.2.3: a number or a date)."""
     if retry_after is None:
         return 0.0

@@ -109,7 +109,7 @@ def _seconds(name: str, default: float) -> float:
 def serving_of_files(house: House, where: Settings) -> Serving:
     """What the files hold, before any bundle is loaded; raises CatalogueError if a file is not valid."""
     catalogue, book = load_catalogue(where.catalogue), load_rulebook(where.rules)
-    if strange := book.strange_tags(catalogue):
+    if strange := book.unknown_tags(catalogue):
         raise CatalogueError("; ".join(f"{where.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
     ranks = priorities(catalogue)
     return Serving(

@@ -94,7 +94,7 @@ def _shown(player: ExplainedPlayer, records: list[Record], serving: Serving) -> 
 
 def _harm(assessed: Assessment, serving: Serving) -> dict[str, Any]:
     found = assessed.harm
-    speaking = harm.told(found, assessed.inputs.places, serving.book.harm)
+    speaking = harm.explained(found, assessed.inputs.places, serving.book.harm)
     return {"level": found.level, "sources": found.sources, "markers": found.markers, "speaking": speaking}
 
 

@@ -224,7 +224,7 @@ class RedisLedger:
     async def _followed(self, linked: str) -> str:
         for _ in range(ROUNDS):
             way: Mapping[str, str] = await self._way(linked)
-            owner = identity.end(way) or linked
+            owner = identity.chain_end(way) or linked
             if owner in way:
                 way, owner = await self._untied(way)
             if await self._taken_in(way, owner):
@@ -250,7 +250,7 @@ class RedisLedger:
             StoreError: All were taken in since the first mark was read.
         """
         try:
-            crossed = identity.crossed(way) or ""
+            crossed = identity.mark_to_remove(way) or ""
         except ValueError as error:
             raise StoreError("the links of this id are being changed by others") from error
         await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
@@ -295,8 +295,8 @@ class RedisLedger:
             return False
         names = {mark.to: mark.name for mark in map(identity.Mark.loads, pending.values())}
         facts = dict(zip(pending, (known for _, known, _ in frozen), strict=True))
-        ids = sorted({one for name, known in facts.items() for one in identity.ids(name, known, owner)})
-        told = [one for name, known in facts.items() for one in identity.adopted(name, known, owner)]
+        ids = sorted({one for name, known in facts.items() for one in identity.adopted_ids(name, known, owner)})
+        told = [one for name, known in facts.items() for one in identity.adopted_facts(name, known, owner)]
         contacts = {
             key.decode(): _adopted(key, text) for _, _, held in frozen for key, text in held.items() if key != b"v"
         }

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, cast
 from features import zones
 from features.moments import micros, moment
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.limits import Budget, Calendar, Cap, Gap, Group, Pause, Scope
+from models.catalogue.limits import Budget, Calendar, Cap, ContactGroup, Gap, Pause, Scope
 from models.catalogue.offers import PROMOTIONAL, Catalogue, Offer
 
 State = Literal["reserved", "confirmed", "released", "revoked", "expired"]
@@ -58,7 +58,7 @@ class Reservation(NamedTuple):
         """Whether it takes room: confirmed for good, reserved until its time to confirm has passed."""
         return self.state == "confirmed" or (self.state == "reserved" and now_us <= self.valid_until_us)
 
-    def within(self, group: Group) -> bool:
+    def within(self, group: ContactGroup) -> bool:
         """Whether a limit's group holds it."""
         return group.holds(self.purpose, self.offer, self.category, self.channel)
 
@@ -99,7 +99,7 @@ class ContactResponse(NamedTuple):
         """The entry as the store holds it."""
         return " ".join(map(str, (*self[:6], self.category or _NONE)))
 
-    def within(self, group: Group) -> bool:
+    def within(self, group: ContactGroup) -> bool:
         """Whether a limit's group holds the contact that it answers."""
         return group.holds(self.purpose, self.offer, self.category, self.channel)
 

@@ -27,7 +27,7 @@ from service.players.facts import Facts
 from service.players.harm import Harm
 from service.rules import inputs
 from service.rules.compiler import Verdict
-from service.rules.inputs import Contact, Inputs
+from service.rules.inputs import CountedContact, Inputs
 
 
 class RecordedPlayer(NamedTuple):
@@ -41,7 +41,7 @@ class RecordedPlayer(NamedTuple):
 
     facts: Mapping[bytes, bytes]
     behaviour: Behaviour
-    contacts: tuple[Contact, ...]
+    contacts: tuple[CountedContact, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def assess(
     book, known = serving.book, facts.read(player.facts, asked.brand)
     behaviour, contacts, held = _read(player, serving, at_us)
     vector = behaviour.strictest
-    harmed = harm.assess(vector, known, at_us, inputs.person(known, at_us), book.harm)
+    harmed = harm.assess(vector, known, at_us, inputs.age_and_places(known, at_us), book.harm)
     trusted = None if behaviour.trouble else vector
     standing = Standing(
         law=serving.law,
@@ -134,12 +134,12 @@ def assess(
 
 def _read(
     player: PlayerSnapshot | RecordedPlayer, serving: Serving, at_us: int
-) -> tuple[Behaviour, tuple[Contact, ...], Held | None]:
+) -> tuple[Behaviour, tuple[CountedContact, ...], Held | None]:
     """Behaviour, contacts that rules count, and what limits look at."""
     if isinstance(player, RecordedPlayer):
         return player.behaviour, player.contacts, None
     contacts = tuple(
-        Contact(one.send_us, one.offer, one.channel)
+        CountedContact(one.send_us, one.offer, one.channel)
         for one in player.held.own.values()
         if one.counts(at_us) and one.purpose in PROMOTIONAL
     )

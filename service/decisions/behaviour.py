@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import schema
-from features.aggregates import empty, encode, forward, together
+from features.aggregates import empty, encode, forward, merge
 from features.read_plan import PlanError, ReadPlan
 from service.contacts.snapshot import PlayerSnapshot
 
@@ -50,7 +50,7 @@ def read_behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int)
     trouble = "features_stale" if stale else None
     as_of = stored[0]
     vector = forward(stored, now_us)
-    whole = encode(reduce(together, others, row.values)) if others else stored
+    whole = encode(reduce(merge, others, row.values)) if others else stored
     strictest = forward(whole, now_us) if others else vector
     return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
 

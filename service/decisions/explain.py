@@ -14,7 +14,7 @@ from features.schema import VECTOR, schema_hash
 from models.catalogue.offers import NO_CONTACT, Catalogue
 from models.churn.scorer import Scorer
 from models.policy.context import context
-from models.policy.learned import LearnedPolicy, Scored
+from models.policy.learned import LearnedPolicy, ScoreTerms
 from service.decisions.record import Record, unpack_floats, unpack_places
 
 SHOWN: Final = 5
@@ -76,7 +76,7 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
     }
 
 
-def _parts(scored: Scored, place: int, catalogue: Catalogue) -> dict[str, float]:
+def _parts(scored: ScoreTerms, place: int, catalogue: Catalogue) -> dict[str, float]:
     """What a score is made of: net = lever x (worth - worth left alone) - cost - (penalty - penalty left alone)."""
     lever = 1.0 if place == NO_CONTACT else catalogue.action(place).offer.lever
     return {
@@ -95,7 +95,7 @@ def _leanings(
     policy: LearnedPolicy, seen: NDArray[np.float64], place: int, catalogue: Catalogue
 ) -> list[dict[str, str | float | None]]:
     """Readings of the player that speak most for or against the action, in log odds of a conversion."""
-    return _largest(policy.leanings(seen, place, catalogue), "reading")
+    return _largest(policy.contributions(seen, place, catalogue), "reading")
 
 
 def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ def explained(assessed: Assessment, serving: Serving) -> dict[str, Any]:
         "packs": list(serving.law.packs(assessed.inputs.places)),
         "harm": assessed.harm.level,
         "harm_sources": assessed.harm.sources,
-        "harm_markers": harm.told(assessed.harm, assessed.inputs.places, serving.book.harm),
+        "harm_markers": harm.explained(assessed.harm, assessed.inputs.places, serving.book.harm),
         "variant": assessed.assignment.variant,
         "stage": assessed.stage,
         "allowed": list(_allowed(assessed)),

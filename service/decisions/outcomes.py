@@ -20,7 +20,7 @@ from service.contacts.ledger import Entry, RedisLedger
 from service.contacts.limits import ContactResponse
 from service.contacts.snapshot import ANSWER, Keys
 from service.decisions.record import ChosenContact, Record, load_record
-from service.events.accept import NOWHERE, TOLD_AT, Accepted, Ahead, Refused, answered
+from service.events.accept import NOWHERE, TOLD_AT, Accepted, ClockAhead, Refused, answered
 from service.players.facts import Assertion, changes, unsubscribed
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
@@ -91,7 +91,7 @@ def entry(
     about: Contact,
     player: str,
     catalogue: Catalogue,
-    ahead: Ahead | None = None,
+    ahead: ClockAhead | None = None,
     beside: Sequence[Assertion] = (),
 ) -> Entry:
     """What is appended for an outcome, the capacity it gives back, the consent it withdraws, what limits note of it.
@@ -165,7 +165,7 @@ async def take(
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
         if known is not None:
             return answered(keys, known, "outcome")
-        taken = entry(outcome, about, player, catalogue, Ahead(now_us, held), beside) if late == "ahead" else plain
+        taken = entry(outcome, about, player, catalogue, ClockAhead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Accepted(position(keys.partition, NOWHERE), duplicate=True)

@@ -11,7 +11,7 @@ from service.decisions.assess import RecordedPlayer
 from service.decisions.behaviour import Behaviour
 from service.decisions.eligibility import Asked
 from service.decisions.record import Record, unpack_floats
-from service.rules.inputs import Contact
+from service.rules.inputs import CountedContact
 
 _TROUBLES = frozenset({"features_unavailable", "features_stale"})
 
@@ -24,7 +24,7 @@ def recorded_player(record: Record, personal: Mapping[str, Any]) -> RecordedPlay
         personal: Its personal fields, unsealed.
     """
     known = {name.encode(): value.encode() for name, value in personal["facts"].items()}
-    contacts = tuple(Contact(*one) for one in personal.get("contacts", ()))
+    contacts = tuple(CountedContact(*one) for one in personal.get("contacts", ()))
     return RecordedPlayer(known, _behaviour(record), contacts)
 
 

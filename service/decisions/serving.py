@@ -8,7 +8,7 @@ from functools import cached_property
 
 from features.read_plan import ReadPlan
 from features.store.deployment import House
-from features.words import Closed, Door
+from features.words import ClosedList, Door
 from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
 from models.policy.context import CHURN
@@ -57,7 +57,7 @@ class Serving:
     @cached_property
     def door(self) -> Door:
         """The closed lists of words that hold where events and requests enter."""
-        return self.book.door._replace(offers=Closed("offer of the catalogue", self.layout.catalogue.ids))
+        return self.book.door._replace(offers=ClosedList("offer of the catalogue", self.layout.catalogue.ids))
 
     def brand(self, name: str) -> str:
         """A brand of the house by any spelling of its name; raises ValueError with the known ones."""

@@ -56,7 +56,7 @@ NOWHERE: Final = "0-0"
 """Log place of an event that changes nothing and is not appended: every reader is past it."""
 
 
-class Ahead(NamedTuple):
+class ClockAhead(NamedTuple):
     """Facts of an event whose clock was far ahead: they hold from the house's now, after everything known."""
 
     now_us: int
@@ -73,7 +73,7 @@ def entry(
     sealed: bytes | None = None,
     other: str = "",
     asked: str = "",
-    ahead: Ahead | None = None,
+    ahead: ClockAhead | None = None,
     beside: Sequence[Assertion] = (),
 ) -> Entry:
     """Log entry of an event: personal fields sealed, with the facts that it asserts.
@@ -145,7 +145,7 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
     seal = await ledger.seal(keys, sealing.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = sealing.seal(seal, personal, event.event_id) if personal else None
-    ahead = Ahead(arrival.now_us, held) if arrival.late == "ahead" else None
+    ahead = ClockAhead(arrival.now_us, held) if arrival.late == "ahead" else None
     taken = entry(player, event, sealed, other, linked, ahead, arrival.beside)
     if arrival.late == "old" and not _changes(event, taken, other, held):
         return Accepted(position(keys.partition, NOWHERE), duplicate=True)

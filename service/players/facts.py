@@ -121,12 +121,12 @@ def plausible(born: date, on: date) -> bool:
 def assertions(event: Event) -> list[Assertion]:
     """Facts that an event asserts; empty for pure behaviour."""
     at = micros(event.occurred_at)
-    if (found := _gates(event, at)) is None:
+    if (found := _gating_facts(event, at)) is None:
         found = _circumstances(event, at)
     return found
 
 
-def _gates(event: Event, at: int) -> list[Assertion] | None:
+def _gating_facts(event: Event, at: int) -> list[Assertion] | None:
     """Facts about person, account, consent and exclusion; None for other events."""
     match event:
         case events.Registered() | events.KycVerified():
@@ -138,7 +138,7 @@ def _gates(event: Event, at: int) -> list[Assertion] | None:
         case events.ExclusionEnded():
             return [Assertion(f"exclusion:{_scope(event)}", at, 0, "ended")]
         case events.RegisterChecked():
-            return _checked(event, at)
+            return _register_facts(event, at)
         case events.TimeOut():
             # Of all time-outs the one that ends last holds, whenever it was taken.
             return [Assertion(f"time_out:{event.brand}", micros(event.until), 0, "until")]
@@ -168,7 +168,7 @@ def _circumstances(event: Event, at: int) -> list[Assertion]:
         case events.WithdrawalPaid() | events.WithdrawalCancelled():
             return [Assertion("withdrawal", at, 0, "settled")]
         case events.Login() | events.SessionStarted():
-            return _seen(event, at)
+            return _session_facts(event, at)
         case events.SessionEnded():
             return [Assertion("session", at, 0, "off")]
         case events.LimitSet() if event.change in {"raised", "removed"}:
@@ -180,7 +180,7 @@ def _circumstances(event: Event, at: int) -> list[Assertion]:
             return []
 
 
-def _checked(event: events.RegisterChecked, at: int) -> list[Assertion]:
+def _register_facts(event: events.RegisterChecked, at: int) -> list[Assertion]:
     """Facts of a register's answer; a listing is also kept on its own, for it ends earlier consent."""
     name, listed = event.register_name, event.listed
     found = [Assertion(f"register:{name}", at, int(listed), "listed" if listed else "clear")]
@@ -199,7 +199,7 @@ def _support(event: events.SupportContact, at: int) -> list[Assertion]:
     return found
 
 
-def _seen(event: events.Login | events.SessionStarted, at: int) -> list[Assertion]:
+def _session_facts(event: events.Login | events.SessionStarted, at: int) -> list[Assertion]:
     playing = [Assertion("session", at, 1, "on")] if isinstance(event, events.SessionStarted) else []
     return playing if event.location is None else [*playing, Assertion("location", at, 0, event.location)]
 
@@ -307,11 +307,11 @@ def from_now(told: Iterable[Assertion], raw: Mapping[bytes, bytes], now_us: int)
         apart = one.field.partition(":")[0] in BY_MOMENT
         return one.moment_us if apart else max(now_us, held.get(one.field, 0) + 1)
 
-    kept = [_raising(one) for one in told if _restricts(one, day) or one.field in _FROM_NOW or one.field not in held]
-    return [one._replace(moment_us=since(one)) for one in kept]
+    kept = [one for one in told if _restricts(one, day) or one.field in _FROM_NOW or one.field not in held]
+    return [one._replace(moment_us=since(one)) for one in map(_review_as_sign, kept)]
 
 
-def _raising(one: Assertion) -> Assertion:
+def _review_as_sign(one: Assertion) -> Assertion:
     """Turn a review below the gravest level into a sign, for a review would void earlier signs."""
     if one.field != "harm:review" or one.text == "strong":
         return one

@@ -112,7 +112,7 @@ class Harm(NamedTuple):
     sources: dict[str, str]
 
 
-class Person(NamedTuple):
+class AgeAndPlaces(NamedTuple):
     """Inputs of markers beside behaviour: age in completed years (None if unknown) and places whose rules bind."""
 
     age: int | None
@@ -166,11 +166,11 @@ MARKERS: Final = tuple(markers(_NOBODY, Facts(), 0, None))
 """Names of the values that `markers` computes."""
 
 
-def assess(vector: Vector, facts: Facts, now_us: int, person: Person, settings: HarmSettings) -> Harm:
+def assess(vector: Vector, facts: Facts, now_us: int, person: AgeAndPlaces, settings: HarmSettings) -> Harm:
     """Harm level at a moment: the gravest of behaviour, support, other systems and reviews."""
     values = markers(vector, facts, now_us, person.age)
     shown = of_markers(values, person.places, settings)
-    standing = _standing(facts, now_us, settings)
+    standing = _standing_levels(facts, now_us, settings)
     reviewed = standing.get("review")
     # The review weighed behaviour so far; after it only new signs count.
     sources = standing if reviewed is not None else standing | {"behaviour": shown}
@@ -178,7 +178,7 @@ def assess(vector: Vector, facts: Facts, now_us: int, person: Person, settings: 
     return Harm(level, values, sources)  # type: ignore[arg-type]
 
 
-def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, str]:
+def _standing_levels(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, str]:
     """Levels that hold now, by source: asserted since the last review and not expired.
 
     A sign at the same moment as a review still counts, for it may not have been seen. An assertion for the future
@@ -199,7 +199,7 @@ def _standing(facts: Facts, now_us: int, settings: HarmSettings) -> dict[str, st
 
 def of_markers(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> HarmLevel:
     """Harm level of marker values: by the points of those at their threshold, or by a marker's own level."""
-    heard = [settings.markers[name] for name in speaking(values, places, settings)]
+    heard = [settings.markers[name] for name in triggered(values, places, settings)]
     # Two values may belong to one marker: its points count once.
     by_marker = {one.id: one.points for one in sorted(heard, key=lambda one: one.points) if one.level is None}
     points = sum(by_marker.values())
@@ -208,7 +208,7 @@ def of_markers(values: Mapping[str, float], places: frozenset[str], settings: Ha
     return max(found, key=LEVELS.index, default="none")
 
 
-def speaking(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> list[str]:
+def triggered(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> list[str]:
     """Names of the markers at or above their threshold in these places."""
     return [
         name
@@ -217,14 +217,14 @@ def speaking(values: Mapping[str, float], places: frozenset[str], settings: Harm
     ]
 
 
-def alarming(vector: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings) -> bool:
+def may_show_signs(vector: Vector, facts: Facts, at_us: int, person: AgeAndPlaces, settings: HarmSettings) -> bool:
     """Whether new activity could be a sign of harm at all; false for most players."""
     values = markers(vector, facts, at_us, person.age)
-    return values["loss_of_a_day"] >= settings.big_loss_minor or bool(speaking(values, person.places, settings))
+    return values["loss_of_a_day"] >= settings.big_loss_minor or bool(triggered(values, person.places, settings))
 
 
 def signs(
-    before: Vector, after: Vector, facts: Facts, at_us: int, person: Person, settings: HarmSettings
+    before: Vector, after: Vector, facts: Facts, at_us: int, person: AgeAndPlaces, settings: HarmSettings
 ) -> list[Assertion]:
     """Signs of harm in new activity, as facts to assert; empty if it shows none.
 
@@ -237,12 +237,12 @@ def signs(
         settings: Markers and levels.
     """
     was, now = (markers(vector, facts, at_us, person.age) for vector in (before, after))
-    grown = [name for name in speaking(now, person.places, settings) if now[name] > was[name] * (1 + 1e-9)]
+    grown = [name for name in triggered(now, person.places, settings) if now[name] > was[name] * (1 + 1e-9)]
     found = []
     if grown and (level := _sign(of_markers(now, person.places, settings), facts, at_us, settings)) != "none":
         name = f"own:{level}"
         # A sign that a review voided no longer counts as asserted.
-        if name not in _standing(facts, at_us, settings) or at_us >= facts.harm[name].at_us + _REFRESH_US:
+        if name not in _standing_levels(facts, at_us, settings) or at_us >= facts.harm[name].at_us + _REFRESH_US:
             found.append(Assertion(f"harm:{name}", at_us, LEVELS.index(level), level))
     loss = now["loss_of_a_day"]
     if loss >= settings.big_loss_minor and loss > was["loss_of_a_day"]:
@@ -252,7 +252,7 @@ def signs(
 
 def _sign(shown: HarmLevel, facts: Facts, at_us: int, settings: HarmSettings) -> str:
     """Level of a new sign: the gravest of it and our own standing signs, for the quiet days begin anew."""
-    own = [text for name, text in _standing(facts, at_us, settings).items() if name.startswith("own:")]
+    own = [text for name, text in _standing_levels(facts, at_us, settings).items() if name.startswith("own:")]
     return "none" if shown == "none" else max([shown, *own], key=LEVELS.index)
 
 
@@ -277,9 +277,9 @@ def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage
     return "lapsing" if idle >= bounds.lapsing_days else "active"
 
 
-def told(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[dict[str, Any]]:
+def explained(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[dict[str, Any]]:
     """Triggered markers for explanations: id, value, threshold and definition."""
-    heard = {name: settings.markers[name] for name in speaking(harm.markers, places, settings)}
+    heard = {name: settings.markers[name] for name in triggered(harm.markers, places, settings)}
     return [
         {"marker": name, "id": one.id, "value": harm.markers[name], "threshold": one.threshold, "what": one.definition}
         for name, one in heard.items()

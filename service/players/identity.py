@@ -19,7 +19,7 @@ _UNDER: Final = "~"
 _PLACES: Final = frozenset({"jurisdiction", "licence"})
 
 
-class Register(NamedTuple):
+class StoredFact(NamedTuple):
     """One stored fact; sorts in merge order: by moment, then by strictness."""
 
     moment_us: int
@@ -40,7 +40,7 @@ def _held(linked: str, field: str) -> str:
     return f"{_UNDER}{linked}|{field}"
 
 
-def adopted(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[Assertion]:
+def adopted_facts(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[Assertion]:
     """Facts of an id, with those of ids linked to it before, as its owner will hold them.
 
     The owner's own facts return to it: of two ids linked to each other at once, each can hold facts of the other.
@@ -56,7 +56,7 @@ def _is_told(name: bytes) -> bool:
     return name not in NO_REGISTER and not name.startswith(LINK.encode())
 
 
-def ids(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[str]:
+def adopted_ids(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[str]:
     """Ids that the owner takes over with one: itself and those linked to it."""
     return sorted({linked, *others(raw)} - {owner})
 
@@ -75,7 +75,7 @@ class Mark(NamedTuple):
         return cls(to, state, name)
 
 
-def way(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
+def chain(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
     """Chain of marks from an id, in order, up to the player or until it repeats."""
     found: dict[str, str] = {}
     while linked in marks and linked not in found:
@@ -84,12 +84,12 @@ def way(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def end(way: Mapping[str, str]) -> str | None:
+def chain_end(way: Mapping[str, str]) -> str | None:
     """The player at the end of a chain of marks; None for an empty chain."""
     return Mark.loads(list(way.values())[-1]).to if way else None
 
 
-def crossed(way: Mapping[str, str]) -> str | None:
+def mark_to_remove(way: Mapping[str, str]) -> str | None:
     """The id whose mark must be removed to break a ring of marks; None where the chain ends at a player.
 
     Ids linked to each other at the same moment make a ring. It is broken deterministically: of its pending marks that
@@ -101,7 +101,7 @@ def crossed(way: Mapping[str, str]) -> str | None:
     Raises:
         ValueError: No mark of the ring is pending.
     """
-    last = end(way)
+    last = chain_end(way)
     if last is None or last not in way:
         return None
     ring = list(way)[list(way).index(last) :]
@@ -126,9 +126,9 @@ def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     return whole | {name.encode(): one.dumps() for name, one in held.items()}
 
 
-def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, Register]) -> Sequence[tuple[int, dict[str, Register]]]:
+def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, StoredFact]) -> Sequence[tuple[int, dict[str, StoredFact]]]:
     """Facts of each linked id with the moment of its link, the first link first."""
-    found: dict[str, dict[str, Register]] = {}
+    found: dict[str, dict[str, StoredFact]] = {}
     for name, value in raw.items():
         if name.startswith(_UNDER.encode()):
             linked, _, field = name.decode()[1:].partition("|")
@@ -138,7 +138,7 @@ def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, Register]) -> Sequence
     return [(moments[linked], found[linked]) for linked in sorted(found, key=lambda one: (moments[one], one))]
 
 
-def _merged(field: str, own: Register | None, other: Register, linked_us: int) -> Iterable[tuple[str, Register]]:
+def _merged(field: str, own: StoredFact | None, other: StoredFact, linked_us: int) -> Iterable[tuple[str, StoredFact]]:
     """Merge a register of two ids: asserted before the link the stricter holds, after it the latest."""
     if own is None or own == other:
         yield field, other
@@ -154,6 +154,6 @@ def _merged(field: str, own: Register | None, other: Register, linked_us: int) -
             yield f"{ELSEWHERE}{one.text}", one
 
 
-def _register(value: bytes) -> Register:
+def _register(value: bytes) -> StoredFact:
     moment_us, rank, text = value.decode().split(" ", 2)
-    return Register(int(moment_us), int(rank), text)
+    return StoredFact(int(moment_us), int(rank), text)

@@ -25,9 +25,9 @@ from features.schema import CHANNELS
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import Offer, Window
 from service.rules.inputs import Inputs
-from service.rules.rule import Compiling, Group, Money, RuleBase
+from service.rules.rule import ConditionContext, ConditionGroup, Money, RuleBase
 from service.rules.rulebook import EVERYWHERE, FOREVER_US, RuleBinding, Rulebook
-from service.rules.sending_hours import Deferral, HoursGroup, Timetable, settle
+from service.rules.sending_hours import Deferral, HoursGroup, Timetable, defer
 from service.rules.types import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
 
 NO_RULES: Final = "no_rules"
@@ -58,13 +58,13 @@ class PlaceRules(NamedTuple):
     """The rules of some places, shared by all players there.
 
     Attributes:
-        hearings: Contacts grouped by the sending hours that cover them.
+        hours_groups: Contacts grouped by the sending hours that cover them.
         needs: Inputs that the rules need, in order.
         packs: Packs that bind.
         ever: Whether a rule counts contacts without a window.
     """
 
-    hearings: tuple[HoursGroup, ...]
+    hours_groups: tuple[HoursGroup, ...]
     needs: tuple[str, ...]
     packs: tuple[str, ...]
     ever: bool
@@ -161,7 +161,7 @@ class CompiledRulebook:
     def _conditions(self, one: RuleBinding, denied: Candidates) -> dict[str, Candidates]:
         """Each distinct condition of a rule with the candidates that it denies."""
         rule = one.rule
-        to = Compiling(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
+        to = ConditionContext(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
         found: dict[str, Candidates] = {}
         for group in self._groups(rule):
             if bits := denied & self.layout.where(group.holds):
@@ -169,12 +169,12 @@ class CompiledRulebook:
                 found[condition] = found.get(condition, 0) | bits
         return found
 
-    def _groups(self, rule: RuleBase) -> Iterator[Group]:
+    def _groups(self, rule: RuleBase) -> Iterator[ConditionGroup]:
         offers = self.layout.catalogue.offers
         channels = CHANNELS if "channel" in rule.grain else ("",)
         products = sorted({offer.product for offer in offers}) if "product" in rule.grain else [""]
         names = [offer.id for offer in offers] if "offer" in rule.grain else [""]
-        return (Group(*parts) for parts in product(channels, products, names))
+        return (ConditionGroup(*parts) for parts in product(channels, products, names))
 
     # --- Applying
 
@@ -188,14 +188,14 @@ class CompiledRulebook:
 
         A deferred contact must be allowed at both moments, so that one more rule never allows more.
         """
-        settled = settle(windows, self._here(inputs.places).hearings, inputs.zone, self.layout, fixed=fixed)
-        sends = self._both(windows, settled.moments)
+        settled = defer(windows, self._rules_of(inputs.places).hours_groups, inputs.zone, self.layout, fixed=fixed)
+        sends = self._all_sends(windows, settled.moments)
         found = self._function(inputs, sends, min(sends)[0], max(sends)[0])
         found += [(number, bits) for number, bits in settled.blocked.items() if bits]
-        blocked = self._reasons(found, inputs) | self._lawless(inputs, sends)
+        blocked = self._reasons(found, inputs) | self._without_law(inputs, sends)
         return Verdict(blocked, settled.moments, settled.deferrals)
 
-    def _lawless(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
+    def _without_law(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
         """Promotional contacts sent while a licensed place of the player has no rules of its own, by place."""
         found = {}
         for place in sorted(self._unruled.keys() & (inputs.named or ())):
@@ -204,13 +204,13 @@ class CompiledRulebook:
                 found[unruled(place)] = denied
         return found
 
-    def _both(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
+    def _all_sends(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
         """Contacts at the start of their slots, and at the moments they were deferred to."""
         begun = [(window.send_us, bits) for window, bits in zip(windows, self.layout.slots, strict=True)]
         first = {at for at, _ in begun}
         return begun + [(at, bits) for at, bits in moments if at not in first]
 
-    def _here(self, where: frozenset[str]) -> PlaceRules:
+    def _rules_of(self, where: frozenset[str]) -> PlaceRules:
         """Rules of some places, cached."""
         key = where & self._named
         if key not in self._places:
@@ -218,20 +218,20 @@ class CompiledRulebook:
             rules = [self.bound[number].rule for number in bound]
             packs = {self.bound[number].pack.pack for number in bound}
             self._places[key] = PlaceRules(
-                tuple(self._hearings(bound)),
+                tuple(self._hours_groups(bound)),
                 tuple(dict.fromkeys(name for rule in rules for name in rule.needs)),
                 tuple(f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in packs),
                 any(isinstance(rule, CountCap) and rule.hours is None for rule in rules),
             )
         return self._places[key]
 
-    def _hearings(self, bound: Sequence[int]) -> Iterator[HoursGroup]:
+    def _hours_groups(self, bound: Sequence[int]) -> Iterator[HoursGroup]:
         """Contacts grouped by the sending-hours rules that cover them."""
         timed = [number for number in bound if number in self._timetables]
         together: dict[tuple[int, ...], Candidates] = {}
         for offer, channel in product(self.layout.catalogue.offers, CHANNELS):
             mine = tuple(number for number in timed if self.bound[number].rule.covers(offer, channel))
-            bits = self.layout.where(Group(channel, "", offer.id).holds)
+            bits = self.layout.where(ConditionGroup(channel, "", offer.id).holds)
             together[mine] = together.get(mine, 0) | bits
         for mine, bits in together.items():
             if mine:
@@ -261,15 +261,15 @@ class CompiledRulebook:
 
     def needs(self, where: frozenset[str]) -> tuple[str, ...]:
         """Names of the inputs that the rules of some places need, in order."""
-        return self._here(where).needs
+        return self._rules_of(where).needs
 
     def ever(self, where: frozenset[str]) -> bool:
         """Whether a rule of some places counts contacts without a window."""
-        return self._here(where).ever
+        return self._rules_of(where).ever
 
     def packs(self, where: frozenset[str]) -> tuple[str, ...]:
         """Packs that bind in some places, such as `gb@1 2026-11-22`."""
-        return self._here(where).packs
+        return self._rules_of(where).packs
 
     def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
         """Whether a rule forbids choosing for the player by some readings."""

@@ -22,9 +22,9 @@ from features.moments import DAY_US, HOUR_US, moment
 from features.schema import VECTOR
 from service.contacts.limits import fits
 from service.players.facts import Consent, Facts, FactValue, plausible
-from service.players.harm import SKEW_US, Harm, Person
-from service.rules.rulebook import OWN, Settings, places
-from service.rules.types import Counted
+from service.players.harm import SKEW_US, AgeAndPlaces, Harm
+from service.rules.rulebook import OWN, RulebookSettings, places
+from service.rules.types import ContactsToCount
 
 NEVER: Final = 0
 _SESSION_US: Final = 12 * HOUR_US
@@ -83,7 +83,7 @@ INPUTS: Final[Mapping[str, Input]] = {
 """Every input but the registers of excluded people, whose age each pack declares under `registers`."""
 
 
-class Contact(NamedTuple):
+class CountedContact(NamedTuple):
     """A contact that limits count: sending moment (unix microseconds), offer, channel."""
 
     send_us: int
@@ -136,7 +136,7 @@ class Inputs:
     limit_raised_us: int | None = None
     vip: bool | None = None
     vip_checked_us: int | None = None
-    contacts: tuple[Contact, ...] = ()
+    contacts: tuple[CountedContact, ...] = ()
     troubles: dict[str, str] = field(default_factory=dict)
     told_us: dict[str, int] = field(default_factory=dict)
     never: int = -(2**62)
@@ -146,14 +146,14 @@ class Inputs:
         found = self.consents.get((channel, product))
         return found if found is not None or narrow else self.consents.get((channel, "*"))
 
-    def room(self, counted: Counted, most: int, at_us: int) -> bool:
+    def room(self, counted: ContactsToCount, most: int, at_us: int) -> bool:
         """Whether one more contact of a kind fits at a moment."""
         taken = sorted(one.send_us for one in self.contacts if counted.holds(one.offer, one.channel))
         if counted.window_us is None:
             return self.bonuses is not None and self.bonuses + len(taken) < most
         return fits(taken, at_us, most, counted.window_us)
 
-    def spent(self, counted: Counted, offer: str, at_us: int) -> float:
+    def spent(self, counted: ContactsToCount, offer: str, at_us: int) -> float:
         """Value of the counted contacts near a moment plus an offer; infinite where unknown."""
         window = counted.window_us or 0
         near = [
@@ -183,13 +183,13 @@ class Inputs:
         if name == "residence":
             return sorted(value)
         if name == "consent":
-            return {":".join(key): _consented(one) for key, one in sorted(value.items())}
+            return {":".join(key): _consent_text(one) for key, one in sorted(value.items())}
         if name == "harm":
             return LEVELS[value]
         return _when(value) if str(attribute).endswith("_us") else value
 
 
-def _consented(one: Consent) -> str:
+def _consent_text(one: Consent) -> str:
     state = "granted" if one.granted else "withdrawn"
     return " ".join(part for part in (state, one.basis, one.origin, "since", _when(one.since_us)) if part)
 
@@ -233,7 +233,7 @@ def age_of(facts: Facts, now_us: int) -> int | None:
     return age_on(facts.birth_date, today) if plausible(facts.birth_date, today) else None
 
 
-def named(facts: Facts) -> frozenset[str] | None:
+def jurisdictions(facts: Facts) -> frozenset[str] | None:
     """Jurisdictions of a player: residence, licence of the account, and location.
 
     The account is held where the player lives, and they are at home, unless another was told; without a residence
@@ -245,19 +245,19 @@ def named(facts: Facts) -> frozenset[str] | None:
     return frozenset(one for one in named if one is not None)
 
 
-def person(facts: Facts, at_us: int) -> Person:
+def age_and_places(facts: Facts, at_us: int) -> AgeAndPlaces:
     """Inputs of harm markers beside behaviour: age and places."""
-    return Person(age_of(facts, at_us), places(named(facts) or ()))
+    return AgeAndPlaces(age_of(facts, at_us), places(jurisdictions(facts) or ()))
 
 
 def read(
     facts: Facts,
     vector: NDArray[np.float64] | None,
     harm: Harm,
-    contacts: tuple[Contact, ...],
+    contacts: tuple[CountedContact, ...],
     now_us: int,
     ages_us: Mapping[str, int],
-    settings: Settings,
+    settings: RulebookSettings,
 ) -> Inputs:
     """Read the inputs of a player.
 
@@ -277,7 +277,7 @@ def read(
     _state(found, facts)
     _registers(found, facts, ages_us)
     _behaviour(found, facts, vector, harm, settings)
-    _trust(found)
+    _drop_future(found)
     return found
 
 
@@ -302,7 +302,7 @@ _TOLD: Final = {
 
 
 def _person(found: Inputs, facts: Facts) -> None:
-    found.named = named(facts)
+    found.named = jurisdictions(facts)
     found.places = places(found.named or ())
     found.zone = facts.time_zone
     found.account = facts.account
@@ -322,21 +322,21 @@ def _state(found: Inputs, facts: Facts) -> None:
     found.returned_us = facts.returned_us or NEVER
     found.reopened_us = facts.reopened_us or NEVER
     found.time_out_until_us = facts.time_out_until_us or NEVER
-    found.objects = _says(found, "objection", facts.objection, "objects")
+    found.objects = _is_asserted(found, "objection", facts.objection, "objects")
     found.support_contact_us = facts.support_us or NEVER
-    found.complaint_open = _says(found, "complaint_open", facts.complaint, "open")
+    found.complaint_open = _is_asserted(found, "complaint_open", facts.complaint, "open")
     found.complaint_us = facts.complained_us or NEVER
     found.big_loss_us = facts.big_loss_us or NEVER
-    found.withdrawal_pending = _says(found, "withdrawal_pending", facts.withdrawal, "pending")
-    found.in_session = _says(found, "in_session", facts.session, "on")
+    found.withdrawal_pending = _is_asserted(found, "withdrawal_pending", facts.withdrawal, "pending")
+    found.in_session = _is_asserted(found, "in_session", facts.session, "on")
     if found.in_session and facts.session and found.now_us - facts.session.at_us > _SESSION_US:
         found.in_session, found.troubles["in_session"] = None, "stale"
     found.limit_raised_us = facts.limit_raised_us or NEVER
-    found.vip = _says(found, "vip", facts.vip, "vip")
+    found.vip = _is_asserted(found, "vip", facts.vip, "vip")
     found.vip_checked_us = facts.vip_checked_us or NEVER
 
 
-def _says(found: Inputs, name: str, told: FactValue | None, text: str) -> bool | None:
+def _is_asserted(found: Inputs, name: str, told: FactValue | None, text: str) -> bool | None:
     """Whether the latest value is `text`; None if it was asserted for the future."""
     if told is None:
         return False
@@ -369,7 +369,9 @@ def _registers(found: Inputs, facts: Facts, ages_us: Mapping[str, int]) -> None:
         found.listed[OWN], found.told_us[OWN] = True, max(strange)
 
 
-def _behaviour(found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, harm: Harm, settings: Settings) -> None:
+def _behaviour(
+    found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, harm: Harm, settings: RulebookSettings
+) -> None:
     if vector is None:
         found.troubles |= dict.fromkeys(_FROM_FEATURES, "unknown") | {"harm": "unknown"}
         return
@@ -392,7 +394,7 @@ def _behaviour(found: Inputs, facts: Facts, vector: NDArray[np.float64] | None, 
         found.troubles["harm"] = trouble
 
 
-def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
+def _scores(facts: Facts, settings: RulebookSettings, now_us: int) -> str | None:
     """Trouble with an external harm score that the house requires of every player, None if there is none."""
     for source, hours in settings.scores.items():
         told = facts.harm.get(f"by:{source}")
@@ -404,7 +406,7 @@ def _scores(facts: Facts, settings: Settings, now_us: int) -> str | None:
     return None
 
 
-def _trust(found: Inputs) -> None:
+def _drop_future(found: Inputs) -> None:
     """Drop inputs whose moment lies in the future, and mark the unknown ones."""
     limit = found.now_us + SKEW_US
     for name, attribute in _MOMENTS.items():

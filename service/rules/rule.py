@@ -46,7 +46,7 @@ def _plain(text: str) -> str:
 Sentence = Annotated[str, StringConstraints(min_length=8, max_length=400), AfterValidator(_plain)]
 
 
-class Group(NamedTuple):
+class ConditionGroup(NamedTuple):
     """Part of the candidates that a condition depends on: a channel, product or offer, or all."""
 
     channel: str = ""
@@ -81,7 +81,7 @@ class Money(NamedTuple):
         return None if rate is None else offer.value_minor / rate
 
 
-class Compiling(NamedTuple):
+class ConditionContext(NamedTuple):
     """What a rule type may use to write its condition.
 
     Attributes:
@@ -173,6 +173,6 @@ class RuleBase(BaseModel):
         """Data that must be provided to meet the rule, in words of events and catalogue; empty for none."""
         return ""
 
-    def denies(self, group: Group, to: Compiling) -> str:  # noqa: ARG002
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:  # noqa: ARG002
         """The condition as a Python expression; `True` if the candidate alone violates the rule."""
         return "True"

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValida
 from features import zones
 from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
 from features.moments import HOUR_US, micros
-from features.words import Closed, Door, unknown
+from features.words import ClosedList, Door, unknown
 from models.catalogue.files import CatalogueError, load_yaml
 from models.catalogue.offers import Catalogue, Currency
 from service.players import facts
@@ -80,7 +80,7 @@ class Pack(BaseModel):
         return self
 
 
-class Settings(BaseModel):
+class RulebookSettings(BaseModel):
     """What the house sets for all rules.
 
     Attributes:
@@ -118,7 +118,7 @@ class Rulebook(BaseModel):
     """All rules of a house, as its files define them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    settings: Settings
+    settings: RulebookSettings
     harm: HarmSettings
     packs: tuple[Pack, ...] = Field(min_length=1)
 
@@ -152,13 +152,13 @@ class Rulebook(BaseModel):
     def door(self) -> Door:
         """Closed lists for events and requests that enter the house."""
         return Door(
-            brands=Closed("brand of the house (`brands` in the rulebook's settings)", self.settings.brands),
-            registers=Closed("register that the rulebook names", tuple(sorted(self.registers))),
-            tags=Closed("tag (`tags` in the rulebook's settings adds some)", (*facts.TAGS, *self.settings.tags)),
+            brands=ClosedList("brand of the house (`brands` in the rulebook's settings)", self.settings.brands),
+            registers=ClosedList("register that the rulebook names", tuple(sorted(self.registers))),
+            tags=ClosedList("tag (`tags` in the rulebook's settings adds some)", (*facts.TAGS, *self.settings.tags)),
             trading_since=self.settings.trading_since,
         )
 
-    def strange_tags(self, catalogue: Catalogue) -> list[tuple[str, str]]:
+    def unknown_tags(self, catalogue: Catalogue) -> list[tuple[str, str]]:
         """Offers with unknown tags, each with the sentence that says so."""
         known, found = self._content_tags(), list[tuple[str, str]]()
         for offer in catalogue.offers:
@@ -167,12 +167,12 @@ class Rulebook(BaseModel):
                     found.append((offer.id, f"tags: {unknown(tag, *known)}"))
         return found
 
-    def _content_tags(self) -> Closed:
+    def _content_tags(self) -> ClosedList:
         """Tags of offers that rules or settings name."""
         rules = [rule for pack in self.packs for rule in pack.rules if isinstance(rule, ContentRequired)]
         named = dict.fromkeys(tag for rule in rules for tag in (*rule.must, *rule.must_not))
         words = dict.fromkeys((*sorted(named), *_SAID, *self.settings.tags))
-        return Closed("tag that a rule or `tags` in the rulebook's settings names", tuple(words))
+        return ClosedList("tag that a rule or `tags` in the rulebook's settings names", tuple(words))
 
     @cached_property
     def ages_us(self) -> dict[str, int]:
@@ -263,7 +263,7 @@ def load_rulebook(folder: Path) -> Rulebook:
     if not files:
         raise CatalogueError(f"{folder.name}: no pack in {folder / 'packs'}")
     faults, parts = list[str](), list[Any]()
-    models: list[type[BaseModel]] = [Settings, HarmSettings, *(Pack for _ in files)]
+    models: list[type[BaseModel]] = [RulebookSettings, HarmSettings, *(Pack for _ in files)]
     for file, model in zip([folder / "settings.yaml", folder / "harm.yaml", *files], models, strict=True):
         try:
             parts.append(load_yaml(file, model))

@@ -68,7 +68,7 @@ class Timetable:
             for start, end in self.on(day):
                 if not ahead and start <= clock < end:
                     return at_us
-                if (opens := _opens(day, start, zone, at_us)) is not None and (ahead or clock < end):
+                if (opens := _next_showing(day, start, zone, at_us)) is not None and (ahead or clock < end):
                     return opens
         return None
 
@@ -77,13 +77,13 @@ def _minutes(hour: str) -> int:
     return int(hour[:2]) * 60 + int(hour[3:])
 
 
-def _opens(day: date, minute: int, zone: str, after_us: int) -> int | None:
+def _next_showing(day: date, minute: int, zone: str, after_us: int) -> int | None:
     """The first moment after another at which the local clock of a day shows a minute."""
-    return next((at for at in _shown(day, minute, zone) if at > after_us), None)
+    return next((at for at in _showings(day, minute, zone) if at > after_us), None)
 
 
 @lru_cache(maxsize=10_000)
-def _shown(day: date, minute: int, zone: str) -> tuple[int, ...]:
+def _showings(day: date, minute: int, zone: str) -> tuple[int, ...]:
     """Moments at which the local clock of a day shows a minute; two where clocks are set back."""
     local = datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=zones.zone(zone))
     return tuple(sorted({micros(local), micros(local.replace(fold=1))}))
@@ -110,14 +110,19 @@ class HoursGroup(NamedTuple):
     candidates: Candidates
 
 
-def settle(
-    windows: Sequence[Window], hearings: Iterable[HoursGroup], zone: str | None, layout: CandidateSpace, *, fixed: bool
+def defer(
+    windows: Sequence[Window],
+    hours_groups: Iterable[HoursGroup],
+    zone: str | None,
+    layout: CandidateSpace,
+    *,
+    fixed: bool,
 ) -> SendingTimes:
     """Defer contacts to moments that all sending hours allow.
 
     Args:
         windows: Sending window of each timing slot.
-        hearings: Contacts by the rules that cover them; each contact in one group at most.
+        hours_groups: Contacts by the rules that cover them; each contact in one group at most.
         zone: The player's time zone; where unknown the rules block.
         layout: The catalogue.
         fixed: The moment is fixed: contacts outside of the hours are blocked.
@@ -125,19 +130,19 @@ def settle(
     done = SendingTimes([], defaultdict(int), [])
     moments: dict[int, Candidates] = defaultdict(int)
     rest = layout.everything
-    for hearing in hearings:
-        rest &= ~hearing.candidates
+    for group in hours_groups:
+        rest &= ~group.candidates
         for slot, window, bits in zip(SLOTS, windows, layout.slots, strict=True):
-            if mine := bits & hearing.candidates:
-                moments[_put_off(hearing, window, mine, slot, zone, done, fixed=fixed)] |= mine
+            if mine := bits & group.candidates:
+                moments[_defer_slot(group, window, mine, slot, zone, done, fixed=fixed)] |= mine
     for window, bits in zip(windows, layout.slots, strict=True):
         moments[window.send_us] |= bits & rest
     done.moments.extend((at, bits) for at, bits in moments.items() if bits)
     return done
 
 
-def _put_off(
-    hearing: HoursGroup,
+def _defer_slot(
+    group: HoursGroup,
     window: Window,
     mine: Candidates,
     slot: str,
@@ -147,25 +152,25 @@ def _put_off(
     fixed: bool,
 ) -> int:
     """Sending moment of some contacts of one slot; records in `done` which rules blocked or deferred them."""
-    at, causes = _heard(hearing, window, zone)
+    at, causes = _first_allowed(group, window, zone)
     if at is None or (causes and at >= window.ends_us) or (fixed and at != window.send_us):
         for number in causes:
             done.blocked[number] |= mine
         return window.send_us
     done.deferrals.extend(
-        Deferral(rule.rule.id, slot, mine, at) for number, rule, *_ in hearing.rules if number in causes
+        Deferral(rule.rule.id, slot, mine, at) for number, rule, *_ in group.rules if number in causes
     )
     return at
 
 
-def _heard(hearing: HoursGroup, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
+def _first_allowed(group: HoursGroup, window: Window, zone: str | None) -> tuple[int | None, list[int]]:
     """The first moment that all rules in force allow, and the numbers of the rules that deferred it."""
     at, causes = window.send_us, dict[int, None]()
     if zone is None:
-        return None, [number for number, _, begins, ends in hearing.rules if begins <= at < ends]
+        return None, [number for number, _, begins, ends in group.rules if begins <= at < ends]
     while True:
         asked = (
-            (number, rule.next(at, zone), ends) for number, rule, begins, ends in hearing.rules if begins <= at < ends
+            (number, rule.next(at, zone), ends) for number, rule, begins, ends in group.rules if begins <= at < ends
         )
         # A rule that ends before its next hours allows all from there on.
         shut = {number: ends if opens is None else min(opens, ends) for number, opens, ends in asked if opens != at}

@@ -16,7 +16,7 @@ from features.moments import DAY_US, HOUR_US
 from features.schema import CHANNELS
 from models.catalogue.limits import Name
 from models.catalogue.offers import Currency, Mechanic, Offer
-from service.rules.rule import Compiling, Group, Hour, Money, RuleBase, Weekday
+from service.rules.rule import ConditionContext, ConditionGroup, Hour, Money, RuleBase, Weekday
 
 
 class JurisdictionScope(RuleBase):
@@ -29,7 +29,7 @@ class JurisdictionScope(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("residence",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         return f"i.named is None or not i.named <= {to.keep(frozenset(self.licensed))}"
 
 
@@ -46,7 +46,7 @@ class AccountState(RuleBase):
         asked = {"kyc": self.verified, "opened": self.least_days, "reopened": self.least_days_reopened}
         return ("account", *(name for name, wanted in asked.items() if wanted))
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         parts = ["i.account != 'open'"]
         if self.verified:
             parts.append("i.kyc is not True")
@@ -68,7 +68,7 @@ class ExclusionRegister(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return self.registers
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         return " or ".join(f"i.listed.get({name!r}) is not False" for name in self.registers)
 
 
@@ -88,7 +88,7 @@ class RegisterFreshness(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return (self.register_name,)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         moment = "t" if self.at == "send" else "i.now_us"
         return f"{moment} - i.checked.get({self.register_name!r}, i.never) > {int(self.hours * HOUR_US)}"
 
@@ -102,7 +102,7 @@ class TimeoutActive(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("time_out",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         return "i.time_out_until_us is None or i.time_out_until_us > i.now_us"
 
 
@@ -118,7 +118,7 @@ class PostExclusionLock(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("returned", "consent") if self.new_consent else ("returned",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         parts = ["i.returned_us is None"]
         if self.days:
             parts.append(f"i.now_us - i.returned_us < {int(self.days * DAY_US)}")
@@ -138,7 +138,7 @@ class AgeBand(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("age",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         return f"i.age is None or i.age < {self.under}"
 
 
@@ -152,7 +152,7 @@ class HarmGate(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("harm",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         return f"i.harm is None or i.harm >= {LEVELS.index(self.at_least)}"
 
 
@@ -184,7 +184,7 @@ class LossOrDepositThreshold(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return (self.metric, "age") if len(self.amounts) > 1 else (self.metric,)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         amounts = [to.money.house(one.amount_minor, self.currency) for one in self.amounts]
         if None in amounts:
             return "True"
@@ -217,7 +217,7 @@ class ConsentRequired(RuleBase):
         named = [f"{name} {' or '.join(words)}" for name, words in parts if words]
         return f"tell consent with {' and '.join(named)}" if named else ""
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         asked = f"{group.channel!r}, {group.product!r}" + (", narrow=True" if self.per_product else "")
         parts = [f"(c := i.consent({asked})) is None or not c.granted"]
         if self.bases:
@@ -240,7 +240,7 @@ class Suppression(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("objection",) if self.by == "objection" else ("consent",)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         if self.by == "objection":
             return "i.objects is not False"
         return f"(c := i.consent({group.channel!r}, {group.product!r})) is None or not c.granted"
@@ -263,7 +263,7 @@ class ConsentLapse(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("consent",) if self.since == "consent" else ("consent", f"last_{self.since}")
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         begun = "c.since_us" if self.since == "consent" else f"i.last_{self.since}_us"
         lapsed = f"{begun} is None or t >= months_after({begun}, {self.months})"
         if self.bases:
@@ -335,7 +335,7 @@ class TermLimit(RuleBase):
         )
 
 
-class Counted(NamedTuple):
+class ContactsToCount(NamedTuple):
     """Contacts that a rule counts: offers, channels, a window (None: ever), and the value of each.
 
     A contact of an offer that the catalogue has no more counts too, for nobody knows what it was.
@@ -351,9 +351,11 @@ class Counted(NamedTuple):
         return (offer, channel) in self.pairs or offer not in self.known
 
 
-def _counted(rule: RuleBase, offers: Sequence[Offer], window_us: int | None, worth: dict[str, float | None]) -> Counted:
+def _counted(
+    rule: RuleBase, offers: Sequence[Offer], window_us: int | None, worth: dict[str, float | None]
+) -> ContactsToCount:
     pairs = frozenset((one.id, channel) for one in offers for channel in CHANNELS if rule.covers(one, channel))
-    return Counted(pairs, frozenset(one.id for one in offers), window_us, worth)
+    return ContactsToCount(pairs, frozenset(one.id for one in offers), window_us, worth)
 
 
 class ValueCap(RuleBase):
@@ -394,7 +396,7 @@ class ValueCap(RuleBase):
     def _aged(self) -> bool:
         return bool(self.from_age) or self.under is not None
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         parts = []
         if self._aged:
             upper = "" if self.under is None else f" < {self.under}"
@@ -424,7 +426,7 @@ class CountCap(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return ("bonuses",) if self.hours is None else ()
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         window = None if self.hours is None else int(self.hours * HOUR_US)
         return f"not i.room({to.keep(_counted(self, to.offers, window, {}))}, {self.most}, t)"
 
@@ -444,7 +446,7 @@ class MinGapAfter(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return (self.event,)
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         last = f"i.{self.event}_us"
         return f"{last} is None or t - {last} < {int(self.hours * HOUR_US)}"
 
@@ -462,7 +464,7 @@ class StateBlock(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return self.states
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         raised = f"i.limit_raised_us is None or i.now_us - i.limit_raised_us < {int(self.days * DAY_US)}"
         return " or ".join(raised if state == "limit_raised" else f"i.{state} is not False" for state in self.states)
 
@@ -562,7 +564,7 @@ class ApprovalRequired(RuleBase):
     def needs(self) -> tuple[str, ...]:
         return (*(("vip",) if self.vip_only else ()), *(("vip_checked",) if self.checks_days else ()))
 
-    def denies(self, group: Group, to: Compiling) -> str:
+    def denies(self, group: ConditionGroup, to: ConditionContext) -> str:
         parts = ["i.vip is not False"] if self.vip_only else []
         if self.checks_days is not None:
             days = int(self.checks_days * DAY_US)

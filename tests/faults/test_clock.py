@@ -14,7 +14,7 @@ from support.fault_house import Caller, Serving, World, players, rows, until
 from features.moments import moment
 from features.read_plan import ReadPlan
 from features.store.deployment import order, real_now_us
-from pipelines.worker.consumer import Step, onward
+from pipelines.worker.consumer import Step, no_step
 from pipelines.worker.lake import LEASE, Lake, reach
 
 HOUR = 3_600
@@ -168,7 +168,7 @@ def test_two_writers_of_the_lake_never_overlap_though_the_lease_ran_out(
     def lease(owner: str) -> Any:
         return world.client.fcall("croupier_lease", 1, LEASE, owner, "15000000")
 
-    def flush(step: Step = onward) -> int:
+    def flush(step: Step = no_step) -> int:
         return Lake(world.client, world.lake, step).flush()
 
     assert lease("first")

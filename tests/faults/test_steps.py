@@ -19,7 +19,7 @@ from features.store.bundles import bundle_key, pointer_key
 from features.store.connection import connect
 from models.policy.learner import LearnerSettings
 from pipelines.learning import learner
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import Training
 from pipelines.worker.consumer import Consumer, serving_plan
@@ -72,7 +72,7 @@ def _work(url: str, lake: Path, settings: HarmSettings, file: Path, end_at: int)
 def _learn(url: str, home: Path, file: Path, end_at: int) -> None:
     """One round of a learner that keeps a checkpoint after every flush."""
     learner.CHECKPOINT_SECONDS = 0.0  # type: ignore[misc]
-    pupil = Training(home / "lake", LearnerSettings(batch=20, warm_up=30), Terms.read(), 0.5)
+    pupil = Training(home / "lake", LearnerSettings(batch=20, warm_up=30), RewardTerms.read(), 0.5)
     LearnerProcess(url, home, pupil, lambda _: None, Steps(file, end_at)).work()
 
 

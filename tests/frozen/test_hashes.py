@@ -33,7 +33,7 @@ from models.policy.policy import BusinessRules
 from pipelines.experiments import uplift
 from pipelines.experiments.comparisons import Metric
 from pipelines.experiments.exposures import Exposures
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms as Terms
 from pipelines.learning.training_log import lineage
 from pipelines.training.materialise import lake_state
 from pipelines.worker import lake as lakes

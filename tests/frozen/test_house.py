@@ -29,7 +29,7 @@ from features.store.server import start_server
 from models.policy.learner import LearnerSettings
 from models.releases.registry import ChurnRegistry
 from pipelines.learning import policy
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms as Terms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import Training
 from pipelines.machine import up

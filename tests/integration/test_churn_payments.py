@@ -17,7 +17,7 @@ from features.events import micros
 from features.store.deployment import create_house
 from features.store.server import Server
 from models.releases.registry import ChurnRegistry
-from pipelines.training.churn import Training, train
+from pipelines.training.churn import TrainingResult, train
 from pipelines.training.promotion import promote
 
 LOG = Path(__file__).parents[2].parent / "shared" / "data" / "payments" / "online_sports_payments.csv.gz"
@@ -68,14 +68,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def learnt(home: Path, server: Server, store: redis.Redis, request: pytest.FixtureRequest) -> Training:
+def learnt(home: Path, server: Server, store: redis.Redis, request: pytest.FixtureRequest) -> TrainingResult:
     create_house(store, clock_us=NOW)
     return train(home, server.url, request.param, last_cutoff=date(2020, 1, 1))
 
 
 @pytest.mark.parametrize(("learnt", "least"), [(30, 0.785), (14, 0.795)], indirect=["learnt"])
 def test_the_model_beats_the_reference_on_real_payments(
-    learnt: Training, least: float, home: Path, server: Server
+    learnt: TrainingResult, least: float, home: Path, server: Server
 ) -> None:
     assert (learnt.train_rows, learnt.test_rows) == (12_703, 5_016)
     assert (learnt.cutoffs[0], learnt.cutoffs[-1], len(learnt.cutoffs)) == ("2019-05-01", "2020-01-01", 9)

@@ -23,7 +23,7 @@ from features.store.deployment import House, create_house
 from features.store.server import Server
 from pipelines.imports import importer
 from pipelines.imports.columns import EventMapping
-from pipelines.imports.importer import Imported, ImportRefused
+from pipelines.imports.importer import ImportRefused, ImportResult
 from pipelines.imports.rows import Source
 from pipelines.worker.process import Worker
 
@@ -226,7 +226,7 @@ def assert_lines_are_accounted_for(file: Path, made: Written) -> None:
     assert content == ([1] if header else [])
 
 
-def assert_records_are_accounted_for(done: Imported, made: Written) -> None:
+def assert_records_are_accounted_for(done: ImportResult, made: Written) -> None:
     assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     assert done.lines == len(physical(made.text))
     assert done.events >= done.accepted
@@ -238,7 +238,7 @@ def assert_records_are_accounted_for(done: Imported, made: Written) -> None:
         assert done.events == made.events
 
 
-def rejected(done: Imported) -> int:
+def rejected(done: ImportResult) -> int:
     if done.rejects is None:
         return 0
     with Path(done.rejects).open(encoding="utf-8", errors="surrogateescape", newline="") as kept:

@@ -28,7 +28,7 @@ from features.store.deployment import House, create_house, real_now_us
 from features.store.errors import StoreError
 from features.store.server import Server
 from pipelines.imports import bulk, follower, importer
-from pipelines.imports.importer import Imported, ImportRefused
+from pipelines.imports.importer import ImportRefused, ImportResult
 from pipelines.imports.mapping import SHIPPED as SHIPPED_FOLDER
 from pipelines.worker.process import Worker
 from service.players import facts
@@ -87,13 +87,13 @@ def write(file: Path, cells: list[Cells]) -> Path:
     return file
 
 
-def load(home: Path, file: Path, mapping: Path | None = SHIPPED) -> Imported:
+def load(home: Path, file: Path, mapping: Path | None = SHIPPED) -> ImportResult:
     done = importer.run(home, file, mapping=mapping, rejects=home / "rejects.csv", progress=False)
     assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     return done
 
 
-def counts(done: Imported) -> tuple[int, int, int]:
+def counts(done: ImportResult) -> tuple[int, int, int]:
     return done.accepted, done.duplicates, done.rejected
 
 

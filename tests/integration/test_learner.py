@@ -26,9 +26,9 @@ from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerError, LearnerSettings
 from pipelines.learning import learner
 from pipelines.learning import training_log as school_module
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms
 from pipelines.learning.learner import LearnerProcess
-from pipelines.learning.training_log import LearningLog, Training, drawn, open_school
+from pipelines.learning.training_log import LearningLog, Training, drawn, open_training
 from pipelines.worker.schedule import SETTINGS as SETTINGS_FILE
 from service.decisions.record import load_record
 
@@ -41,7 +41,7 @@ FLUSHES, DECISIONS = 6, 30
 
 def school(lake: Path, settings: LearnerSettings = SETTINGS) -> Training:
     # A window that ends within the log, so that values are settled too.
-    return Training(lake, settings, Terms.read(), 0.5)
+    return Training(lake, settings, RewardTerms.read(), 0.5)
 
 
 def process(server: Server, home: Path, step: Callable[[str], None] = lambda _: None) -> LearnerProcess:
@@ -229,7 +229,7 @@ def test_settings_that_mean_nothing_end_in_one_sentence(
     written.write_text("\n".join(lines))
     monkeypatch.setattr(school_module, "SETTINGS", written)
     with pytest.raises(LearnerError, match=r"mlflow.yaml cannot be used: "):
-        open_school(tmp_path)
+        open_training(tmp_path)
 
 
 def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
@@ -280,7 +280,7 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     server: Server, store: redis.Redis, tmp_path: Path
 ) -> None:
     grow(tmp_path / "lake", 12, 120)
-    expected = open_school(tmp_path / "lake")
+    expected = open_training(tmp_path / "lake")
     for flush in expected.waiting():
         expected.learn(flush)
     assert expected.newest is not None

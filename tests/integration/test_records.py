@@ -23,7 +23,7 @@ from features.events import EVENT, micros
 from features.store.deployment import House, create_house
 from features.store.server import Server
 from pipelines.imports import bulk, importer
-from pipelines.imports.importer import Imported
+from pipelines.imports.importer import ImportResult
 from service.contacts.snapshot import Keys
 
 NOON = datetime(2020, 3, 2, 12, tzinfo=UTC)
@@ -67,17 +67,17 @@ def written(home: Path, rows: Sequence[str], header: str = HEADER, name: str = "
     return file
 
 
-def taken(home: Path, file: Path, mapping: Path | None) -> Imported:
+def taken(home: Path, file: Path, mapping: Path | None) -> ImportResult:
     done = importer.run(home, file, mapping=mapping, progress=False)
     assert done.records == done.rows == done.accepted + done.duplicates + done.conflicts + done.rejected
     return done
 
 
-def counts(done: Imported) -> tuple[int, int, int, int]:
+def counts(done: ImportResult) -> tuple[int, int, int, int]:
     return done.accepted, done.duplicates, done.conflicts, done.rejected
 
 
-def rejected(done: Imported) -> list[list[str]]:
+def rejected(done: ImportResult) -> list[list[str]]:
     assert done.rejects
     with Path(done.rejects).open(encoding="utf-8", newline="") as kept:
         return list(csv.reader(kept))[1:]

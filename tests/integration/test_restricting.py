@@ -16,7 +16,7 @@ from support.players import leased, tell
 from support.players import told as event
 
 from features.store.deployment import House, partition_of
-from pipelines.worker.homes import homes
+from pipelines.worker.owners import owners_of
 from pipelines.worker.process import Worker
 from service.contacts.snapshot import Keys, decision_key
 
@@ -378,7 +378,7 @@ def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
             await never_taken_in(client, house, names, store)
             ring = [f"ring-{number:03}" for number in range(40)]
             await crossed(client, house, ring, store)
-            found = homes(store, [house.player_key(name) for name in (*names, *ring)])
+            found = owners_of(store, [house.player_key(name) for name in (*names, *ring)])
             assert {found[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
             assert len({found[house.player_key(name)] for name in ring}) == 1
             assert {partition_of(home) for home in found.values()}

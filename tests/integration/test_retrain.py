@@ -34,7 +34,7 @@ from models.releases.registry import ChurnRegistry
 from pipelines import __main__ as command_line
 from pipelines.training import promotion
 from pipelines.training.promotion import GateRefused, journal, rollback, settle
-from pipelines.training.retrain import Retraining, retrain
+from pipelines.training.retrain import RetrainResult, retrain
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1
@@ -74,7 +74,7 @@ def strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(registry_module, "SETTINGS", written)
 
 
-def runs(registry: ChurnRegistry, result: Retraining) -> tuple[Run, list[Run]]:
+def runs(registry: ChurnRegistry, result: RetrainResult) -> tuple[Run, list[Run]]:
     """The run of a retraining and its children, oldest first."""
     found = registry._client.search_runs([registry._experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     return registry._client.get_run(result.run_id), sorted(found, key=lambda run: run.info.start_time)
@@ -132,7 +132,7 @@ def test_a_refused_retraining_changes_nothing_that_serves_and_says_why(
     monkeypatch.setenv("CROUPIER_HOME", str(home))
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     code, told = croupier("retrain", "--json", monkeypatch=monkeypatch, capsys=capsys)
-    again = msgspec.json.decode(told, type=Retraining)
+    again = msgspec.json.decode(told, type=RetrainResult)
     assert (code, again.promoted, again.replaced) == (2, False, None)
     assert again.auc == pytest.approx(again.auc_champion)
     assert again.model_version != first.model_version

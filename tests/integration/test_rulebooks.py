@@ -25,7 +25,7 @@ from features.store.deployment import House, real_now_us
 from features.store.server import Server
 from models.catalogue.experiment import variant
 from models.policy.policy import Uniform
-from pipelines.rules import compare, officer, rulebooks
+from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.worker.process import Worker, wait_until_in_lake
 from service.rules.rulebook import load_rulebook, rulebook_path
@@ -240,7 +240,7 @@ def test_a_rulebook_is_promoted_under_way_and_rolled_back(
             again = await asyncio.to_thread(rulebooks.promote, server.url, done.rulebook)
             assert again.rulebook == done.rulebook
             await asyncio.to_thread(rulebooks.rollback, server.url)
-            with pytest.raises(officer.RulesRefused, match="no promotion of a rulebook"):
+            with pytest.raises(inspection.RulesRefused, match="no promotion of a rulebook"):
                 await asyncio.to_thread(rulebooks.rollback, server.url)
 
     assert worker.consumer is not None
@@ -297,11 +297,11 @@ def test_a_rulebook_that_lacks_rules_is_promoted_only_if_that_is_meant_and_taken
     """Edited in place, promoted and rolled back: what served before comes back, not what the folder holds now."""
     assert house.partitions
     folder = changed(tmp_path, "laxer", "GB3", state="off", note="a test", confidence="M")
-    with pytest.raises(officer.RulesRefused, match="GB3 would be applied no more"):
+    with pytest.raises(inspection.RulesRefused, match="GB3 would be applied no more"):
         rulebooks.promote(server.url, str(folder))
     narrower = changed(tmp_path, "narrower", "age", channels=["sms"])
-    assert rulebooks.lacking(BOOK, load_rulebook(narrower)) == ("age",)
-    assert rulebooks.lacking(BOOK, BOOK) == ()
+    assert rulebooks.lost_rules(BOOK, load_rulebook(narrower)) == ("age",)
+    assert rulebooks.lost_rules(BOOK, BOOK) == ()
     monkeypatch.setenv("CROUPIER_RULES", str(folder))
     (folder / "packs" / "gb.yaml").write_text((SERVICE / "rulebook" / "packs" / "gb.yaml").read_text("utf8"), "utf8")
     laxer = changed(tmp_path, "again", "GB3", state="off", note="a test", confidence="M")
@@ -317,7 +317,7 @@ def test_a_rulebook_that_lint_warns_of_is_not_promoted(
 ) -> None:
     assert house.partitions
     lawless = changed(tmp_path, "lawless", "jurisdiction", licensed=["MT", "JP"])
-    with pytest.raises(officer.RulesRefused, match="JP is licensed, and no pack holds its law"):
+    with pytest.raises(inspection.RulesRefused, match="JP is licensed, and no pack holds its law"):
         rulebooks.promote(server.url, str(lawless))
     assert store.get(pointer_key("rules")) is None
 
@@ -340,7 +340,7 @@ def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opened, wor
             if found["experiment"]["variant"] != "holdout":
                 told = await asyncio.to_thread(explain, server.url, "p-mt")
                 assert len(told["allowed"]) == found["candidates"]["eligible"] - 1
-            with pytest.raises(officer.RulesRefused, match="nothing is known"):
+            with pytest.raises(inspection.RulesRefused, match="nothing is known"):
                 await asyncio.to_thread(explain, server.url, "nobody")
 
     assert worker.consumer is not None
@@ -363,28 +363,28 @@ def test_two_rulebooks_are_compared_on_what_was_decided(
     assert worker.consumer is not None
     wait_until_in_lake(lake, real_now_us(store))
     quiet = Console(quiet=True)
-    same = compare.differ(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)
+    same = compare.compare_rulebooks(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)
     assert same["decisions"] == same["made_under_old"] == same["reproduced"] == 21
     assert same["changes"] == []
     assert same["erased"] == same["other_build"] == same["other_catalogue"] == same["contacts_put_off"] == 0
     later = changed(tmp_path, "later", "quiet_push", channels=["email", "in_app", "push"], allow=LATE)
-    assert compare.differ(server.url, lake, BOOK.hash, str(later), "1d", quiet)["decisions"] == 21
-    other = compare.differ(server.url, lake, BOOK.hash, str(elders), "1d", quiet)
+    assert compare.compare_rulebooks(server.url, lake, BOOK.hash, str(later), "1d", quiet)["decisions"] == 21
+    other = compare.compare_rulebooks(server.url, lake, BOOK.hash, str(elders), "1d", quiet)
     contacts = sum(one["action"] != "NO_CONTACT" for one in decided)
     assert other["contacts"] >= contacts
     assert other["contacts_stopped"] == other["contacts"]
     assert [(one["rule"], one["jurisdiction"]) for one in other["changes"]] == [("age", "MT")]
-    back = compare.differ(server.url, lake, str(elders), BOOK.hash, "1d", quiet)
+    back = compare.compare_rulebooks(server.url, lake, str(elders), BOOK.hash, "1d", quiet)
     assert back["changes"][0]["actions_allowed"] == other["changes"][0]["actions_denied"]
     assert back["contacts_stopped"] == 0
-    with pytest.raises(officer.RulesRefused, match="--since"):
-        compare.differ(server.url, lake, BOOK.hash, str(elders), "lately", quiet)
-    with pytest.raises(officer.RulesRefused, match="--since"):
-        compare.differ(server.url, lake, BOOK.hash, str(elders), "999999d", quiet)
-    with pytest.raises(officer.RulesRefused, match="no rulebook that this build can read"):
-        compare.differ(server.url, lake, HOUSE.hash, str(elders), "1d", quiet)
-    with pytest.raises(officer.RulesRefused, match="no folder of a rulebook"):
-        compare.differ(server.url, lake, "0" * 12, str(elders), "1d", quiet)
+    with pytest.raises(inspection.RulesRefused, match="--since"):
+        compare.compare_rulebooks(server.url, lake, BOOK.hash, str(elders), "lately", quiet)
+    with pytest.raises(inspection.RulesRefused, match="--since"):
+        compare.compare_rulebooks(server.url, lake, BOOK.hash, str(elders), "999999d", quiet)
+    with pytest.raises(inspection.RulesRefused, match="no rulebook that this build can read"):
+        compare.compare_rulebooks(server.url, lake, HOUSE.hash, str(elders), "1d", quiet)
+    with pytest.raises(inspection.RulesRefused, match="no folder of a rulebook"):
+        compare.compare_rulebooks(server.url, lake, "0" * 12, str(elders), "1d", quiet)
 
 
 def croupier(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -84,10 +84,12 @@ def test_a_paired_interval_is_that_of_students_t() -> None:
 
 def test_several_seeds_are_pooled_by_their_own_differences(tmp_path: Path) -> None:
     assert results.pool(tmp_path) is None
-    one = results.Compared(decisions=100, policy=50, business_rules=10, uniform=0, best=100, lift=0.5)
+    one = results.PolicyComparison(decisions=100, policy=50, business_rules=10, uniform=0, best=100, lift=0.5)
     for seed, extra in enumerate((0.0, 10.0, 20.0)):
-        better = results.Compared(decisions=100, policy=50 + extra, business_rules=10, uniform=0, best=100, lift=0.6)
-        found = results.Measured(
+        better = results.PolicyComparison(
+            decisions=100, policy=50 + extra, business_rules=10, uniform=0, best=100, lift=0.6
+        )
+        found = results.SimulationResult(
             seed=seed,
             decisions=1_000,
             days=1,

@@ -18,7 +18,7 @@ from features.store.server import Server
 from models.catalogue.files import CatalogueError
 from pipelines.imports import importer
 from pipelines.rules.explain import explain
-from pipelines.rules.officer import RulesRefused, checked
+from pipelines.rules.inspection import RulesRefused, lint_files
 from pipelines.rules.rulebooks import promote
 from pipelines.worker.process import Worker
 from service.api.app import Settings, serving_of_files
@@ -156,7 +156,7 @@ def test_a_catalogue_whose_tags_no_rule_can_mean_neither_starts_nor_passes_lint_
     monkeypatch.setenv("CROUPIER_CATALOGUE", str(file))
     with pytest.raises(CatalogueError, match=r"did you mean postal_address\?.*did you mean age_notice\?"):
         serving_of_files(house, Settings(**{**where.__dict__, "catalogue": file}))
-    found = checked(None, datetime.now(UTC).date())["findings"]
+    found = lint_files(None, datetime.now(UTC).date())["findings"]
     assert len([one for one in found if one["grade"] == "error" and "did you mean" in one["what"]]) == 3
     assert store.ping()
     with pytest.raises(RulesRefused, match="postal_address"):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.catalogue.files import CatalogueError
-from pipelines.learning.attribution import Attribution, DrawnDecision, OpenRewards, Terms, TrainingEvent
+from pipelines.learning.attribution import Attribution, DrawnDecision, OpenRewards, RewardTerms, TrainingEvent
 
-TERMS = Terms.read()
+TERMS = RewardTerms.read()
 WINDOW = 1_000
 LEASE = 300
 PLAYERS = ("ann", "bob")
@@ -175,7 +175,7 @@ def test_every_decision_that_began_is_closed_once_and_nothing_stays_open(entries
     found = [*told(attribution, entries), *attribution.pass_time(10**9)]
     ends = Counter(one.drawn.decision_id for one in found if one.kind in {"value", "nothing"})
     assert ends == Counter(one.drawn.decision_id for one in found if one.kind == "zero")
-    books = attribution.books
+    books = attribution.open_rewards
     assert not books.touches
     assert not books.by_player
     assert not books.firsts
@@ -199,7 +199,7 @@ def test_a_one_comes_once_before_its_value_and_only_of_what_is_worth_something(e
 def test_books_that_were_written_and_read_again_teach_the_same(entries: list[Entry], cut: int) -> None:
     before = Attribution(TERMS, WINDOW)
     begun = list(told(before, entries[:cut]))
-    held = msgspec.msgpack.decode(msgspec.msgpack.encode(before.books), type=OpenRewards)
+    held = msgspec.msgpack.decode(msgspec.msgpack.encode(before.open_rewards), type=OpenRewards)
     after = Attribution(TERMS, WINDOW, held)
     rest = [*told(after, entries[cut:]), *after.pass_time(10**9)]
     assert begun + rest == lessons(entries)
@@ -219,9 +219,9 @@ def test_an_outcome_whose_decision_never_comes_is_forgotten_after_the_window() -
     attribution = Attribution(TERMS, WINDOW)
     list(attribution.outcome("nobody", "delivered", 100, 100))
     list(attribution.pass_time(100 + WINDOW))
-    assert attribution.books.early
+    assert attribution.open_rewards.early
     list(attribution.pass_time(101 + WINDOW))
-    assert not attribution.books.early
+    assert not attribution.open_rewards.early
 
 
 def test_a_contact_that_is_never_confirmed_teaches_nothing() -> None:
@@ -244,4 +244,4 @@ def test_a_reward_file_that_is_wrong_names_the_place(tmp_path: Path, change: str
     file = tmp_path / "reward.yaml"
     file.write_text(text.replace(change, change.partition(":")[0] + ": -1"), "utf8")
     with pytest.raises(CatalogueError, match=named):
-        Terms.read(file)
+        RewardTerms.read(file)

@@ -15,7 +15,7 @@ from support.ledger_house import WHOLE
 from features import zones
 from features.moments import micros, moment
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.limits import Cap, Gap, Group, Pause
+from models.catalogue.limits import Cap, ContactGroup, Gap, Pause
 from models.catalogue.offers import Catalogue
 from service.contacts.limits import (
     ContactResponse,
@@ -275,6 +275,6 @@ def test_limits_look_back_as_far_as_they_say() -> None:
     assert Cap(id="x", contacts=1, lifetime=True).reach_us == 0
     assert Gap(id="x", hours=2).reach_us == 2 * HOUR
     assert Pause(id="x", type="opened", responses=1, days=2, pause_days=3).reach_us == 5 * DAY
-    assert Group().holds("rg_intervention", "x", None, "sms") is False
+    assert ContactGroup().holds("rg_intervention", "x", None, "sms") is False
     with pytest.raises(TypeError):
         assert Cap(id="x", contacts=1, calendar="day").window_us

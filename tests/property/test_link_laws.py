@@ -101,8 +101,8 @@ def test_who_has_one_id_is_read_as_ever(told: list[tuple[str, Assertion]]) -> No
 @given(TELLINGS)
 def test_a_player_who_is_linked_further_brings_what_stands_of_all_linked_ids(told: list[tuple[str, Assertion]]) -> None:
     raw = store([*told, *ALL_LINKS]) | {b"name": b"sealed", b"to": b"{p003}other pending x"}
-    moved = identity.adopted("{p000}player", raw, "{p003}other")
-    ids = identity.ids("{p000}player", raw, "{p003}other")
+    moved = identity.adopted_facts("{p000}player", raw, "{p003}other")
+    ids = identity.adopted_ids("{p000}player", raw, "{p003}other")
     assert ids == ["{p000}player", *sorted(LINKED)]
     again = registers(store([("", one) for one in moved] + [("", link(one, 2_000)) for one in ids]))
     assert {name: one for name, one in again.items() if not name.startswith("link:")} == {
@@ -115,7 +115,7 @@ def test_a_player_who_is_linked_further_brings_what_stands_of_all_linked_ids(tol
 def test_what_an_id_was_told_of_its_owner_comes_home(told: list[tuple[str, Assertion]]) -> None:
     """Two ids were linked to each other at once, and the one that had been taken in turned out the player."""
     tablet = "{p002}tablet"
-    moved = identity.adopted("{p000}player", store([*told, *ALL_LINKS]), tablet)
+    moved = identity.adopted_facts("{p000}player", store([*told, *ALL_LINKS]), tablet)
     own = {one.field: one[1:] for one in moved if not one.field.startswith("~")}
     assert own == registers(store([("", one) for who, one in told if who == tablet]))
     assert not [one for one in moved if one.field.startswith((f"~{tablet}", "link:"))]

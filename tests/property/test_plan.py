@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from features.aggregates import Activity, empty, update
 from features.definitions import apply, compile_plan, open_store
-from features.read_plan import DTYPES, PlanError, ReadPlan, Row
+from features.read_plan import DTYPES, PlanError, ReadPlan, StoredRow
 from features.schema import STORED, Dtype, Kind
 from features.store.server import Server
 
@@ -131,11 +131,11 @@ def read_by_feast(store: FeatureStore, references: list[str], player: str) -> tu
     return seconds, times
 
 
-def read_by_plan(plan: ReadPlan, client: Any, player: str) -> Row:
+def read_by_plan(plan: ReadPlan, client: Any, player: str) -> StoredRow:
     return plan.decode(client.hmget(plan.key(player), list(plan.fields)))
 
 
-def by_name(plan: ReadPlan, row: Row, of: str) -> dict[str, Any]:
+def by_name(plan: ReadPlan, row: StoredRow, of: str) -> dict[str, Any]:
     pairs = zip(plan.features, row.values, strict=True)
     return {feature.name: value for feature, value in pairs if feature.view == of}
 
@@ -175,7 +175,7 @@ def test_feast_reads_what_the_plan_wrote(store: FeatureStore, plan: ReadPlan, cl
         theirs, times = read_by_feast(store, EVERY, player)
         assert all(same(value, theirs[dtype]) for dtype, value in zip(DTYPES, values, strict=True))
         assert set(times[1:]) == {moment_us}
-        assert same(plan.decode(pairs[1::2]), Row(whole, dict.fromkeys(plan.views, moment_us)))
+        assert same(plan.decode(pairs[1::2]), StoredRow(whole, dict.fromkeys(plan.views, moment_us)))
 
     law()
 
@@ -231,7 +231,7 @@ def test_a_player_never_seen_is_missing_everywhere(store: FeatureStore, plan: Re
     player = next(PLAYERS)
     row = read_by_plan(plan, client, player)
     theirs, _ = read_by_feast(store, EVERY, player)
-    assert row == Row([None] * len(plan.features), dict.fromkeys(plan.views))
+    assert row == StoredRow([None] * len(plan.features), dict.fromkeys(plan.views))
     assert by_name(plan, row, "every") == {dtype: theirs[dtype] for dtype in DTYPES}
 
 
@@ -324,7 +324,7 @@ def test_a_value_of_another_type_is_not_written(dtype: str, value: object) -> No
 
 def test_the_null_moment_of_feast_reads_as_none() -> None:
     null = Value(unix_timestamp_val=-(2**63)).SerializeToString()
-    assert single("UnixTimestamp").decode([null]) == Row([None], {})
+    assert single("UnixTimestamp").decode([null]) == StoredRow([None], {})
 
 
 def test_keys_are_those_of_feast(store: FeatureStore, plan: ReadPlan) -> None:

@@ -19,8 +19,8 @@ from features.events import Event
 from pipelines.imports.bulk import Item
 from pipelines.imports.cells import Arithmetic, RowRefused, minor
 from pipelines.imports.columns import EventMapping
+from pipelines.imports.known_events import CONTENT, FileEvent, content, judge
 from pipelines.imports.rows import Row, Source
-from pipelines.imports.seen import CONTENT, FileEvent, content, judge
 from pipelines.worker.lake import SCHEMAS
 from service.contacts.ledger import Entry
 

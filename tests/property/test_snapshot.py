@@ -178,7 +178,7 @@ def test_no_marker_of_harm_is_part_of_the_context() -> None:
 
 def test_what_leans_towards_an_action_sums_to_what_its_blocks_say() -> None:
     for place in (0, 1, 57):
-        leaning = POLICY.leanings(CONTEXTS[1], place, CATALOGUE)
+        leaning = POLICY.contributions(CONTEXTS[1], place, CATALOGUE)
         x = POLICY.standardised(CONTEXTS[1])
         named = zip(("offer", "channel", "timing_slot"), act(place), strict=True)
         blocks = [SNAPSHOT.blocks[f"{factor}={level}"] for factor, level in named if level is not None]

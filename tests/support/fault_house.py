@@ -31,7 +31,7 @@ from features.store.deployment import House, create_house, order
 from features.store.server import Server, start_server
 from models.catalogue.experiment import variant
 from models.catalogue.offers import load_catalogue
-from pipelines.worker.consumer import Consumer, Step, onward
+from pipelines.worker.consumer import Consumer, Step, no_step
 from pipelines.worker.lake import Lake, reach
 from service.api import routes
 from service.api.app import Settings, catalogue_path, lifespan
@@ -112,13 +112,13 @@ class World:
         self.server = self._start()
         self.client = connect(self.server.url)
 
-    def consumer(self, step: Step = onward) -> Consumer:
+    def consumer(self, step: Step = no_step) -> Consumer:
         """A new owner of the partitions, whoever held them before having run out."""
         for key in self.client.scan_iter("lease:*"):
             self.client.hset(key, "until", "0")
         return self.consumer_beside(step)
 
-    def consumer_beside(self, step: Step = onward) -> Consumer:
+    def consumer_beside(self, step: Step = no_step) -> Consumer:
         """One more consumer, beside whoever holds the partitions."""
         return Consumer(self.client, self._plan, harm_settings(), step)
 

@@ -11,7 +11,7 @@ from support.rule_cases import BOOK, HOUSE
 from features.schema import CHANNELS, PRODUCTS
 from models.catalogue.offers import Catalogue, Mechanic, OfferKind, Stage, Window, send_window
 from service.players.facts import Consent
-from service.rules.inputs import INPUTS, Contact, Inputs
+from service.rules.inputs import INPUTS, CountedContact, Inputs
 from service.rules.rulebook import Pack, Register, Rulebook, places
 from service.rules.types import AnyRule
 
@@ -270,7 +270,7 @@ def player(chance: Random) -> Inputs:
         if chance.random() < 0.7
     }
     found.contacts = tuple(
-        Contact(
+        CountedContact(
             now + chance.randrange(-200, 30) * HOUR,
             f"offer_{chance.randrange(3)}",
             chance.choice(CHANNELS),

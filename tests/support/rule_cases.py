@@ -18,7 +18,7 @@ from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
 from service.rules import inputs
 from service.rules.compiler import CompiledRulebook, Verdict
-from service.rules.inputs import Contact, Inputs
+from service.rules.inputs import CountedContact, Inputs
 from service.rules.rulebook import Rulebook, load_rulebook
 from service.rules.types import JurisdictionScope, SelectionBasis
 
@@ -139,7 +139,7 @@ def inputs_of(
     said: Mapping[str, Any], now_us: int, book: Rulebook = BOOK, markers: Mapping[str, float] | None = None
 ) -> Inputs:
     """Inputs of a player told in words, by the same reading as in a decision."""
-    contacts = tuple(Contact(us(one["send"]), "asked", one.get("channel", "sms")) for one in said["contacts"])
+    contacts = tuple(CountedContact(us(one["send"]), "asked", one.get("channel", "sms")) for one in said["contacts"])
     harm = Harm(said["harm"] or "none", dict(markers or {}), {})
     vector = vector_of(said, now_us)
     found = inputs.read(facts_of(said, now_us, book), vector, harm, contacts, now_us, book.ages_us, book.settings)

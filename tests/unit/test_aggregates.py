@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from features import aggregates, zones
-from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, together, update
+from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, merge, update
 from features.events import EVENT, micros
 from features.moments import moment as aware
 from features.schema import (
@@ -127,7 +127,7 @@ def test_two_ids_of_one_person_together_are_one_player_who_did_it_all(
 ) -> None:
     whole = update(empty(), [*one, *other])
     for pair in ((one, other), (other, one)):
-        found = together(*(update(empty(), rows) for rows in pair))
+        found = merge(*(update(empty(), rows) for rows in pair))
         for feature, value, wanted in zip(STORED, found, whole, strict=True):
             if feature.kind is Kind.DECAYED:
                 assert (value or 0.0) == pytest.approx(wanted or 0.0, rel=1e-9, abs=1e-280), feature.name

@@ -7,35 +7,35 @@ import pytest
 from rich.console import Console
 
 from benchmarks import result
-from benchmarks.callers import Answer
-from benchmarks.result import Measured
+from benchmarks.callers import CallerAnswer
+from benchmarks.result import BenchResult
 from benchmarks.sides import Cost, Turn
 
 IDLE = Cost(server=4_000.0, store=6_000.0, store_others=0.0, seconds=2.0)
 
 
-def answer(action: object = "NO_CONTACT", **more: object) -> Answer:
+def answer(action: object = "NO_CONTACT", **more: object) -> CallerAnswer:
     shown = {"action": action, "recorded": True, "propensity": 1.0, "experiment": {"variant": "policy"}}
-    return Answer(200, json.dumps(shown | {"degraded": [], "exclusions": []} | more).encode())
+    return CallerAnswer(200, json.dumps(shown | {"degraded": [], "exclusions": []} | more).encode())
 
 
 CONTACT = answer({"channel": "email"})
 
 
-def turns(*costs: float, answers: list[Answer] | None = None) -> list[Turn]:
+def turns(*costs: float, answers: list[CallerAnswer] | None = None) -> list[Turn]:
     return [Turn(Cost(cost, cost / 2, 1.0, 1.0), 100.0, answers or [CONTACT]) for cost in costs]
 
 
-def measured(answers: list[Answer] | None = None, **more: list[Turn]) -> Measured:
-    return Measured(0.5, 20_000, 100, {"decision": IDLE}, {"decision": turns(400, 300, answers=answers)} | more)
+def measured(answers: list[CallerAnswer] | None = None, **more: list[Turn]) -> BenchResult:
+    return BenchResult(0.5, 20_000, 100, {"decision": IDLE}, {"decision": turns(400, 300, answers=answers)} | more)
 
 
 @pytest.mark.parametrize(
     ("answered", "kind"),
     [
         (CONTACT, "contact"),
-        (Answer(503, b""), "503"),
-        (Answer(0, b""), "no answer"),
+        (CallerAnswer(503, b""), "503"),
+        (CallerAnswer(0, b""), "no answer"),
         (answer(recorded=False, degraded=["store_unavailable"]), "NO_CONTACT, not recorded (store_unavailable)"),
         (answer(experiment={"variant": "holdout"}), "NO_CONTACT, holdout"),
         (answer(lost="too dear"), "NO_CONTACT, budget lost"),
@@ -43,7 +43,7 @@ def measured(answers: list[Answer] | None = None, **more: list[Turn]) -> Measure
         (answer(), "NO_CONTACT, nothing else was allowed"),
     ],
 )
-def test_every_answer_counts_as_what_it_was(answered: Answer, kind: str) -> None:
+def test_every_answer_counts_as_what_it_was(answered: CallerAnswer, kind: str) -> None:
     assert result.mix([answered]) == {kind: 1.0}
 
 
@@ -61,7 +61,7 @@ def test_fewer_than_three_contacts_in_ten_answers_are_refused() -> None:
 
 
 def test_answers_that_failed_are_no_contacts() -> None:
-    assert result.trouble(measured([CONTACT] * 29 + [Answer(503, b"")] * 71)) is not None
+    assert result.trouble(measured([CONTACT] * 29 + [CallerAnswer(503, b"")] * 71)) is not None
 
 
 def test_a_peer_that_is_not_installed_is_null_for_machines_and_named_for_people() -> None:
@@ -76,7 +76,7 @@ def test_a_peer_that_is_not_installed_is_null_for_machines_and_named_for_people(
 
 
 def test_another_commit_has_a_ratio_with_its_interval() -> None:
-    whole = Measured(0.5, 9, 9, {"decision": IDLE}, {"decision": turns(*[300] * 6), "commit": turns(*[200] * 6)})
+    whole = BenchResult(0.5, 9, 9, {"decision": IDLE}, {"decision": turns(*[300] * 6), "commit": turns(*[200] * 6)})
     shown = result.for_machines(whole)
     assert shown["ratio_to_commit"] == {"estimate": 1.5, "low": 1.5, "high": 1.5}
     assert shown["cpu_us"]["commit"] == 200

@@ -28,7 +28,7 @@ from models.churn.population import (
     split,
 )
 from models.churn.scorer import Scorer
-from models.churn.training import BINS, Rows, Trained, ece, evaluate, fit, platt, reliability, shifted
+from models.churn.training import BINS, Rows, TrainedModel, ece, evaluate, fit, platt, reliability, shifted
 
 DAY = DAY_MICROS
 T = micros(datetime(2020, 1, 1, tzinfo=UTC))
@@ -165,7 +165,7 @@ def people(seed: int = 1, months: int = 4, players: int = 400) -> Rows:
 
 
 @cache
-def trained() -> Trained:
+def trained() -> TrainedModel:
     return fit(people(), 30)
 
 

@@ -26,10 +26,10 @@ from service.players import facts
 from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
 from service.rules.compiler import CompiledRulebook, _lost, _months_after
-from service.rules.inputs import INPUTS, Contact, Inputs, age_of, named, read
-from service.rules.rule import Group, Money
+from service.rules.inputs import INPUTS, CountedContact, Inputs, age_of, jurisdictions, read
+from service.rules.rule import ConditionGroup, Money
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
-from service.rules.types import CountCap, Counted, SelectionBasis, TermLimit, ValueCap
+from service.rules.types import ContactsToCount, CountCap, SelectionBasis, TermLimit, ValueCap
 
 NOW = us("2026-06-01T12:00:00+02:00")
 HOUR = 3_600_000_000
@@ -62,11 +62,11 @@ KNOWN = frozenset({"spins", "bet"})
 
 
 def contacts(*sent: tuple[int, str, str]) -> Inputs:
-    return replace(player(), contacts=tuple(Contact(*one) for one in sent))
+    return replace(player(), contacts=tuple(CountedContact(*one) for one in sent))
 
 
 def test_what_a_rule_does_not_cover_leaves_room() -> None:
-    counted = Counted(SPINS, KNOWN, 24 * HOUR, {})
+    counted = ContactsToCount(SPINS, KNOWN, 24 * HOUR, {})
     assert contacts((NOW, "spins", "push"), (NOW, "bet", "sms")).room(counted, 1, NOW)
     assert not contacts((NOW, "spins", "sms")).room(counted, 1, NOW)
     assert contacts((NOW, "spins", "sms")).room(counted, 2, NOW)
@@ -75,13 +75,13 @@ def test_what_a_rule_does_not_cover_leaves_room() -> None:
 
 
 def test_a_contact_of_an_offer_that_is_gone_counts_for_every_rule() -> None:
-    counted = Counted(SPINS, KNOWN, 24 * HOUR, {})
+    counted = ContactsToCount(SPINS, KNOWN, 24 * HOUR, {})
     assert not contacts((NOW, "of_last_year", "push")).room(counted, 1, NOW)
     assert contacts((NOW, "of_last_year", "push")).spent(counted, "spins", NOW) == float("inf")
 
 
 def test_for_ever_counts_what_was_granted_and_what_was_sent_however_long_ago() -> None:
-    counted = Counted(SPINS, KNOWN, None, {})
+    counted = ContactsToCount(SPINS, KNOWN, None, {})
     sent = contacts((NOW - 900 * DAY_US, "spins", "sms"))
     assert not sent.room(counted, 1, NOW)
     assert sent.room(counted, 2, NOW)
@@ -92,7 +92,7 @@ def test_for_ever_counts_what_was_granted_and_what_was_sent_however_long_ago() -
 
 
 def test_what_was_spent_is_the_worth_of_contacts_near_and_of_the_offer_on_top() -> None:
-    counted = Counted(SPINS, KNOWN, 24 * HOUR, {"spins": 300.0, "bet": None})
+    counted = ContactsToCount(SPINS, KNOWN, 24 * HOUR, {"spins": 300.0, "bet": None})
     before, after = (NOW - 23 * HOUR, "spins", "sms"), (NOW + 23 * HOUR, "spins", "email")
     assert contacts().spent(counted, "spins", NOW) == 300.0
     assert contacts(before, after).spent(counted, "spins", NOW) == 900.0
@@ -151,13 +151,13 @@ def test_the_stake_of_a_spin_is_told_in_the_currency_of_the_law_or_changed_into_
 
 def test_a_group_holds_what_it_names() -> None:
     offer = offer_of({"base": "message"})
-    assert Group().holds(offer, "sms")
-    assert Group("sms").holds(offer, "sms")
-    assert not Group("email").holds(offer, "sms")
-    assert Group("", "casino").holds(offer, "sms")
-    assert not Group("", "sports").holds(offer, "sms")
-    assert Group("", "", "asked").holds(offer, "sms")
-    assert not Group("", "", "other").holds(offer, "sms")
+    assert ConditionGroup().holds(offer, "sms")
+    assert ConditionGroup("sms").holds(offer, "sms")
+    assert not ConditionGroup("email").holds(offer, "sms")
+    assert ConditionGroup("", "casino").holds(offer, "sms")
+    assert not ConditionGroup("", "sports").holds(offer, "sms")
+    assert ConditionGroup("", "", "asked").holds(offer, "sms")
+    assert not ConditionGroup("", "", "other").holds(offer, "sms")
 
 
 def test_a_bonus_that_is_not_wagered_needs_no_base() -> None:
@@ -410,9 +410,9 @@ def test_age_is_that_of_the_players_own_day_and_of_a_verified_identity_only() ->
 
 def test_a_player_is_where_they_live_are_licensed_and_are_now() -> None:
     known = facts_of(BASE["player"], NOW)
-    assert named(known) == frozenset({"MT"})
-    assert named(replace(known, licence="GB", location="US-NJ")) == frozenset({"MT", "GB", "US-NJ"})
-    assert named(replace(known, jurisdiction=None, location="US-NJ")) is None
+    assert jurisdictions(known) == frozenset({"MT"})
+    assert jurisdictions(replace(known, licence="GB", location="US-NJ")) == frozenset({"MT", "GB", "US-NJ"})
+    assert jurisdictions(replace(known, jurisdiction=None, location="US-NJ")) is None
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_an_endpoint_may_ask_for_a_longer_wait_never_for_a_shorter_one() -> None
     ],
 )
 def test_what_a_retry_after_asks_for(text: str | None, seconds: float) -> None:
-    assert told.asked_seconds(text, NOW) == seconds
+    assert told.retry_after_seconds(text, NOW) == seconds
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
 from pipelines.doctor import findings
-from pipelines.doctor.findings import SECTIONS, VARIABLES, Finding, Server
+from pipelines.doctor.findings import SECTIONS, VARIABLES, Finding, ServerReading
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -21,7 +21,7 @@ def grades(found: list[Finding]) -> list[str]:
 
 
 def test_every_finding_that_is_not_well_says_what_to_do() -> None:
-    server = Server("s", "s", info={"redis_version": "6.2.0", "role": "slave", "aof_enabled": 0})
+    server = ServerReading("s", "s", info={"redis_version": "6.2.0", "role": "slave", "aof_enabled": 0})
     found = [*findings.answer(server), *findings.durability(server), *findings.functions(server, {"f": ""})]
     found += findings.disk("/home", 0, 0, MIB)
     assert len(found) == 6
@@ -47,7 +47,7 @@ def test_a_disk_needs_room_for_the_log_once_more_and_for_new_files(
 
 def test_memory_is_near_its_end_from_nine_tenths_and_a_bound_of_our_own_comes_before_the_machines() -> None:
     def told(used: int, **more: int) -> list[str]:
-        return grades(findings.memory(Server("s", "s", info={"used_memory": used, **more})))
+        return grades(findings.memory(ServerReading("s", "s", info={"used_memory": used, **more})))
 
     assert told(89, maxmemory=100) == ["ok"]
     assert told(91, maxmemory=100) == ["warning"]
@@ -58,7 +58,7 @@ def test_memory_is_near_its_end_from_nine_tenths_and_a_bound_of_our_own_comes_be
 
 
 def test_a_server_elsewhere_may_sync_every_second_the_homes_own_may_not() -> None:
-    told = Server("s", "s", info={"aof_enabled": 1}, settings={"appendfsync": "everysec"})
+    told = ServerReading("s", "s", info={"aof_enabled": 1}, settings={"appendfsync": "everysec"})
     assert grades(findings.durability(told)) == ["warning"]
     assert grades(findings.durability(told._replace(embedded=True))) == ["fault"]
     assert grades(findings.durability(told._replace(settings={"appendfsync": "no"}))) == ["fault"]
@@ -67,7 +67,7 @@ def test_a_server_elsewhere_may_sync_every_second_the_homes_own_may_not() -> Non
 
 def test_clocks_may_differ_by_two_seconds_and_are_a_fault_from_a_minute() -> None:
     def told(ahead: float) -> list[str]:
-        return grades(findings.clocks([Server("s", "s", ahead_seconds=ahead)], HOUSE, 10**15, 10**12))
+        return grades(findings.clocks([ServerReading("s", "s", ahead_seconds=ahead)], HOUSE, 10**15, 10**12))
 
     assert [told(ahead) for ahead in (1.9, -1.9, 2.1, -59.0, 61.0)] == [
         ["ok"],

@@ -10,10 +10,10 @@ from support.first_build import FROZEN, frozen_catalogue, frozen_rulebook
 
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of
-from models.catalogue.offers import Catalogue, Offer, Terms
+from models.catalogue.offers import BonusTerms, Catalogue, Offer
 from models.policy.learned import PolicyVersion
 from models.policy.learner import LearnerSettings
-from pipelines.learning.attribution import Terms as Worth
+from pipelines.learning.attribution import RewardTerms as Worth
 from pipelines.learning.training_log import lineage
 from service.decisions.request import Context, DecisionRequest
 from service.players.harm import HarmSettings
@@ -36,7 +36,7 @@ def content(model: BaseModel) -> dict[str, Any]:
 
 def catalogues(later: dict[str, Any], terms: dict[str, Any]) -> str:
     """Hash of the catalogue where catalogue, offers and their terms have one more field each."""
-    offer: Any = grown(Offer, terms=(grown(Terms), grown(Terms)()), **LATER)
+    offer: Any = grown(Offer, terms=(grown(BonusTerms), grown(BonusTerms)()), **LATER)
     whole = content(frozen_catalogue())
     whole["offers"][0] |= later
     whole["offers"][1]["terms"] |= terms

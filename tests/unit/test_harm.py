@@ -18,17 +18,17 @@ from models.catalogue.files import load_yaml
 from service.players.facts import Assertion, Facts, FactValue
 from service.players.harm import (
     MARKERS,
+    AgeAndPlaces,
     Harm,
     HarmSettings,
-    Person,
     StageDays,
     assess,
+    explained,
     markers,
     of_markers,
     signs,
-    speaking,
     stage,
-    told,
+    triggered,
 )
 from service.rules.rulebook import places
 
@@ -37,7 +37,7 @@ NOW = 1_795_000_000 * MICROS
 DAY = 86_400 * MICROS
 HOLDS = 30 * DAY
 LEVELS: tuple[HarmLevel, ...] = get_args(HarmLevel)
-GROWN = Person(40, places(["MT"]))
+GROWN = AgeAndPlaces(40, places(["MT"]))
 """Of full age, where no marker is law."""
 
 
@@ -47,7 +47,9 @@ def vector(**readings: float) -> NDArray[np.float64]:
     return np.array(list((values | readings).values()), dtype=np.float64)
 
 
-def level(values: NDArray[np.float64], facts: Facts | None = None, now: int = NOW, person: Person = GROWN) -> Harm:
+def level(
+    values: NDArray[np.float64], facts: Facts | None = None, now: int = NOW, person: AgeAndPlaces = GROWN
+) -> Harm:
     return assess(values, facts or Facts(), now, person, SETTINGS)
 
 
@@ -110,7 +112,7 @@ def test_a_player_without_history_shows_nothing() -> None:
     assert set(found.markers) == set(SETTINGS.markers)
     assert set(found.markers.values()) == {0.0}
     assert found.sources == {"behaviour": "none"}
-    assert told(found, GROWN.places, SETTINGS) == []
+    assert explained(found, GROWN.places, SETTINGS) == []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,10 +121,10 @@ def test_a_marker_speaks_at_its_threshold_and_not_below(name: str) -> None:
     where = places(SETTINGS.markers[name].places or ["MT"])
     at = values_of(readings)
     assert at[name] == SETTINGS.markers[name].threshold
-    assert speaking(at, where, SETTINGS) == [name]
+    assert triggered(at, where, SETTINGS) == [name]
     missed = values_of(readings | {nearly: below(readings[nearly])})
     assert missed[name] < at[name]
-    assert speaking(missed, where, SETTINGS) == []
+    assert triggered(missed, where, SETTINGS) == []
 
 
 def test_every_marker_of_the_reference_has_a_number_and_evidence() -> None:
@@ -230,7 +232,7 @@ def leveled(points: int) -> str:
 @given(st.sets(st.sampled_from(EVERYWHERE)))
 def test_points_of_what_is_shown_add_up_to_a_level(names: set[str]) -> None:
     found = level(shown(names))
-    assert set(speaking(found.markers, GROWN.places, SETTINGS)) == names
+    assert set(triggered(found.markers, GROWN.places, SETTINGS)) == names
     assert found.level == leveled(sum(SETTINGS.markers[name].points for name in names))
     assert found.sources == {"behaviour": found.level}
 
@@ -247,7 +249,7 @@ def test_two_values_of_one_marker_count_once() -> None:
     """A raised limit and a break are both M17."""
     out = Facts(known=True, time_out_until_us=NOW)
     both = level(shown({"limits_raised"}), out)
-    assert set(speaking(both.markers, GROWN.places, SETTINGS)) == {"limits_raised", "breaks_taken"}
+    assert set(triggered(both.markers, GROWN.places, SETTINGS)) == {"limits_raised", "breaks_taken"}
     assert both.level == "none"
     assert level(shown({"limits_raised", "night_share"}), out).level == "low"
 
@@ -281,17 +283,17 @@ BY_LAW = [
 def test_a_marker_of_law_means_its_level_by_itself_where_it_is_law(
     place: str, age: int | None, readings: dict[str, float], wanted: str
 ) -> None:
-    assert level(vector(**readings), person=Person(age, places([place]))).level == wanted
-    assert level(vector(**readings), person=Person(age, places(["MT", place]))).level == wanted
-    elsewhere = level(vector(**readings), person=Person(age, places(["MT"])))
+    assert level(vector(**readings), person=AgeAndPlaces(age, places([place]))).level == wanted
+    assert level(vector(**readings), person=AgeAndPlaces(age, places(["MT", place]))).level == wanted
+    elsewhere = level(vector(**readings), person=AgeAndPlaces(age, places(["MT"])))
     assert elsewhere.level == "none"
-    assert told(elsewhere, places(["MT"]), SETTINGS) == []
+    assert explained(elsewhere, places(["MT"]), SETTINGS) == []
 
 
 def test_a_level_by_itself_adds_no_points() -> None:
     month = vector(net_deposit_month_0=30_000.0, limit_raised_30d=0.5, night_share=0.3)
     assert level(month).level == "low"
-    assert level(month, person=Person(24, places(["NL"]))).level == "moderate"
+    assert level(month, person=AgeAndPlaces(24, places(["NL"]))).level == "moderate"
 
 
 VALUES = st.fixed_dictionaries(
@@ -324,7 +326,7 @@ def test_more_places_never_lower_the_level(
 
 def test_what_speaks_is_told_with_its_number_value_and_threshold() -> None:
     found = level(shown({"night_share"}))
-    assert told(found, GROWN.places, SETTINGS) == [
+    assert explained(found, GROWN.places, SETTINGS) == [
         {
             "marker": "night_share",
             "id": "M12",
@@ -495,7 +497,7 @@ def test_a_noted_sign_raises_the_level_that_is_assessed() -> None:
 def test_signs_of_law_are_signs_where_they_are_law() -> None:
     after = vector(**weeks(60_000, 60_000, 60_000))
     for place, wanted in (("ES", [Assertion("harm:own:strong", NOW, 3, "strong")]), ("MT", [])):
-        assert signs(vector(), after, Facts(), NOW, Person(40, places([place])), SETTINGS) == wanted
+        assert signs(vector(), after, Facts(), NOW, AgeAndPlaces(40, places([place])), SETTINGS) == wanted
 
 
 def test_a_big_loss_is_noted_when_it_grows_to_its_threshold() -> None:

@@ -6,7 +6,7 @@ import pytest
 from support.experiment_lakes import SHARES, drawn, record
 
 from models.policy.learned import weigh
-from pipelines.experiments.health import ALARM, Tally, health, propensity_ratio, sample_ratio, tallies
+from pipelines.experiments.health import ALARM, PropensityTally, health, propensity_ratio, sample_ratio, tallies
 from service.decisions.record import dump_record
 
 PLACES = 8
@@ -28,14 +28,14 @@ def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: 
     return found
 
 
-def tally(chance: np.random.Generator, decisions: int, *, masked: bool) -> Tally:
+def tally(chance: np.random.Generator, decisions: int, *, masked: bool) -> PropensityTally:
     """As `logs`, without the records: many at once."""
     scored = chance.dirichlet(np.full(4, 4.0), decisions)
     mask = chance.random((decisions, 4)) < 0.9
     mask[:, 0] = True
     honest = scored * mask / (scored * mask).sum(axis=1, keepdims=True)
     places = (honest.cumsum(axis=1) < chance.random((decisions, 1))).sum(axis=1)
-    found = Tally()
+    found = PropensityTally()
     found.add(honest if masked else scored, np.minimum(places, 3))
     return found
 
@@ -95,14 +95,14 @@ def test_records_tell_the_same_as_the_draws_behind_them(masked: bool) -> None:  
     assert [one.variant for one in found.versions] == ["policy"]
 
 
-def sure(chance: np.random.Generator, versions: int, decisions: int) -> dict[str, Tally]:
+def sure(chance: np.random.Generator, versions: int, decisions: int) -> dict[str, PropensityTally]:
     """Snapshots that are nearly sure of themselves: one action takes almost all, many share what is left."""
     found = {}
     for version in range(versions):
         scores = chance.normal(0, 20, (decisions, 40))
         pmf = np.array([weigh(row, 100.0, 5.0) for row in scores])
         places = (pmf.cumsum(axis=1) < chance.random((decisions, 1))).sum(axis=1)
-        found[f"v{version}"] = Tally()
+        found[f"v{version}"] = PropensityTally()
         found[f"v{version}"].add(pmf, np.minimum(places, 39))
     return found
 
@@ -132,7 +132,7 @@ def test_small_variants_are_tested_together_and_none_is_left_out() -> None:
 
 def test_an_action_that_the_log_calls_impossible_is_an_alarm_however_few_the_draws() -> None:
     for draws in (1, 40):
-        lying = Tally()
+        lying = PropensityTally()
         lying.add(
             np.tile([0.5, 0.5, 0.0], (draws, 1)), np.array([0, 1] * (draws // 2) + [2] * (draws % 2 or 1))[-draws:]
         )
@@ -143,7 +143,7 @@ def test_an_action_that_the_log_calls_impossible_is_an_alarm_however_few_the_dra
 def test_too_few_draws_give_no_p_value() -> None:
     found = propensity_ratio({"v": tally(np.random.default_rng(6), 3, masked=True)})
     assert (found.p_value, found.alarm, found.versions) == (None, False, [])
-    certain = Tally()
+    certain = PropensityTally()
     certain.add(np.tile([1.0, 0.0], (50, 1)), np.zeros(50, dtype=np.int64))
     assert not propensity_ratio({"v": certain}).alarm
 

@@ -14,7 +14,7 @@ from support.rule_cases import BASE, BOOK, DAY_US, HOUSE, SERVICE, inputs_of, me
 from features.places import regions
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, Offer, Window
-from pipelines.rules.officer import in_place, lint
+from pipelines.rules.inspection import lint, rules_of_place
 from service.decisions import eligibility
 from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.rulebook import EVERYWHERE, Rulebook, load_rulebook
@@ -165,14 +165,14 @@ def test_a_rulebook_that_names_no_licence_is_an_error() -> None:
 def test_what_binds_a_country_binds_each_of_its_parts(pack: Any) -> None:
     for place in pack.jurisdictions:
         part = place if "-" in place else min(regions(place))
-        told = {one["rule"] for one in in_place(None, part, TODAY)["rules"]}
+        told = {one["rule"] for one in rules_of_place(None, part, TODAY)["rules"]}
         begun = {one.id for one in pack.rules if one.valid_from <= TODAY and (one.valid_to or date.max) > TODAY}
         assert {one.id for one in pack.rules if one.jurisdictions is None and one.id in begun} <= told
 
 
 def test_the_officer_is_told_of_a_place_without_rules_where_its_rules_are_listed() -> None:
-    assert in_place(None, "AU-VIC", TODAY)["note"].startswith("AU-VIC has no rules of its own")
-    assert in_place(None, "AU-NSW", TODAY)["note"] == ""
+    assert rules_of_place(None, "AU-VIC", TODAY)["note"].startswith("AU-VIC has no rules of its own")
+    assert rules_of_place(None, "AU-NSW", TODAY)["note"] == ""
 
 
 @pytest.mark.parametrize(("place", "silent"), [("FR", "push, in_app, call"), ("US-FL", "email, push, in_app")])

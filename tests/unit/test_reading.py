@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from features.events import EVENT, Event, micros
-from features.words import Closed, Door
+from features.words import ClosedList, Door
 from service.api import reading
 from service.decisions.outcomes import Outcome
 from service.players import facts
@@ -21,9 +21,9 @@ AT = "2026-05-01T10:00:00Z"
 TODAY = date(2026, 5, 1)
 NOW_US = micros(datetime(2026, 5, 1, 12, tzinfo=UTC))
 DOOR = Door(
-    brands=Closed("brand", ("main", "north")),
-    registers=Closed("register", ("spelpaus", "rofus")),
-    tags=Closed("tag", facts.TAGS),
+    brands=ClosedList("brand", ("main", "north")),
+    registers=ClosedList("register", ("spelpaus", "rofus")),
+    tags=ClosedList("tag", facts.TAGS),
     trading_since=date(2024, 3, 1),
 )
 STRANGE = ["sea food", "Großes Wort", "x" * 80, "\u0000", "", 7, None, ["email"], {"a": 1}]

@@ -10,7 +10,7 @@ from river import checks
 
 from models.policy.reward_model import (
     FACTORS,
-    ORACLES,
+    REWARD_MODELS,
     SHARED,
     FactoredKalman,
     RewardModel,
@@ -20,10 +20,10 @@ from models.policy.reward_model import (
 )
 
 Factory = Callable[[], Any]
-BOTH = [pytest.param(make, id=name) for name, make in ORACLES.items()]
+BOTH = [pytest.param(make, id=name) for name, make in REWARD_MODELS.items()]
 RIVERS = [
     pytest.param(make, check, id=f"{name}-{number}-{check.__name__}")
-    for name, make in ORACLES.items()
+    for name, make in REWARD_MODELS.items()
     for number, check in enumerate(checks.yield_checks(make()))
 ]
 OFFERS, CHANNELS, SLOTS = ("a", "b", "c"), ("email", "sms"), ("morning", "night")

@@ -15,7 +15,7 @@ from features.moments import micros
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.files import CatalogueError
 from models.policy.context import READINGS
-from pipelines.rules.officer import lint, listed, terms
+from pipelines.rules.inspection import lint, rules_on, terms
 from pipelines.rules.page import page
 from service.rules.compiler import CompiledRulebook
 from service.rules.inputs import INPUTS, age_on
@@ -131,7 +131,7 @@ def test_places_are_the_regions_their_countries_and_everywhere() -> None:
 
 
 def ids(place: str, on: date) -> set[str]:
-    return {str(one["rule"]) for one in listed(BOOK, place, on)}
+    return {str(one["rule"]) for one in rules_on(BOOK, place, on)}
 
 
 def test_rules_are_listed_by_place_and_by_day() -> None:

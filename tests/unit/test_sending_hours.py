@@ -13,7 +13,7 @@ from features.moments import micros, moment
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Window, send_window
 from service.rules.rulebook import FOREVER_US
-from service.rules.sending_hours import HoursGroup, Timetable, settle
+from service.rules.sending_hours import HoursGroup, Timetable, defer
 from service.rules.types import TimeWindow
 
 LAYOUT = CandidateSpace(HOUSE)
@@ -73,7 +73,7 @@ def test_an_hour_that_comes_twice_is_judged_the_same_both_times() -> None:
 def test_an_hour_that_a_night_leaves_out_begins_when_the_clock_has_passed_it() -> None:
     nightly = hours({"from": "02:30", "to": "04:00"})
     window = Window(at(2026, 3, 29, 1), at(2026, 3, 29, 8))
-    found = settle((window,) * 4, [hearing(nightly)], "Europe/Malta", LAYOUT, fixed=False)
+    found = defer((window,) * 4, [hearing(nightly)], "Europe/Malta", LAYOUT, fixed=False)
     assert [moment for moment, _ in found.moments] == [at(2026, 3, 29, 3, 30)]
 
 
@@ -137,7 +137,7 @@ def windows(now: int) -> tuple[Window, ...]:
 def test_a_contact_waits_for_the_hours_of_every_rule_inside_its_slot() -> None:
     now = at(2026, 6, 1, 5)
     from_nine, from_ten = hours({"from": "09:00", "to": "20:00"}), hours({"from": "10:00", "to": "22:00"})
-    found = settle(windows(now), [hearing(from_nine, from_ten)], "Europe/Malta", LAYOUT, fixed=False)
+    found = defer(windows(now), [hearing(from_nine, from_ten)], "Europe/Malta", LAYOUT, fixed=False)
     moments = {slot: next(t for t, bits in found.moments if bits & LAYOUT.slots[n]) for n, slot in enumerate(SLOTS)}
     assert moments["morning"] == at(2026, 6, 1, 10)
     assert moments["afternoon"] == at(2026, 6, 1, 12)
@@ -149,18 +149,18 @@ def test_a_contact_waits_for_the_hours_of_every_rule_inside_its_slot() -> None:
 
 def test_all_rules_that_object_at_the_same_moment_are_named() -> None:
     now = at(2026, 6, 1, 22)
-    found = settle(windows(now), [hearing(EIGHT_TO_NINE, EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=False)
+    found = defer(windows(now), [hearing(EIGHT_TO_NINE, EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=False)
     night = LAYOUT.slots[SLOTS.index("night")]
     assert found.blocked == {0: night, 1: night}
 
 
 def test_a_settled_moment_is_blocked_rather_than_moved() -> None:
     window = Window(at(2026, 6, 1, 7, 59), at(2026, 6, 1, 12))
-    found = settle((window,) * 4, [hearing(EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=True)
+    found = defer((window,) * 4, [hearing(EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=True)
     assert found.blocked == {0: LAYOUT.everything}
     assert found.moments == [(window.send_us, LAYOUT.everything)]
     on_time = Window(at(2026, 6, 1, 8), at(2026, 6, 1, 12))
-    assert not settle((on_time,) * 4, [hearing(EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=True).blocked
+    assert not defer((on_time,) * 4, [hearing(EIGHT_TO_NINE)], "Europe/Malta", LAYOUT, fixed=True).blocked
 
 
 def test_a_rule_that_is_not_in_force_at_the_moment_of_sending_puts_nothing_off() -> None:
@@ -172,12 +172,12 @@ def test_a_rule_that_is_not_in_force_at_the_moment_of_sending_puts_nothing_off()
         (0, at(2026, 6, 2), at(2026, 6, 1, 8)),
     ):
         heard = hearing(EIGHT_TO_NINE, begins=begins, ends=ends)
-        found = settle((window,) * 4, [heard], "Europe/Malta", LAYOUT, fixed=False)
+        found = defer((window,) * 4, [heard], "Europe/Malta", LAYOUT, fixed=False)
         assert found.moments == [(wanted, LAYOUT.everything)], (begins, ends)
 
 
 def test_without_a_zone_every_rule_in_force_blocks() -> None:
     window = Window(at(2026, 6, 1, 10), at(2026, 6, 1, 12))
-    found = settle((window,) * 4, [hearing(EIGHT_TO_NINE)], None, LAYOUT, fixed=False)
+    found = defer((window,) * 4, [hearing(EIGHT_TO_NINE)], None, LAYOUT, fixed=False)
     assert found.blocked == {0: LAYOUT.everything}
     assert found.moments == [(window.send_us, LAYOUT.everything)]

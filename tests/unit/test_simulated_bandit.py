@@ -16,10 +16,10 @@ DECISIONS = 5_000
 
 @pytest.mark.parametrize("oracle", ["kalman", "logistic"])
 def test_a_policy_that_learns_beats_chance_and_gets_better(oracle: str) -> None:
-    course = run(BanditWorld(1, CATALOGUE), DECISIONS, "none", LearnerSettings(oracle=oracle))
-    first, last = course.lift(slice(DECISIONS // 4)), course.lift(slice(3 * DECISIONS // 4, None))
+    result = run(BanditWorld(1, CATALOGUE), DECISIONS, "none", LearnerSettings(oracle=oracle))
+    first, last = result.lift(slice(DECISIONS // 4)), result.lift(slice(3 * DECISIONS // 4, None))
     # Over ten seeds the kalman reached 0.37 to 0.50 by then, the logistic reference 0.3 to 0.4.
-    assert course.lift() > 0.15
+    assert result.lift() > 0.15
     assert last > first + 0.1
 
 
@@ -32,8 +32,8 @@ def test_a_zero_at_once_and_a_one_on_arrival_keep_more_than_waiting_does() -> No
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_offered_only_harm_it_converges_to_leaving_players_alone(seed: int) -> None:
-    course = run(BanditWorld(seed, CATALOGUE, harmful=True), DECISIONS, "fnc", SETTINGS)
-    assert course.alone[-DECISIONS // 4 :].mean() >= 0.9
+    result = run(BanditWorld(seed, CATALOGUE, harmful=True), DECISIONS, "fnc", SETTINGS)
+    assert result.alone[-DECISIONS // 4 :].mean() >= 0.9
 
 
 def test_the_same_seed_gives_the_same_course() -> None:
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_course() -> None:
 
 
 def test_where_all_contact_harms_leaving_alone_is_the_truth_everywhere() -> None:
-    arena = BanditWorld(5, CATALOGUE, harmful=True)
+    world = BanditWorld(5, CATALOGUE, harmful=True)
     for number in range(50):
-        context, _, _ = arena.meet(number)
-        assert int(np.argmax(arena.truth(context).net)) == NO_CONTACT
+        context, _, _ = world.meet(number)
+        assert int(np.argmax(world.truth(context).net)) == NO_CONTACT

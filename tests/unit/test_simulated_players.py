@@ -8,7 +8,7 @@ import pytest
 
 from features.events import EVENT, moment
 from models.catalogue.offers import NO_CONTACT, load_catalogue
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms
 from pipelines.simulation import players
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ PEOPLE = players.people(200, 1, CATALOGUE)
 
 
 def test_the_truth_is_counted_as_the_reward_counts() -> None:
-    terms = Terms.read()
+    terms = RewardTerms.read()
     for product, margin in players.MARGIN.items():
         assert terms.value_minor({"type": "bet", "product": product, "amount_minor": 100}) == pytest.approx(
             100 * margin

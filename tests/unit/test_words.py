@@ -13,19 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
 from features import events, places, zones
-from features.words import FILE, Closed, Door, fold, nearest, sentence
-from models.catalogue.files import CatalogueError, decoded
+from features.words import FILE, ClosedList, Door, fold, nearest, sentence
+from models.catalogue.files import CatalogueError, read_settings
 from models.catalogue.offers import load_catalogue
 from pipelines.__main__ import app
 from pipelines.imports.mapping import ImportRefused, load
-from pipelines.learning.attribution import Terms
+from pipelines.learning.attribution import RewardTerms
 from service.rules.rulebook import Rulebook, load_rulebook
 
 SERVICE = Path(__file__).parents[2] / "service"
 DOOR = Door(
-    brands=Closed("brand", ("main", "north_shore")),
-    registers=Closed("register", ("spelpaus", "rofus", "cruks")),
-    tags=Closed("tag", ("harm", "complaint", "resolved", "late_payment")),
+    brands=ClosedList("brand", ("main", "north_shore")),
+    registers=ClosedList("register", ("spelpaus", "rofus", "cruks")),
+    tags=ClosedList("tag", ("harm", "complaint", "resolved", "late_payment")),
 )
 EVERY: dict[str, Any] = {"event_id": "e", "player_id": "p", "occurred_at": "2026-05-01T10:00:00Z"}
 
@@ -216,9 +216,9 @@ def test_a_catalogue_that_means_nothing_is_refused_with_the_place(
 
 def test_tags_of_offers_are_those_that_rules_name() -> None:
     book, catalogue = load_rulebook(SERVICE / "rulebook"), load_catalogue(SERVICE / "catalogue.yaml")
-    assert not book.strange_tags(catalogue)
+    assert not book.unknown_tags(catalogue)
     first = catalogue.offers[0].model_copy(update={"tags": ("unsubcribe", "urgency")})
-    ((offer, told),) = book.strange_tags(catalogue.model_copy(update={"offers": (first,)}))
+    ((offer, told),) = book.unknown_tags(catalogue.model_copy(update={"offers": (first,)}))
     assert offer == first.id
     assert "did you mean unsubscribe?" in told
 
@@ -227,10 +227,10 @@ def test_other_files_take_finite_numbers_only(tmp_path: Path) -> None:
     reward = (SERVICE.parent / "pipelines" / "reward.yaml").read_text("utf8")
     (tmp_path / "reward.yaml").write_text(re.sub(r"share: [0-9.]+", "share: .nan", reward, count=1), "utf8")
     with pytest.raises(CatalogueError, match="share"):
-        Terms.read(tmp_path / "reward.yaml")
+        RewardTerms.read(tmp_path / "reward.yaml")
     (tmp_path / "mlflow.yaml").write_text("gates: {churn: {auc_above_recency: .nan}}", "utf8")
     with pytest.raises(ValueError, match=r"gates\.churn\.auc_above_recency must be a finite number"):
-        decoded(tmp_path / "mlflow.yaml", dict[str, Any])
+        read_settings(tmp_path / "mlflow.yaml", dict[str, Any])
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class RulesRefused(Exception):
 # --- Lint
 
 
-def checked(folder: Path | None, today: date) -> dict[str, Any]:
+def lint_files(folder: Path | None, today: date) -> dict[str, Any]:
     """Lint a rulebook's files: hash, number of rules, findings; raises CatalogueError if they are not valid."""
     book, catalogue = load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path())
     CompiledRulebook(book, CandidateSpace(catalogue))
@@ -51,7 +51,7 @@ def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, st
 
     `error` forbids that it serves, `warning` wants a person to act, `note` to know.
     """
-    strange = (_finding("error", offer, what) for offer, what in book.strange_tags(catalogue))
+    strange = (_finding("error", offer, what) for offer, what in book.unknown_tags(catalogue))
     return [
         *_packs_checked(book, today),
         *_rules_alive(book, catalogue, today),
@@ -133,7 +133,7 @@ def _country(place: str) -> str:
 # --- List
 
 
-def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
+def rules_of_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
     """Rules of a place on a day, with the rulebook's hash; raises RulesRefused for a place without a pack."""
     book = load_rulebook(folder or rulebook_path())
     known = {one for pack in book.packs for one in (*pack.jurisdictions, *_parts(pack))}
@@ -148,7 +148,7 @@ def in_place(folder: Path | None, place: str, on: date) -> dict[str, Any]:
         "rulebook": book.hash,
         "jurisdiction": place,
         "on": on.isoformat(),
-        "rules": listed(book, place, on),
+        "rules": rules_on(book, place, on),
         "note": ""
         if own
         else f"{place} has no rules of its own: a house licensed there sends no marketing and no bonus",
@@ -159,11 +159,11 @@ def _parts(pack: Pack) -> set[str]:
     return {place for rule in pack.rules for place in rule.jurisdictions or ()}
 
 
-def listed(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
+def rules_on(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
     """Rules that bind a player of a place on a day, in order; rules that are off too."""
     where = rulebook.places([place])
     return [
-        _told(pack, rule)
+        _described(pack, rule)
         for pack in book.packs
         for rule in pack.rules
         if not where.isdisjoint(rule.jurisdictions or pack.jurisdictions)
@@ -171,7 +171,7 @@ def listed(book: Rulebook, place: str, on: date) -> list[dict[str, Any]]:
     ]
 
 
-def _told(pack: Pack, rule: Any) -> dict[str, Any]:  # noqa: ANN401 - one of many types
+def _described(pack: Pack, rule: Any) -> dict[str, Any]:  # noqa: ANN401 - one of many types
     return {
         "rule": rule.id,
         "type": rule.type,

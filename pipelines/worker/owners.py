@@ -10,7 +10,7 @@ from service.contacts.snapshot import Keys
 from service.players import identity
 
 
-def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
+def owners_of(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
     """Owner of each id, itself where it is not linked; a ring of links is broken first."""
     asked, marks = set(players), dict[str, str]()
     ahead = asked
@@ -21,9 +21,9 @@ def homes(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
         found = {player: to.decode() for player, to in zip(ahead, pipe.execute(), strict=True) if to is not None}
         marks |= found
         ahead = {identity.Mark.loads(mark).to for mark in found.values()} - marks.keys()
-    ways = {player: identity.way(player, marks) for player in asked}
-    if not (crossed := {name for way in ways.values() if (name := identity.crossed(way)) is not None}):
-        return {player: identity.end(way) or player for player, way in ways.items()}
+    ways = {player: identity.chain(player, marks) for player in asked}
+    if not (crossed := {name for way in ways.values() if (name := identity.mark_to_remove(way)) is not None}):
+        return {player: identity.chain_end(way) or player for player, way in ways.items()}
     for name in crossed:
         client.fcall("croupier_thaw", 1, Keys(name).facts, marks[name])
-    return homes(client, asked)
+    return owners_of(client, asked)

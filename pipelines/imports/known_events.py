@@ -125,14 +125,14 @@ class KnownEvents:
         self._db.close()
 
 
-class Verdict(NamedTuple):
+class RecordVerdict(NamedTuple):
     """Verdict on a record, and its new events."""
 
     status: Literal["new", "duplicate", "conflict"]
     fresh: Sequence[FileEvent] = ()
 
 
-def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> Iterator[Verdict]:
+def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> Iterator[RecordVerdict]:
     """Judge records in order: new if any event of theirs is, in conflict if any is.
 
     Args:
@@ -153,6 +153,6 @@ def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> 
             place += 1
         if agrees:
             taken |= fresh
-            yield Verdict("new" if fresh else "duplicate", tuple(fresh.values()))
+            yield RecordVerdict("new" if fresh else "duplicate", tuple(fresh.values()))
         else:
-            yield Verdict("conflict")
+            yield RecordVerdict("conflict")
