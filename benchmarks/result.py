@@ -44,7 +44,7 @@ class BenchResult(NamedTuple):
         load: Load average before, of a minute.
         players: Players of the home.
         requests: Requests of a turn.
-        idle: Side -> what it and its store spent while nobody asked.
+        idle: Side -> CPU time of it and its store while idle.
         turns: Side -> its turn of each round; a peer that is not installed has none.
     """
 

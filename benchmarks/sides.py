@@ -35,7 +35,7 @@ class Side(NamedTuple):
         store: The store that it asks.
         body: Number of a player -> what it is asked.
         path: Where it is asked.
-        share: Of the requests of a turn, for what is slow.
+        share: Share of a turn's requests, below 1 for a slow server.
     """
 
     name: str

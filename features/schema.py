@@ -93,7 +93,7 @@ class Feature:
         nth: Which of the earliest rows, for `first`, counted from 1. For `week` and `month` how many of them before
             that of as_of, from 0; those of one sum stand side by side in STORED, in this order.
         beside: For `latest`, the `last` feature of the same rows; it must stand later in STORED.
-        power: Of the values that are summed, for `decayed`; 2 sums squares.
+        power: Power of the summed values, for `decayed`; 2 sums squares.
     """
 
     name: str

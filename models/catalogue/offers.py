@@ -89,7 +89,7 @@ class Offer(_Part):
         kind: What it is by its nature; a bonus is never a mere message.
         category: A word of the house's own, by which limits may count.
         mechanics: How it works on the player; None for unknown.
-        local: What it is worth in a currency that a law speaks of, minor units, as the player is told.
+        local: Its advertised value in currencies that laws name, minor units.
         audience: Whether everybody gets the same terms.
         tags: What its template says and shows; None for unknown.
         approved_on: When its template was approved.

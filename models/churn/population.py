@@ -86,7 +86,7 @@ def labelled(
 
     Args:
         deposits: Approved deposits onto accounts: columns `player` and `occurred_us` (unix microseconds).
-        restricted: When players could not play. Whoever could not at some moment of the horizon is censored:
+        restricted: When players could not play. A player restricted at some moment of the horizon is censored:
             their silence says nothing, so they are no row at all.
         cutoff_us: T.
         horizon_days: H, at least 1.

@@ -140,8 +140,8 @@ class ScoreTerms(NamedTuple):
         worth: Expected value of that, before costs.
         cost: Expected cost of offer and channel.
         penalty: Expected penalty.
-        net: What the policy goes by: the lever times the worth above leaving alone, less cost, less the penalty above
-            leaving alone; exactly 0 for `NO_CONTACT`.
+        net: Score of the policy: the offer's weight times the worth above no contact, less cost, less the penalty above
+            no contact; exactly 0 for `NO_CONTACT`.
     """
 
     conversion: Vector
@@ -156,7 +156,7 @@ class LearnedPolicy:
 
     Args:
         snapshot: The policy version.
-        catalogue: The candidates, their costs and levers.
+        catalogue: The candidates, their costs and weights.
 
     Raises:
         SnapshotError: The snapshot cannot be served.

@@ -34,7 +34,7 @@ from models.churn.training import Evaluation, Rows, TrainedModel
 from models.releases.promotions import JournalEntry
 from models.releases.registry_database import RegistryError, making, prepare
 
-# Before MLflow is imported: it asks a server on the internet otherwise, and draws bars where ours stand.
+# Set before MLflow is imported: otherwise it calls a server on the internet, and draws its own progress bars.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -293,7 +293,7 @@ class ChurnRegistry:
         return found[0]
 
     def _aliased(self, alias: str) -> str | None:
-        # Searched and not asked for by name: so that a registry that fails is not taken for one without a champion.
+        # A search, not a lookup by alias, so that a failing registry is not mistaken for one without a champion.
         for model in self._client.search_registered_models(f"name = '{self._name}'"):
             if alias in model.aliases:
                 return f"{self._name}/{model.aliases[alias]}"

@@ -68,10 +68,10 @@ class _Stored(NamedTuple):
         now_us: The store's clock.
         leases: Of each partition that answered, until when it is leased and its watermark; 0 for never.
         learner_us: Until when the learner's lease runs.
-        newest_ms: Of the last entry in any log.
+        newest_ms: Unix milliseconds of the last entry in any log.
         last: The last decision that a log still has.
         bundles: Kind -> hash that its pointer names, empty where it has none, and the bundle.
-        reports: What each live serving process says it serves; None if nobody can say.
+        reports: Bundles that each live serving process reports; None if unknown.
     """
 
     house: House

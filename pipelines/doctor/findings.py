@@ -235,7 +235,7 @@ def clocks(servers: Sequence[ServerReading], house: House, store_us: int, newest
         servers: What answered.
         house: The house.
         store_us: The store's clock, unix microseconds.
-        newest_ms: Of the last entry in any partition's log, unix milliseconds; 0 for none.
+        newest_ms: Unix milliseconds of the last entry in any partition's log; 0 for none.
     """
     found = []
     for server in servers:

@@ -272,7 +272,7 @@ def health(
         propensities: Draws against propensities.
         mature: Mature players of each variant that the verdict would speak of.
         crossed_share: Share of players seen in two variants.
-        lag_seconds: How far the lake is behind the house, None if nobody knows.
+        lag_seconds: How far the lake is behind the house; None if unknown.
     """
     found = {
         "the shares of the experiment are unknown: no known catalogue has the version that the decisions name": (

@@ -120,7 +120,7 @@ def uplift(
         as_of_us: The house's clock, unix microseconds: who is mature by then enters.
         shares: Shares of the variants by catalogue version, as far as they are known.
         tallies: Draws by policy version (`health.tallies`).
-        lag_seconds: How far the lake is behind the house; None if nobody knows.
+        lag_seconds: How far the lake is behind the house; None if unknown.
 
     Raises:
         ValueError: A value of a mature player is missing.

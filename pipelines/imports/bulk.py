@@ -22,7 +22,7 @@ from service.players import sealing
 from service.players.facts import Assertion
 
 PER_CALL: Final = 100
-"""Entries of one player in one call."""
+"""Entries of one player in one call, at most."""
 
 
 class Item(NamedTuple):

@@ -54,7 +54,7 @@ CHUNK_ROWS: Final = 20_000
 FIRST_ROWS: Final = 1_000
 """Rows after which an import ends early if too many of them are rejected; they are the first chunk."""
 AHEAD: Final = 4
-"""Chunks that the log may be ahead of the features: more would grow the store, fewer would idle it."""
+"""Chunks that the log may be ahead of the features: more fill the store, fewer idle it."""
 _SPILL: Final = "import-"
 _MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|VALUE!|NUM!|NULL!|DIV/0!|#+)")
 """What a spreadsheet makes of a long number, and of what it could not compute."""
@@ -76,7 +76,7 @@ class ImportResult(NamedTuple):
         events_per_second: New events per second.
         rejects: The file of the rejected rows, None if there are none.
         reasons: Why rows were rejected and how often, the commonest first.
-        warnings: What to look at, though it was taken.
+        warnings: Doubts about accepted records.
         refusal: Why the import counts as failed, None if it does not.
     """
 
@@ -124,13 +124,13 @@ class Import:
         reader: What makes events of rows.
         assume: Facts assumed of every player.
         rejects: Where rejected rows go.
-        words: That are known.
-        most: The share of rejected records above which it ends.
+        words: Closed lists of the house.
+        most: Greatest share of rejected records, in [0, 1].
 
     Attributes:
         records: Records read so far; `accepted`, `duplicates` and `conflicts` of them, the others are rejected.
         events: New events so far.
-        doubts: What to look at, though it was taken.
+        doubts: Doubts about accepted records.
     """
 
     def __init__(

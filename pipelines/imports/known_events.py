@@ -29,8 +29,8 @@ _DEFAULTS: Final = {
     for name, field in model.model_fields.items()
     if name not in {*_COLUMNS, "event_id"} and not field.is_required() and field.default is not None
 }
-"""Details that say nothing: so a field that comes later leaves the content of what the lake has already."""
-# No content either: whose id the event was told of, and the keys of others that it names. The others are moments.
+"""Details without content, so that a field added later does not change the content of rows in the lake."""
+# No content either: the key of the linked id, the key of a second id, and moments, which are compared apart.
 _EMPTY: Final = "|".join([f'"({TOLD_OF}|key|{TOLD_AT}|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
 _REST: Final = f"replace(regexp_replace(detail, ',?({_EMPTY})', '', 'g'), '{{,', '{{')"
 
@@ -137,7 +137,7 @@ def judge(records: Sequence[Sequence[FileEvent]], known: Mapping[int, bool]) -> 
 
     Args:
         records: The events of each.
-        known: Of the events by place, counted through all records: those seen before, and whether with equal content.
+        known: Index of an event, counted through all records -> whether its id is known with the same content.
     """
     place, taken = 0, dict[str, FileEvent]()
     for record in records:

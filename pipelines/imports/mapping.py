@@ -128,7 +128,7 @@ class MappedRows:
         door: The words that are known.
 
     Attributes:
-        names: Places of the cells that name somebody or something: the player, and the id where there is a column.
+        names: Indexes of the cells that name the player and, if there is a column, the event.
 
     Raises:
         ImportRefused: A column that the mapping names is missing, or stands there twice, or a fixed word is not known.

@@ -111,8 +111,8 @@ class OpenRewards(msgspec.Struct, kw_only=True):
     """State of attribution; part of a checkpoint.
 
     Attributes:
-        touches: Open decisions by id.
-        firsts: Value that `one` told, by decision.
+        touches: Decision -> its open reward.
+        firsts: Decision -> provisional value of its `one`.
         due: (moment, decision) at which a reward closes, a heap.
         by_player: Open decisions of a player.
         events: Ids of the events that counted for a player since one was open.
@@ -131,7 +131,7 @@ class Attribution:
     """Turns log entries into training events, in the order of the log.
 
     Args:
-        terms: What things are worth.
+        terms: Value of events, and penalties.
         window_us: Length of the reward window, microseconds.
         open_rewards: State to continue from.
     """

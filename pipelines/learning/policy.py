@@ -29,8 +29,8 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         action: `learn` (a snapshot followed), `rollback` or `promote`.
-        version: What serves since.
-        replaced: What served before, None for the first.
+        version: The version that serves since.
+        replaced: The version that served before, None for the first.
         by: Who did it; the learner itself, or a user.
         at_us: House time, unix microseconds.
         serving: Serving processes that reported it when the command returned.
@@ -137,7 +137,7 @@ def _switch(client: redis.Redis, action: str, version: str, bundle: bytes, by: s
     with alone(client, "policy"):
         before = serving(client)
         if action == "rollback":
-            client.set(_HELD, version)  # first: if this ends half way, nothing newer may take the place
+            client.set(_HELD, version)  # first, so that after a crash no newer version follows
         reported = serve(client, bundle, version, "policy")
         done = PolicyChange(**_change(client, action, version, before, by or user()), serving=reported)
         _note(client, done)

@@ -57,7 +57,7 @@ class LearningLog:
 
     Args:
         lake: Directory of the lake.
-        types: Types of events that can teach anything.
+        types: Types of events with a value or a penalty.
     """
 
     def __init__(self, lake: Path, types: frozenset[str]) -> None:
@@ -135,8 +135,8 @@ class Training:
     Attributes:
         lineage: Changes with anything that changes what would be learnt from the same log.
         cursor: The last entry learnt.
-        newest: The last snapshot that was cut, None before the first batch.
-        measured: What was measured of the batch behind it.
+        newest: The latest policy version, None before the first batch.
+        measured: Metrics of its batch.
         at_us: House time of the last entry.
         unread: Decisions that could not be read since the start.
     """
@@ -180,7 +180,7 @@ class Training:
             if (found := self._drawn(columns["record"])) is not None:
                 yield from self._attribution.decided(found, entry.known_us)
         elif entry.table == "outcomes" and not columns["decision_id"]:
-            return  # told of a player: there is no contact to learn from
+            return  # an outcome of a player names no contact to learn from
         elif entry.table == "outcomes":
             at_us = micros(columns["occurred_at"])
             yield from self._attribution.outcome(columns["decision_id"], columns["type"], at_us, entry.known_us)
@@ -260,9 +260,9 @@ def lineage(
     """Hash of everything that determines what is learnt from a log, twelve hex digits.
 
     Args:
-        settings: How is learnt.
-        terms: What is worth how much.
-        window_us: How long rewards are waited for, microseconds.
+        settings: Settings of the learner.
+        terms: Value of events, and penalties.
+        window_us: Length of the reward window, microseconds.
         readings: Names of the context.
         schema: Hash of the schema that decisions must have.
         format_: See `models.policy.learner.FORMAT`.

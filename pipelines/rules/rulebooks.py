@@ -106,7 +106,7 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
 
     Args:
         url: The store.
-        folder: Of the rulebook, or the hash of one that served.
+        folder: Folder of the rulebook, or the hash of one that served.
         by: Who promotes, for the record; None is the user of this process.
         weaker: Whether it may lack rules that are applied now.
 

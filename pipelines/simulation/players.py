@@ -195,7 +195,7 @@ def effect(person: Person, catalogue: Catalogue, recent: int) -> Vector:
     """Probability that each action brings one more day of play, shape (size,) over the candidates.
 
     Args:
-        person: Who.
+        person: The player.
         catalogue: The candidates.
         recent: Contacts of the last three days.
     """

@@ -31,7 +31,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """A variant of the experiment; money in minor units per decision.
 
     Attributes:
-        players: Who were asked about.
+        players: Players decided about.
         decisions: Answered and recorded.
         contacted: Share of decisions that drew a contact.
         net: True net value over leaving alone.

@@ -76,10 +76,10 @@ class SimulatedDecision(NamedTuple):
     Attributes:
         day: Days since the simulation began.
         player: Number of the player.
-        variant: Of the experiment.
-        place: Of the action drawn.
+        variant: Variant of the experiment.
+        place: Place of the drawn action.
         eligible: How many actions were.
-        propensity: Of the action drawn.
+        propensity: Propensity of the drawn action.
         net: True net value of the action over leaving alone.
         deposits: True expected deposits that it brings.
         uniform: Mean of that over the eligible actions; NaN where they were not asked for.
@@ -168,7 +168,7 @@ async def _clock(session: aiohttp.ClientSession, options: SimulationOptions) -> 
         raise SimulationRefused(
             f"{options.days:g} days of this house take {real_days:.1f} real ones: create it with `--rate 10000`"
         )
-    # Told before it was read: so kept, the clock may lag by the way of the answer, but never runs ahead.
+    # The answer is older than this reading: the clock may lag by the transfer, but never runs ahead.
     return Clock(time.time_ns() // 1_000, now_us, float(told["clock"]["rate"]))
 
 

@@ -244,7 +244,7 @@ def serve(
         bundle: What is to serve.
         version: Its name.
         kind: Its kind.
-        note: A journal and the entry that is written into it in the same step, so that what serves is always told.
+        note: A journal and the entry to append to it in the same step, so that the journal is always complete.
 
     Raises:
         StoreError: One did not in time; pointer and journal are back where they were.

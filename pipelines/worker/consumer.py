@@ -35,16 +35,16 @@ from service.rules import inputs
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
-"""Entries that are taken at once, over all partitions held; well within a lease."""
+"""Entries read at once, over all leased partitions; applied well within a lease."""
 _APPLIED: Final = b"_applied"
 _RECENT_DAYS: Final = 32
-"""Days whose signs may still hold."""
+"""Days within which a sign of harm may still hold."""
 _TELLING: Final = frozenset({"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set"})
 """Activity that can be a sign of harm."""
 
 
 Step = Callable[[str], None]
-"""Called with the name of what a loop does next: where tests end a process."""
+"""Called with the name of the next step of a loop; tests end a process there."""
 
 
 def no_step(_: str) -> None:
@@ -110,7 +110,7 @@ class Consumer:
 
     Attributes:
         settings: What counts as a sign of harm.
-        owned: Partitions held now.
+        owned: Partitions leased now.
         applied: Entries turned into features since the start.
         away: Partitions whose node did not answer the last time that leases were renewed.
     """
@@ -201,8 +201,8 @@ class Consumer:
     def _apply(self, batches: Mapping[int, list[LogEntry]]) -> set[int]:
         """Update the players of some batches; returns the partitions found lost or away.
 
-        Signs of harm are told before the features that show them: told twice a sign changes nothing, and neither a
-        crash nor a node that goes away in between must lose it.
+        Signs of harm are asserted before the features that show them are written: asserting twice changes nothing, and
+        neither a crash nor a node that goes away in between may lose a sign.
         """
         self._step("fetch")
         rows = _rows(entry for entries in batches.values() for entry in entries)

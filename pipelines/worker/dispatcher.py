@@ -101,7 +101,7 @@ class Dispatcher:
 
     Args:
         url: The store.
-        webhooks: Who is told, and how.
+        webhooks: Settings of endpoints and delivery.
         owned: Gives the partitions that this worker holds; called from the courier's thread.
     """
 

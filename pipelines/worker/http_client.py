@@ -57,7 +57,7 @@ def refusal(scheme: str, address: str, allowed: Sequence[Network]) -> str | None
     """Why an address may not be called, None if it may.
 
     Args:
-        scheme: Of the URL; plain http is for allowed ranges only.
+        scheme: Scheme of the URL; plain http is for allowed ranges only.
         address: As the resolver gave it, or as it stands in the URL.
         allowed: Private ranges that may be called all the same.
     """

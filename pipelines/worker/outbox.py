@@ -1,8 +1,8 @@
 """The outbox: entries to deliver, progress of each endpoint, dead letters.
 
-outbox:{p017}         stream: a lease taken back, put there by the call that did it
-outbox_state:{p017}   hash: `entry endpoint` -> failed attempts and when the next is due, or that it is done
-undelivered:{p017}    stream: an entry, the endpoint that was never told of it, the last error
+outbox:{p017}         stream: a revoked lease, added by the call that revoked it
+outbox_state:{p017}   hash: `entry endpoint` -> failed attempts and when the next is due, or done
+undelivered:{p017}    stream: an entry, the endpoint it could not be delivered to, the last error
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class OutboxEntry:
 
     Attributes:
         fields: As the store holds them.
-        noted: What the store knows of it, endpoint -> progress, None where it is done with.
-        owed: Endpoints that still have to be told.
+        noted: Endpoint -> recorded progress, None where delivery has ended.
+        owed: Endpoints that it is still to be delivered to.
     """
 
     partition: int

@@ -79,7 +79,7 @@ class Endpoint(BaseModel):
 
     Attributes:
         secret_env: The variable of the environment that holds the secret; two, divided by a space, sign both.
-        brands, channels: What they are told of; None for all.
+        brands, channels: Whose revoked leases it gets; None for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

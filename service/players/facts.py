@@ -25,7 +25,7 @@ TAGS: Final = ("harm", "complaint", "resolved")
 EVERY_BRAND: Final = "*"
 """The brand of facts that hold for all brands of the house, future ones too."""
 OLDEST_YEARS: Final = 120
-"""An age that nobody living has: the oldest of them is 117, and one person ever is known to have passed 120."""
+"""Greatest plausible age, years: the oldest living person is 117, and only one is known to have passed 120."""
 _LATEST_US: Final = 2**53
 _RANKS: Final = {level: rank for rank, level in enumerate(("none", "low", "moderate", "strong"))}
 

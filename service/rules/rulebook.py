@@ -84,11 +84,11 @@ class RulebookSettings(BaseModel):
     """What the house sets for all rules.
 
     Attributes:
-        exchange: House minor units for one minor unit of a currency that a law speaks of.
-        scores: External sources of the level of harm that must have spoken, and how many hours their word holds.
+        exchange: House minor units per minor unit of a currency that a law names.
+        scores: External sources whose harm score every player must have, and the hours that a score holds.
         stages: Lifecycle stages, days.
         brands: Brands of the house.
-        tags: Tags of contacts with support and of offers, beside those that rules name.
+        tags: Further tags of support contacts and of offers, beside those that rules name.
         trading_since: The day, UTC, before which the house took no money and no bet; None to ask nothing of it.
     """
 
@@ -98,7 +98,7 @@ class RulebookSettings(BaseModel):
     exchange: dict[Currency, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     scores: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     stages: StageDays
-    # What says nothing is not written: an earlier build reads what is kept of a rulebook.
+    # Defaults are not written, so that an earlier build can read a stored rulebook.
     brands: tuple[Brand, ...] = Field(default=("main",), min_length=1, exclude_if=lambda brands: brands == ("main",))
     tags: tuple[Word, ...] = Field(default=(), exclude_if=lambda tags: not tags)
     trading_since: date | None = Field(default=None, exclude_if=lambda day: day is None)
