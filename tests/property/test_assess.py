@@ -209,5 +209,4 @@ def test_a_confirm_says_of_its_contact_what_a_decision_says_without_it(serving: 
         same_time = assessed.verdict.sent_us(bit) == record.action.send_us
         assert denied <= set(found) or not same_time, (denied, found)
         refused += bool(denied)
-    assert confirmed > 100
-    assert refused > 100
+    assert min(confirmed, refused) > PLAYERS / 25, "hardly anything was compared"
