@@ -1,13 +1,12 @@
 """Real parts for the tests: one Valkey server, one Feast registry, houses made afresh."""
 
-import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -30,7 +29,6 @@ from pipelines.worker.process import Worker
 from service.api import routes
 from service.api.app import Settings, lifespan
 
-Result = TypeVar("Result")
 SEEDED_PLAYERS = 400
 
 
@@ -39,6 +37,12 @@ class Stored(Protocol):
 
     @property
     def url(self) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of tests that are coroutines."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -165,15 +169,6 @@ def pytest_configure() -> None:
     """Let no law depend on chance, or on how busy the machine is."""
     settings.register_profile("lawful", deadline=None, derandomize=True)
     settings.load_profile("lawful")
-
-
-def run(work: Awaitable[Result]) -> Result:
-    """Run a coroutine to its end."""
-
-    async def whole() -> Result:
-        return await work
-
-    return asyncio.run(whole())
 
 
 def app_of(client: httpx.AsyncClient) -> FastAPI:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from conftest import run
 from support.fault_house import World, calling
 from support.faulty_store import Between, Fault
 
@@ -30,21 +29,18 @@ async def ready(caller: httpx.AsyncClient) -> bool:
     return answer.status_code == 200
 
 
-def test_a_process_is_ready_when_it_is_there_and_leaves_nothing_but_what_ends_by_itself(world: World) -> None:
-    async def story() -> None:
-        before = {key for key in everything(world) if not key.startswith(b"croupier:bundle")}
-        async with calling(world.server.url) as caller:
-            assert await ready(caller)
-            left = {key for key in everything(world) if not key.startswith(b"croupier:bundle")} - before
-            assert left
-            for key in left:
-                assert key.startswith((b"croupier:probe:", b"croupier:live"))
-            assert all(0 < int(str(world.client.ttl(key))) <= 60 for key in left if b"probe" in key)
-            metrics = (await caller.get("/metrics")).text
-            assert "croupier_decisions_total{" not in metrics
-            await until(lambda: asyncio.to_thread(lambda: serving_hashes(world.client, READY) == ["yes"]))
-
-    run(story())
+async def test_a_process_is_ready_when_it_is_there_and_leaves_nothing_but_what_ends_by_itself(world: World) -> None:
+    before = {key for key in everything(world) if not key.startswith(b"croupier:bundle")}
+    async with calling(world.server.url) as caller:
+        assert await ready(caller)
+        left = {key for key in everything(world) if not key.startswith(b"croupier:bundle")} - before
+        assert left
+        for key in left:
+            assert key.startswith((b"croupier:probe:", b"croupier:live"))
+        assert all(0 < int(str(world.client.ttl(key))) <= 60 for key in left if b"probe" in key)
+        metrics = (await caller.get("/metrics")).text
+        assert "croupier_decisions_total{" not in metrics
+        await until(lambda: asyncio.to_thread(lambda: serving_hashes(world.client, READY) == ["yes"]))
 
 
 def everything(world: World) -> list[bytes]:
@@ -52,45 +48,38 @@ def everything(world: World) -> list[bytes]:
     return list(keys)
 
 
-def test_a_process_whose_store_is_too_slow_is_not_ready_before_it_is_fast_enough(
+async def test_a_process_whose_store_is_too_slow_is_not_ready_before_it_is_fast_enough(
     world: World, between: Between
 ) -> None:
-    async def story() -> None:
-        between.delay = LATE
-        async with calling(between.url) as caller:
-            answer = await caller.get("/readyz")
-            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-            assert await asyncio.to_thread(lambda: serving_hashes(world.client, READY)) == [None]
-            between.delay = 0
-            await until(lambda: ready(caller))
-
-    run(story())
+    between.delay = LATE
+    async with calling(between.url) as caller:
+        answer = await caller.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert await asyncio.to_thread(lambda: serving_hashes(world.client, READY)) == [None]
+        between.delay = 0
+        await until(lambda: ready(caller))
 
 
-def test_a_process_whose_write_was_not_acknowledged_is_not_ready_before_the_next_ones_are(between: Between) -> None:
-    async def story() -> None:
-        # Catalogue, rules and what serves are written before.
-        between.fault = Fault("SET croupier", "before", "hang", nth=4)
-        async with calling(between.url) as caller:
-            answer = await caller.get("/readyz")
-            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-            assert "SET" in answer.json()["detail"]
-            await until(lambda: ready(caller))
+async def test_a_process_whose_write_was_not_acknowledged_is_not_ready_before_the_next_ones_are(
+    between: Between,
+) -> None:
+    # Catalogue, rules and what serves are written before.
+    between.fault = Fault("SET croupier", "before", "hang", nth=4)
+    async with calling(between.url) as caller:
+        answer = await caller.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert "SET" in answer.json()["detail"]
+        await until(lambda: ready(caller))
 
-    run(story())
 
-
-def test_a_process_that_lost_its_store_is_ready_again_only_when_it_was_seen_to_serve_again(
+async def test_a_process_that_lost_its_store_is_ready_again_only_when_it_was_seen_to_serve_again(
     world: World, between: Between
 ) -> None:
-    async def story() -> None:
-        async with calling(between.url) as caller:
-            assert await ready(caller)
-            world.server.stop()
-            assert not await ready(caller)
-            between.calls.clear()
-            world.restart()
-            await until(lambda: ready(caller))
-            assert between.calls.count("croupier_view") >= TIMES
-
-    run(story())
+    async with calling(between.url) as caller:
+        assert await ready(caller)
+        world.server.stop()
+        assert not await ready(caller)
+        between.calls.clear()
+        world.restart()
+        await until(lambda: ready(caller))
+        assert between.calls.count("croupier_view") >= TIMES

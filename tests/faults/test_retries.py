@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from conftest import run
 from support.fault_house import World, calling, once, players, rows
 from support.faulty_store import Between
 from support.players import adult_events
@@ -37,7 +36,7 @@ async def asked(caller: httpx.AsyncClient, random: Random, body: dict[str, Any])
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what_came_before(
+async def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what_came_before(
     world: World, between: Between, seed: int
 ) -> None:
     random = Random(seed)
@@ -61,18 +60,15 @@ def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what_came_
         assert load_record(held).decision_id == decision  # type: ignore[arg-type]
         assert set(world.ledger(name)) <= {decision}, "a second contact is reserved"
 
-    async def stories() -> None:
-        turn = asyncio.Semaphore(AT_ONCE)
-        async with calling(between.url) as caller:
-            for name in names:
-                for event in adult_events(name):
-                    assert (await caller.post("/v1/events", json=event)).status_code == 200
-            world.apply()
-            between.lateness = lambda: random.uniform(0, SLOWEST_SECONDS / 2)
-            await asyncio.gather(*(story(caller, name, turn) for name in names))
-            between.lateness = float
-
-    run(stories())
+    turn = asyncio.Semaphore(AT_ONCE)
+    async with calling(between.url) as caller:
+        for name in names:
+            for event in adult_events(name):
+                assert (await caller.post("/v1/events", json=event)).status_code == 200
+        world.apply()
+        between.lateness = lambda: random.uniform(0, SLOWEST_SECONDS / 2)
+        await asyncio.gather(*(story(caller, name, turn) for name in names))
+        between.lateness = float
     assert late > len(names) // 10, "nothing came late"
     world.flush()
     once(world.lake, "decisions", "decision_id", decisions)

@@ -4,13 +4,14 @@ What no function names (keys spelt inside the store's functions, or where they a
 """
 
 import re
+from asyncio import run
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import redis
-from conftest import Stored, run
+from conftest import Stored
 from support.first_build import FROZEN, HOUSE, frozen_catalogue, replaced
 
 from features.events import EVENT, moment

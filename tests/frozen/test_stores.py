@@ -1,5 +1,6 @@
 """What any build left in the store and in the lake, every later one finds there: over a real store."""
 
+from asyncio import run
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import Stored, run
+from conftest import Stored
 from frozen.cases import Case, assert_gives, cases, every, shown, versions, written
 from frozen.stores import data, put, taken
 from support.fault_house import harm_settings

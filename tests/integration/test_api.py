@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from conftest import Opened, app_of, run
+from conftest import Opened, app_of
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
@@ -76,118 +76,92 @@ LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NO
     ],
     ids=lambda value: "body" if isinstance(value, bytes) else None,  # bodies hold the moment of the run
 )
-def test_a_wrong_request_gets_a_problem_with_code_and_pointer(
+async def test_a_wrong_request_gets_a_problem_with_code_and_pointer(
     opened: Opened, path: str, body: bytes, status: int, code: str, pointer: str | None
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            answer = await client.post(path, content=body)
-            assert answer.headers["content-type"] == "application/problem+json"
-            problem = answer.json()
-            assert (answer.status_code, problem["code"], problem.get("pointer")) == (status, code, pointer)
-            assert problem["status"] == status
-            assert problem["detail"]
-
-    run(story())
+    async with opened() as client:
+        answer = await client.post(path, content=body)
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem.get("pointer")) == (status, code, pointer)
+        assert problem["status"] == status
+        assert problem["detail"]
 
 
-def test_an_event_sent_twice_counts_once_and_its_id_serves_no_other_event(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            first = (await client.post("/v1/events", json=LOGIN)).json()
-            again = (await client.post("/v1/events", json=LOGIN)).json()
-            assert (first["duplicate"], again["duplicate"]) == (False, True)
-            assert first["position"] == again["position"]
-            other = await client.post("/v1/events", json=LOGIN | {"location": "MT"})
-            assert (other.status_code, other.json()["code"]) == (409, "event_id_reused")
-
-    run(story())
+async def test_an_event_sent_twice_counts_once_and_its_id_serves_no_other_event(opened: Opened) -> None:
+    async with opened() as client:
+        first = (await client.post("/v1/events", json=LOGIN)).json()
+        again = (await client.post("/v1/events", json=LOGIN)).json()
+        assert (first["duplicate"], again["duplicate"]) == (False, True)
+        assert first["position"] == again["position"]
+        other = await client.post("/v1/events", json=LOGIN | {"location": "MT"})
+        assert (other.status_code, other.json()["code"]) == (409, "event_id_reused")
 
 
-def test_what_restricts_contact_is_taken_at_any_age(opened: Opened) -> None:
+async def test_what_restricts_contact_is_taken_at_any_age(opened: Opened) -> None:
     old = {"type": "self_excluded", "event_id": "x", "player_id": "p1", "occurred_at": "2020-01-01T00:00:00Z"}
-
-    async def story() -> None:
-        async with opened() as client:
-            assert (await client.post("/v1/events", json=old)).status_code == 200
-
-    run(story())
+    async with opened() as client:
+        assert (await client.post("/v1/events", json=old)).status_code == 200
 
 
-def test_one_bad_item_of_a_batch_never_spoils_the_rest(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            body = {"requests": [{"player_id": "p1"}, {"player": "p2"}, {"player_id": "p3"}]}
-            first, second, third = (await client.post("/v1/decisions/batch", json=body)).json()["answers"]
-            assert (first["player_id"], third["player_id"]) == ("p1", "p3")
-            assert (second["status"], second["code"], second["pointer"]) == (422, "invalid_body", "/player_id")
-
-    run(story())
+async def test_one_bad_item_of_a_batch_never_spoils_the_rest(opened: Opened) -> None:
+    async with opened() as client:
+        body = {"requests": [{"player_id": "p1"}, {"player": "p2"}, {"player_id": "p3"}]}
+        first, second, third = (await client.post("/v1/decisions/batch", json=body)).json()["answers"]
+        assert (first["player_id"], third["player_id"]) == ("p1", "p3")
+        assert (second["status"], second["code"], second["pointer"]) == (422, "invalid_body", "/player_id")
 
 
-def test_a_house_with_keys_serves_only_those_who_send_one(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            app_of(client).state.deps.keys = frozenset({"secret"})
-            refused = await client.post("/v1/events", json=LOGIN)
-            assert (refused.status_code, refused.json()["code"]) == (401, "unauthorised")
-            key = {"authorization": "Bearer secret"}
-            assert (await client.post("/v1/events", json=LOGIN, headers=key)).status_code == 200
-
-    run(story())
+async def test_a_house_with_keys_serves_only_those_who_send_one(opened: Opened) -> None:
+    async with opened() as client:
+        app_of(client).state.deps.keys = frozenset({"secret"})
+        refused = await client.post("/v1/events", json=LOGIN)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorised")
+        key = {"authorization": "Bearer secret"}
+        assert (await client.post("/v1/events", json=LOGIN, headers=key)).status_code == 200
 
 
-def test_health_readiness_metrics_and_the_page_of_the_api_answer(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await client.post("/v1/decisions", json={"player_id": "p1"})
-            for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
-                assert (await client.get(path)).status_code == 200
-            assert "croupier_decisions_total" in (await client.get("/metrics")).text
-
-    run(story())
+async def test_health_readiness_metrics_and_the_page_of_the_api_answer(opened: Opened) -> None:
+    async with opened() as client:
+        await client.post("/v1/decisions", json={"player_id": "p1"})
+        for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200
+        assert "croupier_decisions_total" in (await client.get("/metrics")).text
 
 
-def test_an_answer_says_whether_the_position_it_was_to_wait_for_was_reached(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            position = (await client.post("/v1/events", json=LOGIN)).json()["position"]
-            asked = {"player_id": "p1", "after": position}
-            assert (await client.post("/v1/decisions", json=asked)).json()["after_reached"] is True
-            worker.stop()
-            later = f"{position.partition(':')[0]}:{2**50}-0"
-            answer = await client.post("/v1/decisions", json=asked | {"after": later, "deadline_ms": 1_000})
-            assert (answer.status_code, answer.json()["after_reached"], answer.json()["recorded"]) == (200, False, True)
-            assert "after_reached" not in (await client.post("/v1/decisions", json={"player_id": "p1"})).json()
-
-    run(story())
-
-
-def test_the_same_request_with_another_deadline_is_the_same_request(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            asked = {"player_id": "p1", "request_id": "r1"}
-            answers = [
-                await client.post("/v1/decisions", json=asked | deadline)
-                for deadline in ({}, {"deadline_ms": 5_000}, {"deadline_ms": 30_000})
-            ]
-            assert {answer.status_code for answer in answers} == {200}
-            assert len({answer.content for answer in answers}) == 1
-
-    run(story())
+async def test_an_answer_says_whether_the_position_it_was_to_wait_for_was_reached(
+    opened: Opened, worker: Worker
+) -> None:
+    async with opened() as client:
+        position = (await client.post("/v1/events", json=LOGIN)).json()["position"]
+        asked = {"player_id": "p1", "after": position}
+        assert (await client.post("/v1/decisions", json=asked)).json()["after_reached"] is True
+        worker.stop()
+        later = f"{position.partition(':')[0]}:{2**50}-0"
+        answer = await client.post("/v1/decisions", json=asked | {"after": later, "deadline_ms": 1_000})
+        assert (answer.status_code, answer.json()["after_reached"], answer.json()["recorded"]) == (200, False, True)
+        assert "after_reached" not in (await client.post("/v1/decisions", json={"player_id": "p1"})).json()
 
 
-def test_an_item_of_a_batch_may_name_a_deadline_and_the_others_share_that_of_the_batch(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            app_of(client).state.deps.read_seconds = 1e-9  # no single decision could be answered
-            items = [{"player_id": "p1"}, {"player_id": "p2", "deadline_ms": 0}, {"player_id": "p3"}]
-            answers = (await client.post("/v1/decisions/batch", json={"requests": items})).json()["answers"]
-            assert [one.get("recorded", one.get("code")) for one in answers] == [True, "invalid_body", True]
-            alone = await client.post("/v1/decisions", json={"player_id": "p1"})
-            assert (alone.status_code, alone.headers["retry-after"]) == (503, "1")
+async def test_the_same_request_with_another_deadline_is_the_same_request(opened: Opened) -> None:
+    async with opened() as client:
+        asked = {"player_id": "p1", "request_id": "r1"}
+        answers = [
+            await client.post("/v1/decisions", json=asked | deadline)
+            for deadline in ({}, {"deadline_ms": 5_000}, {"deadline_ms": 30_000})
+        ]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.content for answer in answers}) == 1
 
-    run(story())
+
+async def test_an_item_of_a_batch_may_name_a_deadline_and_the_others_share_that_of_the_batch(opened: Opened) -> None:
+    async with opened() as client:
+        app_of(client).state.deps.read_seconds = 1e-9  # no single decision could be answered
+        items = [{"player_id": "p1"}, {"player_id": "p2", "deadline_ms": 0}, {"player_id": "p3"}]
+        answers = (await client.post("/v1/decisions/batch", json={"requests": items})).json()["answers"]
+        assert [one.get("recorded", one.get("code")) for one in answers] == [True, "invalid_body", True]
+        alone = await client.post("/v1/decisions", json={"player_id": "p1"})
+        assert (alone.status_code, alone.headers["retry-after"]) == (503, "1")
 
 
 @pytest.mark.parametrize("name", ["CROUPIER_READ_SECONDS", "CROUPIER_WRITE_SECONDS"])
@@ -200,7 +174,7 @@ def test_a_deadline_that_is_none_is_refused_in_one_sentence(
         Settings.here("unix:///nowhere")
 
 
-def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_nothing_recorded(
+async def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_nothing_recorded(
     tmp_path: Path, plan: ReadPlan
 ) -> None:
     server = start_server(tmp_path)
@@ -209,31 +183,27 @@ def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact_and_n
     create_house(client)
     publish(client, "plan", plan.dumps())
     client.close()
-
-    async def story() -> None:
-        app = routes.build(lifespan)
-        app.state.settings = Settings.here(server.url)
-        async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
-            assert (await caller.get("/readyz")).status_code == 200
-            server.signal(signal.SIGSTOP)
-            try:
-                await _put_off(caller, "/v1/decisions", {"player_id": "p1"})
-            finally:
-                server.signal(signal.SIGCONT)
-            server.stop()
-            answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
-            assert answer.status_code == 200
-            found = answer.json()
-            assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
-            assert found["exclusions"][0]["rule"] == "store_unavailable"
-            await _put_off(caller, "/v1/decisions", {"player_id": "p1", "request_id": "r1"})
-            await _put_off(caller, "/v1/events", adult_events("p1")[0])
-            assert (await caller.get("/readyz")).status_code == 503
-            again = start_server(tmp_path)
-            await _until_ready(caller)
-            again.stop()
-
-    run(story())
+    app = routes.build(lifespan)
+    app.state.settings = Settings.here(server.url)
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+        assert (await caller.get("/readyz")).status_code == 200
+        server.signal(signal.SIGSTOP)
+        try:
+            await _put_off(caller, "/v1/decisions", {"player_id": "p1"})
+        finally:
+            server.signal(signal.SIGCONT)
+        server.stop()
+        answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
+        assert answer.status_code == 200
+        found = answer.json()
+        assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
+        assert found["exclusions"][0]["rule"] == "store_unavailable"
+        await _put_off(caller, "/v1/decisions", {"player_id": "p1", "request_id": "r1"})
+        await _put_off(caller, "/v1/events", adult_events("p1")[0])
+        assert (await caller.get("/readyz")).status_code == 503
+        again = start_server(tmp_path)
+        await _until_ready(caller)
+        again.stop()
 
 
 async def _put_off(caller: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
@@ -247,16 +217,12 @@ async def _until_ready(caller: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_a_store_of_nobody_is_refused_in_one_sentence(tmp_path: Path) -> None:
+async def test_a_store_of_nobody_is_refused_in_one_sentence(tmp_path: Path) -> None:
     server: Server = start_server(tmp_path)
-
-    async def story() -> None:
-        store = Store(server.url, 1)
-        try:
-            with pytest.raises(Exception, match="no house yet"):
-                await store.house()
-        finally:
-            await store.close()
-
-    run(story())
+    store = Store(server.url, 1)
+    try:
+        with pytest.raises(Exception, match="no house yet"):
+            await store.house()
+    finally:
+        await store.close()
     server.stop()

@@ -210,14 +210,14 @@ def test_only_approved_deposits_onto_accounts_count(home: Path) -> None:
 # --- Too little
 
 
-def test_an_empty_lake_is_refused_with_one_sentence(tmp_path: Path, server: Server, house: House) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_an_empty_lake_is_refused_with_one_sentence(tmp_path: Path, server: Server) -> None:
     with pytest.raises(TrainingRefused, match=r"^the lake holds 0 deposits .*nothing to learn from yet$"):
         train(tmp_path, server.url)
 
 
-def test_too_few_months_are_refused_with_one_sentence(home: Path, server: Server, house: House) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_too_few_months_are_refused_with_one_sentence(home: Path, server: Server) -> None:
     with pytest.raises(TrainingRefused, match=r"^the lake has 2 monthly cut-offs"):
         train(home, server.url, last_cutoff=date(2019, 10, 15))
 
@@ -225,8 +225,8 @@ def test_too_few_months_are_refused_with_one_sentence(home: Path, server: Server
 # --- A life
 
 
-def test_a_models_life(home: Path, server: Server, house: House, store: redis.Redis) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_a_models_life(home: Path, server: Server, store: redis.Redis) -> None:
     registry = ChurnRegistry(home)
     weak = log_variant(registry, home, few=150)
     with pytest.raises(GateRefused, match="no churn model before the first one"):
@@ -296,8 +296,8 @@ def refused(home: Path, server: Server, version: str, why: str) -> None:
         promote(home, server.url, version)
 
 
-def test_a_version_is_whole_and_names_what_it_lacks(home: Path, server: Server, house: House) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_a_version_is_whole_and_names_what_it_lacks(home: Path, server: Server) -> None:
     version = train(home, server.url, horizon_days=14).model_version
     registry = ChurnRegistry(home)
     bundle = ChurnBundle.loads(registry.bundle(version))
@@ -319,10 +319,10 @@ def test_a_version_is_whole_and_names_what_it_lacks(home: Path, server: Server, 
     assert "player" not in pq.read_schema(folder / "test_rows.parquet").names
 
 
+@pytest.mark.usefixtures("house")
 def test_a_champion_is_measured_as_it_serves_and_one_that_nobody_can_load_bars_nobody(
-    home: Path, server: Server, house: House, store: redis.Redis
+    home: Path, server: Server, store: redis.Redis
 ) -> None:
-    assert house.sandbox
     registry = ChurnRegistry(home)
     first, second = log_variant(registry, home), log_variant(registry, home, few=150)
     promote(home, server.url, first)
@@ -358,25 +358,20 @@ def test_the_environment_may_name_another_tracking_server(tmp_path: Path, monkey
     assert Settings.read(tmp_path).tracking.uri == "http://127.0.0.1:1"
 
 
-def test_promotion_waits_until_every_serving_process_reports_the_model(
-    home: Path, server: Server, house: House, opened: Any
+async def test_promotion_waits_until_every_serving_process_reports_the_model(
+    home: Path, server: Server, opened: Any
 ) -> None:
-    assert house.sandbox
-
-    async def story() -> None:
-        async with opened() as client:
-            version = (await asyncio.to_thread(train, home, server.url)).model_version
-            done = await asyncio.to_thread(promote, home, server.url, version)
-            assert done.serving == 1
-            assert client.app.state.deps.serving.churn.bundle.version == version
-
-    asyncio.run(story())
+    async with opened() as client:
+        version = (await asyncio.to_thread(train, home, server.url)).model_version
+        done = await asyncio.to_thread(promote, home, server.url, version)
+        assert done.serving == 1
+        assert client.app.state.deps.serving.churn.bundle.version == version
 
 
+@pytest.mark.usefixtures("house")
 def test_a_serving_process_that_does_not_load_the_model_keeps_the_old_one_everywhere(
-    home: Path, server: Server, house: House, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    home: Path, server: Server, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert house.sandbox
     version = train(home, server.url).model_version
     monkeypatch.setattr(promotion, "LIVE_WAIT_SECONDS", 0.2)
     store.set(f"{LIVE}:stuck", msgspec.json.encode({"churn": "another"}))

@@ -14,7 +14,6 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import run
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from support.cluster import Node, Servers, cluster, until
@@ -227,8 +226,8 @@ def test_what_feast_writes_into_a_cluster_is_read_by_the_plan(
 
 
 @pytest.mark.timed
-def test_a_node_that_is_killed_takes_only_its_own_players_along(tmp_path: Path, plan: ReadPlan) -> None:
-    async def story(stage: Stage) -> None:
+async def test_a_node_that_is_killed_takes_only_its_own_players_along(tmp_path: Path, plan: ReadPlan) -> None:
+    with staged(tmp_path, plan) as stage, working(stage):
         groups = stage.players(2)
         everyone = [player for some in groups.values() for player in some]
         # A node that holds what is read for the whole house, but not the lease without which no flush is begun.
@@ -251,9 +250,6 @@ def test_a_node_that_is_killed_takes_only_its_own_players_along(tmp_path: Path, 
             assert kept.keys() < _decisions(stage.lake).keys()
             for player in everyone:
                 await _never_too_many(caller, player)
-
-    with staged(tmp_path, plan) as stage, working(stage):
-        run(story(stage))
 
 
 async def _live(caller: Any, players: list[str]) -> None:
@@ -347,8 +343,9 @@ async def _writes_refused(caller: Any, node: Node, mine: str, others: list[str])
 
 
 @pytest.mark.timed
-def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, plan: ReadPlan) -> None:
-    async def story(stage: Stage) -> None:
+async def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, plan: ReadPlan) -> None:
+    options = ("--cluster-node-timeout", "1000")
+    with staged(tmp_path, plan, replicas=True, options=options) as stage, working(stage):
         groups = stage.players(1)
         dead = stage.node(groups[stage.servers.nodes[0].name][0])
         (mine,), others = groups.pop(dead.name), [some[0] for some in groups.values()]
@@ -366,7 +363,3 @@ def test_after_a_failover_everything_goes_on_without_a_restart(tmp_path: Path, p
             await _writes_refused(caller, stage.node(mine), mine, others)
         wait_until_in_lake(stage.lake, real_now_us(stage.client))
         assert set(_decisions(stage.lake).values()) == {1}
-
-    options = ("--cluster-node-timeout", "1000")
-    with staged(tmp_path, plan, replicas=True, options=options) as stage, working(stage):
-        run(story(stage))

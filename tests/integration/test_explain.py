@@ -1,7 +1,6 @@
 """Why this one: the reasons of a decision are its numbers, and a player is shown as the house sees them."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,7 +8,7 @@ import lightgbm
 import numpy as np
 import pytest
 import redis
-from conftest import Opened, run
+from conftest import Opened
 from support.learning_log import CATALOGUE
 from support.players import adult_events, tell
 
@@ -80,58 +79,49 @@ async def decided(client: httpx.AsyncClient, variant: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("serving")
-def test_the_parts_of_a_learnt_score_add_up_to_the_score_that_was_logged(opened: Opened) -> None:
-    async def asked() -> None:
-        async with opened() as client:
-            told = await decided(client, "policy")
-            reasons = told["why"]["action"]
-            for one in (reasons["chosen"], reasons["next_best"]):
-                parts = one["parts"]
-                above = parts["lever"] * (parts["worth_minor"] - parts["worth_left_alone_minor"])
-                net = above - parts["cost_minor"] - parts["penalty_minor"] + parts["penalty_left_alone_minor"]
-                assert parts["net_minor"] == one["score"]
-                alone = one.get("action") == "NO_CONTACT"
-                assert one["score"] == (0.0 if alone else pytest.approx(net))
-            assert reasons["chosen"]["probability"] == told["propensity"]
-            assert len(reasons["leanings"]) == 5
-
-    run(asked())
+async def test_the_parts_of_a_learnt_score_add_up_to_the_score_that_was_logged(opened: Opened) -> None:
+    async with opened() as client:
+        told = await decided(client, "policy")
+        reasons = told["why"]["action"]
+        for one in (reasons["chosen"], reasons["next_best"]):
+            parts = one["parts"]
+            above = parts["lever"] * (parts["worth_minor"] - parts["worth_left_alone_minor"])
+            net = above - parts["cost_minor"] - parts["penalty_minor"] + parts["penalty_left_alone_minor"]
+            assert parts["net_minor"] == one["score"]
+            alone = one.get("action") == "NO_CONTACT"
+            assert one["score"] == (0.0 if alone else pytest.approx(net))
+        assert reasons["chosen"]["probability"] == told["propensity"]
+        assert len(reasons["leanings"]) == 5
 
 
 @pytest.mark.usefixtures("serving")
-def test_the_next_best_has_the_highest_score_of_the_others(opened: Opened) -> None:
-    async def asked() -> None:
-        async with opened() as client:
-            told = await decided(client, "policy")
-            whole = (await client.get(f"/v1/decisions/{told['decision_id']}")).json()
-            assert whole["why"] == told["why"]
-            chosen = whole["draw"]["place"]
-            best = max((one for one in whole["eligible"] if one["place"] != chosen), key=lambda one: one["score"])
-            assert whole["why"]["action"]["next_best"]["score"] == best["score"]
-            explored = best["score"] > whole["why"]["action"]["chosen"]["score"]
-            assert whole["why"]["action"]["explored"] is explored
-
-    run(asked())
+async def test_the_next_best_has_the_highest_score_of_the_others(opened: Opened) -> None:
+    async with opened() as client:
+        told = await decided(client, "policy")
+        whole = (await client.get(f"/v1/decisions/{told['decision_id']}")).json()
+        assert whole["why"] == told["why"]
+        chosen = whole["draw"]["place"]
+        best = max((one for one in whole["eligible"] if one["place"] != chosen), key=lambda one: one["score"])
+        assert whole["why"]["action"]["next_best"]["score"] == best["score"]
+        explored = best["score"] > whole["why"]["action"]["chosen"]["score"]
+        assert whole["why"]["action"]["explored"] is explored
 
 
-def test_reasons_stay_those_of_the_models_that_decided(
+async def test_reasons_stay_those_of_the_models_that_decided(
     opened: Opened, store: redis.Redis, serving: tuple[PolicyVersion, ChurnBundle]
 ) -> None:
-    async def before() -> dict[str, Any]:
-        async with opened() as client:
-            return await decided(client, "policy")
-
     async def after(name: str) -> dict[str, Any]:
         async with opened() as client:
             told: dict[str, Any] = (await client.get(f"/v1/decisions/{name}")).json()
             assert (await client.get("/readyz")).json()["policy"] != serving[0].version
             return told
 
-    first = run(before())
+    async with opened() as client:
+        first = await decided(client, "policy")
     other = snapshot(seed=9)
     publish(store, "policy", other.dumps(), other.version)
     store.delete("croupier:serving:churn")
-    assert run(after(first["decision_id"]))["why"] == first["why"]
+    assert (await after(first["decision_id"]))["why"] == first["why"]
 
 
 def test_churn_reasons_sum_to_the_score() -> None:
@@ -144,69 +134,57 @@ def test_churn_reasons_sum_to_the_score() -> None:
 
 
 @pytest.mark.usefixtures("serving")
-def test_business_rules_have_no_parts_but_a_next_best(opened: Opened) -> None:
-    async def asked() -> None:
-        async with opened() as client:
-            reasons = (await decided(client, "business_rules"))["why"]["action"]
-            assert "parts" not in reasons["chosen"]
-            assert reasons["next_best"]["score"] >= 0
-            assert reasons["leanings"] == []
-
-    run(asked())
+async def test_business_rules_have_no_parts_but_a_next_best(opened: Opened) -> None:
+    async with opened() as client:
+        reasons = (await decided(client, "business_rules"))["why"]["action"]
+        assert "parts" not in reasons["chosen"]
+        assert reasons["next_best"]["score"] >= 0
+        assert reasons["leanings"] == []
 
 
 @pytest.mark.usefixtures("serving")
-def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Opened, tmp_path: Path) -> None:
-    assert tmp_path.exists()
-
-    async def asked() -> None:
-        async with opened() as client:
-            assert (await client.get("/v1/players/nobody")).json()["code"] == "unknown_player"
-            told = await decided(client, "policy")
-            player = told["player_id"]
-            ids = [told["decision_id"]]
-            for _ in range(25):
-                ids.insert(0, (await client.post("/v1/decisions", json={"player_id": player})).json()["decision_id"])
-            shown = (await client.get(f"/v1/players/{player}")).json()
-            facts = {one["fact"]: one["value"] for one in shown["facts"]}
-            assert facts["jurisdiction"] == "MT"
-            assert facts["consent:main:email"] == "granted"
-            since = {one["fact"]: one["since"] for one in shown["facts"]}
-            assert since["birth_date"] is None
-            assert since["opened"] == since["jurisdiction"]
-            assert shown["features"]["values"]["deposit_count"]["value"] == 2
-            assert 0 <= shown["features"]["age_seconds"] < shown["features"]["max_age_seconds"]
-            assert [one["decision_id"] for one in shown["decisions"]] == ids[:20]
-            assert shown["experiment"]["variant"] == "policy"
-            assert shown["harm"]["level"] == "none"
-
-    run(asked())
+async def test_a_player_is_shown_with_facts_features_and_the_last_decisions(opened: Opened) -> None:
+    async with opened() as client:
+        assert (await client.get("/v1/players/nobody")).json()["code"] == "unknown_player"
+        told = await decided(client, "policy")
+        player = told["player_id"]
+        ids = [told["decision_id"]]
+        for _ in range(25):
+            ids.insert(0, (await client.post("/v1/decisions", json={"player_id": player})).json()["decision_id"])
+        shown = (await client.get(f"/v1/players/{player}")).json()
+        facts = {one["fact"]: one["value"] for one in shown["facts"]}
+        assert facts["jurisdiction"] == "MT"
+        assert facts["consent:main:email"] == "granted"
+        since = {one["fact"]: one["since"] for one in shown["facts"]}
+        assert since["birth_date"] is None
+        assert since["opened"] == since["jurisdiction"]
+        assert shown["features"]["values"]["deposit_count"]["value"] == 2
+        assert 0 <= shown["features"]["age_seconds"] < shown["features"]["max_age_seconds"]
+        assert [one["decision_id"] for one in shown["decisions"]] == ids[:20]
+        assert shown["experiment"]["variant"] == "policy"
+        assert shown["harm"]["level"] == "none"
 
 
 @pytest.mark.usefixtures("serving")
-def test_where_a_law_forbids_what_the_policy_chooses_by_business_rules_serve(
+async def test_where_a_law_forbids_what_the_policy_chooses_by_business_rules_serve(
     opened: Opened, serving: tuple[PolicyVersion, ChurnBundle]
 ) -> None:
     """Denmark forbids to choose by inactivity: there the policy, which sees it, is not asked."""
-
-    async def asked() -> None:
-        async with opened() as client:
-            player = (await decided(client, "policy"))["player_id"]
-            for number, place in enumerate(("MT", "DK")):
-                other = {"type": "login", "event_id": f"l{number}", "player_id": player, "location": place}
-                position = await tell(client, [other | {"occurred_at": datetime.now(UTC).isoformat()}])
-                body = {"player_id": player, "explain": True, "after": position, "dry_run": True}
-                told = (await client.post("/v1/decisions", json=body)).json()
-                assert told["experiment"]["variant"] == "policy"
-                learnt = told["policy_version"] == serving[0].version
-                assert learnt == (place == "MT")
-                assert told["policy_version"].startswith("business_rules") != learnt
-
-    run(asked())
+    async with opened() as client:
+        player = (await decided(client, "policy"))["player_id"]
+        for number, place in enumerate(("MT", "DK")):
+            other = {"type": "login", "event_id": f"l{number}", "player_id": player, "location": place}
+            position = await tell(client, [other | {"occurred_at": datetime.now(UTC).isoformat()}])
+            body = {"player_id": player, "explain": True, "after": position, "dry_run": True}
+            told = (await client.post("/v1/decisions", json=body)).json()
+            assert told["experiment"]["variant"] == "policy"
+            learnt = told["policy_version"] == serving[0].version
+            assert learnt == (place == "MT")
+            assert told["policy_version"].startswith("business_rules") != learnt
 
 
 @pytest.mark.usefixtures("serving")
-def test_who_objected_is_not_scored_and_no_policy_is_asked(opened: Opened) -> None:
+async def test_who_objected_is_not_scored_and_no_policy_is_asked(opened: Opened) -> None:
     async def asked() -> None:
         async with opened() as client:
             before = await decided(client, "policy")
@@ -226,4 +204,4 @@ def test_who_objected_is_not_scored_and_no_policy_is_asked(opened: Opened) -> No
             told = (await client.post("/v1/decisions", json=body | {"after": position})).json()
             assert 0 < told["churn"]["score"] < 1
 
-    run(asked())
+    (await asked())

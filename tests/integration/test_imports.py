@@ -172,8 +172,8 @@ def test_every_row_is_accounted_for(home: Path, sandbox: House, store: redis.Red
     assert held[[feature.name for feature in STORED].index("deposit_count")] == len(deposits)
 
 
-def test_rejected_rows_are_kept_with_number_reason_and_columns(home: Path, sandbox: House) -> None:
-    assert sandbox.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_rejected_rows_are_kept_with_number_reason_and_columns(home: Path) -> None:
     good = rows(3)
     unmatched = ["2019-12-01T09:29:45+0000", "LOYALTYCARDCREDITCL", "103", "NA", "quoted, \n name"]
     late = ["2020-03-03T00:00:00+0000", "LOYALTYCARDDEBIT", "5", "APPROVED", "customer1"]
@@ -187,8 +187,8 @@ def test_rejected_rows_are_kept_with_number_reason_and_columns(home: Path, sandb
         ]
 
 
-def test_without_rejects_no_file_is_made_and_an_old_one_is_emptied(home: Path, sandbox: House) -> None:
-    assert sandbox.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_without_rejects_no_file_is_made_and_an_old_one_is_emptied(home: Path) -> None:
     assert load(home, write(home / "a.csv", rows(3))).rejects is None
     assert not (home / "rejects.csv").exists()
     (home / "rejects.csv").write_text("row,reason\n1,old\n", "utf8")
@@ -278,8 +278,8 @@ def kill_midway(home: Path, file: Path) -> None:
     assert killed.returncode == -9, killed.stderr.decode()
 
 
-def test_an_import_killed_beside_a_worker_and_run_again_takes_the_rest(home: Path, following: Worker) -> None:
-    assert following
+@pytest.mark.usefixtures("following")
+def test_an_import_killed_beside_a_worker_and_run_again_takes_the_rest(home: Path) -> None:
     file = write(home / "a.csv", rows(1_500))
     kill_midway(home, file)
     done = load(home, file)
@@ -287,10 +287,10 @@ def test_an_import_killed_beside_a_worker_and_run_again_takes_the_rest(home: Pat
     assert in_lake(home) == (1_500, 1_500)
 
 
+@pytest.mark.usefixtures("sandbox")
 def test_an_import_killed_with_its_own_worker_finds_again_what_only_the_log_holds(
-    home: Path, sandbox: House, store: redis.Redis
+    home: Path, store: redis.Redis
 ) -> None:
-    assert sandbox.sandbox
     file = write(home / "a.csv", rows(1_500))
     kill_midway(home, file)
     assert logged(store) > 300
@@ -300,11 +300,8 @@ def test_an_import_killed_with_its_own_worker_finds_again_what_only_the_log_hold
     assert in_lake(home) == (1_500, 1_500)
 
 
-def test_a_worker_that_runs_is_not_joined_by_another(
-    home: Path, following: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert following
-
+@pytest.mark.usefixtures("following")
+def test_a_worker_that_runs_is_not_joined_by_another(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def second(*_: Any) -> Worker:
         raise AssertionError("another worker")
 
@@ -313,10 +310,10 @@ def test_a_worker_that_runs_is_not_joined_by_another(
     assert in_lake(home) == (700, 700)
 
 
+@pytest.mark.usefixtures("sandbox")
 def test_the_log_is_held_back_where_features_lag(
-    home: Path, sandbox: House, monkeypatch: pytest.MonkeyPatch, store: redis.Redis
+    home: Path, monkeypatch: pytest.MonkeyPatch, store: redis.Redis
 ) -> None:
-    assert sandbox.sandbox
     monkeypatch.setattr(importer, "AHEAD", 0)
     monkeypatch.setattr(importer, "CHUNK_ROWS", 50)
     behind: list[int] = []
@@ -337,9 +334,8 @@ def test_the_log_is_held_back_where_features_lag(
     assert max(behind) <= 50 + 23
 
 
-def test_a_worker_that_fails_ends_the_import(home: Path, sandbox: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sandbox.sandbox
-
+@pytest.mark.usefixtures("sandbox")
+def test_a_worker_that_fails_ends_the_import(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: Worker) -> None:
         raise OSError("disk full")
 
@@ -373,10 +369,8 @@ def test_only_a_sandbox_assumes(home: Path, house: House, store: redis.Redis) ->
     assert counts(load(home, file, home / "plain.yaml")) == (10, 0, 0)
 
 
-def test_what_is_wrong_with_the_file_is_found_before_anything_is_appended(
-    home: Path, sandbox: House, store: redis.Redis
-) -> None:
-    assert sandbox.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_what_is_wrong_with_the_file_is_found_before_anything_is_appended(home: Path, store: redis.Redis) -> None:
     content = write(home / "good.csv", rows(2_000)).read_bytes()
     (home / "cut").write_bytes(gzip.compress(content)[:-9])
     (home / "header.csv").write_bytes(content.replace(b"Status", b"State", 1))
@@ -394,8 +388,8 @@ def test_what_is_wrong_with_the_file_is_found_before_anything_is_appended(
     assert not list(home.glob(".*.tmp"))
 
 
-def test_without_a_house_nothing_is_imported(home: Path, store: redis.Redis) -> None:
-    assert store.ping()
+@pytest.mark.usefixtures("store")
+def test_without_a_house_nothing_is_imported(home: Path) -> None:
     file = write(home / "a.csv", rows(3))
     with pytest.raises(StoreError, match="no house"):
         load(home, file)
@@ -403,8 +397,8 @@ def test_without_a_house_nothing_is_imported(home: Path, store: redis.Redis) -> 
         importer.run(home / "nowhere", file, mapping=SHIPPED, rejects=home / "r.csv", progress=False)
 
 
-def test_one_import_at_a_time(home: Path, sandbox: House) -> None:
-    assert sandbox.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_one_import_at_a_time(home: Path) -> None:
     file = write(home / "a.csv", rows(3))
     with (home / "import.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import Opened, run
+from conftest import Opened, app_of
 from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
@@ -244,7 +243,7 @@ def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
     assert drawn(held) is not None
 
 
-def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
+async def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
     store: redis.Redis, server: Server, opened: Opened, tmp_path: Path
 ) -> None:
     """From the lake to the pmf of a serving process: contacts that annoy lose their probability."""
@@ -261,18 +260,12 @@ def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(
     writer.flush()
     process(server, tmp_path).work()
     published = PolicyVersion.loads(serving(store))
-
-    async def asked() -> str:
-        async with opened() as client:
-            answer: httpx.Response = await client.get("/readyz")
-            table = client.app.state.deps.serving  # type: ignore[attr-defined]
-            policy = table.policies["policy"]
-            context = np.random.default_rng(6).normal(size=len(published.features))
-            pmf = policy.pmf(policy.scores(context), np.ones(CATALOGUE.size, dtype=np.bool_))
-            assert pmf[0] > 0.9
-            return str(answer.json()["policy"])
-
-    assert run(asked()) == published.version
+    async with opened() as client:
+        assert (await client.get("/readyz")).json()["policy"] == published.version
+        policy = app_of(client).state.deps.serving.policies["policy"]
+    context = np.random.default_rng(6).normal(size=len(published.features))
+    pmf = policy.pmf(policy.scores(context), np.ones(CATALOGUE.size, dtype=np.bool_))
+    assert pmf[0] > 0.9
 
 
 @pytest.mark.usefixtures("house")

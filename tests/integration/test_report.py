@@ -8,7 +8,7 @@ import httpx
 import pytest
 import redis
 import structlog
-from conftest import Opened, run
+from conftest import Opened
 from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
 from support.players import adult_events, tell
@@ -19,7 +19,7 @@ from features.store.server import Server
 from pipelines import __main__ as cli
 from pipelines.experiments import exposures, report
 from pipelines.worker.lake import SCHEMAS
-from pipelines.worker.process import Worker, wait_until_in_lake
+from pipelines.worker.process import wait_until_in_lake
 from service.api import app, reports
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return ended.value.code, told.out, told.err
 
 
-def test_what_the_command_writes_is_what_the_service_shows(
+async def test_what_the_command_writes_is_what_the_service_shows(
     home: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, printed, _ = command(monkeypatch, capsys, "report", "uplift", "--json")
@@ -74,38 +74,33 @@ def test_what_the_command_writes_is_what_the_service_shows(
     assert json.loads(files["json"])["verdict"] == told["verdict"]
     assert files["csv"].count("\n") == len(told["metrics"]) + 1
     assert store.hexists("croupier:report:uplift", "health")
-
-    async def story() -> None:
-        built = app.create()
-        async with (
-            app.lifespan(built),
-            httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
-        ):
-            listed = await client.get("/reports")
-            assert (listed.status_code, listed.headers["content-type"]) == (200, "text/html; charset=utf-8")
-            assert '<a href="/reports/uplift">' in listed.text
-            assert "healthy" in listed.text
-            for kind, path in (("html", "uplift"), ("csv", "uplift.csv"), ("json", "uplift.json")):
-                answer = await client.get(f"/reports/{path}")
-                assert answer.status_code == 200
-                assert answer.text == files[kind]
-                assert "default-src 'none'" in answer.headers["content-security-policy"]
-            for path in ("other", "other.csv", "other.json", "uplift.xml"):
-                missing = await client.get(f"/reports/{path}")
-                assert (missing.status_code, missing.json()["code"]) == (404, "unknown_report")
-            documented = (await client.get("/openapi.json")).json()["paths"]
-            assert {"/reports", "/reports/{name}", "/reports/{name}.csv", "/reports/{name}.json"} <= documented.keys()
-            built.state.deps.keys = frozenset({"secret"})
-            assert (await client.get("/reports/uplift")).status_code == 401
-            key = {"authorization": "Bearer secret"}
-            assert (await client.get("/reports/uplift", headers=key)).status_code == 200
-
-    run(story())
+    built = app.create()
+    async with (
+        app.lifespan(built),
+        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+    ):
+        listed = await client.get("/reports")
+        assert (listed.status_code, listed.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert '<a href="/reports/uplift">' in listed.text
+        assert "healthy" in listed.text
+        for kind, path in (("html", "uplift"), ("csv", "uplift.csv"), ("json", "uplift.json")):
+            answer = await client.get(f"/reports/{path}")
+            assert answer.status_code == 200
+            assert answer.text == files[kind]
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+        for path in ("other", "other.csv", "other.json", "uplift.xml"):
+            missing = await client.get(f"/reports/{path}")
+            assert (missing.status_code, missing.json()["code"]) == (404, "unknown_report")
+        documented = (await client.get("/openapi.json")).json()["paths"]
+        assert {"/reports", "/reports/{name}", "/reports/{name}.csv", "/reports/{name}.json"} <= documented.keys()
+        built.state.deps.keys = frozenset({"secret"})
+        assert (await client.get("/reports/uplift")).status_code == 401
+        key = {"authorization": "Bearer secret"}
+        assert (await client.get("/reports/uplift", headers=key)).status_code == 200
 
 
-def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_text(home: Path, store: redis.Redis) -> None:
-    assert home
-
+@pytest.mark.usefixtures("home")
+async def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_text(store: redis.Redis) -> None:
     async def text() -> str:
         built = app.create()
         async with (
@@ -114,10 +109,10 @@ def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_text(h
         ):
             return (await client.get("/reports")).text
 
-    assert "croupier report uplift" in run(text())
+    assert "croupier report uplift" in (await text())
     summary = b'{"title": "<script>", "at": "2026-03-02T10:00:00+00:00", "ok": false, "verdict": "<b>"}'
     store.hset(reports.REPORTS, "odd", summary)  # type: ignore[arg-type]
-    shown = run(text())
+    shown = await text()
     assert "&lt;script&gt;" in shown
     assert "<script>" not in shown
     assert "verdict withheld" in shown
@@ -171,21 +166,17 @@ def test_the_analysts_notebook_runs_on_a_lake(
     assert "healthy" in capsys.readouterr().out
 
 
-def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are_in_the_lake(
-    opened: Opened, worker: Worker, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
+@pytest.mark.usefixtures("worker")
+async def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are_in_the_lake(
+    opened: Opened, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    assert worker
     monkeypatch.setenv("CROUPIER_STORE", server.url)
-
-    async def story() -> None:
-        async with opened() as client:
-            for number in range(10):
-                await tell(client, adult_events(f"p{number}"))
-                for turn in range(3):
-                    asked = {"player_id": f"p{number}", "activate": turn == 0}
-                    assert (await client.post("/v1/decisions", json=asked)).status_code == 200
-
-    run(story())
+    async with opened() as client:
+        for number in range(10):
+            await tell(client, adult_events(f"p{number}"))
+            for turn in range(3):
+                asked = {"player_id": f"p{number}", "activate": turn == 0}
+                assert (await client.post("/v1/decisions", json=asked)).status_code == 200
     wait_until_in_lake(lake, real_now_us(store))
     told = report.run(lake.parent, days=1)
     assert told.published

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import Opened, run
+from conftest import Opened
 from support.players import adult_events, leased, tell
 
 from features.events import EVENT
 from features.store.deployment import House
 from pipelines.imports import bulk
-from pipelines.worker.process import Worker
 from service.contacts.snapshot import Keys
 
 PLAYER, DEVICE = "resent-1", "resent-device"
@@ -53,39 +52,32 @@ async def known(client: Any, bodies: list[str], route: str = "/v1/events") -> se
 
 
 @pytest.mark.usefixtures("store")
-def test_an_event_is_known_again_in_every_spelling_and_another_under_its_id_is_refused(opened: Opened) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            _, first = await post(client, json.dumps(LOGIN))
-            assert not first["duplicate"]
-            assert await known(client, spellings(LOGIN)) == {first["position"]}
-            later = (AT + timedelta(microseconds=1)).isoformat()
-            for change in ({"location": "GB"}, {"occurred_at": later}, {"type": "session_ended"}):
-                status, refused = await post(client, json.dumps(LOGIN | change))
-                assert (status, refused["code"]) == (409, "event_id_reused")
-
-    run(story())
+async def test_an_event_is_known_again_in_every_spelling_and_another_under_its_id_is_refused(opened: Opened) -> None:
+    async with opened() as client:
+        _, first = await post(client, json.dumps(LOGIN))
+        assert not first["duplicate"]
+        assert await known(client, spellings(LOGIN)) == {first["position"]}
+        later = (AT + timedelta(microseconds=1)).isoformat()
+        for change in ({"location": "GB"}, {"occurred_at": later}, {"type": "session_ended"}):
+            status, refused = await post(client, json.dumps(LOGIN | change))
+            assert (status, refused["code"]) == (409, "event_id_reused")
 
 
 @pytest.mark.parametrize("zone", [UTC, EAST, WEST], ids=["utc", "east", "west"])
-def test_an_event_that_the_first_build_remembered_is_known_again_in_every_spelling(
+async def test_an_event_that_the_first_build_remembered_is_known_again_in_every_spelling(
     opened: Opened, store: redis.Redis, house: House, zone: timezone
 ) -> None:
     text = TEXT.format(at=AT.astimezone(zone).isoformat().replace("+00:00", "Z"))
     remember(store, house.player_key(PLAYER), "e1", text)
     position = f"{house.player_key(PLAYER)[1:5]}:{PLACE}"
-
-    async def story() -> None:
-        async with opened() as client:
-            assert await known(client, spellings(LOGIN)) == {position}
-            for change in ({"location": "GB"}, {"occurred_at": (AT + timedelta(seconds=1)).isoformat()}):
-                status, refused = await post(client, json.dumps(LOGIN | change))
-                assert (status, refused["code"]) == (409, "event_id_reused")
-
-    run(story())
+    async with opened() as client:
+        assert await known(client, spellings(LOGIN)) == {position}
+        for change in ({"location": "GB"}, {"occurred_at": (AT + timedelta(seconds=1)).isoformat()}):
+            status, refused = await post(client, json.dumps(LOGIN | change))
+            assert (status, refused["code"]) == (409, "event_id_reused")
 
 
-def test_a_break_that_the_first_build_remembered_is_known_though_clocks_changed_before_it_ends(
+async def test_a_break_that_the_first_build_remembered_is_known_though_clocks_changed_before_it_ends(
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     """It began by winter time and ends by summer time; both are retold in UTC."""
@@ -95,95 +87,75 @@ def test_a_break_that_the_first_build_remembered_is_known_though_clocks_changed_
     head = f'{{"event_id":"e1","player_id":"{PLAYER}","occurred_at":"{told[0]}","brand":"main",'
     remember(store, house.player_key(PLAYER), "e1", f'{head}"type":"time_out","until":"{told[1]}"}}')
     event = LOGIN | {"type": "time_out", "until": until.isoformat()}
-
-    async def story() -> None:
-        async with opened() as client:
-            bodies = [event, event | {"occurred_at": told[0], "until": told[1]}]
-            await known(client, [json.dumps(body) for body in bodies])
-            status, _ = await post(client, json.dumps(event | {"until": (until + timedelta(days=1)).isoformat()}))
-            assert status == 409
-
-    run(story())
+    async with opened() as client:
+        bodies = [event, event | {"occurred_at": told[0], "until": told[1]}]
+        await known(client, [json.dumps(body) for body in bodies])
+        status, _ = await post(client, json.dumps(event | {"until": (until + timedelta(days=1)).isoformat()}))
+        assert status == 409
 
 
-def test_a_household_that_the_first_build_remembered_is_joined_once(
+async def test_a_household_that_the_first_build_remembered_is_joined_once(
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     at = AT.astimezone(EAST).isoformat()
     text = f'{{"event_id":"e1","player_id":"{PLAYER}","occurred_at":"{at}","brand":"main","type":"household_changed"'
     remember(store, house.player_key(PLAYER), "e1", f'{text},"household_id":"home-1"}}')
     event = LOGIN | {"type": "household_changed", "household_id": "home-1"}
-
-    async def story() -> None:
-        async with opened() as client:
-            await known(client, spellings(event))
-            status, _ = await post(client, json.dumps(event | {"household_id": "home-2"}))
-            assert status == 409
-
-    run(story())
+    async with opened() as client:
+        await known(client, spellings(event))
+        status, _ = await post(client, json.dumps(event | {"household_id": "home-2"}))
+        assert status == 409
 
 
-def test_an_event_that_the_first_build_remembered_of_a_linked_id_is_known_again(
+async def test_an_event_that_the_first_build_remembered_of_a_linked_id_is_known_again(
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     at = AT.astimezone(WEST).isoformat()
     linked = house.player_key(DEVICE)
     remember(store, house.player_key(PLAYER), f"{linked} e1", TEXT.replace(PLAYER, DEVICE).format(at=at))
-
-    async def story() -> None:
-        async with opened() as client:
-            alias = LOGIN | {"event_id": "e0", "type": "alias", "previous_id": DEVICE}
-            await tell(client, [alias])
-            await known(client, spellings(LOGIN | {"player_id": DEVICE}))
-
-    run(story())
+    async with opened() as client:
+        alias = LOGIN | {"event_id": "e0", "type": "alias", "previous_id": DEVICE}
+        await tell(client, [alias])
+        await known(client, spellings(LOGIN | {"player_id": DEVICE}))
 
 
-def test_an_outcome_is_known_again_in_every_spelling_and_as_the_first_build_remembered_it(
-    opened: Opened, store: redis.Redis, house: House, worker: Worker
+@pytest.mark.usefixtures("worker")
+async def test_an_outcome_is_known_again_in_every_spelling_and_as_the_first_build_remembered_it(
+    opened: Opened, store: redis.Redis, house: House
 ) -> None:
-    assert worker.consumer is not None
-
-    async def story() -> None:
-        async with opened() as client:
-            await tell(client, adult_events(PLAYER))
-            (contact,) = await leased(client, PLAYER, 1)
-            name, at = contact["decision_id"], datetime.now(UTC).replace(microsecond=0)
-            outcome = {"outcome_id": "o1", "decision_id": name, "type": "opened", "occurred_at": at.isoformat()}
-            bodies = [
-                json.dumps(outcome | {"occurred_at": one})
-                for one in (outcome["occurred_at"], at.astimezone(EAST).isoformat(), at.timestamp())
-            ]
-            assert not (await post(client, bodies[0], "/v1/outcomes"))[1]["duplicate"]
+    async with opened() as client:
+        await tell(client, adult_events(PLAYER))
+        (contact,) = await leased(client, PLAYER, 1)
+        name, at = contact["decision_id"], datetime.now(UTC).replace(microsecond=0)
+        outcome = {"outcome_id": "o1", "decision_id": name, "type": "opened", "occurred_at": at.isoformat()}
+        bodies = [
+            json.dumps(outcome | {"occurred_at": one})
+            for one in (outcome["occurred_at"], at.astimezone(EAST).isoformat(), at.timestamp())
+        ]
+        assert not (await post(client, bodies[0], "/v1/outcomes"))[1]["duplicate"]
+        await known(client, bodies, "/v1/outcomes")
+        text = f'{{"outcome_id":"o1","decision_id":"{name}","type":"opened","occurred_at":"'
+        for zone in (UTC, EAST, WEST):
+            spelt = at.astimezone(zone).isoformat().replace("+00:00", "Z")
+            remember(store, house.player_key(PLAYER), "outcome/o1", f'{text}{spelt}"}}')
             await known(client, bodies, "/v1/outcomes")
-            text = f'{{"outcome_id":"o1","decision_id":"{name}","type":"opened","occurred_at":"'
-            for zone in (UTC, EAST, WEST):
-                spelt = at.astimezone(zone).isoformat().replace("+00:00", "Z")
-                remember(store, house.player_key(PLAYER), "outcome/o1", f'{text}{spelt}"}}')
-                await known(client, bodies, "/v1/outcomes")
-                status, _ = await post(client, json.dumps(outcome | {"type": "clicked"}), "/v1/outcomes")
-                assert status == 409
-
-    run(story())
+            status, _ = await post(client, json.dumps(outcome | {"type": "clicked"}), "/v1/outcomes")
+            assert status == 409
 
 
-def test_a_request_is_known_again_in_every_spelling_and_another_under_its_id_is_refused(opened: Opened) -> None:
+async def test_a_request_is_known_again_in_every_spelling_and_another_under_its_id_is_refused(opened: Opened) -> None:
     body = {"player_id": PLAYER, "request_id": "r1", "channels": ["email"]}
-
-    async def story() -> None:
-        async with opened() as client:
-            first = (await post(client, json.dumps(body), "/v1/decisions"))[1]
-            for again in (
-                body,
-                dict(reversed(body.items())),
-                body | {"brand": "main", "offers": None, "explain": False},
-                body | {"deadline_ms": 20_000},
-            ):
-                status, answer = await post(client, json.dumps(again), "/v1/decisions")
-                assert (status, answer["decision_id"]) == (200, first["decision_id"])
-            assert (await post(client, json.dumps(body | {"channels": ["sms"]}), "/v1/decisions"))[0] == 409
-
-    run(story())
+    async with opened() as client:
+        first = (await post(client, json.dumps(body), "/v1/decisions"))[1]
+        for again in (
+            body,
+            dict(reversed(body.items())),
+            body | {"brand": "main", "offers": None, "explain": False},
+            body | {"deadline_ms": 20_000},
+        ):
+            status, answer = await post(client, json.dumps(again), "/v1/decisions")
+            assert (status, answer["decision_id"]) == (200, first["decision_id"])
+        assert (await post(client, json.dumps(body | {"channels": ["sms"]}), "/v1/decisions"))[0] == 409
 
 
 def test_an_import_knows_what_the_first_build_remembered(store: redis.Redis, house: House) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from conftest import Opened, app_of, run
+from conftest import Opened, app_of
 from support.linked_ids import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
 from support.players import leased, tell
 from support.players import told as event
 
 from features.store.deployment import House, partition_of
 from pipelines.worker.owners import owners_of
-from pipelines.worker.process import Worker
 from service.contacts.snapshot import Keys, decision_key
+
+pytestmark = pytest.mark.usefixtures("worker")
 
 CHAIN = 200
 RESTRICTING: list[dict[str, Any]] = [
@@ -66,59 +67,45 @@ def logged(store: redis.Redis, player: str, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", FAR_AHEAD)
-def test_what_restricts_holds_from_now_however_far_its_clock_is_ahead(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House, how: str
+async def test_what_restricts_holds_from_now_however_far_its_clock_is_ahead(
+    opened: Opened, store: redis.Redis, house: House, how: str
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            for number, said in enumerate(RESTRICTING):
-                player = f"{PLAYER}-{number}"
-                await settled(client, player)
-                told = event(player, **said) | {"occurred_at": ahead(how)}
-                first = await post(client, "/v1/events", told)
-                again = await post(client, "/v1/events", told)
-                assert (first["duplicate"], again["duplicate"]) == (False, True)
-                assert again["position"] == first["position"]
-                # A register binds where a law asks for it.
-                listed = (await held(client, player)).get("register:gamstop") == "listed"
-                assert listed or await silent(client, player), said
-                body = logged(store, house.player_key(player), "event")[-1]
-                now_us = datetime.now(UTC).timestamp() * 1e6
-                assert now_us - 60e6 < body["occurred_at"] <= now_us
-                kept = datetime.fromisoformat(body["detail"]["told_at"])
-                assert kept == min(datetime.fromisoformat(told["occurred_at"]), datetime(2200, 1, 1, tzinfo=UTC))
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        for number, said in enumerate(RESTRICTING):
+            player = f"{PLAYER}-{number}"
+            await settled(client, player)
+            told = event(player, **said) | {"occurred_at": ahead(how)}
+            first = await post(client, "/v1/events", told)
+            again = await post(client, "/v1/events", told)
+            assert (first["duplicate"], again["duplicate"]) == (False, True)
+            assert again["position"] == first["position"]
+            # A register binds where a law asks for it.
+            listed = (await held(client, player)).get("register:gamstop") == "listed"
+            assert listed or await silent(client, player), said
+            body = logged(store, house.player_key(player), "event")[-1]
+            now_us = datetime.now(UTC).timestamp() * 1e6
+            assert now_us - 60e6 < body["occurred_at"] <= now_us
+            kept = datetime.fromisoformat(body["detail"]["told_at"])
+            assert kept == min(datetime.fromisoformat(told["occurred_at"]), datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def test_a_withdrawal_by_a_clock_far_ahead_outweighs_a_grant_by_one_a_little_ahead(
-    opened: Opened, worker: Worker
-) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await settled(client, PLAYER)
-            grant = event(PLAYER, "consent_changed", channel="email", granted=True) | {"occurred_at": ahead("+4 s")}
-            ended = event(PLAYER, "consent_changed", channel="email", granted=False) | {"occurred_at": ahead("+30 s")}
-            await tell(client, [grant, ended])
-            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
-            assert await silent(client, PLAYER)
-
-    assert worker.consumer is not None
-    run(story())
+async def test_a_withdrawal_by_a_clock_far_ahead_outweighs_a_grant_by_one_a_little_ahead(opened: Opened) -> None:
+    async with opened() as client:
+        await settled(client, PLAYER)
+        grant = event(PLAYER, "consent_changed", channel="email", granted=True) | {"occurred_at": ahead("+4 s")}
+        ended = event(PLAYER, "consent_changed", channel="email", granted=False) | {"occurred_at": ahead("+30 s")}
+        await tell(client, [grant, ended])
+        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert await silent(client, PLAYER)
 
 
-def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await settled(client, PLAYER)
-            await tell(client, [event(PLAYER, "self_excluded") | {"occurred_at": ahead("+3 years")}])
-            ended = event(PLAYER, "exclusion_ended") | {"occurred_at": datetime.now(UTC).isoformat()}
-            await tell(client, [ended])
-            assert (await held(client, PLAYER))["exclusion:*"] == "ended"
-
-    assert worker.consumer is not None
-    run(story())
+async def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened) -> None:
+    async with opened() as client:
+        await settled(client, PLAYER)
+        await tell(client, [event(PLAYER, "self_excluded") | {"occurred_at": ahead("+3 years")}])
+        ended = event(PLAYER, "exclusion_ended") | {"occurred_at": datetime.now(UTC).isoformat()}
+        await tell(client, [ended])
+        assert (await held(client, PLAYER))["exclusion:*"] == "ended"
 
 
 @pytest.mark.parametrize(
@@ -130,52 +117,40 @@ def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened, worker:
         {"type_": "login"},
     ],
 )
-def test_what_allows_more_is_refused_as_ever(opened: Opened, worker: Worker, said: dict[str, Any]) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            for when, code in ((ahead("+8 s"), "event_in_future"), (ago(36), "event_too_old")):
-                answer = await post(client, "/v1/events", event(PLAYER, **said) | {"occurred_at": when}, 422)
-                assert answer["code"] == code
-
-    assert worker.consumer is not None
-    run(story())
+async def test_what_allows_more_is_refused_as_ever(opened: Opened, said: dict[str, Any]) -> None:
+    async with opened() as client:
+        for when, code in ((ahead("+8 s"), "event_in_future"), (ago(36), "event_too_old")):
+            answer = await post(client, "/v1/events", event(PLAYER, **said) | {"occurred_at": when}, 422)
+            assert answer["code"] == code
 
 
-def test_what_restricted_long_ago_is_appended_once_and_a_duplicate_where_it_changes_nothing(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House
+async def test_what_restricted_long_ago_is_appended_once_and_a_duplicate_where_it_changes_nothing(
+    opened: Opened, store: redis.Redis, house: House
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            for number, said in enumerate(RESTRICTING):
-                player = f"{PLAYER}-{number}"
-                told = event(player, **said) | {"occurred_at": ago(1_000)}
-                assert not (await post(client, "/v1/events", told))["duplicate"]
-                # After 35 days the id is forgotten, which a deleted key and another id stand for alike.
-                store.delete(Keys(house.player_key(player)).seen(told["event_id"]))
-                assert (await post(client, "/v1/events", told))["duplicate"], said
-                other = await post(client, "/v1/events", told | {"event_id": "again"})
-                assert other["duplicate"]
-                assert len(logged(store, house.player_key(player), "event")) == 1
-                await asked(client, player, after=other["position"])
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        for number, said in enumerate(RESTRICTING):
+            player = f"{PLAYER}-{number}"
+            told = event(player, **said) | {"occurred_at": ago(1_000)}
+            assert not (await post(client, "/v1/events", told))["duplicate"]
+            # After 35 days the id is forgotten, which a deleted key and another id stand for alike.
+            store.delete(Keys(house.player_key(player)).seen(told["event_id"]))
+            assert (await post(client, "/v1/events", told))["duplicate"], said
+            other = await post(client, "/v1/events", told | {"event_id": "again"})
+            assert other["duplicate"]
+            assert len(logged(store, house.player_key(player), "event")) == 1
+            await asked(client, player, after=other["position"])
 
 
-def test_a_link_told_of_long_ago_links_once(opened: Opened, worker: Worker, store: redis.Redis, house: House) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            link = event(PLAYER, "alias", previous_id="before") | {"occurred_at": ago(1_000)}
-            assert not (await post(client, "/v1/events", link))["duplicate"]
-            assert (await post(client, "/v1/events", link | {"event_id": "again"}))["duplicate"]
-            assert len(logged(store, house.player_key(PLAYER), "event")) == 1
-            home = event(PLAYER, "household_changed", household_id="home-1") | {"occurred_at": ago(1_000)}
-            assert not (await post(client, "/v1/events", home))["duplicate"]
-            assert (await post(client, "/v1/events", home | {"event_id": "home again"}, 422))["code"] == "invalid_body"
-            assert (await post(client, "/v1/events", home | {"event_id": "home-again"}))["duplicate"]
-
-    assert worker.consumer is not None
-    run(story())
+async def test_a_link_told_of_long_ago_links_once(opened: Opened, store: redis.Redis, house: House) -> None:
+    async with opened() as client:
+        link = event(PLAYER, "alias", previous_id="before") | {"occurred_at": ago(1_000)}
+        assert not (await post(client, "/v1/events", link))["duplicate"]
+        assert (await post(client, "/v1/events", link | {"event_id": "again"}))["duplicate"]
+        assert len(logged(store, house.player_key(PLAYER), "event")) == 1
+        home = event(PLAYER, "household_changed", household_id="home-1") | {"occurred_at": ago(1_000)}
+        assert not (await post(client, "/v1/events", home))["duplicate"]
+        assert (await post(client, "/v1/events", home | {"event_id": "home again"}, 422))["code"] == "invalid_body"
+        assert (await post(client, "/v1/events", home | {"event_id": "home-again"}))["duplicate"]
 
 
 def withdrawal(type_: str, **more: Any) -> dict[str, Any]:
@@ -185,81 +160,62 @@ def withdrawal(type_: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("type_", ["unsubscribed", "complained"])
 @pytest.mark.parametrize("when", ["now", "+10 min", "9999", "36 days ago", "3 years ago"])
-def test_who_unsubscribes_or_complains_needs_no_decision_that_is_kept(
-    opened: Opened, worker: Worker, type_: str, when: str
+async def test_who_unsubscribes_or_complains_needs_no_decision_that_is_kept(
+    opened: Opened, type_: str, when: str
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await settled(client, PLAYER)
-            await leased(client, PLAYER, 1, channels=["email"])
-            at = {"36 days ago": ago(36), "3 years ago": ago(1_095), "now": ago(0)}.get(when) or ahead(when)
-            told = withdrawal(type_, occurred_at=at)
-            answers = [await post(client, "/v1/outcomes", told) for _ in range(2)]
-            assert [answer["duplicate"] for answer in answers] == [False, True]
-            if "ago" not in when:  # consent that was given since holds
-                assert set((await states(client, PLAYER)).values()) == {"revoked"}
-                assert await silent(client, PLAYER)
-            stands = await held(client, PLAYER)
-            assert "unsubscribed:main:email" in stands
-            assert ("complained" in stands) == (type_ == "complained")
-            assert ("unsubscribed:main:sms" in stands) == (type_ == "complained")
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        await settled(client, PLAYER)
+        await leased(client, PLAYER, 1, channels=["email"])
+        at = {"36 days ago": ago(36), "3 years ago": ago(1_095), "now": ago(0)}.get(when) or ahead(when)
+        told = withdrawal(type_, occurred_at=at)
+        answers = [await post(client, "/v1/outcomes", told) for _ in range(2)]
+        assert [answer["duplicate"] for answer in answers] == [False, True]
+        if "ago" not in when:  # consent that was given since holds
+            assert set((await states(client, PLAYER)).values()) == {"revoked"}
+            assert await silent(client, PLAYER)
+        stands = await held(client, PLAYER)
+        assert "unsubscribed:main:email" in stands
+        assert ("complained" in stands) == (type_ == "complained")
+        assert ("unsubscribed:main:sms" in stands) == (type_ == "complained")
 
 
-def test_a_decision_that_is_gone_is_told_with_the_way_to_unsubscribe(
-    opened: Opened, worker: Worker, store: redis.Redis
-) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            await settled(client, PLAYER)
-            (contact,) = await leased(client, PLAYER, 1, channels=["email"])
-            store.delete(decision_key(contact["decision_id"]))
-            told = withdrawal("unsubscribed", decision_id=contact["decision_id"])
-            alone = {name: value for name, value in told.items() if name not in {"player_id", "channel"}}
-            refused = await post(client, "/v1/outcomes", alone, 404)
-            assert "player_id and channel" in refused["detail"]
-            assert not (await post(client, "/v1/outcomes", told))["duplicate"]
-            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
-
-    assert worker.consumer is not None
-    run(story())
+async def test_a_decision_that_is_gone_is_told_with_the_way_to_unsubscribe(opened: Opened, store: redis.Redis) -> None:
+    async with opened() as client:
+        await settled(client, PLAYER)
+        (contact,) = await leased(client, PLAYER, 1, channels=["email"])
+        store.delete(decision_key(contact["decision_id"]))
+        told = withdrawal("unsubscribed", decision_id=contact["decision_id"])
+        alone = {name: value for name, value in told.items() if name not in {"player_id", "channel"}}
+        refused = await post(client, "/v1/outcomes", alone, 404)
+        assert "player_id and channel" in refused["detail"]
+        assert not (await post(client, "/v1/outcomes", told))["duplicate"]
+        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
 
 
-def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened, worker: Worker) -> None:
+async def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened) -> None:
     """A decision of somebody else beside the player changes nothing for either but what was said of the player."""
-
-    async def story() -> None:
-        async with opened() as client:
-            await settled(client, PLAYER, OTHER)
-            (contact,) = await leased(client, OTHER, 1, channels=["email"])
-            await post(client, "/v1/outcomes", withdrawal("unsubscribed", decision_id=contact["decision_id"]))
-            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
-            assert (await held(client, OTHER))["consent:main:email"].startswith("granted")
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        await settled(client, PLAYER, OTHER)
+        (contact,) = await leased(client, OTHER, 1, channels=["email"])
+        await post(client, "/v1/outcomes", withdrawal("unsubscribed", decision_id=contact["decision_id"]))
+        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert (await held(client, OTHER))["consent:main:email"].startswith("granted")
 
 
-def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened, worker: Worker) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            with_brands(client, "main", "second")
-            await settled(client, PLAYER)
-            grant = event(PLAYER, "consent_changed", channel="email", granted=True, brand="second")
-            await tell(client, [grant])
-            answer = await asked(client, PLAYER, brand="second", channels=["email"])
-            told = withdrawal("unsubscribed", decision_id=answer["decision_id"])
-            await post(client, "/v1/outcomes", told)
-            stands = await held(client, PLAYER)
-            assert stands["consent:second:email"].startswith("withdrawn")
-            assert stands["consent:main:email"].startswith("granted")
-            await post(client, "/v1/outcomes", told | {"outcome_id": "other", "brand": "main"})
-            assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
-
-    assert worker.consumer is not None
-    run(story())
+async def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened) -> None:
+    async with opened() as client:
+        with_brands(client, "main", "second")
+        await settled(client, PLAYER)
+        grant = event(PLAYER, "consent_changed", channel="email", granted=True, brand="second")
+        await tell(client, [grant])
+        answer = await asked(client, PLAYER, brand="second", channels=["email"])
+        told = withdrawal("unsubscribed", decision_id=answer["decision_id"])
+        await post(client, "/v1/outcomes", told)
+        stands = await held(client, PLAYER)
+        assert stands["consent:second:email"].startswith("withdrawn")
+        assert stands["consent:main:email"].startswith("granted")
+        await post(client, "/v1/outcomes", told | {"outcome_id": "other", "brand": "main"})
+        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
 
 
 @pytest.mark.parametrize(
@@ -273,17 +229,13 @@ def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened
         ({"player_id": None, "channel": None, "brand": "main"}, "brand goes with player_id"),
     ],
 )
-def test_an_outcome_names_a_decision_or_what_may_stand_in_its_place(
-    opened: Opened, worker: Worker, changes: dict[str, Any], said: str
+async def test_an_outcome_names_a_decision_or_what_may_stand_in_its_place(
+    opened: Opened, changes: dict[str, Any], said: str
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            told = {name: value for name, value in (withdrawal("unsubscribed") | changes).items() if value is not None}
-            refused = await post(client, "/v1/outcomes", told, 422)
-            assert said in refused["detail"]
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        told = {name: value for name, value in (withdrawal("unsubscribed") | changes).items() if value is not None}
+        refused = await post(client, "/v1/outcomes", told, 422)
+        assert said in refused["detail"]
 
 
 def linked_in_a_row(names: list[str]) -> list[dict[str, Any]]:
@@ -325,63 +277,47 @@ async def never_taken_in(client: Any, house: House, names: list[str], store: red
 
 @pytest.mark.parametrize("linked", [chained, chained_at_once, never_taken_in, crossed])
 @pytest.mark.parametrize("size", [2, 33, CHAIN])
-def test_what_restricts_gets_in_and_holds_for_every_linked_id_however_many_there_are(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House, linked: Callable[..., Any], size: int
+async def test_what_restricts_gets_in_and_holds_for_every_linked_id_however_many_there_are(
+    opened: Opened, store: redis.Redis, house: House, linked: Callable[..., Any], size: int
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            names = [f"id-{number:03}" for number in random.Random(size).sample(range(size), size)]
-            await settled(client, names[0], names[-1])
-            await linked(client, house, names, store)
-            told = random.Random(1).choice(names)
-            await tell(client, [event(told, "self_excluded")])
-            some = {names[0], names[size // 2], names[-1], told}
-            for name in some:
-                answer = await asked(client, name, deadline_ms=5_000)
-                assert answer["action"] == "NO_CONTACT"
-                assert (await held(client, name))["exclusion:*"] == "on"
-            home = {(await client.get(f"/v1/players/{name}")).json()["player"] for name in some}
-            assert len(home) == 1
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        names = [f"id-{number:03}" for number in random.Random(size).sample(range(size), size)]
+        await settled(client, names[0], names[-1])
+        await linked(client, house, names, store)
+        told = random.Random(1).choice(names)
+        await tell(client, [event(told, "self_excluded")])
+        some = {names[0], names[size // 2], names[-1], told}
+        for name in some:
+            answer = await asked(client, name, deadline_ms=5_000)
+            assert answer["action"] == "NO_CONTACT"
+            assert (await held(client, name))["exclusion:*"] == "on"
+        home = {(await client.get(f"/v1/players/{name}")).json()["player"] for name in some}
+        assert len(home) == 1
 
 
-def test_what_restricts_gets_in_while_its_ids_are_being_linked(opened: Opened, worker: Worker, house: House) -> None:
+async def test_what_restricts_gets_in_while_its_ids_are_being_linked(opened: Opened) -> None:
     """A ring of links and exclusions of its ids, all at once."""
-
-    async def story() -> None:
-        async with opened() as client:
-            names = [f"id-{number:03}" for number in range(60)]
-            await settled(client, names[0])
-            told = linked_in_a_row([*names, names[0]]) + [event(name, "self_excluded") for name in names * 4]
-            told = [one | {"event_id": f"e{place}"} for place, one in enumerate(told)]
-            random.Random(9).shuffle(told)
-            answers = await asyncio.gather(*(client.post("/v1/events", json=one) for one in told))
-            taken = [
-                one.status_code for one, said in zip(answers, told, strict=True) if said["type"] == "self_excluded"
-            ]
-            assert set(taken) == {200}
-            assert (await asked(client, names[0], deadline_ms=5_000))["action"] == "NO_CONTACT"
-
-    assert worker.consumer is not None
-    assert house.partitions
-    run(story())
+    async with opened() as client:
+        names = [f"id-{number:03}" for number in range(60)]
+        await settled(client, names[0])
+        told = linked_in_a_row([*names, names[0]]) + [event(name, "self_excluded") for name in names * 4]
+        told = [one | {"event_id": f"e{place}"} for place, one in enumerate(told)]
+        random.Random(9).shuffle(told)
+        answers = await asyncio.gather(*(client.post("/v1/events", json=one) for one in told))
+        taken = [one.status_code for one, said in zip(answers, told, strict=True) if said["type"] == "self_excluded"]
+        assert set(taken) == {200}
+        assert (await asked(client, names[0], deadline_ms=5_000))["action"] == "NO_CONTACT"
 
 
-def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
-    opened: Opened, worker: Worker, store: redis.Redis, house: House
+async def test_an_import_reaches_the_end_of_any_chain_and_unties_a_ring(
+    opened: Opened, store: redis.Redis, house: House
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            names = [f"id-{number:03}" for number in range(60)]
-            await never_taken_in(client, house, names, store)
-            ring = [f"ring-{number:03}" for number in range(40)]
-            await crossed(client, house, ring, store)
-            found = owners_of(store, [house.player_key(name) for name in (*names, *ring)])
-            assert {found[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
-            assert len({found[house.player_key(name)] for name in ring}) == 1
-            assert {partition_of(home) for home in found.values()}
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        names = [f"id-{number:03}" for number in range(60)]
+        await never_taken_in(client, house, names, store)
+        ring = [f"ring-{number:03}" for number in range(40)]
+        await crossed(client, house, ring, store)
+        found = owners_of(store, [house.player_key(name) for name in (*names, *ring)])
+        assert {found[house.player_key(name)] for name in names} == {house.player_key(names[-1])}
+        assert len({found[house.player_key(name)] for name in ring}) == 1
+        assert {partition_of(home) for home in found.values()}

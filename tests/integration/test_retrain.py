@@ -90,10 +90,8 @@ def state(home: Path, store: redis.Redis) -> object:
     return registry.champion(), registry.previous(), registry.records(), store.get(pointer_key("churn")), journal(store)
 
 
-def test_a_retraining_is_one_run_with_a_child_for_each_step(
-    home: Path, server: Server, store: redis.Redis, house: House
-) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_a_retraining_is_one_run_with_a_child_for_each_step(home: Path, server: Server, store: redis.Redis) -> None:
     result = retrain(home, server.url, QUIET, by="ann")
     registry = ChurnRegistry(home)
     assert (result.promoted, result.reason, result.replaced) == (True, None, None)
@@ -155,10 +153,8 @@ def croupier(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return leave.value.code, capsys.readouterr().out
 
 
-def test_too_little_data_ends_a_retraining_in_a_sentence(
-    home: Path, server: Server, store: redis.Redis, house: House
-) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_too_little_data_ends_a_retraining_in_a_sentence(home: Path, server: Server, store: redis.Redis) -> None:
     shutil.rmtree(home / "lake")
     result = retrain(home, server.url, QUIET)
     assert (result.promoted, result.model_version) == (False, None)
@@ -169,11 +165,10 @@ def test_too_little_data_ends_a_retraining_in_a_sentence(
     assert store.get(pointer_key("churn")) is None
 
 
+@pytest.mark.usefixtures("house")
 def test_a_retraining_that_is_stopped_is_recorded_as_stopped(
-    home: Path, server: Server, house: House, monkeypatch: pytest.MonkeyPatch
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert house.sandbox
-
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -192,10 +187,10 @@ def test_two_retrainings_of_a_house_never_run_at_once(tmp_path: Path, server: Se
             retrain(tmp_path, server.url, QUIET)
 
 
+@pytest.mark.usefixtures("house")
 def test_whatever_a_crash_leaves_undone_is_mended_by_the_next_command(
-    home: Path, server: Server, store: redis.Redis, house: House, monkeypatch: pytest.MonkeyPatch
+    home: Path, server: Server, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert house.sandbox
     first = retrain(home, server.url, QUIET).model_version or ""
     second = retrain(home, server.url, QUIET).model_version or ""
     registry = ChurnRegistry(home)
@@ -230,8 +225,8 @@ def boom(*_: object) -> None:
     raise ZeroDivisionError
 
 
-def test_of_two_commands_at_once_the_second_must_look_again(store: redis.Redis, house: House) -> None:
-    assert house.sandbox
+@pytest.mark.usefixtures("house")
+def test_of_two_commands_at_once_the_second_must_look_again(store: redis.Redis) -> None:
     entry = promotion.new_entry(store, "promote", "croupier-churn/2", "croupier-churn/1", {})
     with pytest.raises(StoreError, match="another command has changed what serves"):
         promotion._change(store, entry, b"")
@@ -294,10 +289,10 @@ class Callers:
         connection.close()
 
 
+@pytest.mark.usefixtures("house")
 def test_going_back_under_load_fails_no_request_and_reaches_every_process(
-    home: Path, server: Server, store: redis.Redis, house: House
+    home: Path, server: Server, store: redis.Redis
 ) -> None:
-    assert house.sandbox
     first = retrain(home, server.url, QUIET).model_version or ""
     second = retrain(home, server.url, QUIET).model_version or ""
     words = [sys.executable, "-m", "pipelines", "rollback", "churn", "--json"]

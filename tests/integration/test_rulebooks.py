@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import redis
 import yaml
-from conftest import Opened, app_of, run
+from conftest import Opened, app_of
 from rich.console import Console
 from support.players import adult_events, tell
 from support.players import told as event
 from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features.store.bundles import pointer_key, publish, serving_hashes
-from features.store.deployment import House, real_now_us
+from features.store.deployment import real_now_us
 from features.store.server import Server
 from models.catalogue.experiment import variant
 from models.policy.policy import Uniform
 from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
-from pipelines.worker.process import Worker, wait_until_in_lake
+from pipelines.worker.process import wait_until_in_lake
 from service.rules.rulebook import load_rulebook, rulebook_path
 
 SHARES: Any = HOUSE.experiment.variants
@@ -83,127 +83,107 @@ def changed(tmp_path: Path, name: str, rule: str, **fields: Any) -> Path:
 # Decisions ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_old_answer_of_a_register_silences_marketing_and_no_help_and_a_listing_at_once(
-    opened: Opened, worker: Worker
-) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            for hours, player in ((1.0, "fresh"), (24.1, "frozen")):
-                position = await tell(client, dane(player, hours))
-                found = await asked(client, player, after=position)
-                assert ("stale_rofus" in reasons(found)) == (player == "frozen")
-                assert (found["candidates"]["eligible"] == 1) == (player == "frozen")
-                told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
-                register = told["personal"]["inputs"]["rofus"]
-                assert register["age_seconds"] == pytest.approx(hours * 3600, abs=60)
-                assert register.get("trouble") == ("stale" if player == "frozen" else None)
-                assert any(pack.startswith("dk@") for pack in told["versions"]["packs"])
-                helped = await asked(client, player, purpose="rg_intervention")
-                assert helped["action"]["offer"]["id"] == "play_check_in"
-            await tell(client, [checked("fresh", datetime.now(UTC), listed=True)])
-            assert {"DK1"} <= reasons(await asked(client, "fresh"))
-
-    assert worker.consumer is not None
-    run(story())
+@pytest.mark.usefixtures("worker")
+async def test_an_old_answer_of_a_register_silences_marketing_and_no_help_and_a_listing_at_once(opened: Opened) -> None:
+    async with opened() as client:
+        for hours, player in ((1.0, "fresh"), (24.1, "frozen")):
+            position = await tell(client, dane(player, hours))
+            found = await asked(client, player, after=position)
+            assert ("stale_rofus" in reasons(found)) == (player == "frozen")
+            assert (found["candidates"]["eligible"] == 1) == (player == "frozen")
+            told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
+            register = told["personal"]["inputs"]["rofus"]
+            assert register["age_seconds"] == pytest.approx(hours * 3600, abs=60)
+            assert register.get("trouble") == ("stale" if player == "frozen" else None)
+            assert any(pack.startswith("dk@") for pack in told["versions"]["packs"])
+            helped = await asked(client, player, purpose="rg_intervention")
+            assert helped["action"]["offer"]["id"] == "play_check_in"
+        await tell(client, [checked("fresh", datetime.now(UTC), listed=True)])
+        assert {"DK1"} <= reasons(await asked(client, "fresh"))
 
 
-def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_elsewhere_the_policy(
-    opened: Opened, worker: Worker
+@pytest.mark.usefixtures("worker")
+async def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_elsewhere_the_policy(
+    opened: Opened,
 ) -> None:
     class Seeing(Uniform):
         @property
         def readings(self) -> tuple[str, ...]:
             return ("last_bet_days_ago",)
 
-    async def story() -> None:
-        async with opened() as client:
-            deps = app_of(client).state.deps
-            served = {}
-            for sees, policy in (("much", Seeing(HOUSE.size)), ("little", Uniform(HOUSE.size))):
-                deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": policy})
-                for place, make in (("DK", dane), ("MT", adult_events)):
-                    player = player_of("policy", f"{place}-{sees}-")
-                    position = await tell(client, make(player))
-                    found = await asked(client, player, after=position)
-                    assert found["experiment"]["variant"] == "policy"
-                    served[sees, place] = found["policy_version"].partition("-")[0]
-            assert served == {
-                ("much", "DK"): "business_rules",
-                ("much", "MT"): "uniform",
-                ("little", "DK"): "uniform",
-                ("little", "MT"): "uniform",
-            }
-            ready = (await client.get("/readyz")).json()
-            assert ready["barred"] == {}
-            deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": Seeing(HOUSE.size)})
-            ready = (await client.get("/readyz")).json()
-            assert ready["barred"]["DK"] == ["last_bet_days_ago"]
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        deps = app_of(client).state.deps
+        served = {}
+        for sees, policy in (("much", Seeing(HOUSE.size)), ("little", Uniform(HOUSE.size))):
+            deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": policy})
+            for place, make in (("DK", dane), ("MT", adult_events)):
+                player = player_of("policy", f"{place}-{sees}-")
+                position = await tell(client, make(player))
+                found = await asked(client, player, after=position)
+                assert found["experiment"]["variant"] == "policy"
+                served[sees, place] = found["policy_version"].partition("-")[0]
+        assert served == {
+            ("much", "DK"): "business_rules",
+            ("much", "MT"): "uniform",
+            ("little", "DK"): "uniform",
+            ("little", "MT"): "uniform",
+        }
+        ready = (await client.get("/readyz")).json()
+        assert ready["barred"] == {}
+        deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": Seeing(HOUSE.size)})
+        ready = (await client.get("/readyz")).json()
+        assert ready["barred"]["DK"] == ["last_bet_days_ago"]
 
 
-def test_who_objects_to_profiling_gets_no_score_and_no_promotion_until_it_is_taken_back(
-    opened: Opened, worker: Worker
-) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            position = await tell(client, adult_events("objector"))
-            assert (await asked(client, "objector", after=position))["churn"] is not None
-            await tell(client, [event("objector", "objection_changed", objects=True)])
-            found = await asked(client, "objector")
-            assert found["churn"] is None
-            assert found["action"] == "NO_CONTACT"
-            assert found["candidates"]["eligible"] == 1
-            assert "H1" in reasons(found)
-            assert found["why"]["churn"] is None
-            told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
-            assert told["role"] == "objected"
-            assert (await client.get("/v1/players/objector")).json()["churn"] is None
-            assert (await asked(client, "objector", purpose="service"))["action"]["offer"]["id"] == "account_notice"
-            await tell(client, [event("objector", "objection_changed", objects=False)])
-            assert (await asked(client, "objector"))["candidates"]["eligible"] > 1
-
-    assert worker.consumer is not None
-    run(story())
+@pytest.mark.usefixtures("worker")
+async def test_who_objects_to_profiling_gets_no_score_and_no_promotion_until_it_is_taken_back(opened: Opened) -> None:
+    async with opened() as client:
+        position = await tell(client, adult_events("objector"))
+        assert (await asked(client, "objector", after=position))["churn"] is not None
+        await tell(client, [event("objector", "objection_changed", objects=True)])
+        found = await asked(client, "objector")
+        assert found["churn"] is None
+        assert found["action"] == "NO_CONTACT"
+        assert found["candidates"]["eligible"] == 1
+        assert "H1" in reasons(found)
+        assert found["why"]["churn"] is None
+        told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
+        assert told["role"] == "objected"
+        assert (await client.get("/v1/players/objector")).json()["churn"] is None
+        assert (await asked(client, "objector", purpose="service"))["action"]["offer"]["id"] == "account_notice"
+        await tell(client, [event("objector", "objection_changed", objects=False)])
+        assert (await asked(client, "objector"))["candidates"]["eligible"] > 1
 
 
-def test_a_sign_of_harm_in_play_is_held_and_a_review_lets_it_go(
-    opened: Opened, worker: Worker, store: redis.Redis
-) -> None:
+@pytest.mark.usefixtures("worker", "store")
+async def test_a_sign_of_harm_in_play_is_held_and_a_review_lets_it_go(opened: Opened) -> None:
     """Limits raised, deposits declined, withdrawals taken back and night-long play: strong, until somebody looked."""
-
-    async def story() -> None:
-        async with opened() as client:
-            await tell(client, adult_events("harmed"))
-            raised = [
-                event("harmed", "limit_set", limit="deposit", change="raised") | {"event_id": f"raised-{n}"}
-                for n in range(2)
-            ]
-            declined = [
-                event("harmed", "deposit", status="declined", method="card", amount_minor=100) | {"event_id": f"no-{n}"}
-                for n in range(4)
-            ]
-            cancelled = [
-                event("harmed", "withdrawal_cancelled", amount_minor=100) | {"event_id": f"back-{n}"} for n in range(3)
-            ]
-            contacts = [event("harmed", "support_contact") | {"event_id": f"support-{n}"} for n in range(4)]
-            position = await tell(client, raised + declined + cancelled + contacts)
-            found = await asked(client, "harmed", after=position)
-            assert found["harm_level"] == "moderate"
-            assert "harm_bonus" in reasons(found)
-            assert found["harm_sources"]["behaviour"] == "moderate"
-            assert "own:moderate" in found["harm_sources"]
-            await tell(client, [event("harmed", "harm_scored", source="mindway", level="strong")])
-            assert (await asked(client, "harmed"))["harm_level"] == "strong"
-            await tell(client, [event("harmed", "harm_reviewed", level="low") | {"occurred_at": _now()}])
-            reviewed = await asked(client, "harmed")
-            assert reviewed["harm_level"] == "low"
-            assert reviewed["harm_sources"] == {"review": "low"}
-
-    assert worker.consumer is not None
-    assert store.ping()
-    run(story())
+    async with opened() as client:
+        await tell(client, adult_events("harmed"))
+        raised = [
+            event("harmed", "limit_set", limit="deposit", change="raised") | {"event_id": f"raised-{n}"}
+            for n in range(2)
+        ]
+        declined = [
+            event("harmed", "deposit", status="declined", method="card", amount_minor=100) | {"event_id": f"no-{n}"}
+            for n in range(4)
+        ]
+        cancelled = [
+            event("harmed", "withdrawal_cancelled", amount_minor=100) | {"event_id": f"back-{n}"} for n in range(3)
+        ]
+        contacts = [event("harmed", "support_contact") | {"event_id": f"support-{n}"} for n in range(4)]
+        position = await tell(client, raised + declined + cancelled + contacts)
+        found = await asked(client, "harmed", after=position)
+        assert found["harm_level"] == "moderate"
+        assert "harm_bonus" in reasons(found)
+        assert found["harm_sources"]["behaviour"] == "moderate"
+        assert "own:moderate" in found["harm_sources"]
+        await tell(client, [event("harmed", "harm_scored", source="mindway", level="strong")])
+        assert (await asked(client, "harmed"))["harm_level"] == "strong"
+        await tell(client, [event("harmed", "harm_reviewed", level="low") | {"occurred_at": _now()}])
+        reviewed = await asked(client, "harmed")
+        assert reviewed["harm_level"] == "low"
+        assert reviewed["harm_sources"] == {"review": "low"}
 
 
 def _now() -> str:
@@ -213,89 +193,76 @@ def _now() -> str:
 # Another rulebook --------------------------------------------------------------------------------------------------
 
 
-def test_a_rulebook_is_promoted_under_way_and_rolled_back(
-    opened: Opened, worker: Worker, server: Server, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("worker")
+async def test_a_rulebook_is_promoted_under_way_and_rolled_back(opened: Opened, server: Server, tmp_path: Path) -> None:
     elders = changed(tmp_path, "elders", "age", under=60)
-
-    async def story() -> None:
-        async with opened() as client:
-            position = await tell(client, adult_events("adult"))
-            before = await asked(client, "adult", after=position)
-            assert before["rules_version"] == BOOK.hash
-            assert "age" not in reasons(before)
-            done = await asyncio.to_thread(rulebooks.promote, server.url, str(elders), "an officer")
-            assert done.serving == 1
-            assert done.replaced == BOOK.hash
-            after = await asked(client, "adult")
-            assert after["rules_version"] == done.rulebook != BOOK.hash
-            assert "age" in reasons(after)
-            old = (await client.get(f"/v1/decisions/{before['decision_id']}")).json()
-            assert old["rules_version"] == BOOK.hash
-            back = await asyncio.to_thread(rulebooks.rollback, server.url)
-            assert back.rulebook == BOOK.hash
-            assert "age" not in reasons(await asked(client, "adult"))
-            named = (await client.get(f"/v1/decisions/{after['decision_id']}")).json()
-            assert "a rule of another rulebook" not in str(named["exclusions"])
-            again = await asyncio.to_thread(rulebooks.promote, server.url, done.rulebook)
-            assert again.rulebook == done.rulebook
+    async with opened() as client:
+        position = await tell(client, adult_events("adult"))
+        before = await asked(client, "adult", after=position)
+        assert before["rules_version"] == BOOK.hash
+        assert "age" not in reasons(before)
+        done = await asyncio.to_thread(rulebooks.promote, server.url, str(elders), "an officer")
+        assert done.serving == 1
+        assert done.replaced == BOOK.hash
+        after = await asked(client, "adult")
+        assert after["rules_version"] == done.rulebook != BOOK.hash
+        assert "age" in reasons(after)
+        old = (await client.get(f"/v1/decisions/{before['decision_id']}")).json()
+        assert old["rules_version"] == BOOK.hash
+        back = await asyncio.to_thread(rulebooks.rollback, server.url)
+        assert back.rulebook == BOOK.hash
+        assert "age" not in reasons(await asked(client, "adult"))
+        named = (await client.get(f"/v1/decisions/{after['decision_id']}")).json()
+        assert "a rule of another rulebook" not in str(named["exclusions"])
+        again = await asyncio.to_thread(rulebooks.promote, server.url, done.rulebook)
+        assert again.rulebook == done.rulebook
+        await asyncio.to_thread(rulebooks.rollback, server.url)
+        with pytest.raises(inspection.RulesRefused, match="no promotion of a rulebook"):
             await asyncio.to_thread(rulebooks.rollback, server.url)
-            with pytest.raises(inspection.RulesRefused, match="no promotion of a rulebook"):
-                await asyncio.to_thread(rulebooks.rollback, server.url)
-
-    assert worker.consumer is not None
-    run(story())
 
 
+@pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("junk", [b"junk", b'{"settings": {}}', b"{}"])
-def test_a_rulebook_that_does_not_load_leaves_the_old_one_serving(
-    opened: Opened, worker: Worker, store: redis.Redis, junk: bytes
+async def test_a_rulebook_that_does_not_load_leaves_the_old_one_serving(
+    opened: Opened, store: redis.Redis, junk: bytes
 ) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            position = await tell(client, adult_events("adult"))
-            wanted = (await asked(client, "adult", after=position, dry_run=True))["candidates"]
-            digest = publish(store, "rules", junk)
-            watch = asyncio.get_running_loop().time() + 1.0
-            while asyncio.get_running_loop().time() < watch:
-                assert (await asked(client, "adult", dry_run=True))["rules_version"] == BOOK.hash
-            assert digest not in serving_hashes(store, "rules")
-            assert (await asked(client, "adult", dry_run=True))["candidates"] == wanted
-            store.delete(pointer_key("rules"))
-
-    assert worker.consumer is not None
-    run(story())
+    async with opened() as client:
+        position = await tell(client, adult_events("adult"))
+        wanted = (await asked(client, "adult", after=position, dry_run=True))["candidates"]
+        digest = publish(store, "rules", junk)
+        watch = asyncio.get_running_loop().time() + 1.0
+        while asyncio.get_running_loop().time() < watch:
+            assert (await asked(client, "adult", dry_run=True))["rules_version"] == BOOK.hash
+        assert digest not in serving_hashes(store, "rules")
+        assert (await asked(client, "adult", dry_run=True))["candidates"] == wanted
+        store.delete(pointer_key("rules"))
 
 
-def test_a_process_that_begins_under_a_rulebook_it_cannot_read_sends_nothing_promotional(
-    opened: Opened, worker: Worker, store: redis.Redis
+@pytest.mark.usefixtures("worker")
+async def test_a_process_that_begins_under_a_rulebook_it_cannot_read_sends_nothing_promotional(
+    opened: Opened, store: redis.Redis
 ) -> None:
     """The files' rules may allow what the promoted ones forbid."""
-
-    async def story() -> None:
-        publish(store, "rules", b"junk")
-        async with opened() as client:
-            position = await tell(client, adult_events("adult"))
-            found = await asked(client, "adult", after=position)
-            assert "rulebook_unreadable" in reasons(found)
-            assert found["candidates"]["eligible"] == 1
-            assert (await asked(client, "adult", purpose="rg_intervention"))["action"] != "NO_CONTACT"
-            store.delete(pointer_key("rules"))
-            publish(store, "rules", BOOK.model_dump_json(by_alias=True).encode(), BOOK.hash)
-            deadline = asyncio.get_running_loop().time() + 10
-            while "rulebook_unreadable" in reasons(await asked(client, "adult", dry_run=True)):
-                assert asyncio.get_running_loop().time() < deadline
-            store.delete(pointer_key("rules"))
-
-    assert worker.consumer is not None
-    run(story())
+    publish(store, "rules", b"junk")
+    async with opened() as client:
+        position = await tell(client, adult_events("adult"))
+        found = await asked(client, "adult", after=position)
+        assert "rulebook_unreadable" in reasons(found)
+        assert found["candidates"]["eligible"] == 1
+        assert (await asked(client, "adult", purpose="rg_intervention"))["action"] != "NO_CONTACT"
+        store.delete(pointer_key("rules"))
+        publish(store, "rules", BOOK.model_dump_json(by_alias=True).encode(), BOOK.hash)
+        deadline = asyncio.get_running_loop().time() + 10
+        while "rulebook_unreadable" in reasons(await asked(client, "adult", dry_run=True)):
+            assert asyncio.get_running_loop().time() < deadline
+        store.delete(pointer_key("rules"))
 
 
+@pytest.mark.usefixtures("house")
 def test_a_rulebook_that_lacks_rules_is_promoted_only_if_that_is_meant_and_taken_back_whole(
-    store: redis.Redis, house: House, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: redis.Redis, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Edited in place, promoted and rolled back: what served before comes back, not what the folder holds now."""
-    assert house.partitions
     folder = changed(tmp_path, "laxer", "GB3", state="off", note="a test", confidence="M")
     with pytest.raises(inspection.RulesRefused, match="GB3 would be applied no more"):
         rulebooks.promote(server.url, str(folder))
@@ -312,10 +279,8 @@ def test_a_rulebook_that_lacks_rules_is_promoted_only_if_that_is_meant_and_taken
     assert [one.action for one in rulebooks.history(store)] == ["promote", "rollback"]
 
 
-def test_a_rulebook_that_lint_warns_of_is_not_promoted(
-    store: redis.Redis, house: House, server: Server, tmp_path: Path
-) -> None:
-    assert house.partitions
+@pytest.mark.usefixtures("house")
+def test_a_rulebook_that_lint_warns_of_is_not_promoted(store: redis.Redis, server: Server, tmp_path: Path) -> None:
     lawless = changed(tmp_path, "lawless", "jurisdiction", licensed=["MT", "JP"])
     with pytest.raises(inspection.RulesRefused, match="JP is licensed, and no pack holds its law"):
         rulebooks.promote(server.url, str(lawless))
@@ -325,42 +290,35 @@ def test_a_rulebook_that_lint_warns_of_is_not_promoted(
 # What officers are told --------------------------------------------------------------------------------------------
 
 
-def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opened, worker: Worker, server: Server) -> None:
-    async def story() -> None:
-        async with opened() as client:
-            position = await tell(client, dane("p-dk", 30))
-            found = await asked(client, "p-dk", after=position, dry_run=True)
-            told = await asyncio.to_thread(explain, server.url, "p-dk")
-            assert told["allowed"] == []
-            assert {"stale_rofus", "DK1"} <= {one["rule"] for one in told["denied"]} <= reasons(found) | {"stale_rofus"}
-            assert told["places"] == ["DK"]
-            assert told["inputs"]["rofus"]["trouble"] == "stale"
-            position = await tell(client, adult_events("p-mt"))
-            found = await asked(client, "p-mt", after=position, dry_run=True)
-            if found["experiment"]["variant"] != "holdout":
-                told = await asyncio.to_thread(explain, server.url, "p-mt")
-                assert len(told["allowed"]) == found["candidates"]["eligible"] - 1
-            with pytest.raises(inspection.RulesRefused, match="nothing is known"):
-                await asyncio.to_thread(explain, server.url, "nobody")
-
-    assert worker.consumer is not None
-    run(story())
+@pytest.mark.usefixtures("worker")
+async def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opened, server: Server) -> None:
+    async with opened() as client:
+        position = await tell(client, dane("p-dk", 30))
+        found = await asked(client, "p-dk", after=position, dry_run=True)
+        told = await asyncio.to_thread(explain, server.url, "p-dk")
+        assert told["allowed"] == []
+        assert {"stale_rofus", "DK1"} <= {one["rule"] for one in told["denied"]} <= reasons(found) | {"stale_rofus"}
+        assert told["places"] == ["DK"]
+        assert told["inputs"]["rofus"]["trouble"] == "stale"
+        position = await tell(client, adult_events("p-mt"))
+        found = await asked(client, "p-mt", after=position, dry_run=True)
+        if found["experiment"]["variant"] != "holdout":
+            told = await asyncio.to_thread(explain, server.url, "p-mt")
+            assert len(told["allowed"]) == found["candidates"]["eligible"] - 1
+        with pytest.raises(inspection.RulesRefused, match="nothing is known"):
+            await asyncio.to_thread(explain, server.url, "nobody")
 
 
-def test_two_rulebooks_are_compared_on_what_was_decided(
-    opened: Opened, worker: Worker, server: Server, store: redis.Redis, lake: Path, tmp_path: Path
+@pytest.mark.usefixtures("worker")
+async def test_two_rulebooks_are_compared_on_what_was_decided(
+    opened: Opened, server: Server, store: redis.Redis, lake: Path, tmp_path: Path
 ) -> None:
     """Nothing changes under the same book; under one for over-sixties every contact would have been stopped."""
     elders = changed(tmp_path, "elders", "age", under=60)
-
-    async def story() -> list[dict[str, Any]]:
-        async with opened() as client:
-            position = await tell(client, adult_events("p-mt"))
-            await asked(client, "p-mt", after=position)
-            return [await asked(client, "p-mt") for _ in range(20)]
-
-    decided = run(story())
-    assert worker.consumer is not None
+    async with opened() as client:
+        position = await tell(client, adult_events("p-mt"))
+        await asked(client, "p-mt", after=position)
+        decided = [await asked(client, "p-mt") for _ in range(20)]
     wait_until_in_lake(lake, real_now_us(store))
     quiet = Console(quiet=True)
     same = compare.compare_rulebooks(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)

@@ -19,7 +19,7 @@ import pytest
 import redis
 import structlog
 from aiohttp import web
-from conftest import Opened, run
+from conftest import Opened
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -200,14 +200,14 @@ def undelivered(store: redis.Redis) -> list[dict[bytes, bytes]]:
     return [fields for _, fields in entries]
 
 
-def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player(
+async def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player(
     opened: Opened, senders: Senders, server: Server, house: House, store: redis.Redis, lake: Path
 ) -> None:
     worker = Worker(server.url, lake, None, senders.told("crm", "mail"))
     thread = threading.Thread(target=worker.run)
     thread.start()
 
-    async def story() -> str:
+    try:
         async with opened() as client:
             position = await tell(client, adult_events("p1"))
             asked = {"player_id": "p1", "after": position}
@@ -216,16 +216,12 @@ def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player(
                 if decision["action"] != "NO_CONTACT":
                     break
             await tell(client, [event("p1", "self_excluded")])
-            return str(decision["decision_id"])
-
-    try:
-        decision = run(story())
-        outbox = f"outbox:{tag(int(decision[:3]))}"
+        outbox = f"outbox:{tag(int(decision['decision_id'][:3]))}"
         until(lambda: not store.xlen(outbox))
     finally:
         worker.stop()
         thread.join()
-    assert sorted(one.path for one in senders.got if one.decision == decision) == ["/crm", "/mail"]
+    assert sorted(one.path for one in senders.got if one.decision == decision["decision_id"]) == ["/crm", "/mail"]
     for one in senders.got:
         told = one.verified()
         assert told["type"] == "lease.revoked"

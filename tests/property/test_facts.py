@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -713,31 +712,27 @@ def test_news_about_a_person_do_not_make_the_account_new(door: Door) -> None:
 # Ids --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_id_counts_once_and_another_content_under_it_changes_nothing(door: Door, server: Server) -> None:
+async def test_an_id_counts_once_and_another_content_under_it_changes_nothing(door: Door, server: Server) -> None:
     player = next(NAMES)
     (first,) = typed([said("self_excluded", 5)], player, door.base)
     other = EVENT.validate_python(
         first.model_dump() | {"type": "exclusion_ended", "occurred_at": moment(door.base + 9_000_000)}
     )
-
-    async def story() -> None:
-        store = Store(server.url, 1)
-        ledger = RedisLedger(store, door.house)
-        try:
-            told = await accept(first, door.house, ledger)
-            assert not told.duplicate
-            before = door.raw(player)
-            again = await accept(first, door.house, ledger)
-            assert again.duplicate
-            assert again.position == told.position
-            with pytest.raises(Refused) as refusal:
-                await accept(other, door.house, ledger)
-            assert (refusal.value.code, refusal.value.pointer) == ("event_id_reused", "/event_id")
-            assert door.raw(player) == before
-        finally:
-            await store.close()
-
-    run(story())
+    store = Store(server.url, 1)
+    ledger = RedisLedger(store, door.house)
+    try:
+        told = await accept(first, door.house, ledger)
+        assert not told.duplicate
+        before = door.raw(player)
+        again = await accept(first, door.house, ledger)
+        assert again.duplicate
+        assert again.position == told.position
+        with pytest.raises(Refused) as refusal:
+            await accept(other, door.house, ledger)
+        assert (refusal.value.code, refusal.value.pointer) == ("event_id_reused", "/event_id")
+        assert door.raw(player) == before
+    finally:
+        await store.close()
     assert door.facts(player).excluded_us is not None
 
 

@@ -1,6 +1,5 @@
 """What senders are told, in its pure parts: addresses, waits, signatures, the file."""
 
-import asyncio
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -110,25 +109,22 @@ class Faces:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
 
-def resolved(endpoint: Endpoint) -> list[str]:
-    async def whole() -> list[str]:
-        guard = AddressGuard(endpoint, ())
-        try:
-            return [one["host"] for one in await guard.resolve("sender.example", 443)]
-        finally:
-            await guard.close()
-
-    return asyncio.run(whole())
+async def resolved(endpoint: Endpoint) -> list[str]:
+    guard = AddressGuard(endpoint, ())
+    try:
+        return [one["host"] for one in await guard.resolve("sender.example", 443)]
+    finally:
+        await guard.close()
 
 
-def test_a_name_with_a_private_face_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_with_a_private_face_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRM_SECRET", SECRET)
     endpoint = Endpoint.model_validate({"id": "crm", "url": "https://sender.example/", "secret_env": "CRM_SECRET"})
     Faces(monkeypatch, "8.8.8.8", "1.1.1.1")
-    assert resolved(endpoint) == ["8.8.8.8", "1.1.1.1"]
+    assert await resolved(endpoint) == ["8.8.8.8", "1.1.1.1"]
     Faces(monkeypatch, "8.8.8.8", "10.0.0.1")
     with pytest.raises(AddressRefused, match=r"10\.0\.0\.1 is no public address"):
-        resolved(endpoint)
+        await resolved(endpoint)
 
 
 def test_the_socket_itself_is_refused_for_an_address_that_was_never_resolved(monkeypatch: pytest.MonkeyPatch) -> None:

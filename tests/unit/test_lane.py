@@ -1,14 +1,13 @@
 """A silent server is noticed, left alone and asked in the background; a slow one, or an error, is no silence."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from math import inf
 from time import monotonic
 from typing import Final
 
 import pytest
 import redis
-from conftest import run
 
 from features.store.lane import MISSES, PATIENT_SECONDS, Breaker
 
@@ -31,16 +30,16 @@ class Server:
         return b"PONG"
 
 
-def told(story: Callable[[Breaker, Server], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        server = Server()
-        breaker = Breaker(server)
-        try:
-            await story(breaker, server)
-        finally:
-            await breaker.close()
+@pytest.fixture
+def remote() -> Server:
+    return Server()
 
-    run(whole())
+
+@pytest.fixture
+async def breaker(remote: Server) -> AsyncIterator[Breaker]:
+    made = Breaker(remote)
+    yield made
+    await made.close()
 
 
 def silent(breaker: Breaker, times: int = MISSES) -> None:
@@ -54,82 +53,58 @@ async def settled(breaker: Breaker) -> None:
         await asyncio.sleep(0)
 
 
-def test_a_few_deadlines_in_a_row_without_an_answer_send_the_next_away() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        silent(breaker, MISSES - 1)
-        assert not breaker.refuses(0.001)
-        silent(breaker, 1)
-        assert breaker.refuses(0.001)
-
-    told(story)
+async def test_a_few_deadlines_in_a_row_without_an_answer_send_the_next_away(breaker: Breaker) -> None:
+    silent(breaker, MISSES - 1)
+    assert not breaker.refuses(0.001)
+    silent(breaker, 1)
+    assert breaker.refuses(0.001)
 
 
-def test_an_answer_in_between_begins_the_count_anew() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        silent(breaker, MISSES - 1)
-        breaker.heard()
+async def test_an_answer_in_between_begins_the_count_anew(breaker: Breaker) -> None:
+    silent(breaker, MISSES - 1)
+    breaker.heard()
+    breaker.missed(monotonic())
+    assert not breaker.refuses(0.001)
+
+
+async def test_a_deadline_of_a_call_that_saw_others_answered_is_no_silence(breaker: Breaker) -> None:
+    sent_at = monotonic()
+    breaker.heard()
+    for _call in range(2 * MISSES):
+        breaker.missed(sent_at)
+    assert not breaker.refuses(0.001)
+
+
+async def test_calls_that_were_never_sent_say_nothing_of_the_server(breaker: Breaker) -> None:
+    for _call in range(2 * MISSES):
+        breaker.missed(-inf)
+    assert not breaker.refuses(0.001)
+
+
+async def test_whoever_can_wait_longer_than_the_silence_lasts_is_let_through(breaker: Breaker) -> None:
+    for _call in range(MISSES):
         breaker.missed(monotonic())
-        assert not breaker.refuses(0.001)
-
-    told(story)
+    assert not breaker.refuses(PATIENT_SECONDS - 1)
 
 
-def test_a_deadline_of_a_call_that_saw_others_answered_is_no_silence() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        sent_at = monotonic()
-        breaker.heard()
-        for _call in range(2 * MISSES):
-            breaker.missed(sent_at)
-        assert not breaker.refuses(0.001)
-
-    told(story)
-
-
-def test_calls_that_were_never_sent_say_nothing_of_the_server() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        for _call in range(2 * MISSES):
-            breaker.missed(-inf)
-        assert not breaker.refuses(0.001)
-
-    told(story)
-
-
-def test_whoever_can_wait_longer_than_the_silence_lasts_is_let_through() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        for _call in range(MISSES):
-            breaker.missed(monotonic())
-        assert not breaker.refuses(PATIENT_SECONDS - 1)
-
-    told(story)
-
-
-def test_whoever_is_patient_is_let_through_however_long_the_silence() -> None:
-    async def story(breaker: Breaker, _: Server) -> None:
-        silent(breaker)
-        assert breaker.refuses(PATIENT_SECONDS - 0.001)
-        assert not breaker.refuses(PATIENT_SECONDS)
-
-    told(story)
+async def test_whoever_is_patient_is_let_through_however_long_the_silence(breaker: Breaker) -> None:
+    silent(breaker)
+    assert breaker.refuses(PATIENT_SECONDS - 0.001)
+    assert not breaker.refuses(PATIENT_SECONDS)
 
 
 @pytest.mark.parametrize("error", [None, redis.ConnectionError("refused"), redis.ResponseError("LOADING")])
-def test_whatever_the_server_answers_to_the_question_in_the_background_ends_the_silence(
-    error: Exception | None,
+async def test_whatever_the_server_answers_to_the_question_in_the_background_ends_the_silence(
+    breaker: Breaker, remote: Server, error: Exception | None
 ) -> None:
-    async def story(breaker: Breaker, server: Server) -> None:
-        silent(breaker)
-        server.error = error
-        server.answers.set()
-        await asyncio.wait_for(settled(breaker), 60)
-        assert server.asked == 1
-
-    told(story)
+    silent(breaker)
+    remote.error = error
+    remote.answers.set()
+    await asyncio.wait_for(settled(breaker), 60)
+    assert remote.asked == 1
 
 
-def test_a_silent_server_is_asked_by_one_question_at_a_time() -> None:
-    async def story(breaker: Breaker, server: Server) -> None:
-        silent(breaker, 5 * MISSES)
-        await asyncio.sleep(0)
-        assert server.asked == 1
-
-    told(story)
+async def test_a_silent_server_is_asked_by_one_question_at_a_time(breaker: Breaker, remote: Server) -> None:
+    silent(breaker, 5 * MISSES)
+    await asyncio.sleep(0)
+    assert remote.asked == 1

@@ -22,38 +22,29 @@ async def _begun(loop: ThreadedLoop, ended: list[str]) -> asyncio.Task[None]:
     return waiting
 
 
-def test_what_runs_still_when_the_loop_is_left_is_cancelled_and_so_is_who_waits_for_it() -> None:
-    async def story() -> None:
-        ended: list[str] = []
-        async with ThreadedLoop() as loop:
-            waiting = await _begun(loop, ended)
-        assert ended == ["ended"]
+async def test_what_runs_still_when_the_loop_is_left_is_cancelled_and_so_is_who_waits_for_it() -> None:
+    ended: list[str] = []
+    async with ThreadedLoop() as loop:
+        waiting = await _begun(loop, ended)
+    assert ended == ["ended"]
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_work_is_cancelled_with_who_waits_for_it() -> None:
+    ended: list[str] = []
+    async with ThreadedLoop() as loop:
+        waiting = await _begun(loop, ended)
+        waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(waiting, 5)
-
-    asyncio.run(story())
-
-
-def test_work_is_cancelled_with_who_waits_for_it() -> None:
-    async def story() -> None:
-        ended: list[str] = []
-        async with ThreadedLoop() as loop:
-            waiting = await _begun(loop, ended)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-        assert ended == ["ended"]
-
-    asyncio.run(story())
+            await waiting
+    assert ended == ["ended"]
 
 
-def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
+async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
     async def fails() -> None:
         raise LookupError("gone")
 
-    async def story() -> None:
-        async with ThreadedLoop() as loop:
-            with pytest.raises(LookupError, match="gone"):
-                await loop.run(fails())
-
-    asyncio.run(story())
+    async with ThreadedLoop() as loop:
+        with pytest.raises(LookupError, match="gone"):
+            await loop.run(fails())
