@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -390,4 +389,3 @@ def test_frames_of_another_moment_are_refused(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(churn, "materialise", lambda lake, cutoffs, now: materialise(lake, cutoffs[:-1], now))
     with pytest.raises(RuntimeError, match="training rows hold features of another moment"):
         training_rows(home, NOWHERE, players, NOW)
-    assert isinstance(players, pd.DataFrame)

@@ -56,8 +56,10 @@ def churn_bundle() -> ChurnBundle:
 
 
 @pytest.fixture
-def serving(store: redis.Redis, worker: Worker) -> tuple[PolicyVersion, ChurnBundle]:
-    assert worker
+def serving(
+    store: redis.Redis,
+    worker: Worker,  # noqa: ARG001 - decisions need features
+) -> tuple[PolicyVersion, ChurnBundle]:
     learnt, churn = snapshot(), churn_bundle()
     publish(store, "policy", learnt.dumps(), learnt.version)
     publish(store, "churn", churn.dumps(), churn.version)

@@ -19,7 +19,7 @@ import redis
 import yaml
 
 from features.events import micros
-from features.store.deployment import House, create_house
+from features.store.deployment import create_house
 from features.store.server import Server
 from pipelines.imports import importer
 from pipelines.imports.columns import EventMapping
@@ -185,13 +185,8 @@ def written(seed: int) -> Written:
 
 
 @pytest.fixture
-def sandbox(store: redis.Redis) -> House:
-    return create_house(store, clock_us=micros(NOON))
-
-
-@pytest.fixture
-def home(server: Server, sandbox: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    assert sandbox.sandbox
+def home(server: Server, store: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    create_house(store, clock_us=micros(NOON))
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.05)
     monkeypatch.setattr("pipelines.worker.process.RENEW_SECONDS", 0.1)

@@ -55,8 +55,11 @@ def sandbox(store: redis.Redis) -> House:
 
 
 @pytest.fixture
-def following(server: Server, sandbox: House, home: Path) -> Iterator[Worker]:
-    assert sandbox.sandbox
+def following(
+    server: Server,
+    sandbox: House,  # noqa: ARG001 - a worker needs a house
+    home: Path,
+) -> Iterator[Worker]:
     running = Worker(server.url, home / "lake")
     thread = threading.Thread(target=running.run)
     thread.start()

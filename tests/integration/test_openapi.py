@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import (
@@ -19,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from support.cluster import free_ports
 from support.deadlines import PATIENT
 
-from features.store.deployment import House
+from features.store.deployment import create_house
 from features.store.server import Server
 
 
@@ -32,9 +33,9 @@ CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_
 
 
 @pytest.fixture
-def served(server: Server, house: House) -> Iterator[str]:
+def served(server: Server, store: redis.Redis) -> Iterator[str]:
     """The application in a process of its own, as it is run."""
-    assert house.partitions
+    create_house(store)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from features.store.bundles import pointer_key
+from features.store.deployment import create_house
 from features.store.server import Server
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion, SnapshotError
@@ -30,8 +31,8 @@ ONE, TWO, THREE = snapshots(3)
 
 
 @pytest.fixture
-def client(house: object, store: redis.Redis) -> redis.Redis:
-    assert house
+def client(store: redis.Redis) -> redis.Redis:
+    create_house(store)
     return store
 
 

@@ -47,8 +47,12 @@ def sandbox(store: redis.Redis) -> House:
 
 
 @pytest.fixture
-def home(server: Server, sandbox: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    assert sandbox.sandbox
+def home(
+    server: Server,
+    sandbox: House,  # noqa: ARG001 - an import needs a house
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.1)
     (tmp_path / "house").mkdir()

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from support.ledger_house import DAY, DEVICES, HOMES, HOUR, PLAYERS, Attempt, Rooms, check_limits, history
 
 from features.store.connection import load_library
-from features.store.deployment import House, create_house, open_house
+from features.store.deployment import House, create_house
 from features.store.server import Server
 
 EXAMPLES = int(os.environ.get("CROUPIER_EXAMPLES", "30"))
@@ -204,7 +204,7 @@ def test_eight_processes_at_once_never_overstep_a_limit(
     assert [process.wait(120) for process in processes] == [0] * PROCESSES
     rooms.check()
     seen = 0
-    for held in history(store, open_house(store), {player: rooms.key(player) for player in PLAYERS}):
+    for held in history(store, {player: rooms.key(player) for player in PLAYERS}):
         for mine in held.values():
             check_limits(list(mine.values()))
             seen = max(seen, len(mine))

@@ -17,7 +17,6 @@ HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 DAY = 24 * HOUR
 STEP = HOUR // 4
 """Hours of generated rules begin and end on quarters, as the offsets of all zones in use do."""
-UNKNOWN = ("unknown", "stale", "future")
 
 
 class Reading:

@@ -87,7 +87,6 @@ CASES: dict[str, tuple[dict[str, float], str]] = {
 }
 OF_FACTS = {"breaks_taken", "returned"}
 OF_THE_YOUNG = {"loss_weeks_young", "deposit_month_young"}
-POINTS = [name for name, one in SETTINGS.markers.items() if one.level is None]
 EVERYWHERE = [name for name in CASES if SETTINGS.markers[name].places is None]
 
 

@@ -291,7 +291,6 @@ def test_odd_player_ids_are_refused(player: str) -> None:
 
 
 def test_the_hash_of_a_row_is_that_of_its_cells() -> None:
-    assert row_hash(["a", "b"]) == row_hash(["a", "b"])
     assert len({row_hash(cells) for cells in (["a", "b"], ["ab", ""], ["a,b"], ["b", "a"], ["a", "b", ""], [])}) == 6
     assert len(row_hash(["x" * 1_000_000])) == 32
     found = rows(id="hash")

@@ -8,7 +8,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.worker.schedule import SETTINGS, ScheduleError, due, read_schedules
+from pipelines.worker.schedule import ScheduleError, due, read_schedules
 
 LINES = ("0 4 * * 1", "*/5 * * * *", "30 2 29 2 *", "0 0 1 * *", "0 12 * * 1-5", "15 */6 * * *", "*/20 * * * * *")
 MOMENTS = st.datetimes(datetime(1999, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis
@@ -75,4 +75,3 @@ def test_a_file_that_is_missing_is_named_and_one_without_schedules_is_fine(tmp_p
         read_schedules(tmp_path / "nowhere.yaml")
     (tmp_path / "mlflow.yaml").write_text("experiment: croupier")
     assert read_schedules(tmp_path / "mlflow.yaml") == {}
-    assert SETTINGS.name == "mlflow.yaml"
