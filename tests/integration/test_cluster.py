@@ -16,10 +16,11 @@ import pytest
 import redis
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from support.cluster import Node, Servers, cluster, until
+from support.cluster import Node, Servers, cluster
 from support.deadlines import PATIENT
+from support.fault_house import until
 from support.linked_ids import asked_at_once
-from support.players import adult_events, leased, tell, told
+from support.players import adult_events, event, leased, tell
 
 from features.definitions import apply, open_store
 from features.read_plan import ReadPlan
@@ -116,7 +117,7 @@ async def eventually(work: Any, wanted: Any, seconds: float = 20.0) -> None:
 
 
 def deposit(player: str) -> dict[str, Any]:
-    return told(player, "deposit", status="approved", method="card", amount_minor=100)
+    return event(player, "deposit", status="approved", method="card", amount_minor=100)
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +264,7 @@ async def _live(caller: Any, players: list[str]) -> None:
             "outcome_id": player,
             "decision_id": name,
             "type": "delivered",
-            "occurred_at": told(player, "x")["occurred_at"],
+            "occurred_at": event(player, "x")["occurred_at"],
         }
         assert (await caller.post(f"/v1/decisions/{name}/confirm", json={})).status_code == 200
         assert [(await caller.post("/v1/outcomes", json=outcome)).json()["duplicate"] for _ in "ab"] == [False, True]

@@ -19,8 +19,7 @@ from support.linked_ids import (
     settled,
     with_limits,
 )
-from support.players import adult_events, leased, tell
-from support.players import told as event
+from support.players import adult_events, event, leased, tell
 
 from features.store.deployment import House
 from features.store.errors import StoreError

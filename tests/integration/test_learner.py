@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened, app_of
+from support.fault_house import until
 from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
@@ -282,20 +281,13 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     environment["CROUPIER_MLFLOW"] = "http://127.0.0.1:1"  # nobody answers there: learning goes on
     command = [sys.executable, "-m", "pipelines", "learn"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    _until((tmp_path / "learner" / "checkpoint.msgpack").exists)
+    until((tmp_path / "learner" / "checkpoint.msgpack").exists)
     first.kill()
     first.wait()
     store.delete(LEARNER_LEASE)
     second = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
-        _until(lambda: store.exists(pointer_key("policy")) == 1 and serving(store) == wanted)
+        until(lambda: store.exists(pointer_key("policy")) == 1 and serving(store) == wanted)
     finally:
         second.send_signal(signal.SIGTERM)
         assert second.wait(60) == 0
-
-
-def _until(reached: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.02)

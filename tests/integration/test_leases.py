@@ -11,8 +11,7 @@ import pytest
 import redis
 from conftest import Opened
 from support.linked_ids import asked, states
-from support.players import adult_events, leased, tell
-from support.players import told as event
+from support.players import adult_events, event, leased, tell
 from support.rule_cases import HOUSE
 
 from features.store.deployment import real_now_us

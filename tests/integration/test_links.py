@@ -22,8 +22,7 @@ from support.linked_ids import (
     states,
     with_limits,
 )
-from support.players import adult_events, leased, tell
-from support.players import told as event
+from support.players import adult_events, event, leased, tell
 from support.rule_cases import HOUSE
 
 from features.events import EVENT, Event

@@ -1,13 +1,8 @@
 """The API against its own page: whatever its schema admits is answered as the page says, never with a fault."""
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 import redis
 import schemathesis
@@ -17,8 +12,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.cluster import free_ports
-from support.deadlines import PATIENT
+from support.application import application
 
 from features.store.deployment import create_house
 from features.store.server import Server
@@ -36,26 +30,8 @@ CHECKS = [no_fault, status_code_conformance, content_type_conformance, response_
 def served(server: Server, store: redis.Redis) -> Iterator[str]:
     """The application in a process of its own, as it is run."""
     create_house(store)
-    (port,) = free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]
-    environment = {**os.environ, "CROUPIER_STORE": server.url, **PATIENT}
-    process = subprocess.Popen(command, env=environment)
-    try:
-        while not _ready(address):
-            assert process.poll() is None, "the application ended"
-            threading.Event().wait(0.05)
+    with application(CROUPIER_STORE=server.url) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str) -> None:

@@ -12,8 +12,7 @@ import pytest
 import redis
 from conftest import Opened, app_of
 from support.linked_ids import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
-from support.players import leased, tell
-from support.players import told as event
+from support.players import event, leased, tell
 
 from features.store.deployment import House, partition_of
 from pipelines.worker.owners import owners_of

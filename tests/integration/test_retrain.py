@@ -23,6 +23,7 @@ from mlflow.entities import Run
 from rich.console import Console
 from support.cluster import free_ports
 from support.deadlines import PATIENT
+from support.fault_house import until
 
 from features.store.bundles import pointer_key, publish, published, serving_hashes
 from features.store.connection import connect
@@ -244,19 +245,11 @@ def served(url: str, home: Path) -> Iterator[int]:
     environment = {**os.environ, "CROUPIER_STORE": url, "CROUPIER_HOME": str(home), **PATIENT}
     process = subprocess.Popen(words, env=environment)
     try:
-        wait(lambda: len(serving_hashes(connect(url), "churn")) == 2)
+        until(lambda: len(serving_hashes(connect(url), "churn")) == 2)
         yield port
     finally:
         process.terminate()
         process.wait(60)
-
-
-def wait(reached: Any) -> None:
-    for _ in range(2_400):
-        if reached():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 class Callers:
@@ -270,7 +263,7 @@ class Callers:
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
-        wait(lambda: len(self.answers) > 40)
+        until(lambda: len(self.answers) > 40)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -300,7 +293,7 @@ def test_going_back_under_load_fails_no_request_and_reaches_every_process(
     with served(server.url, home) as port, Callers(port, 4) as callers:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         reports, asked = serving_hashes(store, "churn"), len(callers.answers)
-        wait(lambda: len(callers.answers) > asked + 40)
+        until(lambda: len(callers.answers) > asked + 40)
     assert json.loads(done.stdout) == {"model_version": first, "replaced": second, "serving": 2, "evidence": {}}
     pointer: Any = store.get(pointer_key("churn"))
     assert reports == [pointer.decode()] * 2

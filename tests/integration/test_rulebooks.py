@@ -16,8 +16,8 @@ import redis
 import yaml
 from conftest import Opened, app_of
 from rich.console import Console
-from support.players import adult_events, tell
-from support.players import told as event
+from support.linked_ids import asked, rules
+from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features.store.bundles import pointer_key, publish, serving_hashes
@@ -59,17 +59,6 @@ def checked(player: str, at: datetime, *, listed: bool) -> dict[str, Any]:
 LATE = [{"from": "23:58", "to": "23:59"}]
 
 
-async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
-    answer = await client.post("/v1/decisions", json={"player_id": player, "explain": True, **more})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def reasons(found: dict[str, Any]) -> set[str]:
-    return {one["rule"] for one in found["exclusions"]}
-
-
 def changed(tmp_path: Path, name: str, rule: str, **fields: Any) -> Path:
     """A copy of the rulebook in which one rule says something else."""
     folder = Path(copytree(SERVICE / "rulebook", tmp_path / name))
@@ -89,7 +78,7 @@ async def test_an_old_answer_of_a_register_silences_marketing_and_no_help_and_a_
         for hours, player in ((1.0, "fresh"), (24.1, "frozen")):
             position = await tell(client, dane(player, hours))
             found = await asked(client, player, after=position)
-            assert ("stale_rofus" in reasons(found)) == (player == "frozen")
+            assert ("stale_rofus" in rules(found)) == (player == "frozen")
             assert (found["candidates"]["eligible"] == 1) == (player == "frozen")
             told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
             register = told["personal"]["inputs"]["rofus"]
@@ -99,7 +88,7 @@ async def test_an_old_answer_of_a_register_silences_marketing_and_no_help_and_a_
             helped = await asked(client, player, purpose="rg_intervention")
             assert helped["action"]["offer"]["id"] == "play_check_in"
         await tell(client, [checked("fresh", datetime.now(UTC), listed=True)])
-        assert {"DK1"} <= reasons(await asked(client, "fresh"))
+        assert {"DK1"} <= rules(await asked(client, "fresh"))
 
 
 @pytest.mark.usefixtures("worker")
@@ -145,7 +134,7 @@ async def test_who_objects_to_profiling_gets_no_score_and_no_promotion_until_it_
         assert found["churn"] is None
         assert found["action"] == "NO_CONTACT"
         assert found["candidates"]["eligible"] == 1
-        assert "H1" in reasons(found)
+        assert "H1" in rules(found)
         assert found["why"]["churn"] is None
         told = (await client.get(f"/v1/decisions/{found['decision_id']}")).json()
         assert told["role"] == "objected"
@@ -175,7 +164,7 @@ async def test_a_sign_of_harm_in_play_is_held_and_a_review_lets_it_go(opened: Op
         position = await tell(client, raised + declined + cancelled + contacts)
         found = await asked(client, "harmed", after=position)
         assert found["harm_level"] == "moderate"
-        assert "harm_bonus" in reasons(found)
+        assert "harm_bonus" in rules(found)
         assert found["harm_sources"]["behaviour"] == "moderate"
         assert "own:moderate" in found["harm_sources"]
         await tell(client, [event("harmed", "harm_scored", source="mindway", level="strong")])
@@ -200,18 +189,18 @@ async def test_a_rulebook_is_promoted_under_way_and_rolled_back(opened: Opened, 
         position = await tell(client, adult_events("adult"))
         before = await asked(client, "adult", after=position)
         assert before["rules_version"] == BOOK.hash
-        assert "age" not in reasons(before)
+        assert "age" not in rules(before)
         done = await asyncio.to_thread(rulebooks.promote, server.url, str(elders), "an officer")
         assert done.serving == 1
         assert done.replaced == BOOK.hash
         after = await asked(client, "adult")
         assert after["rules_version"] == done.rulebook != BOOK.hash
-        assert "age" in reasons(after)
+        assert "age" in rules(after)
         old = (await client.get(f"/v1/decisions/{before['decision_id']}")).json()
         assert old["rules_version"] == BOOK.hash
         back = await asyncio.to_thread(rulebooks.rollback, server.url)
         assert back.rulebook == BOOK.hash
-        assert "age" not in reasons(await asked(client, "adult"))
+        assert "age" not in rules(await asked(client, "adult"))
         named = (await client.get(f"/v1/decisions/{after['decision_id']}")).json()
         assert "a rule of another rulebook" not in str(named["exclusions"])
         again = await asyncio.to_thread(rulebooks.promote, server.url, done.rulebook)
@@ -247,13 +236,13 @@ async def test_a_process_that_begins_under_a_rulebook_it_cannot_read_sends_nothi
     async with opened() as client:
         position = await tell(client, adult_events("adult"))
         found = await asked(client, "adult", after=position)
-        assert "rulebook_unreadable" in reasons(found)
+        assert "rulebook_unreadable" in rules(found)
         assert found["candidates"]["eligible"] == 1
         assert (await asked(client, "adult", purpose="rg_intervention"))["action"] != "NO_CONTACT"
         store.delete(pointer_key("rules"))
         publish(store, "rules", BOOK.model_dump_json(by_alias=True).encode(), BOOK.hash)
         deadline = asyncio.get_running_loop().time() + 10
-        while "rulebook_unreadable" in reasons(await asked(client, "adult", dry_run=True)):
+        while "rulebook_unreadable" in rules(await asked(client, "adult", dry_run=True)):
             assert asyncio.get_running_loop().time() < deadline
         store.delete(pointer_key("rules"))
 
@@ -297,7 +286,7 @@ async def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opene
         found = await asked(client, "p-dk", after=position, dry_run=True)
         told = await asyncio.to_thread(explain, server.url, "p-dk")
         assert told["allowed"] == []
-        assert {"stale_rofus", "DK1"} <= {one["rule"] for one in told["denied"]} <= reasons(found) | {"stale_rofus"}
+        assert {"stale_rofus", "DK1"} <= {one["rule"] for one in told["denied"]} <= rules(found) | {"stale_rofus"}
         assert told["places"] == ["DK"]
         assert told["inputs"]["rofus"]["trouble"] == "stale"
         position = await tell(client, adult_events("p-mt"))

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
 from rich.console import Console
+from support.application import ready
 from support.cluster import free_ports
 from support.deadlines import PATIENT
 
@@ -35,20 +35,13 @@ def house(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([*command, "--clock", "2026-06-01", "--rate", "20000"], env=environment)
     deadline = time.monotonic() + 120
     try:
-        while not _ready(address):
+        while not ready(address):
             assert time.monotonic() < deadline, "the house did not become ready"
             threading.Event().wait(0.1)
         yield address
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-
-
-def _ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import Opened
 from support.linked_ids import asked, facts_of, post, settled
-from support.players import told as event
+from support.players import event
 
 from features.store.deployment import House
 from features.store.server import Server

@@ -4,7 +4,6 @@ import asyncio
 import json
 import ssl
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -25,8 +24,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
-from support.players import adult_events, tell
-from support.players import told as event
+from support.fault_house import PATIENCE, until
+from support.players import adult_events, event, tell
 
 from features.store.deployment import House, tag
 from features.store.server import Server
@@ -43,7 +42,6 @@ PARTITION = 17
 OUTBOX = f"outbox:{tag(PARTITION)}"
 STATE = f"outbox_state:{tag(PARTITION)}"
 UNDELIVERED = undelivered_key(PARTITION)
-PATIENCE = 60.0
 
 
 class Got(NamedTuple):
@@ -174,13 +172,6 @@ def working(url: str, webhooks: Webhooks, partitions: tuple[int, ...] = (PARTITI
         courier.stop()
         thread.join()
         ended.result()
-
-
-def until(reached: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 def revoke(store: redis.Redis, decision: str, **more: str) -> None:

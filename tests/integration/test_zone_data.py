@@ -1,11 +1,6 @@
 """A serving process on a machine whose own zones are others: hours follow the package that the record names."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
@@ -17,6 +12,7 @@ import pytest
 import redis
 import tzdata
 from conftest import Stored
+from support.application import application
 from support.players import adult_events
 
 from features.events import micros
@@ -33,38 +29,11 @@ def served(server: Stored, store: redis.Redis, tmp_path: Path) -> Iterator[httpx
     (tmp_path / "America").mkdir()
     kiritimati = Path(str(resources.files("tzdata") / "zoneinfo" / "Pacific" / "Kiritimati"))
     shutil.copy(kiritimati, tmp_path / "America" / "Vancouver")
-    port = _free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "serve", "--port", str(port)],
-        env={
-            **os.environ,
-            "CROUPIER_STORE": server.url,
-            "CROUPIER_READ_SECONDS": "20",
-            "PYTHONTZPATH": str(tmp_path),
-        },
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            while not _ready(client):
-                assert process.poll() is None, "the application ended"
-                threading.Event().wait(0.05)
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def _ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
+    with (
+        application(CROUPIER_STORE=server.url, PYTHONTZPATH=str(tmp_path)) as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client
 
 
 def decided(client: httpx.Client, player: str, born: str) -> dict[str, Any]:

@@ -2,28 +2,19 @@
 
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
+from support.fault_house import until
 
 from features.store.cluster import plain
 from features.store.server import server_binary
 
 SLOTS = 16_384
-PATIENCE = 30.0
-
-
-def until(true: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.01)
 
 
 @dataclass

@@ -333,7 +333,7 @@ def players(prefix: str, count: int = 1) -> list[str]:
     return drawn[:count]
 
 
-def until(reached: Callable[[], bool], patience: float = PATIENCE) -> None:
+def until(reached: Callable[[], object], patience: float = PATIENCE) -> None:
     """Wait for something to become true; an answer that does not come is not yet true."""
     deadline = time.monotonic() + patience
     while True:

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from conftest import app_of
-from support.players import adult_events, tell
-from support.players import told as event
+from support.players import adult_events, event, tell
 from support.rule_cases import HOUSE
 
 from features.store.deployment import House

@@ -16,25 +16,25 @@ def adult_events(player_id: str, now: datetime | None = None, **changes: Any) ->
     """What makes a player of whom everything is known and nothing forbids contact."""
     at = (now or datetime.now(UTC)) - JOINED
 
-    def event(number: int, **fields: Any) -> dict[str, Any]:
+    def numbered(number: int, **fields: Any) -> dict[str, Any]:
         moment = (at + timedelta(minutes=number)).isoformat()
         return {"event_id": f"{player_id}-{number}", "player_id": player_id, "occurred_at": moment, **fields}
 
     registered = {"jurisdiction": "MT", "time_zone": "Europe/Malta", "birth_date": "1980-05-17"} | changes
     return [
-        event(0, type="registered", **registered),
-        event(1, type="kyc_verified"),
-        *(event(2 + n, type="consent_changed", channel=channel, granted=True) for n, channel in enumerate(CHANNELS)),
-        event(8, type="deposit", status="approved", method="card", amount_minor=5_000),
-        event(9, type="deposit", status="approved", method="card", amount_minor=5_000),
+        numbered(0, type="registered", **registered),
+        numbered(1, type="kyc_verified"),
+        *(numbered(2 + n, type="consent_changed", channel=channel, granted=True) for n, channel in enumerate(CHANNELS)),
+        numbered(8, type="deposit", status="approved", method="card", amount_minor=5_000),
+        numbered(9, type="deposit", status="approved", method="card", amount_minor=5_000),
     ]
 
 
-def told(player_id: str, type_: str, **more: Any) -> dict[str, Any]:
+def event(player_id: str, type_: str, **more: Any) -> dict[str, Any]:
     """An event of a moment ago."""
     at = datetime.now(UTC) - timedelta(seconds=1)
-    event = {"event_id": f"{player_id}-{type_}-{at.timestamp()}", "player_id": player_id, "type": type_}
-    return {**event, "occurred_at": at.isoformat(), **more}
+    fields = {"event_id": f"{player_id}-{type_}-{at.timestamp()}", "player_id": player_id, "type": type_}
+    return {**fields, "occurred_at": at.isoformat(), **more}
 
 
 def typed(events: list[dict[str, Any]]) -> list[Event]:

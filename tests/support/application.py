@@ -1,0 +1,36 @@
+"""The application in a process of its own, as it is run."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from support.cluster import free_ports
+from support.deadlines import PATIENT
+
+
+@contextmanager
+def application(**environment: str) -> Iterator[str]:
+    """A serving process that is ready, by its address."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, **PATIENT, **environment})
+    try:
+        while not ready(address):
+            assert process.poll() is None, "the application ended"
+            threading.Event().wait(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
