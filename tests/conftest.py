@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from hypothesis import settings
 from support.cluster import cluster
 from support.deadlines import PATIENT
-from support.fault_house import World
+from support.fault_house import Caller, Serving, World
 from support.faulty_store import Between
 
 from features.events import micros
@@ -81,6 +81,13 @@ def store(server: Stored, plan: ReadPlan) -> Iterator[redis.Redis]:
 def world(tmp_path: Path, plan: ReadPlan) -> Iterator[World]:
     """A house on a store of its own, for faults."""
     with World(tmp_path, plan) as made:
+        yield made
+
+
+@pytest.fixture
+def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
+    """A caller of a serving process of that house."""
+    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as made:
         yield made
 
 

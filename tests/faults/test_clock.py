@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from support.clock import COMPILER, Clock
-from support.deadlines import PATIENT
-from support.fault_house import Caller, Serving, World, players, rows, until
+from support.fault_house import Caller, World, players, rows, until
 
 from features.moments import moment
 from features.read_plan import ReadPlan
@@ -37,12 +36,6 @@ def clock(tmp_path: Path) -> Clock:
 @pytest.fixture
 def world(tmp_path: Path, plan: ReadPlan, clock: Clock) -> Iterator[World]:
     with World(tmp_path, plan, clock.environment) as made:
-        yield made
-
-
-@pytest.fixture
-def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
-    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as made:
         yield made
 
 

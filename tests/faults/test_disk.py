@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.deadlines import PATIENT
-from support.fault_house import PROCESSES, Caller, Serving, World, players, timed, until
+from support.fault_house import PROCESSES, Caller, World, players, timed, until
 
 from features.store.connection import connect
 from features.store.deployment import PARTITIONS, tag
@@ -33,12 +32,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a disk may not be mounted here; the same is shown with a limit on files")
     yield folder
     subprocess.run(["umount", folder], check=True)  # noqa: S607
-
-
-@pytest.fixture
-def caller(world: World, tmp_path: Path) -> Iterator[Caller]:
-    with Serving(world.server.url, tmp_path, **PATIENT) as serving, Caller(serving.socket) as made:
-        yield made
 
 
 def _work(url: str, lake: Path, log: Path) -> None:

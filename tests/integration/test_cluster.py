@@ -16,10 +16,10 @@ import pytest
 import redis
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from support.callers import asked_at_once, post
 from support.cluster import Node, Servers, cluster
 from support.deadlines import PATIENT
 from support.fault_house import until
-from support.linked_ids import asked_at_once
 from support.players import adult_events, event, leased, tell
 
 from features.definitions import apply, open_store
@@ -96,10 +96,7 @@ async def serving(stage: Stage) -> Any:
 
 
 async def asked(caller: Any, player: str, **more: Any) -> dict[str, Any]:
-    answer = await caller.post("/v1/decisions", json={"player_id": player, **more})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    return await post(caller, "/v1/decisions", {"player_id": player, **more})
 
 
 async def deposits(caller: Any, player: str, **more: Any) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Opened, app_of
 from scipy import stats
-from support.linked_ids import asked_at_once
+from support.callers import asked_at_once, player_of, post, rules
 from support.players import adult_events, leased, tell
 
 from features import zones
@@ -17,7 +17,6 @@ from features.moments import micros, when
 from features.schema import PRODUCTS
 from features.store.deployment import real_now_us
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from service.contacts.snapshot import decision_key
 from service.decisions.decide import decide
@@ -26,20 +25,9 @@ from service.decisions.request import DecisionRequest
 from service.rules.compiler import CompiledRulebook
 
 
-def player_of(house_variant: str, prefix: str = "p") -> str:
-    shares = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.4, "uniform": 0.05}
-    return next(
-        f"{prefix}{n}"
-        for n in range(1_000)
-        if variant("policy_2026", f"{prefix}{n}", shares) == house_variant  # type: ignore[arg-type]
-    )
-
-
 async def asked(client: Any, player: str, **more: Any) -> dict[str, Any]:
-    answer = await client.post("/v1/decisions", json={"player_id": player, **more})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    """An answer without its reasons."""
+    return await post(client, "/v1/decisions", {"player_id": player, **more})
 
 
 async def contact(client: Any, player: str, **more: Any) -> dict[str, Any]:
@@ -225,7 +213,7 @@ async def test_unsubscribing_ends_consent_to_each_product_too(opened: Opened) ->
         assert (await client.post("/v1/outcomes", json=outcome)).status_code == 200
         found = await asked(client, player, channels=["email"], dry_run=True, explain=True)
         assert found["candidates"]["eligible"] == 1
-        assert "consent" in rules_of(found)
+        assert "consent" in rules(found)
 
 
 @pytest.mark.usefixtures("worker")
@@ -323,10 +311,6 @@ def told(player: str, number: int, kind: str, **fields: Any) -> dict[str, Any]:
     return {"type": kind, "event_id": f"{kind}-{number}", "player_id": player, "occurred_at": now, **fields}
 
 
-def rules_of(answer: dict[str, Any]) -> set[str]:
-    return {one["rule"] for one in answer["exclusions"]}
-
-
 SILENCED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "support_contact"}, "after_support"),
     ({"kind": "support_contact", "tags": ["complaint"]}, "complaint_open"),
@@ -350,11 +334,11 @@ async def test_what_goes_on_with_a_player_silences_what_is_promotional_and_never
         position = await tell(client, adult_events(player))
         before = await asked(client, player, after=position, dry_run=True, explain=True)
         assert before["candidates"]["eligible"] > 20
-        assert rule not in rules_of(before)
+        assert rule not in rules(before)
         position = await tell(client, [told(player, 0, **event)])
         found = await asked(client, player, after=position, explain=True)
         assert (found["action"], found["candidates"]["eligible"]) == ("NO_CONTACT", 1)
-        assert rule in rules_of(found)
+        assert rule in rules(found)
         helped = await asked(client, player, purpose="rg_intervention")
         assert helped["action"]["offer"]["id"] == "play_check_in"
 
@@ -369,7 +353,7 @@ async def test_while_a_withdrawal_waits_there_is_no_bonus_and_afterwards_there_i
             position = await tell(client, [told(player, number, kind, amount_minor=100)])
             bonus = await asked(client, player, after=position, purpose="bonus", dry_run=True, explain=True)
             assert (bonus["candidates"]["eligible"] == 1) == waits
-            assert ("withdrawal_pending" in rules_of(bonus)) == waits
+            assert ("withdrawal_pending" in rules(bonus)) == waits
             news = await asked(client, player, purpose="marketing", dry_run=True, explain=True)
             assert news["candidates"]["eligible"] > 1
 
@@ -420,16 +404,16 @@ async def test_a_player_of_great_britain_needs_a_clear_register_and_consent_by_p
     async with opened() as client:
         position = await tell(client, adult_events(player, jurisdiction="GB", time_zone="Europe/London"))
         found = await asked(client, player, after=position, **asks)
-        assert {"unknown_gamstop", "GB1-remote", "GB5"} <= rules_of(found)
+        assert {"unknown_gamstop", "GB1-remote", "GB5"} <= rules(found)
         assert found["candidates"]["eligible"] == 1
         clear = told(player, 0, "register_checked", register_name="gamstop", listed=False)
         await tell(client, [clear])
-        assert "GB1-remote" not in rules_of(await asked(client, player, **asks))
+        assert "GB1-remote" not in rules(await asked(client, player, **asks))
         agreed = {"channel": "email", "granted": True, "basis": "express"}
         products = ("casino", "sports", "poker", "bingo")
         await tell(client, [told(player, n, "consent_changed", product=p, **agreed) for n, p in enumerate(products)])
         assert (await asked(client, player, **asks))["candidates"]["eligible"] > 1
         await tell(client, [told(player, 1, "register_checked", register_name="gamstop", listed=True)])
         listed = await asked(client, player, **asks)
-        assert "GB1-remote" in rules_of(listed)
+        assert "GB1-remote" in rules(listed)
         assert listed["candidates"]["eligible"] == 1

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 import redis
 from conftest import Opened, app_of
-from support.linked_ids import (
+from support.callers import (
     MORE,
     OTHER,
     PLAYER,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened
-from support.linked_ids import asked, states
+from support.callers import asked, states
 from support.players import adult_events, event, leased, tell
 from support.rule_cases import HOUSE
 

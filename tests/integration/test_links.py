@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 from conftest import Opened, app_of
-from support.linked_ids import (
+from support.callers import (
     IN_HOLDOUT,
     MORE,
     OTHER,
@@ -96,7 +96,7 @@ async def test_a_link_is_for_good_and_never_to_two_players(opened: Opened) -> No
         assert (await asked(client, OTHER))["action"] == "NO_CONTACT"
         again = await post(client, "/v1/events", event(PLAYER, "identify", anonymous_id=OTHER))
         assert again["position"]
-        assert "exclusion" in {one["fact"].split(":")[0] for one in await facts_of(client, PLAYER)}
+        assert "exclusion" in {fact.split(":")[0] for fact in await facts_of(client, PLAYER)}
 
 
 @pytest.mark.usefixtures("worker")
@@ -272,7 +272,7 @@ async def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_tol
         await marked(ledger, house, lesser, greater)
         await tell(client, [event(lesser, "login"), event(greater, "exclusion_ended") | ago(2)])
         assert {await ledger.at_home(one, ledger.home) for one in (key, to)} == {key}
-        held = {one["fact"]: one["value"] for one in await facts_of(client, lesser)}
+        held = await facts_of(client, lesser)
         assert held["exclusion:*"] == "ended"
 
 
@@ -321,7 +321,7 @@ async def test_a_link_told_late_lifts_no_exclusion_that_was_told_before_it(opene
         await tell(client, [event("c-3", "self_excluded") | ago(5)])
         await tell(client, [event(PLAYER, "self_excluded") | ago(10), event(PLAYER, "exclusion_ended") | ago(2)])
         await tell(client, [event(PLAYER, "identify", anonymous_id="c-3") | ago(8)])
-        held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+        held = await facts_of(client, PLAYER)
         assert held["exclusion:*"] == "on"
 
 
@@ -336,7 +336,7 @@ async def test_a_link_to_oneself_changes_nothing(opened: Opened, type_: str) -> 
         found = await asked(client, PLAYER, dry_run=True)
         assert found["candidates"]["eligible"] > 1
         assert found["stage"] == before["stage"]
-        assert not [one for one in await facts_of(client, PLAYER) if one["fact"].startswith("link:")]
+        assert not [fact for fact in await facts_of(client, PLAYER) if fact.startswith("link:")]
 
 
 @pytest.mark.usefixtures("worker")
@@ -351,7 +351,7 @@ async def test_a_link_of_a_link_lifts_no_exclusion_that_was_told_of_any_of_them(
         await tell(client, [event(OTHER, "consent_changed", channel="email", granted=True) | ago(0)])
         await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
         for name in (PLAYER, OTHER, "cookie-x"):
-            held = {one["fact"]: one["value"] for one in await facts_of(client, name)}
+            held = await facts_of(client, name)
             assert held["exclusion:*"] == "on"
 
 
@@ -363,7 +363,7 @@ async def test_what_a_linked_player_settled_stays_settled_when_they_are_linked_f
         await tell(client, [event("cookie-y", "self_excluded") | ago(0)])
         await tell(client, [event(PLAYER, "exclusion_ended") | ago(0)])
         await tell(client, [event(OTHER, "alias", previous_id=PLAYER)])
-        held = {one["fact"]: one["value"] for one in await facts_of(client, OTHER)}
+        held = await facts_of(client, OTHER)
         assert held["exclusion:*"] == "ended"
 
 
@@ -376,7 +376,7 @@ async def test_a_link_that_is_told_again_turns_back_nothing_told_since(opened: O
         await tell(client, [event(PLAYER, "consent_changed", channel="sms", granted=True) | ago(0)])
         for number in range(2):
             await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-z") | {"event_id": f"again-{number}"}])
-            held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+            held = await facts_of(client, PLAYER)
             assert held["consent:main:sms"].startswith("granted")
 
 
@@ -387,7 +387,7 @@ async def test_a_clock_that_is_ahead_lifts_no_exclusion_of_before_the_link(opene
         ahead = {"occurred_at": (datetime.now(UTC) + timedelta(seconds=4)).isoformat()}
         await tell(client, [event(PLAYER, "self_excluded") | ago(2), event(PLAYER, "exclusion_ended") | ahead])
         await tell(client, [event(PLAYER, "identify", anonymous_id="cookie-w")])
-        held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+        held = await facts_of(client, PLAYER)
         assert held["exclusion:*"] == "on"
 
 
@@ -422,7 +422,7 @@ async def test_an_event_that_is_refused_holds_nowhere_whatever_the_link(
         assert bulk.append(store, house, [bulk.Items(store, house).event(told)]).statuses == ["new"]
         reused = event("cookie-u", "self_excluded") | {"event_id": used["event_id"]}
         assert (await post(client, "/v1/events", reused, 409))["code"] == "event_id_reused"
-        assert not [one for one in await facts_of(client, PLAYER) if one["fact"].startswith("exclusion")]
+        assert not [fact for fact in await facts_of(client, PLAYER) if fact.startswith("exclusion")]
 
 
 @pytest.mark.usefixtures("worker")
@@ -453,7 +453,7 @@ async def test_a_sign_of_harm_is_told_of_an_id_whichever_way_its_link_is_untied(
         sign = Assertion("harm:own:strong", 1_700_000_000_000_000, 3, "strong")
         assert consumer._tell({house.player_key(PLAYER): [sign]}) == set()
         for name in (OTHER, PLAYER):
-            assert "harm:own:strong" in {one["fact"] for one in await facts_of(client, name)}
+            assert "harm:own:strong" in await facts_of(client, name)
 
 
 @pytest.mark.usefixtures("worker")
@@ -492,7 +492,7 @@ async def test_an_outcome_of_a_linked_id_is_told_of_that_id(opened: Opened) -> N
         await tell(client, [event(PLAYER, "alias", previous_id=OTHER)])
         ended = told | {"decision_id": theirs["decision_id"], "type": "unsubscribed"}
         assert [(await post(client, "/v1/outcomes", ended))["duplicate"] for _ in range(2)] == [False, True]
-        held = {one["fact"]: one["value"] for one in await facts_of(client, PLAYER)}
+        held = await facts_of(client, PLAYER)
         assert held["consent:main:email"].startswith("withdrawn")
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis
 from conftest import Opened, app_of
-from support.linked_ids import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
+from support.callers import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
 from support.players import event, leased, tell
 
 from features.store.deployment import House, partition_of
@@ -54,10 +54,6 @@ async def silent(client: Any, player: str, channel: str = "email") -> bool:
     return all(answer["action"] == "NO_CONTACT" for answer in answers)
 
 
-async def held(client: Any, player: str) -> dict[str, str]:
-    return {one["fact"]: one["value"] for one in await facts_of(client, player)}
-
-
 def logged(store: redis.Redis, player: str, kind: str) -> list[dict[str, Any]]:
     """Bodies of some kind in a player's log, in order."""
     entries: Any = store.xrange(Keys(player).log)
@@ -79,7 +75,7 @@ async def test_what_restricts_holds_from_now_however_far_its_clock_is_ahead(
             assert (first["duplicate"], again["duplicate"]) == (False, True)
             assert again["position"] == first["position"]
             # A register binds where a law asks for it.
-            listed = (await held(client, player)).get("register:gamstop") == "listed"
+            listed = (await facts_of(client, player)).get("register:gamstop") == "listed"
             assert listed or await silent(client, player), said
             body = logged(store, house.player_key(player), "event")[-1]
             now_us = datetime.now(UTC).timestamp() * 1e6
@@ -94,7 +90,7 @@ async def test_a_withdrawal_by_a_clock_far_ahead_outweighs_a_grant_by_one_a_litt
         grant = event(PLAYER, "consent_changed", channel="email", granted=True) | {"occurred_at": ahead("+4 s")}
         ended = event(PLAYER, "consent_changed", channel="email", granted=False) | {"occurred_at": ahead("+30 s")}
         await tell(client, [grant, ended])
-        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert (await facts_of(client, PLAYER))["consent:main:email"].startswith("withdrawn")
         assert await silent(client, PLAYER)
 
 
@@ -104,7 +100,7 @@ async def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened) -
         await tell(client, [event(PLAYER, "self_excluded") | {"occurred_at": ahead("+3 years")}])
         ended = event(PLAYER, "exclusion_ended") | {"occurred_at": datetime.now(UTC).isoformat()}
         await tell(client, [ended])
-        assert (await held(client, PLAYER))["exclusion:*"] == "ended"
+        assert (await facts_of(client, PLAYER))["exclusion:*"] == "ended"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +168,7 @@ async def test_who_unsubscribes_or_complains_needs_no_decision_that_is_kept(
         if "ago" not in when:  # consent that was given since holds
             assert set((await states(client, PLAYER)).values()) == {"revoked"}
             assert await silent(client, PLAYER)
-        stands = await held(client, PLAYER)
+        stands = await facts_of(client, PLAYER)
         assert "unsubscribed:main:email" in stands
         assert ("complained" in stands) == (type_ == "complained")
         assert ("unsubscribed:main:sms" in stands) == (type_ == "complained")
@@ -188,7 +184,7 @@ async def test_a_decision_that_is_gone_is_told_with_the_way_to_unsubscribe(opene
         refused = await post(client, "/v1/outcomes", alone, 404)
         assert "player_id and channel" in refused["detail"]
         assert not (await post(client, "/v1/outcomes", told))["duplicate"]
-        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert (await facts_of(client, PLAYER))["consent:main:email"].startswith("withdrawn")
 
 
 async def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened) -> None:
@@ -197,8 +193,8 @@ async def test_whom_an_outcome_names_is_whom_it_is_about(opened: Opened) -> None
         await settled(client, PLAYER, OTHER)
         (contact,) = await leased(client, OTHER, 1, channels=["email"])
         await post(client, "/v1/outcomes", withdrawal("unsubscribed", decision_id=contact["decision_id"]))
-        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
-        assert (await held(client, OTHER))["consent:main:email"].startswith("granted")
+        assert (await facts_of(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert (await facts_of(client, OTHER))["consent:main:email"].startswith("granted")
 
 
 async def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: Opened) -> None:
@@ -210,11 +206,11 @@ async def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: 
         answer = await asked(client, PLAYER, brand="second", channels=["email"])
         told = withdrawal("unsubscribed", decision_id=answer["decision_id"])
         await post(client, "/v1/outcomes", told)
-        stands = await held(client, PLAYER)
+        stands = await facts_of(client, PLAYER)
         assert stands["consent:second:email"].startswith("withdrawn")
         assert stands["consent:main:email"].startswith("granted")
         await post(client, "/v1/outcomes", told | {"outcome_id": "other", "brand": "main"})
-        assert (await held(client, PLAYER))["consent:main:email"].startswith("withdrawn")
+        assert (await facts_of(client, PLAYER))["consent:main:email"].startswith("withdrawn")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +285,7 @@ async def test_what_restricts_gets_in_and_holds_for_every_linked_id_however_many
         for name in some:
             answer = await asked(client, name, deadline_ms=5_000)
             assert answer["action"] == "NO_CONTACT"
-            assert (await held(client, name))["exclusion:*"] == "on"
+            assert (await facts_of(client, name))["exclusion:*"] == "on"
         home = {(await client.get(f"/v1/players/{name}")).json()["player"] for name in some}
         assert len(home) == 1
 

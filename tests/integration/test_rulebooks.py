@@ -16,26 +16,18 @@ import redis
 import yaml
 from conftest import Opened, app_of
 from rich.console import Console
-from support.linked_ids import asked, rules
+from support.callers import asked, player_of, rules
 from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features.store.bundles import pointer_key, publish, serving_hashes
 from features.store.deployment import real_now_us
 from features.store.server import Server
-from models.catalogue.experiment import variant
 from models.policy.policy import Uniform
 from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.worker.process import wait_until_in_lake
 from service.rules.rulebook import load_rulebook, rulebook_path
-
-SHARES: Any = HOUSE.experiment.variants
-
-
-def player_of(group: str, prefix: str) -> str:
-    names = (f"{prefix}{number}" for number in range(1_000))
-    return next(name for name in names if variant(HOUSE.experiment.key, name, SHARES) == group)
 
 
 def dane(player: str, asked_hours_ago: float = 1.0) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ import pytest
 import redis
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from support.folding import folded
 
-from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, update
+from features.aggregates import DAY_MICROS, Activity, encode, forward
 from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.definitions import apply, open_store, training_frame
 from features.moments import micros
@@ -89,15 +90,6 @@ def by_batch(connection: Any, rows: Sequence[tuple[str, Activity]], cuts: Sequen
     return {(row["player"], row["behaviour_as_of"]): [row[feature.name] for feature in STORED] for row in answer}
 
 
-def by_stream(rows: Sequence[Activity], draw: random.Random) -> list[Any]:
-    """Stored values after rows that arrive in any order and in chunks of any size."""
-    left, stored = draw.sample(rows, len(rows)), empty()
-    while left:
-        size = draw.randint(1, len(left))
-        stored, left = update(stored, left[:size]), left[size:]
-    return stored
-
-
 def assert_alike(batched: list[Any], streamed: list[Any], cut: int) -> None:
     ours, theirs = (forward(encode(values), cut)[: len(VECTOR) - len(DERIVED)] for values in (batched, streamed))
     for feature, one, other in zip(READ, ours, theirs, strict=True):
@@ -124,7 +116,7 @@ def test_batch_and_stream_agree_at_every_cut_off(connection: Any) -> None:
                 known = [row for owner, row in rows if owner == player and row.occurred_us <= cut]
                 assert ((player, cut) in batched) == bool(known)
                 if known:
-                    assert_alike(batched[player, cut], by_stream(known, draw), cut)
+                    assert_alike(batched[player, cut], folded(known, draw), cut)
 
     law()
 
@@ -137,7 +129,7 @@ def test_at_the_latest_row_batch_and_stream_store_the_same(connection: Any) -> N
         rows = [(PLAYERS[0], row) for _, row in rows]
         latest = max(row.occurred_us for _, row in rows)
         (batched,) = by_batch(connection, rows, [latest]).values()
-        streamed = by_stream([row for _, row in rows], draw)
+        streamed = folded([row for _, row in rows], draw)
         assert [batched[index] for index in EXACT] == [streamed[index] for index in EXACT]
         assert [type(value) for value in batched] == [type(value) for value in streamed]
 
@@ -168,7 +160,7 @@ def test_weeks_and_months_turn_at_midnight_of_utc_whatever_the_zone_of_the_sessi
     connection.disconnect()
     buckets = [index for index, feature in enumerate(STORED) if feature.kind in (Kind.WEEK, Kind.MONTH)]
     for cut in edges:
-        streamed = by_stream([row for row in rows if row.occurred_us <= cut], random.Random(cut))
+        streamed = folded([row for row in rows if row.occurred_us <= cut], random.Random(cut))
         assert [batched[PLAYERS[0], cut][index] for index in buckets] == [streamed[index] for index in buckets], cut
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.folding import folded
 
 from features import aggregates, zones
 from features.aggregates import DAY_MICROS, Activity, empty, encode, forward, local_parts, merge, update
@@ -63,15 +64,6 @@ NOW = st.integers(START - 50 * DAY_MICROS, START + 200 * DAY_MICROS)
 
 def counts(feature: Any, row: Activity) -> bool:
     return all(getattr(row, column) in allowed for column, allowed in feature.when.items())
-
-
-def folded(rows: list[Activity], draw: random.Random) -> list[Any]:
-    """Stored values after rows in any order, in chunks of any size."""
-    left, stored = draw.sample(rows, len(rows)), empty()
-    while left:
-        size = draw.randint(1, len(left))
-        stored, left = update(stored, left[:size]), left[size:]
-    return stored
 
 
 def opens(kind: Kind, moment_us: int, before: int) -> date:

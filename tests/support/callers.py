@@ -1,4 +1,4 @@
-"""Ids and players who turn out to belong together, as callers tell of them over HTTP."""
+"""What callers tell and ask a house over HTTP, and the catalogue, rulebook and links under which they do."""
 
 import asyncio
 import base64
@@ -17,6 +17,12 @@ from models.catalogue.offers import Catalogue
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
 from service.players import sealing
+
+
+def player_of(group: str, prefix: str = "p") -> str:
+    """A player of a variant."""
+    names = (f"{prefix}{number}" for number in range(1_000))
+    return next(one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) == group)
 
 
 def among(*variants: str) -> list[str]:
@@ -89,8 +95,10 @@ def rules(answer: dict[str, Any]) -> set[str]:
     return {one["rule"] for one in answer["exclusions"]}
 
 
-async def facts_of(client: Any, player: str) -> list[dict[str, Any]]:
-    return list((await client.get(f"/v1/players/{player}")).json()["facts"])
+async def facts_of(client: Any, player: str) -> dict[str, str]:
+    """Values of what is known of a player, by fact."""
+    told = (await client.get(f"/v1/players/{player}")).json()
+    return {one["fact"]: one["value"] for one in told["facts"]}
 
 
 async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:

@@ -1,0 +1,16 @@
+"""Fold a player's rows into stored values as a worker may: in any order, in chunks of any size."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from features.aggregates import Activity, empty, update
+
+
+def folded(rows: Sequence[Activity], draw: random.Random) -> list[Any]:
+    """Stored values after all rows."""
+    left, stored = draw.sample(rows, len(rows)), empty()
+    while left:
+        size = draw.randint(1, len(left))
+        stored, left = update(stored, left[:size]), left[size:]
+    return stored
