@@ -1,4 +1,4 @@
-"""Real parts for the tests: one Valkey server, one Feast registry, houses made afresh."""
+"""Shared fixtures: a Valkey server, a Feast registry, houses, workers and the application."""
 
 import os
 import threading

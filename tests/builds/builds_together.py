@@ -1,4 +1,4 @@
-"""The first build and this one over one house, one after the other and side by side, in processes of their own.
+"""The first build and this one on one house: one after the other and side by side.
 
 `make test-builds` runs it: the first build is made of the repository's history and installed beside this one.
 """

@@ -1,4 +1,4 @@
-"""Processes of two builds over one house: a build's command with its log, and a caller of a build's API."""
+"""Run the commands and call the API of two builds on one house."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The store's clock is set forward and back: places in the log only grow, and nothing is lost, doubled or overshot."""
+"""The store's clock set forward and back: log positions only grow, no entry is lost, no limit overstepped."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The disk under the lake is full: callers and features notice nothing, the log keeps everything, then it goes on."""
+"""A full disk under the lake: decisions and features go on, the log keeps its entries, the lake catches up."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Processes are killed under load: whatever was acknowledged is there afterwards, once."""
+"""Processes killed under load: every acknowledged write is there afterwards, exactly once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A process is ready once it was seen to serve in time, and nothing is left of the try."""
+"""Readiness: a process is ready once its probe was served in time; the probe leaves no data behind."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A database of MLflow's that several processes make at once."""
+"""An MLflow database that several processes create at the same time."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whoever was told 503 and asks again under the same id gets the one decision that there is, whatever came late."""
+"""Retries under one request id after a 503: all get the one recorded decision, however late the store was."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Never two servers on the files of one home, and none that is taken for gone because it is silent."""
+"""The embedded server: one per home at most, and a silent one is never taken for a stopped one."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Processes are killed at every step and at every call to the store, started again, and nothing is lost or doubled."""
+"""Processes killed at every step and store call, then restarted: no entry is lost or doubled."""
 
 import os
 import signal

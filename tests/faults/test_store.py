@@ -1,4 +1,4 @@
-"""The store fails while callers wait: each gets the answer that is safe, and what was acknowledged stays, once."""
+"""Store failures during requests: callers get the safe answer, acknowledged writes stay, once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What callers get for wrong bodies, unknown things and a store that is away."""
+"""The HTTP API: wrong bodies, batches, API keys, deadlines, and a store that is away."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""The decision's bench, small: whole decisions of real processes beside an echo."""
+"""The decision bench on a small scale: whole decisions of real processes beside an echo server."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The churn model's life on a real lake, a real Feast store, a real MLflow registry and a real Valkey."""
+"""The churn model from training to promotion on a real lake, Feast store, MLflow registry and Valkey."""
 
 from __future__ import annotations
 

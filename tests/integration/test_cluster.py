@@ -1,4 +1,4 @@
-"""The whole service on a real cluster: what is answered, kept and learnt while a node is down and after a failover."""
+"""The service on a real cluster: decisions, events and learning with a node down and after a failover."""
 
 import asyncio
 import threading

@@ -1,3 +1,5 @@
+"""Decisions over the real store: exact propensities, caps, confirms, outcomes, exclusions and sending hours."""
+
 import asyncio
 from collections import Counter
 from dataclasses import replace

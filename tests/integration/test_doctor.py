@@ -1,4 +1,4 @@
-"""A look at houses that are well, and at houses that were really broken: what is seen, and what is to be done."""
+"""`croupier doctor` on healthy houses and on really broken ones: findings, grades and remedies."""
 
 import json
 import os

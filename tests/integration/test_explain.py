@@ -1,4 +1,4 @@
-"""Why this one: the reasons of a decision are its numbers, and a player is shown as the house sees them."""
+"""Explanations of decisions and the page of a player: reasons add up to the logged scores."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two hundred generated files into a real store: every line, record and event of each is accounted for."""
+"""Import of generated files into a real store: every line, record and event is accounted for."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Players of one household share what their contacts may be, whatever dies in between."""
+"""Household caps: members share them, through joins, links, retries and crashes."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Imports into a real store, with a real worker: every row accounted for, every event once, whatever is killed."""
+"""Imports with a real store and worker: every row accounted for, every event once, also after a kill."""
 
 import csv
 import fcntl

@@ -1,4 +1,4 @@
-"""The learner: one order over all partitions, and the same bytes however often it is killed."""
+"""The learner: one order over all partitions, and the same published bytes however often it is killed."""
 
 import json
 import os

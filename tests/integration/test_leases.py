@@ -1,4 +1,4 @@
-"""Leases: what forbids a contact takes its open lease back in the same call that makes it known."""
+"""Leases: an event that forbids contact revokes the open leases in the same call."""
 
 import asyncio
 from collections import Counter

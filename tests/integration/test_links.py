@@ -1,4 +1,4 @@
-"""Ids that turn out to be one person, and budgets over all players, as callers meet them over HTTP."""
+"""Linked ids over HTTP: events, limits, decisions and budgets of one person under several ids."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on a house like any other."""
+"""The notebooks, run from top to bottom on a small house."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The API against its own page: whatever its schema admits is answered as the page says, never with a fault."""
+"""The API against its own OpenAPI page: answers conform to the schema and are never faults."""
 
 from collections.abc import Iterator
 from typing import Any

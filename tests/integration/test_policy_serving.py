@@ -1,4 +1,4 @@
-"""Which snapshot serves: later ones follow, one command goes back and holds, another lets go."""
+"""The serving policy version: newer versions follow, a rollback pins one, and a release lets it go."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Records of outside files as units: what shares an id, what cannot be read, and what an import leaves behind."""
+"""Records of imported files: shared ids, unreadable records, the share of rejects, and interrupted imports."""
 
 import csv
 import gzip

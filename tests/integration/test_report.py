@@ -1,4 +1,4 @@
-"""The report from the lake to the page that people read, through the command line and a serving process."""
+"""The uplift report from the lake to the page, through the command line and the API."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""What is told again is known again: in every spelling of the same content, and as the first build remembered it."""
+"""Duplicates: the same event, outcome or request in any spelling, also as the first build stored it."""
 
 import hashlib
 import json

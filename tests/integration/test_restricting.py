@@ -1,4 +1,4 @@
-"""What restricts contact gets in whatever its clock, its age, the links of its id, or a decision that is gone."""
+"""Events that restrict contact: accepted at any age or clock, through links and without a decision."""
 
 import asyncio
 import random

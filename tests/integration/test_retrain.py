@@ -1,4 +1,4 @@
-"""Retraining and going back, whole: MLflow's record of it, and two serving processes under load."""
+"""Retraining and rollback of the churn model: MLflow's record, crashes, and serving processes under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rulebook in a running house: what it does to decisions, how another takes its place, what officers are told."""
+"""The rulebook in a running house: effect on decisions, promotion, rollback and the officers' commands."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Scheduled runs over a real store, by the clock of a sandbox that is moved by hand."""
+"""Scheduled runs over a real store, with a sandbox clock that is moved by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's own screen shows the house's runs, in one process."""
+"""MLflow's user interface on the runs of a house, in one process."""
 
 import os
 import subprocess

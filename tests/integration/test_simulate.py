@@ -1,4 +1,4 @@
-"""A crowd drives a whole sandbox house over HTTP, and everything it was answered is measured beside the truth."""
+"""A simulated crowd on a whole sandbox house over HTTP, measured against its known truth."""
 
 import json
 import os

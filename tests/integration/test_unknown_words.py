@@ -1,4 +1,4 @@
-"""The doors of a running house: words that nobody knows, what cannot be, and what restricts all the same."""
+"""Unknown words and impossible values over HTTP, in files and commands: refused, or taken as strictest."""
 
 import json
 from datetime import UTC, datetime, timedelta

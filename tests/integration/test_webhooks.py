@@ -1,4 +1,4 @@
-"""Senders are told of a lease that was taken back, over real sockets and a real store, whatever goes wrong."""
+"""Webhooks about revoked leases over real sockets and a real store: delivery, retries, refusals and failures."""
 
 import asyncio
 import json

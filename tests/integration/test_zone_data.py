@@ -1,4 +1,4 @@
-"""A serving process on a machine whose own zones are others: hours follow the package that the record names."""
+"""A serving process on a machine with other time zones: hours follow the recorded zone data."""
 
 import shutil
 from collections.abc import Iterator

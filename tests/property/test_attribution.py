@@ -1,4 +1,4 @@
-"""What the log says becomes lessons: held against a plain reading of the whole log at once."""
+"""Attribution of rewards from the log, against a plain reading of the whole log at once."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Features computed in batch against features folded from the stream, and on their way through lake and Feast."""
+"""Batch features against features folded from the stream, and their way through lake and Feast."""
 
 from __future__ import annotations
 

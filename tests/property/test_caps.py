@@ -1,4 +1,4 @@
-"""Caps against brute force: no window of a cap's length ever holds more contacts than it allows."""
+"""Caps against brute force: no window of a cap's length holds more contacts than it allows."""
 
 import random
 from pathlib import Path

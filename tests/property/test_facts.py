@@ -1,4 +1,4 @@
-"""Facts through the real store: whatever the order of arrival, the same; whatever ties, the stricter."""
+"""Facts in the real store: the same in any order of arrival; of ties, the stricter."""
 
 import itertools
 import random

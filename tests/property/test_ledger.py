@@ -1,4 +1,4 @@
-"""The ledger on a real store: whatever happens in whatever order, no limit is overstepped and nothing gets lost."""
+"""The ledger on a real store: no interleaving of callers oversteps a limit or loses a contact."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Limits beyond the sliding window of one player, each against counting by hand."""
+"""Calendar and lifetime caps, gaps, pauses and budgets, each against counting by hand."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""One person under several ids: the strictest of all that was told before they were known as one, the latest after."""
+"""Facts of linked ids: the strictest of what came before the link, the latest of what came after."""
 
 import random
 

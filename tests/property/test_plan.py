@@ -1,4 +1,4 @@
-"""The compiled plan against Feast itself, over a real Valkey: what one writes the other reads."""
+"""The compiled read plan against Feast over a real Valkey: each reads what the other writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One contract for every policy, and the laws of the one draw."""
+"""The contract of every policy, and the laws of the draw."""
 
 import hashlib
 from collections.abc import Callable

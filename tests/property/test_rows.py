@@ -1,4 +1,4 @@
-"""Any text as a file of rows: every line in one row, a blank one or the header; contents hashed alike on both sides."""
+"""Splitting any text into rows: every line is in one row, blank or the header; hashes agree on both sides."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The compiled law against the plain interpreter, and what must hold of every rulebook; all by seeds."""
+"""The compiled rulebook against the plain interpreter on random rulebooks, and laws that all must obey."""
 
 import os
 from random import Random

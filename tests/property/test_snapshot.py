@@ -1,4 +1,4 @@
-"""The learnt policy: its probabilities, its scores, and what it makes of catalogues and bundles that do not fit."""
+"""The learned policy: probabilities, scores, and catalogues or bundles that do not fit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The application in a process of its own, as it is run."""
+"""Start the application in a process of its own, as it is run."""
 
 import os
 import subprocess

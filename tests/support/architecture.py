@@ -1,4 +1,4 @@
-"""The maps of docs/architecture.md and tests/README.md: each folder and file with the first line of its docstring."""
+"""Write the maps of docs/architecture.md and tests/README.md from the first lines of docstrings."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""What callers tell and ask a house over HTTP, and the catalogue, rulebook and links under which they do."""
+"""Call a house over HTTP, under other limits, brands and links."""
 
 import asyncio
 import base64

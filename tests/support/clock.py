@@ -1,4 +1,4 @@
-"""The clock of a store, which may be set; compiled from `clock.c`."""
+"""Set the clock that a store sees, through a library compiled from `clock.c`."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A real cluster on loopback, made of the server that the embedded store is; the product itself starts none."""
+"""Start a real cluster on loopback from the embedded server's binary."""
 
 import socket
 import subprocess

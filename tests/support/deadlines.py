@@ -1,4 +1,4 @@
-"""Deadlines that a busy machine does not miss: what is proved elsewhere is not how fast it is."""
+"""Deadlines that a busy machine does not miss, for tests of anything but speed."""
 
 from typing import Final
 

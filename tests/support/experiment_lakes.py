@@ -1,4 +1,4 @@
-"""Lakes of seeded synthetic experiments, in the lake's own columns."""
+"""Write lakes of seeded synthetic experiments, in the lake's own columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

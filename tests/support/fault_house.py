@@ -1,4 +1,4 @@
-"""A small house of its own for a fault: store, lake, a serving process, and a caller who keeps what was promised."""
+"""A small house for fault tests: store, lake, serving process, and a caller who checks acknowledged writes."""
 
 import gc
 import hashlib

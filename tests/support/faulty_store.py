@@ -1,4 +1,4 @@
-"""What stands between a process and its store, and fails it on purpose: at a call, before the store or after it."""
+"""A proxy before the store that delays or fails a call on purpose, before the store runs it or after."""
 
 import asyncio
 import threading

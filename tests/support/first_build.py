@@ -1,4 +1,4 @@
-"""What the first build's values were computed from, and how they are compared: frozen data, never today's.
+"""Inputs of the first build's frozen values and their comparison: frozen data, never today's.
 
 Each file of `frozen/functions/*/` holds lines `{"given": ..., "gives": ...}`, as the first build computed them; what a
 line needs besides (house, catalogue, rulebook, list of features) is frozen beside. A line is never edited: what stands

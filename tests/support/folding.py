@@ -1,4 +1,4 @@
-"""Fold a player's rows into stored values as a worker may: in any order, in chunks of any size."""
+"""Fold a player's rows into stored values in any order and in chunks of any size."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The rules told once more, in the plainest way: rule by rule, candidate by candidate. What is compiled must agree."""
+"""A plain interpreter of rulebooks, rule by rule and candidate by candidate: the oracle of the compiler."""
 
 from collections import defaultdict
 from datetime import date, datetime, time, timedelta

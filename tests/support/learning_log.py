@@ -1,4 +1,4 @@
-"""A learning log for the tests: files as the worker writes them, of made decisions, outcomes and events."""
+"""Write a learning log of decisions, outcomes and events, in files like the worker's."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small house to try the ledger in: few players, tight limits, a clock that can be moved, what must always hold."""
+"""A small house for ledger tests: few players, tight limits, a movable clock, and what must always hold."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Players for the tests, as callers describe them."""
+"""Events of players as callers describe them, and contacts that wait for their confirm."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Random rulebooks, catalogues and players by a seed: what the laws of the rules are tried on."""
+"""Random rulebooks, catalogues and players by a seed."""
 
 import copy
 from datetime import date

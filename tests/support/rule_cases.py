@@ -1,4 +1,4 @@
-"""Players and offers told in words, and what the rulebook says of them: what golden cases and properties start from."""
+"""Players and offers described in words, and what the rulebook decides about them."""
 
 from collections.abc import Mapping
 from datetime import date, datetime

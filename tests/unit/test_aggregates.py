@@ -1,4 +1,4 @@
-"""The arithmetic of features: folding rows in any order, and bringing stored values forward to now."""
+"""Aggregates: folding rows in any order, and bringing stored values forward to now."""
 
 import math
 import random

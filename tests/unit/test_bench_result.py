@@ -1,4 +1,4 @@
-"""What the rounds showed, as it is printed."""
+"""Results of the bench: counts of answers, refusals, peers and ratios as they are printed."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Another commit beside this one: its own files, and the furnisher that was written for what stood then."""
+"""Builds of other commits beside this one: their own files and their own furnisher."""
 
 import subprocess
 from pathlib import Path

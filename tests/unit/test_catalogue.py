@@ -1,4 +1,4 @@
-"""Actions: their places, the moments at which they would be sent, and the catalogue they come from."""
+"""The catalogue: slots and their send times, places of actions, and refused files."""
 
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise

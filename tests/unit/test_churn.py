@@ -1,4 +1,4 @@
-"""Who the churn model is asked about, and the laws of its training."""
+"""The churn model: population, labels, cut-offs, training and calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled law in small: what it counts, whom it bars, which packs bind, what inputs say when they are lost."""
+"""The compiled rulebook in small: counts, blocks, binding packs, and missing inputs."""
 
 # `make mutate` changes the code of the rules in some 1,700 ways. What survives does so because it changes nothing:
 # - mask.evaluate: `0` -> `1` where a reason does not hold: the lowest bit is no place, and the set is cut with the

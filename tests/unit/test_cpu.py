@@ -1,4 +1,4 @@
-"""CPU time by process: what a process burns is what is read."""
+"""CPU time by process."""
 
 import subprocess
 import sys

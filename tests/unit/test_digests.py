@@ -1,4 +1,4 @@
-"""Digests of events: the same content under the same id, whatever was added to events since and however it is spelt."""
+"""Digests of events: the same for the same content in any spelling, and across builds."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone

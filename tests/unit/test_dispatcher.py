@@ -1,4 +1,4 @@
-"""What senders are told, in its pure parts: addresses, waits, signatures, the file."""
+"""Webhooks without a network: addresses, waits, signatures and the settings file."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What may be sent: the house's own reasons, several laws at once, what passes, and what a record makes of it."""
+"""Eligibility: the house's own reasons, several laws at once, and the record of exclusions."""
 
 import subprocess
 import sys

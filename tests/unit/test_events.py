@@ -1,4 +1,4 @@
-"""Events at the door: what is accepted, what is refused, and what is kept of them."""
+"""Events: accepted and refused fields, times, and stored rows."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args

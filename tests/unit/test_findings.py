@@ -1,4 +1,4 @@
-"""What is made of readings that a test cannot bring about, and where each grade begins."""
+"""The doctor's findings from given readings, and where each grade begins."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is hashed: the first build's fields always, a later one where it says something; no name of ours enters."""
+"""Hashed forms: the first build's fields always, later fields only when set, and no class names."""
 
 from dataclasses import dataclass, make_dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Signs of harm and stages of a player's life, at their boundaries."""
+"""Markers of harm and stages of a player, at their boundaries."""
 
 from itertools import pairwise, product
 from pathlib import Path

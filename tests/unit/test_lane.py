@@ -1,4 +1,4 @@
-"""A silent server is noticed, left alone and asked in the background; a slow one, or an error, is no silence."""
+"""The circuit breaker of a store connection: opens on silence, not on slowness or errors, and probes."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What a mapping file may say, what each of its words does to a row, and how a wrong one is refused."""
+"""Mapping files of imports: what each word does to a row, and how a wrong file is refused."""
 
 import csv
 import gzip

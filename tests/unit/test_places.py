@@ -1,4 +1,4 @@
-"""Places whose law the rulebook does not hold: a house that is licensed there is silent there, and is told why."""
+"""Places without rules in the rulebook: nothing is sent there, and the commands say why."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Laws of the journal: what serves, and what a rollback brings back."""
+"""The journal of promotions: the serving version, and what a rollback restores."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What restricts is taken with words that nobody knows, in its strictest reading; what cannot be is unknown."""
+"""Events with unknown words or impossible values: restrictions in the strictest reading, the rest unknown."""
 
 import json
 from datetime import UTC, date, datetime, timedelta

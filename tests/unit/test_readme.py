@@ -1,4 +1,4 @@
-"""The map for newcomers names what is there."""
+"""The maps of the code and of the tests name every file."""
 
 import re
 from pathlib import Path

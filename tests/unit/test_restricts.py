@@ -1,4 +1,4 @@
-"""What restricts contact, by what an event asserts: taken whatever its moment; a grant of the same type is not."""
+"""Which events restrict contact, by what they assert."""
 
 from datetime import UTC, datetime
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""Oracles pass river's laws for estimators and ours: what they learnt is their coefficients, their state is bytes."""
+"""Reward models: river's laws for estimators, coefficients, and state as bytes."""
 
 from collections.abc import Callable
 from typing import Any

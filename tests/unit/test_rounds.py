@@ -1,4 +1,4 @@
-"""Paired rounds: order of turns, medians of ratios, intervals that cover."""
+"""Paired rounds of the bench: order of turns, medians of ratios, intervals that cover."""
 
 import numpy as np
 import pytest

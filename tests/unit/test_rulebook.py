@@ -1,4 +1,4 @@
-"""Rulebooks as files: what is refused, with file, line and field; what binds where and when; the page of them."""
+"""Rulebook files: refusals with file, line and field, what binds where and when, and the generated page."""
 
 from datetime import date, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Laws of what is due, and of the file that says so."""
+"""Schedules: due times, and the file that sets them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The serving scorer, held against LightGBM's own Python package on models trained here."""
+"""The serving scorer against LightGBM's own Python package, on models trained here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hours: by the clock on the player's wall, put off inside the slot, and named when they leave no moment."""
+"""Sending hours: by the player's local clock, deferral within the slot, and blocked slots."""
 
 from datetime import date, datetime, time, timedelta
 from typing import Any

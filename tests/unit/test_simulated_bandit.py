@@ -1,4 +1,4 @@
-"""Learning against known truth: it beats chance, delay costs it little, and where all contact harms it stops."""
+"""Learning against a known truth: it beats chance, delay costs little, and harmful contact stops."""
 
 from pathlib import Path
 

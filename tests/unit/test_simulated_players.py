@@ -1,4 +1,4 @@
-"""The crowd of a simulation: the same seed gives the same players, and their truth is counted as the reward counts."""
+"""Simulated players: the same for the same seed, and a truth counted like the reward."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The loop beside the serving one: what runs there ends with it, and answers as it would anywhere."""
+"""The event loop in a thread: cancellation and errors pass between its work and the waiting caller."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The report's statistics: intervals that cover, traps that do not bite, and no verdict where none is due."""
+"""Statistics of the uplift report: intervals that cover, known traps, and withheld verdicts."""
 
 from collections.abc import Mapping
 from datetime import timedelta

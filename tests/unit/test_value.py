@@ -1,4 +1,4 @@
-"""What conversions are worth and what harm costs: estimates against a known truth, provisional values included."""
+"""The worth of conversions and the cost of harm: estimates against a known truth."""
 
 import numpy as np
 import pytest

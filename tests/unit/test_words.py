@@ -1,4 +1,4 @@
-"""Words of closed lists: one meaning whatever the spelling, and a refusal that helps."""
+"""Closed lists of words: one meaning in any spelling, and a refusal that suggests the nearest."""
 
 import json
 import re

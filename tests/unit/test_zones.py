@@ -1,4 +1,4 @@
-"""One source of time zones: whatever machine and environment offer, hours follow the data that decisions record."""
+"""Time zones: hours follow the recorded zone data on any machine and environment."""
 
 import ast
 import os
