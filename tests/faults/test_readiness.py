@@ -16,11 +16,9 @@ LATE = 0.3
 
 
 async def until(true: Callable[[], Any]) -> None:
-    async def whole() -> None:
+    async with asyncio.timeout(60):
         while not await true():  # noqa: ASYNC110 - what is waited for happens elsewhere
             await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(whole(), 60)
 
 
 async def ready(caller: httpx.AsyncClient) -> bool:

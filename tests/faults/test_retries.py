@@ -43,7 +43,7 @@ async def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what
     names = players(f"r{seed}-", STORIES // 2)
     late, decisions = 0, []
 
-    async def story(caller: httpx.AsyncClient, name: str, turn: asyncio.Semaphore) -> None:
+    async def retried(caller: httpx.AsyncClient, name: str, turn: asyncio.Semaphore) -> None:
         nonlocal late
         body = {"player_id": name, "request_id": "once", "channels": ["email", "in_app", "push"]}
         async with turn:
@@ -67,7 +67,7 @@ async def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what
                 assert (await caller.post("/v1/events", json=event)).status_code == 200
         world.apply()
         between.lateness = lambda: random.uniform(0, SLOWEST_SECONDS / 2)
-        await asyncio.gather(*(story(caller, name, turn) for name in names))
+        await asyncio.gather(*(retried(caller, name, turn) for name in names))
         between.lateness = float
     assert late > len(names) // 10, "nothing came late"
     world.flush()

@@ -100,18 +100,15 @@ async def test_what_the_command_writes_is_what_the_service_shows(
 
 @pytest.mark.usefixtures("home")
 async def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_text(store: redis.Redis) -> None:
-    async def text() -> str:
-        built = app.create()
-        async with (
-            app.lifespan(built),
-            httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
-        ):
-            return (await client.get("/reports")).text
-
-    assert "croupier report uplift" in (await text())
     summary = b'{"title": "<script>", "at": "2026-03-02T10:00:00+00:00", "ok": false, "verdict": "<b>"}'
-    store.hset(reports.REPORTS, "odd", summary)  # type: ignore[arg-type]
-    shown = await text()
+    built = app.create()
+    async with (
+        app.lifespan(built),
+        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+    ):
+        assert "croupier report uplift" in (await client.get("/reports")).text
+        store.hset(reports.REPORTS, "odd", summary)  # type: ignore[arg-type]
+        shown = (await client.get("/reports")).text
     assert "&lt;script&gt;" in shown
     assert "<script>" not in shown
     assert "verdict withheld" in shown
