@@ -1,7 +1,6 @@
 """Shared fixtures: a Valkey server, a Feast registry, houses, workers and the application."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from support.cluster import cluster
 from support.deadlines import PATIENT
 from support.fault_house import Caller, Serving, World
 from support.faulty_store import Between
+from support.workers import running
 
 from features.events import micros
 from features.read_plan import ReadPlan
@@ -53,9 +53,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
         with cluster(home) as servers:
             yield servers
         return
-    running = start_server(home)
-    yield running
-    running.stop()
+    embedded = start_server(home)
+    yield embedded
+    embedded.stop()
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +114,8 @@ def worker(
     house: House,  # noqa: ARG001 - a worker needs a house
     lake: Path,
 ) -> Iterator[Worker]:
-    running = Worker(server.url, lake)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    yield running
-    running.stop()
-    thread.join()
+    with running(Worker(server.url, lake)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -137,21 +133,17 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from pipelines.training.churn import churn_frame
 
     home = tmp_path_factory.mktemp("seeded")
-    running = start_server(home)
-    client = connect(running.url)
+    server = start_server(home)
+    client = connect(server.url)
     wish = up.Options(home, players=SEEDED_PLAYERS, clock_us=micros(datetime(2020, 3, 15, tzinfo=UTC)))
-    house = up.prepare(client, wish, running.url)
-    worker = Worker(running.url, wish.lake)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    up.fill(client, house, wish)
-    worker.stop()
-    thread.join()
-    churn_frame(home, running.url)
+    house = up.prepare(client, wish, server.url)
+    with running(Worker(server.url, wish.lake)):
+        up.fill(client, house, wish)
+    churn_frame(home, server.url)
     ChurnRegistry(home)
     yield home
     client.close()
-    running.stop()
+    server.stop()
 
 
 Opened = Callable[[], AbstractAsyncContextManager[httpx.AsyncClient]]

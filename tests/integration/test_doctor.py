@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -22,6 +21,7 @@ from support.clock import COMPILER, Clock
 from support.cluster import cluster
 from support.deadlines import PATIENT
 from support.fault_house import PATIENCE, Serving, World, killed, until
+from support.workers import running
 
 from features.read_plan import ReadPlan
 from features.store.bundles import pointer_key, publish
@@ -97,16 +97,10 @@ def entries(home: Path) -> set[str]:
 @pytest.fixture
 def served(world: World, tmp_path: Path) -> Iterator[World]:
     """A house with a worker and a serving process."""
-    running = Worker(world.server.url, world.lake)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    try:
+    with running(Worker(world.server.url, world.lake)):
         world.flush()
         with Serving(world.server.url, tmp_path, **PATIENT):
             yield world
-    finally:
-        running.stop()
-        thread.join()
 
 
 # --- A house that is well

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ import duckdb
 import pytest
 import redis
 import yaml
+from support.workers import running
 
 from features.events import micros
 from features.store.deployment import create_house
@@ -190,12 +190,8 @@ def home(server: Server, store: redis.Redis, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     monkeypatch.setattr("pipelines.worker.process.FLUSH_SECONDS", 0.05)
     monkeypatch.setattr("pipelines.worker.process.RENEW_SECONDS", 0.1)
-    running = Worker(server.url, tmp_path / "lake")
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    yield tmp_path
-    running.stop()
-    thread.join()
+    with running(Worker(server.url, tmp_path / "lake")):
+        yield tmp_path
 
 
 def in_lake(home: Path) -> int:

@@ -8,7 +8,6 @@ import math
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ import duckdb
 import pytest
 import redis
 import yaml
+from support.workers import running
 
 from features.events import EVENT, micros
 from features.read_plan import ReadPlan
@@ -60,12 +60,8 @@ def following(
     sandbox: House,  # noqa: ARG001 - a worker needs a house
     home: Path,
 ) -> Iterator[Worker]:
-    running = Worker(server.url, home / "lake")
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    yield running
-    running.stop()
-    thread.join()
+    with running(Worker(server.url, home / "lake")) as worker:
+        yield worker
 
 
 def rows(count: int, seed: int = 1, players: int = 23) -> list[Cells]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from support.workers import running
 
 from features.moments import micros
 from features.store.connection import connect
@@ -162,10 +163,5 @@ def test_the_worker_looks_by_itself(stage: Stage, server: Server, lake: Path, ho
     worker = Worker(server.url, lake, scheduler)
     begun = threading.Event()
     scheduler.children["retrain"].start = begun.set  # type: ignore[method-assign]
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
+    with running(worker):
         assert begun.wait(60)
-    finally:
-        worker.stop()
-        thread.join()

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook
 from support.fault_house import PATIENCE, until
 from support.players import adult_events, event, tell
+from support.workers import running
 
 from features.store.deployment import House, tag
 from features.store.server import Server
@@ -194,11 +195,7 @@ def undelivered(store: redis.Redis) -> list[dict[bytes, bytes]]:
 async def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player(
     opened: Opened, senders: Senders, server: Server, house: House, store: redis.Redis, lake: Path
 ) -> None:
-    worker = Worker(server.url, lake, None, senders.told("crm", "mail"))
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-
-    try:
+    with running(Worker(server.url, lake, None, senders.told("crm", "mail"))):
         async with opened() as client:
             position = await tell(client, adult_events("p1"))
             asked = {"player_id": "p1", "after": position}
@@ -209,9 +206,6 @@ async def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player
             await tell(client, [event("p1", "self_excluded")])
         outbox = f"outbox:{tag(int(decision['decision_id'][:3]))}"
         until(lambda: not store.xlen(outbox))
-    finally:
-        worker.stop()
-        thread.join()
     assert sorted(one.path for one in senders.got if one.decision == decision["decision_id"]) == ["/crm", "/mail"]
     for one in senders.got:
         told = one.verified()
