@@ -54,8 +54,9 @@ lint: install ## Lint, format and layers of imports
 types: install ## Types
 	$(BIN)/mypy
 
-map: install ## The map of docs/architecture.md from the code
+map: install ## The maps of code and tests, and docs/settings.md, from the code
 	$(BIN)/python tests/support/architecture.py
+	$(BIN)/python tests/support/settings_page.py
 
 format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format

@@ -26,6 +26,7 @@ from benchmarks import population
 from features.aggregates import encode, forward
 from features.moments import micros
 from features.schema import CHURN_DEFAULT, MODEL_FEATURES, VECTOR
+from features.settings import LearnerSettings
 from features.store.connection import connect
 from features.store.deployment import House, real_now_us
 from features.store.server import start_server
@@ -33,7 +34,7 @@ from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, library_build
 from models.policy.context import context
 from models.policy.learned import Cursor, PolicyVersion
-from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
+from models.policy.learner import ALONE, Learner, NamedAction
 from models.policy.policy import Uniform, draw
 from pipelines.imports import bulk
 from pipelines.learning import policy

@@ -13,10 +13,10 @@ lake only; CROUPIER_HOME says where that is, `var/` by default.
 # %%
 # Where the lake is, and how many days of each player count. 28 days hold four weekends; shorter windows mature sooner.
 import os
-from pathlib import Path
 
 import pandas as pd
 
+from features.settings import environment, read_mlflow
 from models.catalogue.offers import load_catalogue
 from pipelines.experiments import page, plots
 from pipelines.experiments.comparisons import METRICS, compare_all
@@ -30,16 +30,16 @@ try:
 except ModuleNotFoundError:
     display = print
 
-home = Path(os.environ.get("CROUPIER_HOME", "var"))
+home = environment().home
 lake = home / "lake"
 window_days = int(os.environ.get("WINDOW_DAYS", "28"))
-catalogue = load_catalogue(catalogue_path())
+catalogue, settings = load_catalogue(catalogue_path()), read_mlflow(home)
 
 # %%
 # One row per player: the variant of the first decision, and what the player did in the window that begins there.
 # `before_...` is the same money in the 28 days before; it makes the intervals narrower.
 with opened(lake) as connection:
-    found = exposures(connection, costs(catalogue), window_days)
+    found = exposures(connection, costs(catalogue, settings), window_days)
 players = found.players
 display(players.head())
 
@@ -51,7 +51,7 @@ display(players.groupby("variant")[money].median())
 
 # %%
 # Health first. If a check fails, the rest says nothing about the variants, and the report withholds its verdict.
-report = compute(lake, days=window_days)
+report = compute(lake, settings, days=window_days)
 health = pd.DataFrame(page.checks(report))
 display(health)
 display("healthy" if report.health.ok else f"not healthy: {'; '.join(report.health.reasons)}")

@@ -9,11 +9,10 @@
 # store is started for as long as you need it.
 
 # %%
-import os
 from contextlib import ExitStack
-from pathlib import Path
 
 from features.schema import MODEL_FEATURES
+from features.settings import environment
 from features.store.server import serving
 from models.churn.plots import reliability_diagram
 from models.churn.training import Rows, evaluate, fit
@@ -22,7 +21,7 @@ from pipelines.training.churn import churn_frame
 from pipelines.training.promotion import GateRefused, promote
 
 HORIZON_DAYS = 30
-HOME = Path(os.environ.get("CROUPIER_HOME", "var"))
+HOME = environment().home
 open_until_the_end = ExitStack()
 
 # %% [markdown]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typer._click.exceptions import ClickException
 
 from features import zones
 from features.moments import micros
+from features.settings import Environment, Row, environment, for_children, listed, unknown, use_store
 from features.store.connection import connect
 from features.store.deployment import open_house
 from features.store.server import relying, serving
@@ -83,7 +83,7 @@ class Refusal(Exception):
 
 def home() -> Path:
     """CROUPIER_HOME, by default `var/`."""
-    return Path(os.environ.get("CROUPIER_HOME", "var"))
+    return environment().home
 
 
 def console() -> Console:
@@ -123,7 +123,9 @@ def _clock(text: str | None) -> int | None:
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(envvar="PORT", help="Port of the API.", min=1, max=65_534)] = 8000,
+    port: Annotated[
+        int, typer.Option(envvar=Environment.port.name, help="Port of the API.", min=1, max=65_534)
+    ] = Environment.port.default,
     clock: Annotated[
         str | None, typer.Option(help="House time at creation, UTC; a date means its noon. Makes a sandbox.")
     ] = None,
@@ -136,12 +138,13 @@ def up(
     from pipelines.machine.up import Options
     from pipelines.machine.up import up as start
 
+    _warn_of_unknown()
     start(Options(home(), port, _clock(clock), rate, players, workers, screen), console())
 
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65_535)] = 8000,
+    port: Annotated[int, typer.Option(envvar=Environment.port.name, min=1, max=65_535)] = Environment.port.default,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=64)] = 1,
 ) -> None:
@@ -151,10 +154,11 @@ def serve(
     from service.api.app import Settings
 
     _log_to_stderr()
-    if host not in LOOPBACK and not os.environ.get("CROUPIER_KEYS"):
+    _warn_of_unknown()
+    if host not in LOOPBACK and not environment().keys:
         raise Refusal("without CROUPIER_KEYS the service listens on loopback only")
     with relying(home()) as url:
-        os.environ["CROUPIER_STORE"] = url
+        use_store(url)
         Settings.here(url)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
@@ -187,6 +191,28 @@ def doctor(as_json: Json = False) -> None:
         sys.exit(1)
 
 
+@app.command()
+def settings(as_json: Json = False) -> None:
+    """Show every setting, its default, who said so and what it is for. Example: croupier settings."""
+    from rich.table import Table
+
+    rows = listed(home())
+    if as_json:
+        show({"settings": [one._asdict() for one in rows]}, as_json=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in Row._fields:
+        table.add_column(name, overflow="fold")
+    for one in rows:
+        table.add_row(*("" if text is None else str(text) for text in one))
+    paper().print(table, markup=False)
+
+
+def _warn_of_unknown() -> None:
+    for one in unknown(environment()):
+        print(f"croupier: warning: {one}", file=sys.stderr)
+
+
 @app.command(hidden=True)
 def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None:
     """Show MLflow's own screen over the house's runs and models. Example: croupier screen --port 8001."""
@@ -205,7 +231,8 @@ def worker() -> None:
     from pipelines.worker.webhooks import read_webhooks
 
     _log_to_stderr()
-    schedules, told = read_schedules(), read_webhooks()
+    _warn_of_unknown()
+    schedules, told = read_schedules(home()), read_webhooks()
     with relying(home()) as url:
         client = connect(url)
         running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
@@ -221,8 +248,9 @@ def learn() -> None:
     from pipelines.learning.training_log import open_training
 
     _log_to_stderr()
+    _warn_of_unknown()
     with relying(home()) as url:
-        running = LearnerProcess(url, home(), open_training(home() / "lake"), MlflowReporter(home()), lambda _: None)
+        running = LearnerProcess(url, home(), open_training(home()), MlflowReporter(home()), lambda _: None)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: running.stop())
         running.run()
@@ -511,7 +539,7 @@ def _record(url: str, *, apart: bool) -> None:
 
     logs = home() / "logs"
     logs.mkdir(exist_ok=True)
-    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(home())}
+    own = for_children(home(), url)
     Child("settle", [sys.executable, "-m", "pipelines", "settle"], own, logs / "settle.log").start()
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import redis
 
+from features.settings import environment
 from features.store.cluster import plain
 from features.store.errors import StoreError
 
@@ -130,7 +131,7 @@ def socket_path(home: Path) -> Path:
 
 def store_url(home: Path) -> str:
     """Address of the store: `CROUPIER_STORE`, or the home's own server."""
-    return os.environ.get("CROUPIER_STORE") or f"unix://{_socket(home)}"
+    return environment().store or f"unix://{_socket(home)}"
 
 
 def heard(home: Path, say: Say = aloud) -> str:
@@ -344,7 +345,7 @@ def _started(pid: int) -> str:
 @contextmanager
 def serving(home: Path, say: Say = aloud) -> Iterator[str]:
     """Address of the store while the block runs: `CROUPIER_STORE`, or the home's own server."""
-    if "CROUPIER_STORE" in os.environ:
+    if environment().store is not None:
         with relying(home, say) as url:
             yield url
         return

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from features import zones
 from features.events import Channel, Jurisdiction, Product, micros
+from features.files import load_yaml
 from features.schema import CHANNELS, TIMING_SLOTS
 from features.words import unknown
-from models.catalogue.files import load_yaml
 from models.catalogue.hashed import CATALOGUE
 from models.catalogue.limits import Budget, Cap, ContactGroup, Gap, Name, Pause
 

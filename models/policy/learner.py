@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.settings import LearnerSettings
 from models.policy.context import READINGS
 from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, PolicyVersion
 from models.policy.reward_model import REWARD_MODELS, Levels, RewardModel, sigmoid
@@ -27,34 +28,7 @@ FORMAT: Final = 2
 
 
 class LearnerError(ValueError):
-    """A state that another build wrote, or settings that cannot be; the text says why."""
-
-
-class LearnerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of the learner.
-
-    Attributes:
-        oracle: `kalman` or `logistic`.
-        batch: Rows between snapshots.
-        warm_up: Rows that the standardisation is taken from.
-        keep: Forgetting factor per batch, in (0, 1].
-        kappa: See `models.policy.learned.weigh`.
-        least_scale_minor: See `models.policy.learned.weigh`, minor units.
-    """
-
-    oracle: str = "kalman"
-    batch: int = 250
-    warm_up: int = 500
-    keep: float = 0.995
-    kappa: float = 100.0
-    least_scale_minor: float = 5.0
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.oracle not in REWARD_MODELS:
-            raise LearnerError(f"learner.oracle is {self.oracle}; there are {', '.join(REWARD_MODELS)}")
-        if min(self.batch, self.warm_up, self.kappa, self.least_scale_minor) <= 0 or not 0 < self.keep <= 1:
-            raise LearnerError("learner: batch, warm_up, kappa and least_scale_minor are above 0, keep is in (0, 1]")
+    """A state that another build wrote; the text says why."""
 
 
 class NamedAction(NamedTuple):

@@ -16,10 +16,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import lightgbm
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from features.events import moment
 from features.schema import MODEL_FEATURES, VECTOR, schema_hash
-from models.catalogue.files import read_settings
+from features.settings import Mlflow, Tracking, read_mlflow
 from models.churn.plots import reliability_diagram
 from models.churn.scorer import ChurnBundle
 from models.churn.training import Evaluation, Rows, TrainedModel
@@ -52,7 +51,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
-SETTINGS: Final = Path(__file__).parents[2] / "mlflow.yaml"
 _REPLACED: Final = "replaced"
 _ENTRY: Final = "entry"
 _WHY: Final = "why"
@@ -62,65 +60,6 @@ _SQLITE: Final = "sqlite:///"
 
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
-
-
-class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where runs are kept, `{home}` filled in; `artifacts` is for a database without a server in front."""
-
-    uri: str
-    artifacts: str
-
-
-class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Thresholds that a churn model must meet on its test rows to serve."""
-
-    auc_above_recency: float
-    auc_above_champion: float
-    ece_above_noise: float
-
-
-class Models(msgspec.Struct, frozen=True):
-    """Names of registered models."""
-
-    churn: str
-
-
-class Gates(msgspec.Struct, frozen=True):
-    """Gates by kind of model."""
-
-    churn: Gate
-
-
-class ChurnSettings(msgspec.Struct, frozen=True):
-    """What the churn model predicts."""
-
-    horizon_days: int
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What models and their registry need of mlflow.yaml; other sections are other modules'."""
-
-    tracking: Tracking
-    experiment: str
-    models: Models
-    gates: Gates
-    churn: ChurnSettings
-
-    @classmethod
-    def read(cls, home: Path) -> Self:
-        """The settings of a house; `CROUPIER_MLFLOW` overrides the address.
-
-        Raises:
-            RegistryError: The file is not valid.
-        """
-        try:
-            found = read_settings(SETTINGS, cls)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise RegistryError(f"{SETTINGS} cannot be used: {error}") from error
-        here = str(home.resolve())
-        uri = os.environ.get("CROUPIER_MLFLOW") or found.tracking.uri.replace("{home}", here)
-        tracking = Tracking(uri, found.tracking.artifacts.replace("{home}", here))
-        return msgspec.structs.replace(found, tracking=tracking)
 
 
 class Run:
@@ -157,7 +96,7 @@ class ChurnRegistry:
     """
 
     def __init__(self, home: Path) -> None:
-        self.settings = Settings.read(home)
+        self.settings = read_mlflow(home)
         self._name = self.settings.models.churn
         self._client = _open(self.settings.tracking)
         self._experiment = _open_experiment(self._client, self.settings)
@@ -325,7 +264,7 @@ def _open(tracking: Tracking) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
 
 
-def _open_experiment(client: MlflowClient, settings: Settings) -> str:
+def _open_experiment(client: MlflowClient, settings: Mlflow) -> str:
     name, tracking = settings.experiment, settings.tracking
     found = client.get_experiment_by_name(name)
     if found is not None:
@@ -341,7 +280,7 @@ class LearnerJournal:
     """
 
     def __init__(self, home: Path, lineage: str) -> None:
-        settings = Settings.read(home)
+        settings = read_mlflow(home)
         self._client = _open(settings.tracking)
         self._experiment = _open_experiment(self._client, settings)
         self._lineage = lineage

@@ -8,7 +8,6 @@ the house, if a server answers'
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from importlib import metadata, resources
@@ -23,11 +22,12 @@ from packaging.utils import canonicalize_name
 from features import zones
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
+from features.settings import environment, unknown
 from features.store.bundles import LEARNER_LEASE, LIVE, READY, bundle_key, pointer_key
 from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us, tag
 from features.store.errors import StoreError
-from features.store.server import read_lock, server_binary, socket_path
+from features.store.server import read_lock, server_binary, socket_path, store_url
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
@@ -36,7 +36,7 @@ from pipelines.doctor import findings, premises
 from pipelines.doctor.findings import Finding, ServerReading, or_ok
 from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lock_of, servers_of, socket_of, within
 from pipelines.worker.lake import reach
-from pipelines.worker.schedule import SETTINGS, read_schedules
+from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
 from service.api.app import KINDS, Settings, catalogue_path
 from service.decisions.record import Record, load_record
@@ -90,7 +90,7 @@ def examine(home: Path) -> list[Finding]:
     Raises:
         NoHouse: The home holds none.
     """
-    embedded = not os.environ.get("CROUPIER_STORE")
+    embedded = environment().store is None
     try:
         there = within((home / "store" if embedded else home).is_dir)
     except OSError as error:
@@ -100,7 +100,7 @@ def examine(home: Path) -> list[Finding]:
         raise NoHouse(f"there is no house in {home}: `CROUPIER_HOME={home} croupier up` makes one")
     servers = servers_of(home, embedded)
     answering = [one for one in servers if not one.trouble and not one.info.get("loading")]
-    found = _installed()
+    found = _installed(home)
     if there:
         found += _of_home(home.resolve(), servers[0])
     found += _of_store(home, servers, answering)
@@ -155,7 +155,7 @@ def _of_store(home: Path, servers: Sequence[ServerReading], answering: Sequence[
 
 
 def _of_house(home: Path, servers: Sequence[ServerReading], answering: Sequence[ServerReading]) -> list[Finding]:
-    url = f"unix://{socket_of(home)}" if servers[0].embedded else os.environ["CROUPIER_STORE"]
+    url = f"unix://{socket_of(home)}" if servers[0].embedded else store_url(home)
     try:
         stored = within(lambda: _stored(url))
     except (StoreError, msgspec.MsgspecError) as error:
@@ -300,8 +300,8 @@ def _read(kind: str, bundle: bytes, catalogue: Catalogue) -> None:
 # --- What is installed and set
 
 
-def _installed() -> list[Finding]:
-    return _checked("zones", _zones) + _checked("packages", _packages) + _checked("settings", _settings)
+def _installed(home: Path) -> list[Finding]:
+    return _checked("zones", _zones) + _checked("packages", _packages) + _checked("settings", lambda: _settings(home))
 
 
 def _zones() -> list[Finding]:
@@ -323,20 +323,18 @@ def _packages() -> list[Finding]:
     return found
 
 
-def _settings() -> list[Finding]:
+def _settings(home: Path) -> list[Finding]:
     """Findings on settings files and variables: valid, and read by something."""
-    found = findings.variables(os.environ)
+    found = findings.variables(unknown(environment()))
     for look in (
         lambda: load_catalogue(catalogue_path()),
         lambda: load_rulebook(rulebook_path()),
         lambda: Settings.here(""),
-        read_schedules,
+        lambda: read_schedules(home),
         read_webhooks,
     ):
         try:
             look()
         except Exception as error:  # noqa: BLE001 - each says in a sentence what is wrong with its file
             found.append(Finding("settings", "fault", str(error), "mend that file or variable, then look again"))
-    with suppress(msgspec.MsgspecError, OSError):  # told above
-        found += findings.sections(msgspec.yaml.decode(SETTINGS.read_bytes(), type=dict[str, Any]))
     return or_ok("settings", "catalogue, rulebook, mlflow.yaml and the environment are read", found)

@@ -6,32 +6,17 @@ A fault keeps the house from serving or breaks a promise of it; a warning may be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Final, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from features.moments import moment
+from features.settings import Unknown
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
 
 Grade = Literal["ok", "warning", "fault"]
-_WORDS: Final = "HOME|STORE|KEYS|CATALOGUE|RULES|WEBHOOKS|MLFLOW|READ_SECONDS|WRITE_SECONDS|TIED"
-VARIABLES: Final = frozenset(f"CROUPIER_{word}" for word in _WORDS.split("|"))
-"""What the environment may say to Croupier."""
-SECTIONS: Final[Mapping[str, frozenset[str]]] = {
-    "tracking": frozenset({"uri", "artifacts"}),
-    "experiment": frozenset(),
-    "models": frozenset({"churn"}),
-    "gates": frozenset({"churn"}),
-    "churn": frozenset({"horizon_days"}),
-    "reward": frozenset({"window_days"}),
-    "learner": frozenset({"oracle", "batch", "warm_up", "keep", "kappa", "least_scale_minor"}),
-    "report": frozenset({"window_days"}),
-    "schedules": frozenset({"retrain"}),
-}
-"""What mlflow.yaml may say."""
 _MIB: Final = 1 << 20
 _FULL: Final = 100 * _MIB
 _INODES: Final = 1_000
@@ -309,33 +294,9 @@ def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
     return or_ok("packages", f"all {len(wanted)} as asked for", found)
 
 
-def variables(names: Iterable[str]) -> list[Finding]:
+def variables(unknown: Iterable[Unknown]) -> list[Finding]:
     """Findings on CROUPIER variables of the environment that nothing reads."""
     return [
-        Finding("settings", "warning", f"nothing reads {name}", _spelling(name, VARIABLES))
-        for name in sorted(names)
-        if name.startswith("CROUPIER_") and name not in VARIABLES
+        Finding("settings", "warning", f"nothing reads {name}", f"{near} may be meant" if near else "remove it")
+        for name, near in unknown
     ]
-
-
-def sections(content: Mapping[str, Any]) -> list[Finding]:
-    """Findings on keys of mlflow.yaml that nothing reads."""
-    found = []
-    for name, part in content.items():
-        known = SECTIONS.get(name)
-        wrong = (
-            [(name, SECTIONS)] if known is None else [(key, known) for key in _keys(part) if known and key not in known]
-        )
-        for word, words in wrong:
-            seen = f"nothing reads {word!r} of mlflow.yaml"
-            found.append(Finding("settings", "warning", seen, _spelling(word, words)))
-    return found
-
-
-def _keys(part: Any) -> Iterable[str]:  # noqa: ANN401 - whatever a file holds
-    return part if isinstance(part, Mapping) else ()
-
-
-def _spelling(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, list(known), 1)
-    return f"{near[0]} may be meant" if near else f"remove it; known are {', '.join(sorted(known))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +13,11 @@ from urllib.parse import urlsplit
 
 import redis
 
+from features.settings import Environment
 from features.store.cluster import Nodes, is_cluster, plain
 from features.store.deployment import real_now_us
 from features.store.errors import StoreError
-from features.store.server import Lock, read_lock, socket_path
+from features.store.server import Lock, read_lock, socket_path, store_url
 from pipelines.doctor.findings import ServerReading
 
 CALL_SECONDS: Final = 2.0
@@ -45,7 +45,7 @@ def servers_of(home: Path, embedded: bool) -> list[ServerReading]:  # noqa: FBT0
     """Query each server of the store."""
     if embedded:
         return [_asked(socket_of(home), f"unix://{socket_of(home)}")._replace(name="the store", embedded=True)]
-    url = os.environ["CROUPIER_STORE"]
+    url = store_url(home)
     if not is_cluster(url):
         return [_asked(_place(url), url)]
     nodes = Nodes(url)
@@ -61,7 +61,7 @@ def _place(url: str) -> str:
     with suppress(ValueError):
         if told.hostname:
             return f"{told.hostname}:{told.port or 6379}"
-    return told.path if told.scheme == "unix" else "CROUPIER_STORE"
+    return told.path if told.scheme == "unix" else Environment.store.name
 
 
 def socket_of(home: Path) -> str:

@@ -13,40 +13,22 @@ import msgspec
 import redis
 
 from features.events import moment
+from features.settings import Mlflow, read_mlflow
 from features.store.bundles import bundle_key
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
 from features.store.server import heard
-from models.catalogue.files import read_settings
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.experiments.health import tallies
 from pipelines.experiments.uplift import Uplift, uplift
 from pipelines.worker.lake import reach
-from pipelines.worker.schedule import SETTINGS
 from service.api.app import catalogue_path
 from service.api.reports import REPORTS, Summary, report_key
 
 NAME: Final = "uplift"
-
-
-class ReportSettings(msgspec.Struct, frozen=True):
-    """Settings of reports in mlflow.yaml."""
-
-    window_days: int
-
-
-class RewardSettings(msgspec.Struct, frozen=True):
-    """How long a contact is rewarded, days."""
-
-    window_days: float
-
-
-class _File(msgspec.Struct, frozen=True):
-    report: ReportSettings
-    reward: RewardSettings
 
 
 class ReportFiles(NamedTuple):
@@ -71,18 +53,9 @@ class LiveHouse(NamedTuple):
     lag_seconds: float | None
 
 
-def window_days() -> int:
-    """Days after the first decision that the report counts, from mlflow.yaml."""
-    return _settings().report.window_days
-
-
-def costs(catalogue: Catalogue) -> Costs:
-    """Contact costs of a catalogue; an offer counts as taken within mlflow.yaml's reward window."""
-    return Costs.of(catalogue, _settings().reward.window_days)
-
-
-def _settings() -> _File:
-    return read_settings(SETTINGS, _File)
+def costs(catalogue: Catalogue, settings: Mlflow) -> Costs:
+    """Contact costs of a catalogue; an offer counts as taken within the reward window of mlflow.yaml."""
+    return Costs.of(catalogue, settings.reward.window_days)
 
 
 def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> ReportFiles:
@@ -99,7 +72,7 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
     """
     house = running(home) if lake is None else None
     try:
-        report = compute(lake or home / "lake", house, days, experiment)
+        report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment)
         contents = {"html": page.html(report), "csv": page.table_csv(report), "json": as_json(report)}
         files = write(home / "reports", NAME, contents)
         if house is not None:
@@ -111,9 +84,9 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
 
 
 def compute(
-    lake: Path, house: LiveHouse | None = None, days: int | None = None, experiment: str | None = None
+    lake: Path, settings: Mlflow, house: LiveHouse | None = None, days: int | None = None, experiment: str | None = None
 ) -> Uplift:
-    """Compute the report of a lake; without a house its newest entry is the clock.
+    """The report of a lake; without a house its newest entry is the clock.
 
     Raises:
         ReportRefused: There is nothing to report.
@@ -122,7 +95,7 @@ def compute(
         raise ReportRefused(f"there is no lake at {lake}")
     catalogue = load_catalogue(catalogue_path())
     with opened(lake) as connection:
-        found = exposures(connection, costs(catalogue), days or window_days(), experiment)
+        found = exposures(connection, costs(catalogue, settings), days or settings.report.window_days, experiment)
         draws = tallies(records(connection, found.experiment))
     return uplift(
         found,

@@ -18,8 +18,8 @@ import yaml
 from pydantic import ValidationError
 
 from features.events import EVENT, Event
+from features.files import find_infinite, read_yaml
 from features.words import FILE, Door, sentence
-from models.catalogue.files import find_infinite, read_yaml
 from pipelines.imports.cells import Arithmetic, RowRefused, Zoneless, clock, minor, row_hash, tags, truth, whole_minor
 from pipelines.imports.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn, trouble
 from service.api.reading import Doubts, parse

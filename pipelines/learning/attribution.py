@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from features.files import load_yaml
 from features.words import fold
-from models.catalogue.files import load_yaml
 
 TERMS: Final = Path(__file__).parents[1] / "reward.yaml"
 Penalty = Literal["unsubscribed", "complained", "limit_set", "harm_signalled", "time_out", "self_excluded"]

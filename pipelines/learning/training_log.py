@@ -25,14 +25,13 @@ from features.aggregates import forward
 from features.events import micros
 from features.forms import Form, literal
 from features.schema import schema_hash
+from features.settings import LearnerSettings, read_mlflow
 from features.store.deployment import order
-from models.catalogue.files import read_settings
 from models.policy.context import READINGS, context
 from models.policy.learned import LEFT_ALONE, Cursor, PolicyVersion, SnapshotError
-from models.policy.learner import FORMAT, Learner, LearnerError, LearnerSettings, NamedAction
+from models.policy.learner import FORMAT, Learner, LearnerError, NamedAction
 from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, RewardTerms, TrainingEvent
 from pipelines.worker.lake import reach
-from pipelines.worker.schedule import SETTINGS
 from service.decisions.record import Record, load_record, unpack_floats
 
 _LOG: Final = structlog.get_logger()
@@ -272,26 +271,12 @@ def lineage(
     return hashlib.sha256(literal(told).encode()).hexdigest()[:12]
 
 
-class _Reward(msgspec.Struct, frozen=True):
-    window_days: float
-
-
-class _Settings(msgspec.Struct, frozen=True):
-    """What learning needs of mlflow.yaml."""
-
-    reward: _Reward
-    learner: LearnerSettings
-
-
-def open_training(lake: Path) -> Training:
-    """Open the training that mlflow.yaml and reward.yaml define.
+def open_training(home: Path) -> Training:
+    """A school of a home, as mlflow.yaml and reward.yaml say.
 
     Raises:
-        LearnerError: mlflow.yaml cannot be used.
-        CatalogueError: reward.yaml cannot be used.
+        SettingError: mlflow.yaml is not valid.
+        CatalogueError: reward.yaml is not valid.
     """
-    try:
-        found = read_settings(SETTINGS, _Settings)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise LearnerError(f"{SETTINGS} cannot be used: {error}") from error
-    return Training(lake, found.learner, RewardTerms.read(), found.reward.window_days)
+    settings = read_mlflow(home)
+    return Training(home / "lake", settings.learner, RewardTerms.read(), settings.reward.window_days)

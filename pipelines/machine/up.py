@@ -6,7 +6,6 @@ What serves starts first; what nobody waits for, the first churn model and the s
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from features.events import moment
 from features.schema import schema_hash
+from features.settings import environment, for_children
 from features.store.bundles import LEARNER_LEASE, READY, pointer_key, publish, serving_hashes
 from features.store.connection import connect, load_library
 from features.store.deployment import PARTITIONS, House, create_house, real_now_us, tag
@@ -88,10 +88,11 @@ def up(options: Options, console: Console) -> None:
 
     Raises:
         StoreError: The store did not start, or holds another house than asked for.
-        ScheduleError: mlflow.yaml schedules what cannot be.
+        SettingError: mlflow.yaml is not valid.
+        ScheduleError: It schedules what cannot be.
         CatalogueError: The file of the webhooks is not valid.
     """
-    read_schedules()
+    read_schedules(options.home)
     read_webhooks()
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ENDING:
@@ -131,7 +132,7 @@ def _store(options: Options, console: Console) -> Iterator[tuple[str, list[Serve
 
     The server of a command that runs, or one that outlived its house, is taken over.
     """
-    if "CROUPIER_STORE" in os.environ:
+    if environment().store is not None:
         yield store_url(options.home), []
         return
     with keeping(options.home):
@@ -178,7 +179,7 @@ def _child(options: Options, url: str, name: str, words: Sequence[str], niceness
     """A process that runs one of our commands for the house."""
     logs = options.home / "logs"
     logs.mkdir(exist_ok=True)
-    own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(options.home)}
+    own = for_children(options.home, url)
     return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 

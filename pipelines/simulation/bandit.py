@@ -22,10 +22,11 @@ from rich.progress import Progress
 from scipy import stats
 
 from features.schema import CHANNELS
+from features.settings import LearnerSettings
 from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, LearnedPolicy
-from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
+from models.policy.learner import ALONE, Learner, NamedAction
 from models.policy.policy import Policy, Uniform, draw
 
 Vector = NDArray[np.float64]

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from features.settings import Gate
     from models.churn.training import Rows
-    from models.releases.registry import ChurnRegistry, Gate
+    from models.releases.registry import ChurnRegistry
 
 LIVE_WAIT_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-TIED: Final = "CROUPIER_TIED"
-"""Set for a child whose standard input ends when its parent does, whatever became of that."""
+from features.settings import Environment, untie
+
 LAST: Final = 19
 """Niceness of what may take as long as it takes."""
 
 
 def end_with_parent() -> None:
-    """In a child: end this process when its parent ends, even if the parent was killed."""
-    if os.environ.pop(TIED, None) is None:
+    """In a child: ask this process to end when the one that started it has ended, were it killed outright."""
+    if not untie():
         return
 
     def watch() -> None:
@@ -49,8 +49,8 @@ class Child:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start the process, its output appended to its log."""
-        environment = {**os.environ, **self.environment, TIED: "yes"}
+        """Start it, its output appended to its log."""
+        environment = {**os.environ, **self.environment, Environment.tied.name: "yes"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - the command is ours
                 self.command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +22,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from features.moments import micros
+from features.settings import secrets_in
 from pipelines.worker.webhooks import Endpoint, Network, Notice, Webhooks, body, headers, webhook_id
 
 AT_ONCE: Final = 8
@@ -129,7 +129,7 @@ class HttpClient:
 
     def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         self._url = str(endpoint.url)
-        self._secrets = os.environ[endpoint.secret_env].split()
+        self._secrets = secrets_in(endpoint.secret_env)
         self._session = session
 
     async def post(self, message: str, text: str, at: datetime) -> AttemptResult:

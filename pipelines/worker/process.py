@@ -12,12 +12,12 @@ from typing import Final, cast
 import redis
 import structlog
 
+from features.files import CatalogueError
 from features.store.bundles import bundle_key, pointer_key
 from features.store.cluster import is_away
 from features.store.connection import connect
 from features.store.deployment import order, tag
 from features.store.errors import StoreError
-from models.catalogue.files import CatalogueError
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.lake import LEASE, Lake, reach

@@ -19,13 +19,12 @@ import structlog
 from cronsim import CronSim, CronSimError
 
 from features.moments import micros, moment
+from features.settings import for_children, read_mlflow
 from features.store.deployment import House, real_now_us
-from models.catalogue.files import read_settings
 from pipelines.worker.child import LAST, Child
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"retrain": ("retrain",)}
 """What can be scheduled -> the command line's words for it."""
-SETTINGS: Final = Path(__file__).parents[2] / "mlflow.yaml"
 STOP_SECONDS: Final = 10.0
 """How long a run is given to end when the worker ends; it must fit into what the worker itself is given."""
 _CLAIM_SECONDS: Final = 86_400
@@ -36,27 +35,20 @@ class ScheduleError(Exception):
     """mlflow.yaml asks for what cannot be scheduled; the text is one sentence."""
 
 
-class _Settings(msgspec.Struct, frozen=True):
-    schedules: dict[str, str] = {}
-
-
-def read_schedules(settings: Path = SETTINGS) -> dict[str, str]:
-    """What is to run -> its cron line.
+def read_schedules(home: Path) -> dict[str, str]:
+    """What a home's mlflow.yaml has run -> its cron line.
 
     Raises:
-        ScheduleError: A name or a line means nothing, or the file cannot be read.
+        SettingError: The file is not valid.
+        ScheduleError: A line is no cron line.
     """
-    try:
-        found = read_settings(settings, _Settings).schedules
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ScheduleError(f"{settings} cannot be used: {error}") from error
+    lines = msgspec.structs.asdict(read_mlflow(home).schedules)
+    found = {name: line for name, line in lines.items() if line is not None}
     for name, line in found.items():
-        if name not in COMMANDS:
-            raise ScheduleError(f"{settings} schedules {name!r}; what can be scheduled is {', '.join(COMMANDS)}")
         try:
             CronSim(line, moment(0))
         except CronSimError as error:
-            raise ScheduleError(f"{settings} schedules {name} at {line!r}, which is no cron line: {error}") from error
+            raise ScheduleError(f"mlflow.yaml schedules {name} at {line!r}, which is no cron line: {error}") from error
     return found
 
 
@@ -80,7 +72,7 @@ class Scheduler:
         self._client, self._house, self._schedules = client, house, schedules
         logs = home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        own = {"CROUPIER_STORE": url, "CROUPIER_HOME": str(home)}
+        own = for_children(home, url)
         self.children = {
             name: Child(name, [sys.executable, "-m", "pipelines", *COMMANDS[name]], own, logs / f"{name}.log", LAST)
             for name in schedules

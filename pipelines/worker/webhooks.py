@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
@@ -22,8 +20,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, Plai
 from standardwebhooks import Webhook
 
 from features.events import Brand, Channel
+from features.files import load_yaml
 from features.moments import moment
-from models.catalogue.files import load_yaml
+from features.settings import environment, secrets_in
 from models.catalogue.limits import Name
 
 SECOND_US: Final = 1_000_000
@@ -43,7 +42,7 @@ Verdict = Literal["delivered", "gone", "failed"]
 def _secrets(variable: str) -> str:
     if variable.startswith("whsec_"):
         raise ValueError("names a variable of the environment; the secret itself must not stand in a file")
-    held = os.environ.get(variable, "").split()
+    held = secrets_in(variable)
     if not held:
         raise ValueError(f"the environment has no variable {variable}")
     if not all(_is_secret(secret) for secret in held):
@@ -125,8 +124,8 @@ def read_webhooks() -> Webhooks:
     Raises:
         CatalogueError: The file, or a secret that it names, is not valid.
     """
-    named = os.environ.get("CROUPIER_WEBHOOKS")
-    return load_yaml(Path(named), Webhooks) if named else Webhooks()
+    file = environment().webhooks
+    return load_yaml(file, Webhooks) if file else Webhooks()
 
 
 @dataclass(frozen=True)

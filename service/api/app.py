@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
-from math import nan
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,14 +18,15 @@ import structlog
 from fastapi import FastAPI
 
 from features import zones
+from features.files import CatalogueError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
+from features.settings import Environment, SettingError, environment
 from features.store.bundles import LIVE, READY, bundle_key, pointer_key
 from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.files import CatalogueError
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
@@ -48,10 +47,6 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 SPARE_CONNECTIONS = 4
 """Kept for what restricts contact, so that nothing else stands before it."""
-READ_SECONDS = 0.25
-"""Deadline of a decision that names none."""
-WRITE_SECONDS = 2.0
-"""Deadline of every other request; what restricts has longer."""
 KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
@@ -59,7 +54,7 @@ _LOG = structlog.get_logger()
 
 def catalogue_path() -> Path:
     """The catalogue in force: CROUPIER_CATALOGUE, or the one that comes with the service."""
-    return Path(os.environ.get("CROUPIER_CATALOGUE") or str(resources.files("service").joinpath("catalogue.yaml")))
+    return environment().catalogue or Path(str(resources.files("service").joinpath("catalogue.yaml")))
 
 
 @dataclass(frozen=True)
@@ -70,40 +65,21 @@ class Settings:
     catalogue: Path
     rules: Path
     keys: Sequence[str] = ()
-    read_seconds: float = READ_SECONDS
-    write_seconds: float = WRITE_SECONDS
+    read_seconds: float = Environment.read_seconds.default
+    write_seconds: float = Environment.write_seconds.default
 
     @classmethod
     def here(cls, store: str) -> Self:
-        """Settings from the environment: CROUPIER_CATALOGUE, _RULES, _KEYS, _READ_SECONDS and _WRITE_SECONDS.
-
-        Raises:
-            SettingError: One of them cannot be what it says.
-        """
+        """What the environment says of serving, over a store; raises SettingError."""
+        held = environment()
         return cls(
             store=store,
             catalogue=catalogue_path(),
             rules=rulebook_path(),
-            keys=tuple(filter(None, os.environ.get("CROUPIER_KEYS", "").split(","))),
-            read_seconds=_seconds("CROUPIER_READ_SECONDS", READ_SECONDS),
-            write_seconds=_seconds("CROUPIER_WRITE_SECONDS", WRITE_SECONDS),
+            keys=held.keys,
+            read_seconds=held.read_seconds,
+            write_seconds=held.write_seconds,
         )
-
-
-class SettingError(ValueError):
-    """A setting in the environment cannot be what it says; the text is one sentence."""
-
-
-def _seconds(name: str, default: float) -> float:
-    """Seconds that a variable names, more than none and at most an hour."""
-    text = os.environ.get(name)
-    try:
-        seconds = default if text is None else float(text)
-    except ValueError:
-        seconds = nan
-    if not 0 < seconds <= 3_600:
-        raise SettingError(f"{name} must be a number of seconds above 0, at most 3600, and is {text!r}")
-    return seconds
 
 
 def serving_of_files(house: House, where: Settings) -> Serving:
@@ -318,5 +294,7 @@ def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     zones.pin()
     app = routes.build(lifespan)
-    app.state.settings = Settings.here(os.environ["CROUPIER_STORE"])
+    if (store := environment().store) is None:
+        raise SettingError(f"{Environment.store.name} names no store")
+    app.state.settings = Settings.here(store)
     return app

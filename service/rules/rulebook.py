@@ -8,7 +8,6 @@ all that bind are applied together, so the strictest wins.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time
 from functools import cached_property
@@ -20,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValida
 
 from features import zones
 from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
+from features.files import CatalogueError, load_yaml
 from features.moments import HOUR_US, micros
+from features.settings import environment
 from features.words import ClosedList, Door, unknown
-from models.catalogue.files import CatalogueError, load_yaml
 from models.catalogue.offers import Catalogue, Currency
 from service.players import facts
 from service.players.harm import HarmSettings, StageDays
@@ -253,8 +253,8 @@ def places(named: Iterable[str]) -> frozenset[str]:
 
 
 def rulebook_path() -> Path:
-    """The rulebook's folder: CROUPIER_RULES, or the shipped one."""
-    return Path(os.environ.get("CROUPIER_RULES") or str(resources.files("service").joinpath("rulebook")))
+    """The rulebook's folder: CROUPIER_RULES, or the one that comes with the service."""
+    return environment().rules or Path(str(resources.files("service").joinpath("rulebook")))
 
 
 def load_rulebook(folder: Path) -> Rulebook:

@@ -15,9 +15,9 @@ from support.fault_house import PROCESSES, Caller, Serving, World, harm_settings
 from support.faulty_store import OWN, Between, Fault, Moment
 from support.learning_log import grow
 
+from features.settings import LearnerSettings
 from features.store.bundles import bundle_key, pointer_key
 from features.store.connection import connect
-from models.policy.learner import LearnerSettings
 from pipelines.learning import learner
 from pipelines.learning.attribution import RewardTerms
 from pipelines.learning.learner import LearnerProcess

@@ -24,11 +24,11 @@ from support.first_build import (
 )
 
 from features.events import EVENT
+from features.files import load_yaml
 from features.schema import Dtype, Feature, Kind, Use, hash_of
-from models.catalogue.files import load_yaml
+from features.settings import LearnerSettings
 from models.catalogue.offers import Catalogue
 from models.policy.learned import PolicyVersion
-from models.policy.learner import LearnerSettings
 from models.policy.policy import BusinessRules
 from pipelines.experiments import uplift
 from pipelines.experiments.comparisons import Metric

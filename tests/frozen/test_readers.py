@@ -14,6 +14,7 @@ from frozen.cases import Case, assert_gives, cases, every, shown, versions, writ
 
 from features.read_plan import ReadPlan
 from features.schema import VECTOR
+from features.settings import LearnerSettings
 from features.store.deployment import House
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
@@ -60,7 +61,7 @@ def relearnt(held: Checkpoint) -> bytes:
     return msgspec.msgpack.encode(msgspec.structs.replace(held, learner=learner.dumps()))
 
 
-def settings(held: Checkpoint) -> learner_module.LearnerSettings:
+def settings(held: Checkpoint) -> LearnerSettings:
     """The settings that a checkpoint was written under."""
     return msgspec.msgpack.decode(held.learner, type=learner_module._State).settings
 

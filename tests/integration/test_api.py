@@ -13,13 +13,14 @@ from conftest import Opened, app_of
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
+from features.settings import SettingError
 from features.store.bundles import publish
 from features.store.connection import Store, connect, load_library
 from features.store.deployment import create_house
 from features.store.server import Server, start_server
 from pipelines.worker.process import Worker
 from service.api import routes
-from service.api.app import SettingError, Settings, lifespan
+from service.api.app import Settings, lifespan
 
 NOW = datetime.now(UTC)
 LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NOW.isoformat()}

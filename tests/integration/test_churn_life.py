@@ -22,6 +22,7 @@ import redis
 from features.aggregates import DAY_MICROS, encode, forward
 from features.events import micros
 from features.schema import MODEL_FEATURES, STORED, VECTOR, Use
+from features.settings import SHIPPED, SettingError
 from features.store.bundles import BUNDLES, LIVE, pointer_key
 from features.store.deployment import House, create_house
 from features.store.errors import StoreError
@@ -29,8 +30,7 @@ from features.store.server import Server
 from models.churn.population import TrainingRefused
 from models.churn.scorer import ChurnBundle, Scorer
 from models.churn.training import Rows, evaluate, fit
-from models.releases import registry as registry_module
-from models.releases.registry import ChurnRegistry, Settings
+from models.releases.registry import ChurnRegistry
 from models.releases.registry_database import RegistryError
 from pipelines.training import churn, promotion
 from pipelines.training.churn import population, train, training_rows
@@ -344,17 +344,10 @@ def artifact(registry: ChurnRegistry, version: str) -> Path:
     return Path(str(run.info.artifact_uri).removeprefix("file://")) / "bundle.msgpack"
 
 
-def test_settings_that_are_not_valid_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = tmp_path / "mlflow.yaml"
-    written.write_text(registry_module.SETTINGS.read_text("utf8").replace("auc_above_recency", "auc_over_recency"))
-    monkeypatch.setattr(registry_module, "SETTINGS", written)
-    with pytest.raises(RegistryError, match=r"mlflow.yaml cannot be used: .*auc_over_recency"):
+def test_settings_that_are_not_valid_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.yaml").write_text(SHIPPED.read_text("utf8").replace("auc_above_recency", "auc_over_recency"))
+    with pytest.raises(SettingError, match=r"mlflow.yaml:\d+: gates.churn.auc_over_recency: .*auc_above_recency"):
         ChurnRegistry(tmp_path)
-
-
-def test_the_environment_may_name_another_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROUPIER_MLFLOW", "http://127.0.0.1:1")
-    assert Settings.read(tmp_path).tracking.uri == "http://127.0.0.1:1"
 
 
 async def test_promotion_waits_until_every_serving_process_reports_the_model(

@@ -13,12 +13,13 @@ from support.learning_log import CATALOGUE
 from support.players import adult_events, tell
 
 from features.schema import MODEL_FEATURES, VECTOR
+from features.settings import LearnerSettings
 from features.store.bundles import publish
 from models.catalogue.offers import NO_CONTACT
 from models.churn.scorer import ChurnBundle, Scorer, library_build
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion
-from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
+from models.policy.learner import ALONE, Learner, NamedAction
 from pipelines.worker.process import Worker
 
 

@@ -18,16 +18,14 @@ from support.fault_house import until
 from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
+from features.settings import LearnerSettings
 from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
 from models.policy.learned import PolicyVersion
-from models.policy.learner import LearnerError, LearnerSettings
 from pipelines.learning import learner
-from pipelines.learning import training_log as school_module
 from pipelines.learning.attribution import RewardTerms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import LearningLog, Training, drawn, open_training
-from pipelines.worker.schedule import SETTINGS as SETTINGS_FILE
 from service.decisions.record import load_record
 
 pytestmark = [
@@ -217,19 +215,6 @@ def test_other_terms_or_settings_begin_again_from_the_lake(tmp_path: Path) -> No
     assert not again.waiting()
 
 
-@pytest.mark.parametrize("wrong", ["oracle: crystal_ball", "batch: 0", "bathc: 250"])
-def test_settings_that_mean_nothing_end_in_one_sentence(
-    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "batch" if wrong.startswith("bat") else "oracle"
-    lines = [f"  {wrong}" if line.startswith(f"  {name}:") else line for line in SETTINGS_FILE.read_text().splitlines()]
-    written = tmp_path / "mlflow.yaml"
-    written.write_text("\n".join(lines))
-    monkeypatch.setattr(school_module, "SETTINGS", written)
-    with pytest.raises(LearnerError, match=r"mlflow.yaml cannot be used: "):
-        open_training(tmp_path)
-
-
 def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
     random = np.random.default_rng(1)
     one = record("d", "{p001}a", BEGAN, 0, random, contacts=0)
@@ -272,7 +257,7 @@ def test_a_learner_process_that_is_killed_outright_goes_on_where_it_was(
     server: Server, store: redis.Redis, tmp_path: Path
 ) -> None:
     grow(tmp_path / "lake", 12, 120)
-    expected = open_training(tmp_path / "lake")
+    expected = open_training(tmp_path)
     for flush in expected.waiting():
         expected.learn(flush)
     assert expected.newest is not None

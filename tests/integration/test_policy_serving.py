@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import redis
 
+from features.settings import LearnerSettings
 from features.store.bundles import pointer_key
 from features.store.deployment import create_house
 from features.store.server import Server
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion, SnapshotError
-from models.policy.learner import ALONE, Learner, LearnerSettings
+from models.policy.learner import ALONE, Learner
 from pipelines.learning import policy
 from pipelines.training.promotion import GateRefused
 

@@ -13,6 +13,7 @@ from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
 from support.players import adult_events, tell
 
+from features.settings import read_mlflow
 from features.store.bundles import bundle_key
 from features.store.deployment import create_house, real_now_us
 from features.store.server import Server
@@ -121,9 +122,9 @@ def test_shares_of_an_earlier_catalogue_are_taken_from_the_store(home: Path, sto
     lake.write(home / "other")
     house = report.running(home)
     assert house is not None
-    assert report.compute(home / "other", house).srm.expected is None
+    assert report.compute(home / "other", read_mlflow(home), house).srm.expected is None
     store.set(bundle_key("earlier00000"), CATALOGUE.model_dump_json(by_alias=True))
-    assert report.compute(home / "other", house).srm.expected is not None
+    assert report.compute(home / "other", read_mlflow(home), house).srm.expected is not None
     house.client.close()
 
 

@@ -25,12 +25,12 @@ from support.cluster import free_ports
 from support.deadlines import PATIENT
 from support.fault_house import until
 
+from features.settings import SHIPPED
 from features.store.bundles import pointer_key, publish, published, serving_hashes
 from features.store.connection import connect
 from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.server import Server
-from models.releases import registry as registry_module
 from models.releases.registry import ChurnRegistry
 from pipelines import __main__ as command_line
 from pipelines.training import promotion
@@ -67,12 +67,10 @@ def house(store: redis.Redis, seeded: Path) -> House:
 
 
 @pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def strict(home: Path) -> None:
     """A gate that nothing passes that comes after the first."""
-    written = tmp_path / "mlflow.yaml"
-    text = registry_module.SETTINGS.read_text("utf8")
-    written.write_text(text.replace("auc_above_champion: 0.0", "auc_above_champion: 0.4"))
-    monkeypatch.setattr(registry_module, "SETTINGS", written)
+    text = SHIPPED.read_text("utf8").replace("auc_above_champion: 0.0", "auc_above_champion: 0.4")
+    (home / "mlflow.yaml").write_text(text, "utf8")
 
 
 def runs(registry: ChurnRegistry, result: RetrainResult) -> tuple[Run, list[Run]]:

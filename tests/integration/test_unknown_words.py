@@ -12,9 +12,9 @@ from conftest import Opened
 from support.callers import asked, facts_of, post, settled
 from support.players import event
 
+from features.files import CatalogueError
 from features.store.deployment import House
 from features.store.server import Server
-from models.catalogue.files import CatalogueError
 from pipelines.imports import importer
 from pipelines.rules.explain import explain
 from pipelines.rules.inspection import RulesRefused, lint_files

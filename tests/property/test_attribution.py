@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalogue.files import CatalogueError
+from features.files import CatalogueError
 from pipelines.learning.attribution import Attribution, DrawnDecision, OpenRewards, RewardTerms, TrainingEvent
 
 TERMS = RewardTerms.read()

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.settings import LearnerSettings
 from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, LearnedPolicy, PolicyVersion, SnapshotError, weigh
-from models.policy.learner import ALONE, Learner, LearnerSettings, NamedAction
+from models.policy.learner import ALONE, Learner, NamedAction
 from models.policy.policy import draw
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")

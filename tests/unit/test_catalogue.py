@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from features import zones
 from features.events import micros, moment
+from features.files import CatalogueError, load_yaml
 from features.schema import CHANNELS, TIMING_SLOTS
-from models.catalogue.files import CatalogueError, load_yaml
 from models.catalogue.limits import Cap
 from models.catalogue.offers import (
     NO_CONTACT,

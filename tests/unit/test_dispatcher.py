@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from models.catalogue.files import CatalogueError, load_yaml
+from features.files import CatalogueError, load_yaml
 from pipelines.worker import webhooks as told
 from pipelines.worker.http_client import AddressGuard, AddressRefused, refusal
 from pipelines.worker.webhooks import RETRY_SECONDS, Endpoint, Notice, Webhooks

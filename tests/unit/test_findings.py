@@ -1,15 +1,14 @@
 """The doctor's findings from given readings, and where each grade begins."""
 
-import re
 from pathlib import Path
 
-import msgspec
 import pytest
 
+from features.settings import Unknown
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
 from pipelines.doctor import findings
-from pipelines.doctor.findings import SECTIONS, VARIABLES, Finding, ServerReading
+from pipelines.doctor.findings import Finding, ServerReading
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -110,22 +109,9 @@ def test_packages_below_their_bound_or_missing_are_faults_and_those_of_extras_ar
     assert [one.seen for one in found] == ["a is 1.9, asked for is >=2", "d is missing, asked for is >=1"]
 
 
-def test_the_file_that_we_ship_says_nothing_that_nothing_reads() -> None:
-    content = msgspec.yaml.decode((ROOT / "mlflow.yaml").read_bytes(), type=dict[str, object])
-    assert content.keys() == SECTIONS.keys()
-    assert findings.sections(content) == []
-
-
-def test_a_word_of_the_settings_that_nothing_reads_is_told_with_the_nearest() -> None:
-    found = findings.sections({"lerner": {}, "churn": {"horizon_day": 30}, "experiment": "e"})
+def test_a_variable_that_nothing_reads_is_told_with_the_name_that_may_be_meant() -> None:
+    found = findings.variables([Unknown("CROUPIER_RULEZ", "CROUPIER_RULES"), Unknown("CROUPIER_SHINE", None)])
     assert [(one.seen, one.do) for one in found] == [
-        ("nothing reads 'lerner' of mlflow.yaml", "learner may be meant"),
-        ("nothing reads 'horizon_day' of mlflow.yaml", "horizon_days may be meant"),
+        ("nothing reads CROUPIER_RULEZ", "CROUPIER_RULES may be meant"),
+        ("nothing reads CROUPIER_SHINE", "remove it"),
     ]
-
-
-def test_the_variables_that_are_known_are_those_that_the_packages_read() -> None:
-    packages = ("features", "models", "service", "pipelines")
-    code = "".join(file.read_text("utf8") for package in packages for file in (ROOT / package).rglob("*.py"))
-    assert set(re.findall(r'"(CROUPIER_[A-Z_]+)"', code)) == VARIABLES
-    assert findings.variables(["PATH", *VARIABLES]) == []

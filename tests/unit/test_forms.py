@@ -10,9 +10,9 @@ from support.first_build import FROZEN, frozen_catalogue, frozen_rulebook
 
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of
+from features.settings import LearnerSettings
 from models.catalogue.offers import BonusTerms, Catalogue, Offer
 from models.policy.learned import PolicyVersion
-from models.policy.learner import LearnerSettings
 from pipelines.learning.attribution import RewardTerms as Worth
 from pipelines.learning.training_log import lineage
 from service.decisions.request import Context, DecisionRequest

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from features.aggregates import empty, encode, forward
 from features.events import HarmLevel
+from features.files import load_yaml
 from features.schema import MICROS, PRODUCTS, VECTOR
-from models.catalogue.files import load_yaml
 from service.players.facts import Assertion, Facts, FactValue
 from service.players.harm import (
     MARKERS,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from support.rule_cases import BOOK, HOUSE, SERVICE
 
 from features import zones
+from features.files import CatalogueError
 from features.moments import micros
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.files import CatalogueError
 from models.policy.context import READINGS
 from pipelines.rules.inspection import lint, rules_on, terms
 from pipelines.rules.page import page

@@ -1,14 +1,17 @@
 """Schedules: due times, and the file that sets them."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.worker.schedule import ScheduleError, due, read_schedules
+from features.settings import Schedules
+from pipelines.worker.schedule import COMMANDS, ScheduleError, due, read_schedules
 
 LINES = ("0 4 * * 1", "*/5 * * * *", "30 2 29 2 *", "0 0 1 * *", "0 12 * * 1-5", "15 */6 * * *", "*/20 * * * * *")
 MOMENTS = st.datetimes(datetime(1999, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis
@@ -49,29 +52,23 @@ def test_looking_more_often_finds_the_same_last_moment(
     assert (second or first) == due(line, since, since + span)
 
 
-def test_the_files_own_schedules_can_be_read() -> None:
-    assert read_schedules() == {"retrain": "0 4 * * 1"}
+def test_the_shipped_file_schedules_the_retraining(tmp_path: Path) -> None:
+    assert read_schedules(tmp_path) == {"retrain": "0 4 * * 1"}
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("schedules: {retrain: every monday}", r"schedules retrain at 'every monday', which is no cron line"),
-        ("schedules: {retrain: '61 4 * * 1'}", r"schedules retrain at '61 4 \* \* 1', which is no cron line"),
-        ("schedules: {repaint: '0 4 * * 1'}", r"schedules 'repaint'; what can be scheduled is retrain"),
-        ("schedules: 3", "cannot be used"),
-        ("a: [", "cannot be used"),
-    ],
-)
-def test_what_cannot_be_scheduled_is_one_sentence_that_names_the_file(text: str, why: str, tmp_path: Path) -> None:
-    file = tmp_path / "mlflow.yaml"
-    file.write_text(text)
-    with pytest.raises(ScheduleError, match=rf"mlflow\.yaml {why}"):
-        read_schedules(file)
+@pytest.mark.parametrize("line", ["every monday", "61 4 * * 1"])
+def test_what_is_no_cron_line_is_refused_in_one_sentence(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.yaml").write_text(f"schedules: {{retrain: '{line}'}}")
+    with pytest.raises(
+        ScheduleError, match=rf"^mlflow\.yaml schedules retrain at '{re.escape(line)}', which is no cron"
+    ):
+        read_schedules(tmp_path)
 
 
-def test_a_file_that_is_missing_is_named_and_one_without_schedules_is_fine(tmp_path: Path) -> None:
-    with pytest.raises(ScheduleError, match=r"nowhere\.yaml cannot be used"):
-        read_schedules(tmp_path / "nowhere.yaml")
-    (tmp_path / "mlflow.yaml").write_text("experiment: croupier")
-    assert read_schedules(tmp_path / "mlflow.yaml") == {}
+def test_a_home_that_schedules_nothing_runs_nothing_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.yaml").write_text("schedules: {}")
+    assert read_schedules(tmp_path) == {}
+
+
+def test_what_can_be_scheduled_is_what_there_are_commands_for() -> None:
+    assert {one.name for one in msgspec.structs.fields(Schedules)} == COMMANDS.keys()

@@ -10,12 +10,14 @@ import pytest
 from support.experiment_lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
 
 from features.events import micros
+from features.settings import read_mlflow
 from pipelines.experiments import page
 from pipelines.experiments.comparisons import CONVERSION, METRICS, NET_REVENUE, compare_all, difference
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened
 from pipelines.experiments.report import as_json, compute
 from pipelines.experiments.uplift import Uplift, uplift
 
+SETTINGS = read_mlflow(Path("nowhere"))
 PAIR = ("policy", "holdout")
 LATE_US = 1_000 * 86_400_000_000
 LIFT = {"policy": 300.0, "business_rules": 150.0}
@@ -277,7 +279,7 @@ def test_an_offer_costs_nothing_until_a_deposit_follows_its_contact(tmp_path: Pa
 
 
 def test_a_lake_is_read_whole_and_the_same_report_gives_the_same_bytes(lake: Path) -> None:
-    told, again = compute(lake), compute(lake)
+    told, again = compute(lake, SETTINGS), compute(lake, SETTINGS)
     assert told.health.ok, told.health.reasons
     assert told.propensity_srm.decisions > 3_000
     assert told.verdict is not None
@@ -287,7 +289,7 @@ def test_a_lake_is_read_whole_and_the_same_report_gives_the_same_bytes(lake: Pat
 
 
 def test_a_page_brings_all_it_needs_and_runs_nothing(lake: Path) -> None:
-    text = page.html(compute(lake))
+    text = page.html(compute(lake, SETTINGS))
     assert text.count("<svg") == 3
     for word in ("<script", "<link", "src=", "@import", "url(http", "<?xml"):
         assert word not in text
@@ -301,18 +303,18 @@ def test_names_in_somebody_elses_files_are_text_and_never_markup(tmp_path: Path)
     for row in lake.rows["decisions"]:
         row["experiment"] = "<script>alert(1)</script>"
         row["variant"] = row["variant"].replace("policy", "policy$<b>")
-    text = page.html(compute(lake.write(tmp_path)))
+    text = page.html(compute(lake.write(tmp_path), SETTINGS))
     assert "<script" not in text
     assert "<b>" not in text.replace("<li><b>", "")
 
 
 def test_an_empty_lake_or_an_unknown_experiment_is_refused_in_a_sentence(lake: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportRefused, match="no lake"):
-        compute(tmp_path / "nowhere")
+        compute(tmp_path / "nowhere", SETTINGS)
     with pytest.raises(ReportRefused, match="no decision"):
-        compute(tmp_path)
+        compute(tmp_path, SETTINGS)
     with pytest.raises(ReportRefused, match="policy_2026"):
-        compute(lake, experiment="another")
+        compute(lake, SETTINGS, experiment="another")
 
 
 def test_times_without_a_zone_are_refused(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
 from features import events, places, zones
+from features.files import CatalogueError
+from features.settings import SettingError, read_mlflow
 from features.words import FILE, ClosedList, Door, fold, nearest, sentence
-from models.catalogue.files import CatalogueError, read_settings
 from models.catalogue.offers import load_catalogue
 from pipelines.__main__ import app
 from pipelines.imports.mapping import ImportRefused, load
@@ -229,8 +230,8 @@ def test_other_files_take_finite_numbers_only(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="share"):
         RewardTerms.read(tmp_path / "reward.yaml")
     (tmp_path / "mlflow.yaml").write_text("gates: {churn: {auc_above_recency: .nan}}", "utf8")
-    with pytest.raises(ValueError, match=r"gates\.churn\.auc_above_recency must be a finite number"):
-        read_settings(tmp_path / "mlflow.yaml", dict[str, Any])
+    with pytest.raises(SettingError, match=r"mlflow\.yaml:1: gates\.churn\.auc_above_recency: must be a finite number"):
+        read_mlflow(tmp_path)
 
 
 @pytest.mark.parametrize(

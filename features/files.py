@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from features.words import FILE, sentence
+from features.words import FILE, sentence, unknown
 
 _SHOWN: Final = 20
 Model = TypeVar("Model", bound=BaseModel)
@@ -61,20 +61,45 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         raise CatalogueError(_faults(path.name, text, error)) from error
     if found is None or (place := find_infinite(found)) is not None:
-        line, where = _place(yaml.compose(text, yaml.SafeLoader), place or ())
-        raise CatalogueError(f"{path.name}:{line}: {'.'.join(where)}: must be a finite number")
+        root = yaml.compose(text, yaml.SafeLoader)
+        raise CatalogueError(_said(path.name, root, place or (), "must be a finite number"))
     return found
 
 
-Kind = TypeVar("Kind")
+def load_sections(path: Path, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The sections that a settings file has of a struct; raises CatalogueError as `load_yaml`."""
+    try:
+        text = path.read_text("utf8")
+        content = {} if (read := read_yaml(text)) is None else read
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    faults = list(_strange(content, kind))
+    if (place := find_infinite(content)) is not None:
+        faults.append((place, "must be a finite number"))
+    if not faults:
+        known = [(one.name, one.type | msgspec.UnsetType, msgspec.UNSET) for one in msgspec.structs.fields(kind)]
+        try:
+            found = msgspec.structs.asdict(msgspec.convert(content, msgspec.defstruct(kind.__name__, known)))
+            return {name: part for name, part in found.items() if part is not msgspec.UNSET}
+        except msgspec.ValidationError as error:
+            what, _, inside = str(error).partition(" - at `$")
+            faults.append((tuple(inside.strip("`").split(".")[1:]), what))
+    root = yaml.compose(text, yaml.SafeLoader)
+    raise CatalogueError("; ".join(_said(str(path), root, *fault) for fault in faults[:_SHOWN]))
 
 
-def read_settings(path: Path, kind: type[Kind]) -> Kind:
-    """Read a YAML file of settings as a msgspec type; raises MsgspecError."""
-    content = path.read_bytes()
-    if (place := find_infinite(msgspec.yaml.decode(content))) is not None:
-        raise msgspec.ValidationError(f"{'.'.join(map(str, place))} must be a finite number")
-    return msgspec.yaml.decode(content, type=kind)
+def _strange(content: object, kind: Any, *place: int | str) -> Iterator[tuple[tuple[int | str, ...], str]]:  # noqa: ANN401 - any annotation
+    """Keys and words of a file that a struct does not know, each with the nearest that it does."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(kind) is Literal and isinstance(content, str) and content not in get_args(kind):
+        yield place, unknown(content, "known word", get_args(kind))
+    if isinstance(content, Mapping) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = {one.encode_name: one.type for one in msgspec.structs.fields(kind)}
+        for name, value in content.items():
+            if name in fields:
+                yield from _strange(value, fields[name], *place, name)
+            else:
+                yield (*place, name), unknown(name, "known key", fields)
 
 
 def find_infinite(content: object) -> tuple[int | str, ...] | None:
@@ -103,11 +128,12 @@ def _faults(name: str, text: str, error: ValidationError) -> str:
     """The first few faults as text; unknown keys first, for they explain missing ones."""
     faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     root = yaml.compose(text, yaml.SafeLoader)
-    told = []
-    for fault in faults[:_SHOWN]:
-        line, where = _place(root, fault["loc"])
-        told.append(f"{name}:{line}: {'.'.join(where) or 'file'}: {sentence(fault)}")
-    return "; ".join(told)
+    return "; ".join(_said(name, root, fault["loc"], sentence(fault)) for fault in faults[:_SHOWN])
+
+
+def _said(name: str, root: yaml.Node | None, loc: Sequence[int | str], what: str) -> str:
+    line, where = _place(root, loc)
+    return f"{name}:{line}: {'.'.join(where) or 'file'}: {what}"
 
 
 def _place(node: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
@@ -118,14 +144,16 @@ def _place(node: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[
         if found is None and isinstance(step, str) and step == loc[-1]:
             where.append(step)
         if found is not None:
-            node, line = found, found.start_mark.line + 1
+            begin, node = found
+            line = begin.start_mark.line + 1
             where.append(str(step))
     return line, where
 
 
-def _below(node: yaml.Node | None, step: int | str) -> yaml.Node | None:
+def _below(node: yaml.Node | None, step: int | str) -> tuple[yaml.Node, yaml.Node] | None:
+    """Where a part begins, at its key if it has one, and the part."""
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-        return node.value[step] if step < len(node.value) else None
+        return (node.value[step],) * 2 if step < len(node.value) else None
     if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == str(step)), None)
+        return next((pair for pair in node.value if pair[0].value == str(step)), None)
     return None
