@@ -59,14 +59,14 @@ class Variable(Generic[Value]):
     secret: bool = False
 
     @overload
-    def __get__(self, held: None, owner: type) -> Self: ...
+    def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, held: Environment, owner: type) -> Value: ...
-    def __get__(self, held: Environment | None, owner: type) -> Self | Value:
+    def __get__(self, instance: Environment, owner: type) -> Value: ...
+    def __get__(self, instance: Environment | None, owner: type) -> Self | Value:
         """The declaration of the class, the value of an environment; raises SettingError if there can be none."""
-        if held is None:
+        if instance is None:
             return self
-        text = held.variables.get(self.name)
+        text = instance.variables.get(self.name)
         if text is None:
             return self.default
         try:
@@ -214,13 +214,13 @@ class Unknown(NamedTuple):
         return f"nothing reads {self.name}" + (f"; {self.nearest} may be meant" if self.nearest else "")
 
 
-def unknown(held: Environment) -> list[Unknown]:
+def unknown(given: Environment) -> list[Unknown]:
     """Variables that look like ours and that nothing reads; those that an orchestrator sets by itself are left out."""
     known = {one.name for one in VARIABLES} | OF_TESTS.keys()
-    named = _named(held.webhooks)
+    named = _named(given.webhooks)
     return [
         Unknown(name, _nearest(name))
-        for name in sorted(held.variables)
+        for name in sorted(given.variables)
         if name.startswith(_PREFIX) and name not in known | named and not _SERVICE_LINK.fullmatch(name)
     ]
 
@@ -363,7 +363,13 @@ def shipped() -> Mlflow:
 def _own(home: Path) -> dict[str, Any]:
     """Sections of a home's own mlflow.yaml, which it need not have."""
     file = home / SHIPPED.name
-    return _sections(file) if file.exists() else {}
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingError(f"{file} cannot be read: {error.strerror}") from error
+    return _sections(file)
 
 
 def _sections(file: Path) -> dict[str, Any]:
@@ -400,28 +406,45 @@ class Declared(NamedTuple):
         """Its value."""
         return reduce(getattr, self.path, settings)
 
+    def source(self, own: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+        """The file that has its section, a home's own first; a key that is left out there has its default."""
+        name = f"CROUPIER_HOME/{SHIPPED.name}" if self.path[0] in own else f"shipped {SHIPPED.name}"
+        part: Any = {**ours, **own}
+        for step in self.path:
+            if step not in part:
+                return "default"
+            part = part[step]
+        return name
+
 
 def listed(home: Path) -> list[Row]:
     """Every setting of a home; secrets and passwords are masked. Raises SettingError."""
-    held = environment()
-    return [*_of_environment(held), *_of_file(home, held)]
+    given = environment()
+    return [*_of_environment(given), *_of_file(home, given)]
 
 
-def _of_environment(held: Environment) -> Iterator[Row]:
+def _of_environment(given: Environment) -> Iterator[Row]:
     for one in VARIABLES:
-        value = one.__get__(held, Environment)
+        value = one.__get__(given, Environment)
         shown = (MASK if value else None) if one.secret else _shown(value)
-        source = "environment" if one.name in held.variables else "default"
+        source = "environment" if one.name in given.variables else "default"
         yield Row(one.name, shown, _shown(one.default), source, one.meaning)
 
 
-def _of_file(home: Path, held: Environment) -> Iterator[Row]:
-    own, default, found = _own(home), shipped(), read_mlflow(home)
+def _of_file(home: Path, given: Environment) -> Iterator[Row]:
+    found, default = read_mlflow(home), shipped()
+    own, ours = _written(home / SHIPPED.name), _written(SHIPPED)
     for one in declared():
-        source = f"CROUPIER_HOME/{SHIPPED.name}" if one.path[0] in own else f"shipped {SHIPPED.name}"
-        if held.mlflow and one.path == ("tracking", "uri"):
-            source = "environment"
+        moved = given.mlflow and one.path == ("tracking", "uri")
+        source = "environment" if moved else one.source(own, ours)
         yield Row(".".join(one.path), _shown(one.of(found)), _shown(one.of(default)), source, one.meaning)
+
+
+def _written(file: Path) -> Any:  # noqa: ANN401 - a mapping, as was checked before
+    """What stands in a file, without defaults."""
+    from features.files import read_yaml  # noqa: PLC0415 - see `_sections`
+
+    return read_yaml(file.read_text("utf8")) or {} if file.exists() else {}
 
 
 def declared() -> list[Declared]:

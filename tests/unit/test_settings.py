@@ -255,6 +255,15 @@ def test_without_a_file_of_its_own_a_home_has_the_shipped_one(tmp_path: Path) ->
     assert found == read_mlflow(home_of(tmp_path, "")) == read_mlflow(home_of(tmp_path, TEXT))
 
 
+def test_a_file_of_its_own_that_cannot_be_read_is_never_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.yaml").symlink_to(tmp_path / "gone.yaml")
+    with pytest.raises(SettingError, match="No such file"):
+        read_mlflow(tmp_path)
+    (tmp_path / "gone.yaml").touch()
+    with pytest.raises(SettingError, match="cannot be read: Not a directory"):
+        read_mlflow(tmp_path / "gone.yaml")
+
+
 def test_each_section_of_a_homes_own_file_stands_in_place_of_the_shipped_one_whole(tmp_path: Path) -> None:
     before = read_mlflow(tmp_path)
     found = read_mlflow(home_of(tmp_path, "schedules: {}\nchurn: {horizon_days: 14}\nlearner: {batch: 10}"))
@@ -306,7 +315,9 @@ def test_every_setting_is_listed_with_its_value_and_who_said_so(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CROUPIER_KEYS", "hidden,other")
     monkeypatch.setenv("CROUPIER_MLFLOW", "postgresql://me:hidden@h/db")
-    rows: dict[str, Any] = {one.name: one for one in listed(home_of(tmp_path, "churn: {horizon_days: 14}"))}
+    rows: dict[str, Any] = {
+        one.name: one for one in listed(home_of(tmp_path, "{churn: {horizon_days: 14}, learner: {batch: 1}}"))
+    }
     assert list(rows) == [*(one.name for one in VARIABLES), *(".".join(one.path) for one in declared())]
     assert all(one.meaning.endswith(".") for one in rows.values())
     assert "hidden" not in repr([*rows.values(), environment()])
@@ -318,6 +329,8 @@ def test_every_setting_is_listed_with_its_value_and_who_said_so(
         "experiment": ("croupier", "croupier", "shipped mlflow.yaml"),
     }
     assert rows["churn.horizon_days"][1:4] == (14, 30, "CROUPIER_HOME/mlflow.yaml")
+    assert rows["learner.batch"][1:4] == (1, 250, "CROUPIER_HOME/mlflow.yaml")
+    assert rows["learner.keep"][1:4] == (0.995, 0.995, "default")
 
 
 def test_the_command_shows_them_to_people_and_to_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
