@@ -298,9 +298,7 @@ class LearnerSettings(_Section, frozen=True):
     oracle: Annotated[Oracle, Meta(description="Model of the probability that a contact converts.")] = "kalman"
     batch: Annotated[int, Meta(gt=0, description="Rows between snapshots.")] = 250
     warm_up: Annotated[int, Meta(gt=0, description="Rows that the standardisation is taken from.")] = 500
-    keep: Annotated[
-        float, Meta(gt=0, le=1, description="Forgetting factor per batch.")
-    ] = 0.995
+    keep: Annotated[float, Meta(gt=0, le=1, description="Forgetting factor per batch.")] = 0.995
     kappa: Annotated[
         float,
         Meta(
