@@ -11,14 +11,18 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from features.errors import CroupierError
 from features.words import FILE, sentence, unknown
 
 _SHOWN: Final = 20
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class CatalogueError(Exception):
+class CatalogueError(CroupierError):
     """A catalogue or rule file is not valid; the text names the place."""
+
+    code = "invalid_file"
+    exit_code = 2
 
 
 class _UniqueKeys(yaml.constructor.SafeConstructor):

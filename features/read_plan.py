@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from features.errors import CroupierError
+
 _SIGN: Final = 1 << 63
 _WORD: Final = 1 << 64
 _NEVER: Final = -_SIGN
@@ -31,8 +33,10 @@ Reader = Callable[[bytes], Any]
 Writer = Callable[[Any], bytes]
 
 
-class PlanError(ValueError):
+class PlanError(CroupierError, ValueError):
     """The plan does not fit what the registry defines or what the store holds."""
+
+    code = "invalid_plan"
 
 
 class StoredRow(NamedTuple):

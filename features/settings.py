@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, Self, Ty
 import msgspec
 from msgspec import Meta
 
+from features.errors import CroupierError
+
 SHIPPED: Final = Path(__file__).parents[1] / "mlflow.yaml"
 """The `mlflow.yaml` that comes with Croupier."""
 MASK: Final = "***"
@@ -29,8 +31,11 @@ _SERVICE_LINK: Final = re.compile(r"CROUPIER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_
 _SECRET_IN_URL: Final = re.compile(r"(?i)((?:password|secret|token)=)[^&\s]*")
 
 
-class SettingError(ValueError):
-    """A setting cannot be what it says; the text is one sentence."""
+class SettingError(CroupierError, ValueError):
+    """A setting cannot be what it says."""
+
+    code = "invalid_setting"
+    exit_code = 2
 
 
 # --- The environment

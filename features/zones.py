@@ -18,11 +18,16 @@ from typing import Final
 
 import tzdata
 
+from features.errors import CroupierError
+
 _PACKAGE: Final = "tzdata"
 
 
-class ZonesRefused(Exception):
-    """The zone data that would be used are not those that records name; the text is one sentence."""
+class ZonesRefused(CroupierError):
+    """The zone data that would be used are not those that records name."""
+
+    code = "zones_refused"
+    exit_code = 2
 
 
 @cache

@@ -17,6 +17,7 @@ import typer
 from typer._click.exceptions import ClickException
 
 from features import zones
+from features.errors import CroupierError
 from features.moments import micros
 from features.settings import Environment, Row, environment, for_children, listed, unknown, use_store
 from features.store.connection import connect
@@ -56,29 +57,14 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 """Settings of a command whose options, `--help` among them, are read by the process that it starts."""
 EndpointId = Annotated[str, typer.Argument(help="Its id in the file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-_REFUSALS = {
-    "Refusal",
-    "StoreError",
-    "CatalogueError",
-    "ImportRefused",
-    "TrainingRefused",
-    "GateRefused",
-    "RegistryError",
-    "SimulationRefused",
-    "LearnerError",
-    "ReportRefused",
-    "ScheduleError",
-    "RulesRefused",
-    "SettingError",
-    "ZonesRefused",
-    "NoHouse",
-}
-"""Exceptions that end in one sentence and exit code 2, by name: importing their homes takes seconds."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-class Refusal(Exception):
-    """One sentence for the user; exit code 2."""
+class CommandRefused(CroupierError):
+    """What a command was asked cannot be done."""
+
+    code = "command_refused"
+    exit_code = 2
 
 
 def home() -> Path:
@@ -115,7 +101,7 @@ def _clock(text: str | None) -> int | None:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise Refusal(f"--clock takes a date or a moment such as 2020-03-02T10:00:00Z, not {text!r}") from error
+        raise CommandRefused(f"--clock takes a date or a moment such as 2020-03-02T10:00:00Z, not {text!r}") from error
     # A bare date is the middle of that day: its morning has happened, and nobody sleeps.
     hour = 12 if len(text) == len("2020-03-02") else at.hour
     return micros(at.replace(hour=hour, tzinfo=at.tzinfo or UTC))
@@ -156,7 +142,7 @@ def serve(
     _log_to_stderr()
     _warn_of_unknown()
     if host not in LOOPBACK and not environment().keys:
-        raise Refusal("without CROUPIER_KEYS the service listens on loopback only")
+        raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
     with relying(home()) as url:
         use_store(url)
         Settings.here(url)
@@ -280,7 +266,7 @@ def import_events(
     for warning in done.warnings:
         print(f"croupier: warning: {warning}", file=sys.stderr)
     if done.refusal:
-        raise Refusal(done.refusal)
+        raise CommandRefused(done.refusal)
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -472,7 +458,7 @@ def webhooks_check(as_json: Json = False) -> None:
         for one in found:
             print(f"{one.id:>18}  {one.trouble or 'may be called'}  ({one.host}: {', '.join(one.addresses)})")
     if refused := [one.id for one in found if one.trouble]:
-        raise Refusal(f"not every endpoint can be called: {', '.join(refused)}")
+        raise CommandRefused(f"not every endpoint can be called: {', '.join(refused)}")
 
 
 @webhooks.command("test")
@@ -487,7 +473,7 @@ def webhooks_test(endpoint_id: EndpointId, as_json: Json = False) -> None:
     answer = asyncio.run(send_example(_endpoint(told, endpoint_id), told))
     show({"endpoint": endpoint_id, "status": answer.status, "answer": answer.trouble}, as_json=as_json)
     if verdict(answer.status) != "delivered":
-        raise Refusal(f"{endpoint_id} did not take the example: {answer.trouble}")
+        raise CommandRefused(f"{endpoint_id} did not take the example: {answer.trouble}")
 
 
 @webhooks.command("enable")
@@ -506,7 +492,7 @@ def _webhooks() -> Webhooks:
 
     told = read_webhooks()
     if not told.endpoints:
-        raise Refusal("nobody is subscribed: CROUPIER_WEBHOOKS names no file with endpoints")
+        raise CommandRefused("nobody is subscribed: CROUPIER_WEBHOOKS names no file with endpoints")
     return told
 
 
@@ -514,7 +500,7 @@ def _endpoint(told: Webhooks, endpoint_id: str) -> Endpoint:
     found = next((one for one in told.endpoints if one.id == endpoint_id), None)
     if found is None:
         names = ", ".join(one.id for one in told.endpoints)
-        raise Refusal(f"there is no endpoint {endpoint_id!r}; the file has {names}")
+        raise CommandRefused(f"there is no endpoint {endpoint_id!r}; the file has {names}")
     return found
 
 
@@ -562,7 +548,7 @@ def retrain(as_json: Json = False) -> None:
         result = again(home(), url, console())
     show(msgspec.to_builtins(result), as_json=as_json)
     if result.reason is not None:
-        raise Refusal(result.reason)
+        raise CommandRefused(result.reason)
 
 
 def _stop(*_: object) -> NoReturn:
@@ -672,7 +658,7 @@ def _from_checkout(name: str, arguments: Sequence[str]) -> NoReturn:
     """Start a bench that lies beside the packages, and end as it ends."""
     root = Path(__file__).parents[1]
     if not (root / "benchmarks" / "__main__.py").exists():
-        raise Refusal(
+        raise CommandRefused(
             f"`croupier bench {name}` works from a checkout of Croupier, after `make install`, not from a wheel"
         )
     running = subprocess.Popen([sys.executable, "-m", "benchmarks", name, *arguments], cwd=root)  # noqa: S603 - ours
@@ -710,10 +696,10 @@ def main() -> NoReturn:
         _fail(f"the store failed: {error}", 1)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except Exception as error:
-        if type(error).__name__ in _REFUSALS:
-            _fail(str(error), 2)
-        raise
+    except CroupierError as error:
+        if error.exit_code == CroupierError.exit_code:
+            raise
+        _fail(str(error), error.exit_code)
     sys.exit(code or 0)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
 
 

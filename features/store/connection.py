@@ -12,7 +12,7 @@ import redis
 
 from features.store.cluster import Cluster, Lanes, is_away, is_cluster, plain
 from features.store.deployment import _HOUSE, PARTITIONS, House, _read_house, partition_of, tag
-from features.store.errors import Absent, StoreError
+from features.store.errors import StoreAbsentError, StoreError
 from features.store.lane import Lane, SilentError
 
 
@@ -45,7 +45,7 @@ class Store:
         """Send one command.
 
         Raises:
-            Absent: Nobody listens there; nothing was done.
+            StoreAbsentError: Nobody listens there; nothing was done.
             StoreError: The store is late, silent or cannot take it now; unless it says so, it may have done it.
         """
         try:
@@ -80,7 +80,7 @@ def _trouble(word: str, error: Exception) -> StoreError:
     if isinstance(error, SilentError):
         return StoreError("the store has been silent for longer than this request can wait")
     if _nobody_listens(error):
-        return Absent("nobody listens at the store's address")
+        return StoreAbsentError("nobody listens at the store's address")
     answered = isinstance(error, redis.ResponseError | redis.exceptions.BusyLoadingError)
     return StoreError(f"the store cannot take {word} now: {error}" if answered else "the connection to the store broke")
 

@@ -29,7 +29,10 @@ _ROUNDS: Final = 4
 
 
 class SilentError(redis.ConnectionError):
-    """The server has been silent for longer than the call could wait; it was not asked."""
+    """The server has been silent for longer than the call could wait; it was not asked.
+
+    Outside the tree of errors: `Store.command` makes a StoreError of it, as of every error of redis.
+    """
 
 
 class Deadline:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from features.aggregates import DAY_MICROS
+from features.errors import CroupierError
 from features.events import micros, moment
 
 ACTIVE_DAYS: Final = 30
@@ -28,8 +29,11 @@ TEST_CUTOFFS: Final = 2
 FOREVER: Final = 2**62
 
 
-class TrainingRefused(Exception):
-    """There is too little to learn from; the text is one sentence."""
+class TrainingRefused(CroupierError):
+    """There is too little to learn from."""
+
+    code = "training_refused"
+    exit_code = 2
 
 
 class Act(NamedTuple):

@@ -26,14 +26,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import CroupierError
 from features.schema import MODEL_FEATURES, VECTOR
 
 _POSITION: Final = {reading.name: at for at, reading in enumerate(VECTOR)}
 _SHAPE: Final = (len(VECTOR),)
 
 
-class BundleError(ValueError):
-    """A bundle that cannot be scored with; the fault is whoever made or damaged it, the text is one sentence."""
+class BundleError(CroupierError, ValueError):
+    """A bundle that cannot be scored with; the fault is whoever made or damaged it."""
+
+    code = "invalid_bundle"
 
 
 class ChurnBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="churn/1"):

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import CroupierError
 from features.forms import Form
 from features.schema import CHANNELS
 from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
@@ -36,8 +37,10 @@ _FORM: Final = Form(
 _CURSOR: Final = Form("flush entries")
 
 
-class SnapshotError(ValueError):
-    """A bundle that is no snapshot, or one that this build cannot serve; the text says why."""
+class SnapshotError(CroupierError, ValueError):
+    """A bundle that is no snapshot, or one that this build cannot serve."""
+
+    code = "invalid_snapshot"
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import CroupierError
 from features.settings import LearnerSettings
 from models.policy.context import READINGS
 from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, PolicyVersion
@@ -27,8 +28,11 @@ FORMAT: Final = 2
 """Raised with every change of what is learnt from the same training events."""
 
 
-class LearnerError(ValueError):
+class LearnerError(CroupierError, ValueError):
     """A state that another build wrote; the text says why."""
+
+    code = "invalid_learner"
+    exit_code = 2
 
 
 class NamedAction(NamedTuple):

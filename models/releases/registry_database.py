@@ -19,6 +19,8 @@ from importlib import util
 from pathlib import Path
 from typing import Final
 
+from features.errors import CroupierError
+
 _WAIT_SECONDS: Final = 60.0
 _SCHEME: Final = "file://"
 _LOCATIONS: Final = (
@@ -32,8 +34,11 @@ _LOCATIONS: Final = (
 _REVISION: Final = re.compile(r'^(down_)?revision\s*(?::.*)?=\s*"(\w+)"', re.MULTILINE)
 
 
-class RegistryError(Exception):
-    """A model version or a registry that does not exist or is not whole; the text is one sentence."""
+class RegistryError(CroupierError):
+    """A model version or a registry that does not exist or is not whole."""
+
+    code = "invalid_registry"
+    exit_code = 2
 
 
 def prepare(file: Path, artifacts: Path) -> None:

@@ -20,6 +20,7 @@ import redis
 from packaging.utils import canonicalize_name
 
 from features import zones
+from features.errors import CroupierError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings import environment, unknown
@@ -56,8 +57,11 @@ _MEND: Final = {
 }
 
 
-class NoHouse(Exception):
-    """There is nothing to look at; the text is one sentence that says how a house is made."""
+class NoHouseError(CroupierError):
+    """There is nothing to look at; the text says how a house is made."""
+
+    code = "no_house"
+    exit_code = 2
 
 
 class _Stored(NamedTuple):
@@ -88,16 +92,16 @@ def examine(home: Path) -> list[Finding]:
     """Run every check of a house: the home first, the store only where a server answers.
 
     Raises:
-        NoHouse: The home holds none.
+        NoHouseError: The home holds none.
     """
     embedded = environment().store is None
     try:
         there = within((home / "store" if embedded else home).is_dir)
     except OSError as error:
         why = error.strerror or "no answer"
-        raise NoHouse(f"{home} cannot be read ({why}): look as the user whose house it is") from error
+        raise NoHouseError(f"{home} cannot be read ({why}): look as the user whose house it is") from error
     if embedded and not there:
-        raise NoHouse(f"there is no house in {home}: `CROUPIER_HOME={home} croupier up` makes one")
+        raise NoHouseError(f"there is no house in {home}: `CROUPIER_HOME={home} croupier up` makes one")
     servers = servers_of(home, embedded)
     answering = [one for one in servers if not one.trouble and not one.info.get("loading")]
     found = _installed(home)

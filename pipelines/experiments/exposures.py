@@ -16,6 +16,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
+from features.errors import CroupierError
 from models.catalogue.offers import Catalogue
 from pipelines.worker.lake import SCHEMAS
 
@@ -132,8 +133,11 @@ _RECORDS: Final = """
 """
 
 
-class ReportRefused(Exception):
-    """There is nothing to report, or the files are not what they must be; the text is one sentence."""
+class ReportRefused(CroupierError):
+    """There is nothing to report, or the files are not what they must be."""
+
+    code = "report_refused"
+    exit_code = 2
 
 
 class Costs(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ import msgspec
 from pydantic import ValidationError
 
 from features import zones
+from features.errors import CroupierError
 from features.events import moment
 from features.words import sentence
 
@@ -22,12 +23,16 @@ EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 """Moments before this are placeholders, or seconds taken for milliseconds."""
 
 
-class RowRefused(ValueError):
+class RowRefused(CroupierError, ValueError):
     """One row cannot be taken; the sentence goes to the rejects."""
 
+    code = "row_refused"
 
-class Zoneless(RowRefused):
+
+class ZonelessError(RowRefused):
     """A time names no zone, and the mapping none for such."""
+
+    code = "zoneless"
 
 
 def row_hash(cells: Sequence[str]) -> str:
@@ -180,7 +185,7 @@ def _placed(at: datetime, zone: tzinfo | None) -> datetime:
     if at.tzinfo is not None:
         return at
     if zone is None:
-        raise Zoneless(f"{at.isoformat()} names no zone, and the mapping has no `zone` in its `time`")
+        raise ZonelessError(f"{at.isoformat()} names no zone, and the mapping has no `zone` in its `time`")
     utc = at.replace(tzinfo=zone).astimezone(UTC)
     if utc.astimezone(zone).replace(tzinfo=None) != at:
         raise RowRefused(f"{at.isoformat()} does not exist in {zone}: the clocks went forward")

@@ -17,10 +17,21 @@ from typing import Any, Final, NamedTuple, Protocol
 import yaml
 from pydantic import ValidationError
 
+from features.errors import CroupierError
 from features.events import EVENT, Event
 from features.files import find_infinite, read_yaml
 from features.words import FILE, Door, sentence
-from pipelines.imports.cells import Arithmetic, RowRefused, Zoneless, clock, minor, row_hash, tags, truth, whole_minor
+from pipelines.imports.cells import (
+    Arithmetic,
+    RowRefused,
+    ZonelessError,
+    clock,
+    minor,
+    row_hash,
+    tags,
+    truth,
+    whole_minor,
+)
 from pipelines.imports.columns import HASH, MODELS, AmountColumn, EventMapping, Made, TimeColumn, trouble
 from service.api.reading import Doubts, parse
 
@@ -30,8 +41,11 @@ SHIPPED: Final = Path(__file__).parents[1] / "mappings"
 """Mappings of public data sets that come with Croupier; they are found by their bare name."""
 
 
-class ImportRefused(Exception):
-    """The file or its mapping cannot be taken; one sentence says why."""
+class ImportRefused(CroupierError):
+    """The file or its mapping cannot be taken."""
+
+    code = "import_refused"
+    exit_code = 2
 
 
 def load(file: Path) -> EventMapping:
@@ -188,7 +202,7 @@ class MappedRows:
         for row in rows:
             try:
                 self._clock(row[self._time])
-            except Zoneless as error:
+            except ZonelessError as error:
                 trouble = error
                 continue
             except RowRefused:

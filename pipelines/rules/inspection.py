@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from features import places
+from features.errors import CroupierError
 from features.schema import CHANNELS
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
@@ -29,8 +30,11 @@ _SAID: Final = frozenset(RuleBase.model_fields) | {"type"}
 _STATES: Final = {"on": "on", "off": "off: not applied", "strict": "on, in the strictest reading"}
 
 
-class RulesRefused(Exception):
-    """A question about the rules cannot be answered; the text is one sentence."""
+class RulesRefused(CroupierError):
+    """A question about the rules cannot be answered."""
+
+    code = "rules_refused"
+    exit_code = 2
 
 
 # --- Lint

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from features import zones
+from features.errors import CroupierError
 from features.events import micros, moment
 from features.schema import DAY, MICROS
 from models.catalogue.offers import NO_CONTACT, Catalogue
@@ -44,8 +45,11 @@ _CHECKED_US: Final = DAY_US // 4
 """Registers of excluded people are asked again after this, before a decision and before a contact."""
 
 
-class SimulationRefused(Exception):
-    """The house cannot be simulated in; the text is one sentence."""
+class SimulationRefused(CroupierError):
+    """The house cannot be simulated in."""
+
+    code = "simulation_refused"
+    exit_code = 2
 
 
 class SimulationOptions(NamedTuple):

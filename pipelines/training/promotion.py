@@ -21,6 +21,7 @@ import msgspec
 import redis
 from redis.exceptions import LockError
 
+from features.errors import CroupierError
 from features.moments import moment
 from features.store.bundles import keep, pointer_key, published, serving_hashes
 from features.store.connection import connect
@@ -43,8 +44,11 @@ _JOURNAL: Final = "croupier:promotions:churn"
 _RECORDED: Final = "croupier:promotions:churn:recorded"
 
 
-class GateRefused(Exception):
-    """A model version did not show what its promotion demands; the text is one sentence with the numbers."""
+class GateRefused(CroupierError):
+    """A model version did not show what its promotion demands; the text has the numbers."""
+
+    code = "gate_refused"
+    exit_code = 2
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from features.errors import CroupierError
 from features.moments import micros
 from features.settings import secrets_in
 from pipelines.worker.webhooks import Endpoint, Network, Notice, Webhooks, body, headers, webhook_id
@@ -35,8 +36,10 @@ IETF protocols such as Teredo, documentation (IANA special-purpose registries, R
 Address = IPv4Address | IPv6Address
 
 
-class AddressRefused(OSError):
-    """An address may not be called; the text says why."""
+class AddressRefused(CroupierError, OSError):
+    """An address may not be called."""
+
+    code = "address_refused"
 
 
 def _inner_address(address: Address) -> Address:

@@ -18,6 +18,7 @@ import redis
 import structlog
 from cronsim import CronSim, CronSimError
 
+from features.errors import CroupierError
 from features.moments import micros, moment
 from features.settings import for_children, read_mlflow
 from features.store.deployment import House, real_now_us
@@ -31,8 +32,11 @@ _CLAIM_SECONDS: Final = 86_400
 _LOG: Final = structlog.get_logger()
 
 
-class ScheduleError(Exception):
-    """mlflow.yaml asks for what cannot be scheduled; the text is one sentence."""
+class ScheduleError(CroupierError):
+    """mlflow.yaml asks for what cannot be scheduled."""
+
+    code = "invalid_schedule"
+    exit_code = 2
 
 
 def read_schedules(home: Path) -> dict[str, str]:

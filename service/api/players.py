@@ -11,13 +11,14 @@ from features.events import ID_PATTERN, is_id
 from features.moments import when
 from features.schema import MAX_AGE_SECONDS, VECTOR
 from models.catalogue.offers import NO_CONTACT
-from service.api.routing import Answer, Deps, ProblemError, add_route, respond
+from service.api.routing import Answer, Deps, add_route, respond
 from service.decisions.assess import Assessment
 from service.decisions.behaviour import Behaviour
 from service.decisions.explain import named
 from service.decisions.explain_player import ExplainedPlayer, explained, read_player
 from service.decisions.record import Record, load_record
 from service.decisions.serving import Serving
+from service.errors import InvalidIdError, UnknownBrandError, UnknownPlayerError
 from service.players import facts, harm
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
@@ -47,15 +48,15 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     """What is known of a player: facts, features with their age, harm, decisions; what may be sent, and why not."""
     serving = deps.serving
     if not is_id(player_id):
-        raise ProblemError(422, "invalid_id", "ids are 1 to 64 printable ASCII characters without space or braces")
+        raise InvalidIdError
     try:
         brand = serving.brand(brand)
     except ValueError as error:
-        raise ProblemError(422, "unknown_brand", str(error)) from error
+        raise UnknownBrandError(str(error)) from error
     player = await read_player(player_id, brand, serving, deps.ledger)
     records = [load_record(held) for held in await deps.ledger.recent(player.keys)]
     if not player.snapshot.facts and not player.snapshot.features and not records:
-        raise ProblemError(404, "unknown_player", "nothing is known of this player")
+        raise UnknownPlayerError
     return respond(_shown(player, records, serving))
 
 

@@ -19,6 +19,7 @@ from features.events import Event
 from features.schema import CHANNELS
 from features.words import Door
 from service.decisions.outcomes import WITHDRAWING, Outcome
+from service.errors import BeforeTradingError
 from service.players import facts
 from service.players.facts import EVERY_BRAND, Assertion
 
@@ -57,10 +58,6 @@ _STRICTEST: Final[Mapping[str, tuple[object, str]]] = {
 
 Doubts = Mapping[str, str]
 """Fields whose word nobody knows, with the sentence that says how each was read."""
-
-
-class Untimely(ValueError):
-    """Money or play of a day before the house began to trade."""
 
 
 def parse(adapter: TypeAdapter[Any], content: bytes | str | dict[str, Any], door: Door) -> tuple[Any, Doubts]:
@@ -148,12 +145,12 @@ def beside(told: Event | Outcome, doubts: Doubts, door: Door) -> list[Assertion]
 
 
 def check(event: Event, door: Door) -> None:
-    """Raise Untimely for money or play of a day on which the house did not trade yet."""
+    """Raise BeforeTradingError for money or play of a day on which the house did not trade yet."""
     since = door.trading_since
     if since is None or not isinstance(event, MONEY_OR_PLAY):
         return
     if event.occurred_at < datetime.combine(since, time(), UTC):
-        raise Untimely(
+        raise BeforeTradingError(
             f"{event.type} of {event.occurred_at.date()}: the house trades since {since} "
             "(`trading_since` in the rulebook's settings)"
         )

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import FastAPI, Path, Response
 
-from service.api.routing import Dependencies, Deps, Problem, ProblemError, Route, summary
+from service.api.routing import Dependencies, Deps, Problem, Route, summary
+from service.errors import UnknownReportError
 
 REPORTS: Final = "croupier:reports"
 """Key of the list of reports: name -> `Summary` as JSON."""
@@ -58,7 +59,7 @@ async def get_report_json(name: ReportName, deps: Deps) -> Response:
 async def _report(name: str, kind: str, deps: Dependencies) -> Response:
     text = (await deps.ledger.fields(report_key(name))).get(kind.encode())
     if text is None:
-        raise ProblemError(404, "unknown_report", "no report of this name was published; see /reports")
+        raise UnknownReportError
     return Response(text, media_type=_TYPES[kind], headers=_SEALED)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from features.events import AnyEvent
 from features.moments import moment, when
 from features.store.deployment import order
-from features.store.errors import Absent, StoreError
+from features.store.errors import StoreAbsentError, StoreError
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
@@ -25,18 +25,19 @@ from models.policy.policy import Policy
 from service.api import answers, players, reading, reports
 from service.api.readiness import Readiness
 from service.api.routing import (
+    REFUSALS,
     Answer,
     DecisionId,
     Dependencies,
     Deps,
-    ProblemError,
     add_route,
     dependencies_of,
     invalid,
+    problem,
     refuse,
     respond,
+    retriable,
     summary,
-    translated,
 )
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
@@ -47,6 +48,14 @@ from service.decisions.explain import Evidence, why
 from service.decisions.outcomes import WITHDRAWING, Outcome, take
 from service.decisions.record import Record, load_record
 from service.decisions.request import DecisionRequest
+from service.errors import (
+    ForeignPositionError,
+    NoDefinitionsError,
+    NoSuchMethodError,
+    NoSuchRouteError,
+    NotReadyError,
+    UnknownDecisionError,
+)
 from service.events.accept import Accepted, accept
 from service.players import sealing
 from service.players.facts import restricts
@@ -132,7 +141,7 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> dict[str, Any]:
     waited = {} if body.after is None else {"after_reached": await _wait(body.after, body, deps)}
     try:
         done = await decide(body, deps.serving, deps.ledger)
-    except Absent:
+    except StoreAbsentError:
         if body.request_id is not None:
             raise  # an earlier request of this id may have been recorded
         return _unserved(body, "store_unavailable", "the store is not there, so nothing is sent") | waited
@@ -168,7 +177,7 @@ async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
     except StoreError:
         return False  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
-        raise ProblemError(422, "foreign_position", "this position is not of the player's partition", "/after")
+        raise ForeignPositionError
     wanted = order(after[5:])
     try:
         while order(await ledger.progress(keys.partition)) < wanted:  # noqa: ASYNC110 - what is waited for is in the store
@@ -190,13 +199,13 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: dict[str, Any], deps: Dependencies) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = await translated(
+        found: dict[str, Any] = await retriable(
             _decided(_REQUEST.validate_python(item, context=deps.serving.door), deps)
         )
     except ValidationError as error:
-        return invalid(error).body
-    except ProblemError as problem:
-        return problem.body
+        return problem(invalid(error))
+    except REFUSALS as refusal:
+        return problem(refusal)
     return found
 
 
@@ -204,7 +213,7 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     """The whole record of a decision, with its reasons."""
     held = await deps.ledger.record(decision_id) if _is_decision_id(decision_id) else None
     if held is None:
-        raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
+        raise UnknownDecisionError
     record = load_record(held)
     personal = sealing.unseal(await deps.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
     player_id, texts = (personal or {}).get("player_id"), await _reasons(record, deps)
@@ -273,7 +282,7 @@ async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
 async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
     """Ask, just before sending, whether a decided contact may still be sent."""
     if not _is_decision_id(decision_id):
-        raise ProblemError(404, "unknown_decision", "no decision of this id is kept")
+        raise UnknownDecisionError
     done = await confirm(decision_id, deps.serving, deps.ledger)
     moments = {"confirmed_at": done.confirmed_us, "send_at": done.send_us, "send_by": done.send_by_us}
     return respond({"decision_id": decision_id} | {name: when(at) for name, at in moments.items()})
@@ -286,10 +295,7 @@ def _is_decision_id(text: str) -> bool:
 async def post_event(body: AnyEvent, deps: Deps) -> Response:
     """Tell what a player did, or a fact about them; answered once it holds and is durable."""
     serving, door = deps.serving, deps.serving.door
-    try:
-        reading.check(body, door)
-    except reading.Untimely as error:
-        raise ProblemError(422, "before_trading", str(error), "/occurred_at") from error
+    reading.check(body, door)
     beside = reading.beside(body, deps.doubts, door)
     today = moment(serving.house.now_us(time.time_ns() // 1_000)).date()
     work = lambda ledger: accept(body, serving.house, ledger, beside)  # noqa: E731 - called with either ledger
@@ -330,12 +336,12 @@ async def get_ready(request: Request) -> Response:
         nodes, away = await deps.ledger.reach()
     except StoreError as error:
         readiness.trouble = str(error)
-        return refuse(ProblemError(503, "store_unavailable", str(error)))
+        return refuse(error)
     serving = deps.serving
     if serving.plan is None:
-        return refuse(ProblemError(503, "no_definitions", "feature definitions were not applied yet"))
+        return refuse(NoDefinitionsError())
     if readiness.trouble is not None:
-        return refuse(ProblemError(503, "not_ready", f"not yet seen to serve in time: {readiness.trouble}"))
+        return refuse(NotReadyError(f"not yet seen to serve in time: {readiness.trouble}"))
     return respond(
         {
             "ready": True,
@@ -381,8 +387,8 @@ def build(lifespan: Lifespan) -> FastAPI:
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return refuse(ProblemError(404, "no_such_route", f"{request.url.path} is no route; see /docs"))
+    return refuse(NoSuchRouteError(f"{request.url.path} is no route; see /docs"))
 
 
 async def _no_method(request: Request, _: Exception) -> Response:
-    return refuse(ProblemError(405, "no_such_method", f"{request.method} is not for {request.url.path}; see /docs"))
+    return refuse(NoSuchMethodError(f"{request.method} is not for {request.url.path}; see /docs"))

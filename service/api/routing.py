@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import Histogram
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from features.errors import CroupierError
 from features.events import AnyEvent
 from features.store.errors import StoreError
 from features.words import sentence
@@ -23,10 +24,16 @@ from models.churn.scorer import Scorer
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.contacts.ledger import RedisLedger
-from service.decisions.confirm import Revoked
-from service.decisions.decide import Contended, RequestReused
 from service.decisions.serving import Serving
-from service.events.accept import Refused
+from service.errors import (
+    FaultError,
+    InvalidBodyError,
+    InvalidJsonError,
+    RequestRefused,
+    TooLargeError,
+    UnauthorisedError,
+    UnknownTypeError,
+)
 
 BODY_BYTES: Final = 256 * 1024
 RESTRICTING_SECONDS: Final = 5.0
@@ -102,16 +109,6 @@ class Problem(BaseModel):
     pointer: str | None = None
 
 
-class ProblemError(Exception):
-    """A problem to answer with."""
-
-    def __init__(self, status: int, code: str, detail: str, pointer: str | None = None, **more: object) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.body = {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
-        self.body |= ({"pointer": pointer} if pointer is not None else {}) | more
-
-
 _TITLES: Final = {
     400: "Bad request",
     401: "Unauthorised",
@@ -123,13 +120,8 @@ _TITLES: Final = {
     500: "Fault",
     503: "Unavailable",
 }
-_STATUS: Final = {
-    "unknown_decision": 404,
-    "no_contact": 409,
-    "event_id_reused": 409,
-    "outcome_id_reused": 409,
-    "already_linked": 409,
-}
+REFUSALS: Final = (RequestRefused, StoreError)
+"""Errors that a caller is told of; any other is a fault of ours."""
 
 
 def respond(body: object, status: int = 200) -> Response:
@@ -137,10 +129,16 @@ def respond(body: object, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, media_type="application/json")
 
 
-def refuse(error: ProblemError) -> Response:
+def refuse(error: CroupierError) -> Response:
     """Answer with a problem."""
     headers = {"retry-after": "1"} if error.status == 503 else None
-    return Response(orjson.dumps(error.body), error.status, headers, "application/problem+json")
+    return Response(orjson.dumps(problem(error)), error.status, headers, "application/problem+json")
+
+
+def problem(error: CroupierError) -> dict[str, Any]:
+    """The problem of an error."""
+    told = {"type": "about:blank", "title": _TITLES[error.status], "status": error.status, "code": error.code}
+    return told | error.members()
 
 
 def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[Any, Doubts]:
@@ -150,17 +148,17 @@ def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[
         raise invalid(error) from error
 
 
-def invalid(error: ValidationError) -> ProblemError:
-    """A body that is not valid as a problem that names the first wrong place."""
+def invalid(error: ValidationError) -> RequestRefused:
+    """A body that is not valid, by its first wrong place."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
-        return ProblemError(400, "invalid_json", first["msg"])
+        return InvalidJsonError(first["msg"])
     # pydantic puts the event type into the path of a union; the body has no such level.
     path = [part for part in first["loc"] if part not in _EVENT_TYPES]
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
     if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        return ProblemError(422, "unknown_type", sentence(first), f"{pointer}/type")
-    return ProblemError(422, "invalid_body", sentence(first), pointer)
+        return UnknownTypeError(sentence(first), f"{pointer}/type")
+    return InvalidBodyError(sentence(first), pointer)
 
 
 def _event_types() -> frozenset[str]:
@@ -171,22 +169,12 @@ def _event_types() -> frozenset[str]:
 _EVENT_TYPES: Final = _event_types()
 
 
-async def translated(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work returns
-    """Errors of the house as problems."""
+async def retriable(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work returns
+    """Do what may be asked again under the same id, and say so where the store fails."""
     try:
         return await work
-    except Refused as refusal:
-        status = _STATUS.get(refusal.code, 422)
-        raise ProblemError(status, refusal.code, str(refusal), refusal.pointer or None) from refusal
-    except Revoked as revoked:
-        raise ProblemError(409, revoked.code, str(revoked), rules=list(revoked.by)) from revoked
-    except RequestReused as reused:
-        detail = "this request_id was used before with another body"
-        raise ProblemError(409, "request_id_reused", detail, "/request_id") from reused
-    except Contended as contended:
-        raise ProblemError(503, "contended", "the player changed at every attempt; try again") from contended
     except StoreError as error:
-        raise ProblemError(503, "store_unavailable", f"{error}; a retry under the same id is safe") from error
+        raise StoreError(f"{error}; a retry under the same id is safe") from error
 
 
 class Route(APIRoute):
@@ -213,12 +201,12 @@ class Route(APIRoute):
                 deps = deps.asked()
                 if adapter is not None:
                     arguments["body"], deps.doubts = _parse(adapter, body, deps)
-                answered: Response = await translated(endpoint(deps=deps, **arguments))
-            except ProblemError as problem:
-                answered = refuse(problem)
+                answered: Response = await retriable(endpoint(deps=deps, **arguments))
+            except REFUSALS as refusal:
+                answered = refuse(refusal)
             except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
                 _LOG.exception("fault", route=self.path)
-                answered = refuse(ProblemError(500, "fault", "this is our mistake, and it was logged"))
+                answered = refuse(FaultError())
             timer.observe(time.perf_counter() - begun)
             return answered
 
@@ -230,7 +218,7 @@ def _authorise(request: Request, deps: Dependencies) -> None:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or key not in deps.keys:
-        raise ProblemError(401, "unauthorised", "send one of the house's keys as `Authorization: Bearer KEY`")
+        raise UnauthorisedError
 
 
 async def _body(request: Request) -> bytes:
@@ -238,7 +226,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_BYTES:
-            raise ProblemError(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+            raise TooLargeError(f"a body has at most {BODY_BYTES} bytes")
     return bytes(body)
 
 

@@ -107,7 +107,8 @@ class PlayerSnapshot:
 class Linked(Exception):
     """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them.
 
-    `record` is the decision that was asked for, if it was made for the id before.
+    `record` is the decision that was asked for, if it was made for the id before. Outside the tree of errors: control
+    flow, for `RedisLedger.at_home` asks again about the player.
     """
 
     def __init__(self, to: str, record: bytes | None = None) -> None:

@@ -18,20 +18,15 @@ from service.contacts.limits import Reservation
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import eligibility
 from service.decisions.assess import assess
-from service.decisions.decide import ATTEMPTS, Contended
+from service.decisions.decide import ATTEMPTS
 from service.decisions.eligibility import Asked
 from service.decisions.record import ChosenContact, Record, assignment, load_record
 from service.decisions.serving import Serving, player_keys
-from service.events.accept import Refused
+from service.errors import Contended, Expired, NoContactError, Released, Revoked, TooEarlyError, UnknownDecisionError
 
 SEND_WITHIN_SECONDS: Final = 60
 _SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
-_STATES: Final = {
-    "expired": ("expired", "the lease has run out"),
-    "unknown": ("expired", "the lease has run out"),
-    "released": ("released", "the contact was reported as failed or cancelled"),
-    "revoked": ("revoked", "what became known of the player since took the lease back"),
-}
+_STATES: Final = {"expired": Expired, "unknown": Expired, "released": Released, "revoked": Revoked}
 
 
 class Confirmed(NamedTuple):
@@ -42,33 +37,22 @@ class Confirmed(NamedTuple):
     send_by_us: int
 
 
-class Revoked(Exception):
-    """The contact must not be sent; `code` is `revoked`, `expired`, `released` or, for now, `too_early`.
-
-    `by` are the rules that forbid it.
-    """
-
-    def __init__(self, code: str, reason: str, by: tuple[str, ...] = ()) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.by = by
-
-
 async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Confirmed:
     """Confirm a contact just before it is sent; the same answer again while it still may be sent.
 
     Raises:
-        Refused: No such decision, or none that contacts.
+        UnknownDecisionError: No such decision.
+        NoContactError: It contacts nobody.
         Revoked: It must not be sent, with the reason.
         Contended: The player's facts moved at every attempt.
         StoreError: The store did not answer; a retry is safe.
     """
     held = await ledger.record(decision_id)
     if held is None:
-        raise Refused("unknown_decision", "no decision of this id is kept")
+        raise UnknownDecisionError
     record = load_record(held)
     if (sent := record.action) is None:
-        raise Refused("no_contact", "the decision was to leave the player alone")
+        raise NoContactError
     return await ledger.at_home(record.player, lambda player: _confirm(record, sent, serving, ledger, player))
 
 
@@ -97,7 +81,7 @@ async def _confirm(
                 await ledger.let_go(
                     snapshot.household, [record.decision_id, *snapshot.held.in_household(record.decision_id)]
                 )
-            raise Revoked(*_STATES[status])
+            raise _STATES[status]
     raise Contended
 
 
@@ -105,11 +89,11 @@ def _refuse(record: Record, sent: ChosenContact, serving: Serving, snapshot: Pla
     """Raise Revoked if the contact may not be sent, or not yet."""
     mine = snapshot.held.own.get(record.decision_id)
     if mine is None or mine.state in _STATES:
-        raise Revoked(*_STATES["unknown" if mine is None else mine.state])
+        raise _STATES["unknown" if mine is None else mine.state]
     if forbidden := forbidding(record, sent, serving, snapshot, send_us):
-        raise Revoked("revoked", eligibility.reason(forbidden[0], serving.reasons).reason, forbidden)
+        raise Revoked(eligibility.reason(forbidden[0], serving.reasons).reason, forbidden)
     if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
-        raise Revoked("too_early", f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
+        raise TooEarlyError(f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 
 
 async def _held(

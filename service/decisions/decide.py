@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from features.store.deployment import House, partition_of
-from features.store.errors import Absent, StoreError
+from features.store.errors import StoreAbsentError, StoreError
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Linked, PlayerSnapshot
 from service.decisions.commit import commit, settle
@@ -21,6 +21,7 @@ from service.decisions.compose import compose
 from service.decisions.record import Record, load_record
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving, player_keys
+from service.errors import Contended, RequestIdReused
 from service.players import sealing
 
 ATTEMPTS: Final = 3
@@ -31,14 +32,6 @@ class Decided(NamedTuple):
 
     record: Record
     recorded: bool
-
-
-class Contended(Exception):
-    """The player moved at every attempt; nothing was recorded."""
-
-
-class RequestReused(Exception):
-    """The request id was used before with another body."""
 
 
 def decision_id(house: House, player: str, asked: str, request: DecisionRequest) -> str:
@@ -61,10 +54,10 @@ async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger
     """Decide for a player and commit it, or answer what was committed under the same request id.
 
     Raises:
-        Absent: Nobody listened where the store should be, before anything was reserved: nothing was done.
+        StoreAbsentError: Nobody listened where the store should be, before anything was reserved: nothing was done.
         StoreError: The store did not answer in time or cannot serve now; a retry under the same id is safe.
         Contended: Others changed the player at each of the three attempts.
-        RequestReused: The request id stands for another body.
+        RequestIdReused: The request id stands for another body.
     """
     asked = serving.house.player_key(request.player_id)
     return await ledger.at_home(asked, lambda player: _decide(request, serving, ledger, player, asked))
@@ -91,7 +84,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
             return Decided(decision.record, recorded=False)
         try:
             status, record, held = await commit(ledger, keys, snapshot, decision)
-        except Absent as error:  # part of it may have been done before
+        except StoreAbsentError as error:  # part of it may have been done before
             raise StoreError(str(error)) from error
         if status == "replay":
             return _replay(held, request)
@@ -113,5 +106,5 @@ def own_id(player_id: str, snapshot: PlayerSnapshot, *, linked: bool) -> str:
 def _replay(held: bytes, request: DecisionRequest) -> Decided:
     record = load_record(held)
     if record.request != request.digest:
-        raise RequestReused
+        raise RequestIdReused
     return Decided(record, recorded=True)

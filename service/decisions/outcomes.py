@@ -20,7 +20,14 @@ from service.contacts.ledger import Entry, RedisLedger
 from service.contacts.limits import ContactResponse
 from service.contacts.snapshot import ANSWER, Keys
 from service.decisions.record import ChosenContact, Record, load_record
-from service.events.accept import NOWHERE, TOLD_AT, Accepted, ClockAhead, Refused, answered
+from service.errors import (
+    NoContactError,
+    OutcomeIdReused,
+    OutcomeInFutureError,
+    OutcomeTooOldError,
+    UnknownDecisionError,
+)
+from service.events.accept import NOWHERE, TOLD_AT, Accepted, ClockAhead, answered
 from service.players.facts import Assertion, changes, unsubscribed
 
 RELEASING: Final = frozenset({"failed", "cancelled"})
@@ -79,10 +86,10 @@ class Contact(NamedTuple):
         """The contact of a decision.
 
         Raises:
-            Refused: The decision was to leave the player alone.
+            NoContactError: The decision was to leave the player alone.
         """
         if (sent := record.action) is None:
-            raise Refused("no_contact", "the decision was to leave the player alone", "/decision_id")
+            raise NoContactError(pointer="/decision_id")
         return cls(record.player, record.brand, sent.channel, record, sent)
 
 
@@ -150,13 +157,13 @@ async def take(
     too old for its id to be remembered it is new if it changes anything. `beside` are withdrawals beside its own.
 
     Raises:
-        Refused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
+        RequestRefused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
         StoreError: The store did not answer; a retry is safe.
     """
     now_us = await ledger.now_us()
     late = timeliness(micros(outcome.occurred_at), now_us)
     if late is not None and outcome.type not in WITHDRAWING:
-        raise Refused(*_REFUSALS[late], "/occurred_at")
+        raise OutcomeInFutureError if late == "ahead" else OutcomeTooOldError
     about = await _contact(outcome, house, ledger)
 
     async def told(player: str) -> Accepted:
@@ -164,12 +171,12 @@ async def take(
         plain = entry(outcome, about, player, catalogue, beside=beside)
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
         if known is not None:
-            return answered(keys, known, "outcome")
+            return answered(keys, known, OutcomeIdReused)
         taken = entry(outcome, about, player, catalogue, ClockAhead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.of(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Accepted(position(keys.partition, NOWHERE), duplicate=True)
-        return answered(keys, await ledger.append(keys, taken), "outcome")
+        return answered(keys, await ledger.append(keys, taken), OutcomeIdReused)
 
     done = await ledger.at_home(about.player, told)
     if outcome.type in RELEASING and about.record is not None:
@@ -183,7 +190,7 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
     record = None if held is None else load_record(held)
     if outcome.player_id is None or outcome.channel is None:
         if record is None:
-            raise Refused("unknown_decision", _UNKNOWN[outcome.type in WITHDRAWING], "/decision_id")
+            raise UnknownDecisionError(_UNKNOWN if outcome.type in WITHDRAWING else "", "/decision_id")
         return Contact.of(record)
     player = house.player_key(outcome.player_id)
     theirs = record if record is not None and record.player == player else None
@@ -195,11 +202,4 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
     return Contact(player, brand, outcome.channel)
 
 
-_REFUSALS: Final = {
-    "ahead": ("outcome_in_future", "occurred_at lies in the future of the house's clock"),
-    "old": ("outcome_too_old", "occurred_at is more than 35 days ago"),
-}
-_UNKNOWN: Final = (
-    "no decision of this id is kept",
-    "no decision of this id is kept: name player_id and channel, and it is taken",
-)
+_UNKNOWN: Final = f"{UnknownDecisionError.sentence}: name player_id and channel, and it is taken"

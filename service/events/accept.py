@@ -18,6 +18,7 @@ from features.events import Event, micros, moment, timeliness
 from features.store.deployment import House, position
 from service.contacts.ledger import Appended, Entry, RedisLedger
 from service.contacts.snapshot import Keys
+from service.errors import AlreadyLinkedError, EventIdReused, EventInFutureError, EventTooOldError, RequestRefused
 from service.players import facts, identity, sealing
 from service.players.facts import Assertion
 
@@ -29,15 +30,6 @@ JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged)
 """Events that join two ids, or a player and a household: accepted one by one, over HTTP only."""
 
 
-class Refused(Exception):
-    """What was sent cannot be taken; `code` says why for machines, the text for people."""
-
-    def __init__(self, code: str, reason: str, pointer: str = "") -> None:
-        super().__init__(reason)
-        self.code = code
-        self.pointer = pointer
-
-
 class Accepted(NamedTuple):
     """An accepted event: its place in the log, and whether it is a duplicate."""
 
@@ -45,13 +37,6 @@ class Accepted(NamedTuple):
     duplicate: bool
 
 
-_REFUSALS: Final = {
-    "ahead": ("event_in_future", "occurred_at lies in the future of the house's clock"),
-    "old": (
-        "event_too_old",
-        "occurred_at is more than 35 days ago; older events enter by `croupier import events`",
-    ),
-}
 NOWHERE: Final = "0-0"
 """Log place of an event that changes nothing and is not appended: every reader is past it."""
 
@@ -119,13 +104,13 @@ async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequen
     own.
 
     Raises:
-        Refused: It lies in the future, is too old, or its id was used for another event.
+        RequestRefused: It lies in the future, is too old, or its id was used for another event.
         StoreError: The store did not answer; a retry is safe.
     """
     now_us = await ledger.now_us()
     late = timeliness(micros(event.occurred_at), now_us)
     if late is not None and not facts.restricts(event):
-        raise Refused(*_REFUSALS[late], "/occurred_at")
+        raise EventInFutureError if late == "ahead" else EventTooOldError
     arrival = Arrival(event, house.player_key(event.player_id), now_us, late, beside)
     done = await ledger.at_home(arrival.asked, lambda player: _accept(arrival, house, ledger, player))
     if isinstance(event, events.HouseholdChanged):
@@ -140,7 +125,7 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
     if arrival.late or isinstance(event, JOINING):
         known, held = await ledger.known_or_facts(keys, entry(player, event, asked=linked))
         if known is not None:
-            return answered(keys, known, "event")
+            return answered(keys, known, EventIdReused)
     personal = events.personal(event)
     seal = await ledger.seal(keys, sealing.new_seal()) if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
@@ -152,7 +137,7 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
     if isinstance(event, events.HouseholdChanged) and other:
         # Reserve in the household before the facts name it; contacts made meanwhile follow in `accept`.
         await ledger.bring(player, other, taken.facts[-1].moment_us)
-    return answered(keys, await ledger.append(keys, taken), "event")
+    return answered(keys, await ledger.append(keys, taken), EventIdReused)
 
 
 def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]) -> bool:
@@ -162,10 +147,10 @@ def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]
     return facts.changes(taken.facts, held)
 
 
-def answered(keys: Keys, done: Appended, what: Literal["event", "outcome"]) -> Accepted:
-    """Answer for an appended event or outcome; raises Refused where its id was used for another."""
+def answered(keys: Keys, done: Appended, reused: type[RequestRefused]) -> Accepted:
+    """Answer for an appended event or outcome; raises `reused` where its id was used for another."""
     if done.status == "conflict":
-        raise Refused(f"{what}_id_reused", f"this {what} id was used before for another {what}", f"/{what}_id")
+        raise reused
     return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
@@ -188,5 +173,5 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, s
         home = await ledger.link(linked, keys.player, name)
     if home != keys.player:
         await ledger.home(keys.player)  # if the player was linked to another meanwhile, accept the event there
-        raise Refused("already_linked", "this id was linked to another player before, and a link is for good")
+        raise AlreadyLinkedError
     return linked

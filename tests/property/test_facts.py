@@ -19,7 +19,8 @@ from features.store.server import Server
 from pipelines.imports import bulk
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Keys
-from service.events.accept import Refused, accept
+from service.errors import RequestRefused
+from service.events.accept import accept
 from service.players import facts
 from service.players.facts import Consent, Facts, assertions
 
@@ -727,7 +728,7 @@ async def test_an_id_counts_once_and_another_content_under_it_changes_nothing(do
         again = await accept(first, door.house, ledger)
         assert again.duplicate
         assert again.position == told.position
-        with pytest.raises(Refused) as refusal:
+        with pytest.raises(RequestRefused) as refusal:
             await accept(other, door.house, ledger)
         assert (refusal.value.code, refusal.value.pointer) == ("event_id_reused", "/event_id")
         assert door.raw(player) == before

@@ -13,6 +13,7 @@ from features.events import EVENT, Event, micros
 from features.words import ClosedList, Door
 from service.api import reading
 from service.decisions.outcomes import Outcome
+from service.errors import BeforeTradingError
 from service.players import facts
 from service.players.facts import Assertion, Facts
 from service.rules import inputs
@@ -283,7 +284,7 @@ def test_money_and_play_before_the_house_traded_are_refused(said: dict[str, Any]
         return event
 
     reading.check(told(first), DOOR)
-    with pytest.raises(reading.Untimely, match="trades since 2024-03-01"):
+    with pytest.raises(BeforeTradingError, match="trades since 2024-03-01"):
         reading.check(told(first - timedelta(microseconds=1)), DOOR)
     reading.check(told(first - timedelta(days=900)), DOOR._replace(trading_since=None))
 

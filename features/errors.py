@@ -1,0 +1,30 @@
+"""Errors that a caller or a user may meet: one tree, each class with its code, HTTP status and exit code."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CroupierError(Exception):
+    """An error of ours; its text is one sentence.
+
+    A class without a code of its own is told as the class that it specialises.
+
+    Attributes:
+        code: Word for machines.
+        status: HTTP status of the answer; 500 is a fault of ours, which is logged, and told without its text.
+        exit_code: Exit code of a command that ends with it; 1 is a fault of ours, which ends with its traceback.
+        sentence: Text of an instance that has none.
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    sentence: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return super().__str__() or self.sentence
+
+    def members(self) -> dict[str, Any]:
+        """Members of its RFC 9457 problem beside title, status and code."""
+        return {"detail": str(self)}

@@ -1,0 +1,273 @@
+"""Why a request is refused: a class for each code of the API, with its status and its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from features.errors import CroupierError
+
+
+class RequestRefused(CroupierError):
+    """A request that cannot be taken.
+
+    Attributes:
+        pointer: The place in the body that is at fault, as a JSON pointer; None if it is no single one.
+    """
+
+    status = 422
+    pointer: str | None = None
+
+    def __init__(self, sentence: str = "", pointer: str | None = None) -> None:
+        super().__init__(sentence)
+        if pointer is not None:
+            self.pointer = pointer
+
+    def members(self) -> dict[str, Any]:
+        """With the place."""
+        return super().members() | ({} if self.pointer is None else {"pointer": self.pointer})
+
+
+class UnauthorisedError(RequestRefused):
+    """A caller without a key of the house."""
+
+    code = "unauthorised"
+    status = 401
+    sentence = "send one of the house's keys as `Authorization: Bearer KEY`"
+
+
+class NoSuchRouteError(RequestRefused):
+    """A path that is no route."""
+
+    code = "no_such_route"
+    status = 404
+
+
+class NoSuchMethodError(RequestRefused):
+    """A method that a route does not have."""
+
+    code = "no_such_method"
+    status = 405
+
+
+class TooLargeError(RequestRefused):
+    """A body with more bytes than are read."""
+
+    code = "too_large"
+    status = 413
+
+
+class InvalidJsonError(RequestRefused):
+    """A body that is no JSON."""
+
+    code = "invalid_json"
+    status = 400
+
+
+class InvalidBodyError(RequestRefused):
+    """A body with a field that is not valid."""
+
+    code = "invalid_body"
+
+
+class UnknownTypeError(RequestRefused):
+    """An event of a type that there is not."""
+
+    code = "unknown_type"
+
+
+class InvalidIdError(RequestRefused):
+    """An id in a path that cannot be one."""
+
+    code = "invalid_id"
+    sentence = "ids are 1 to 64 printable ASCII characters without space or braces"
+
+
+class UnknownBrandError(RequestRefused):
+    """A brand that the house does not have."""
+
+    code = "unknown_brand"
+
+
+class ForeignPositionError(RequestRefused):
+    """A position in the log to wait for, of another partition than the player's."""
+
+    code = "foreign_position"
+    sentence = "this position is not of the player's partition"
+    pointer = "/after"
+
+
+class UnknownPlayerError(RequestRefused):
+    """A player who has neither facts nor features nor decisions."""
+
+    code = "unknown_player"
+    status = 404
+    sentence = "nothing is known of this player"
+
+
+class UnknownReportError(RequestRefused):
+    """A report that was not published."""
+
+    code = "unknown_report"
+    status = 404
+    sentence = "no report of this name was published; see /reports"
+
+
+class UnknownDecisionError(RequestRefused):
+    """A decision that was never made, or is no longer kept."""
+
+    code = "unknown_decision"
+    status = 404
+    sentence = "no decision of this id is kept"
+
+
+class NoContactError(RequestRefused):
+    """A decision without a contact, asked about as if it had one."""
+
+    code = "no_contact"
+    status = 409
+    sentence = "the decision was to leave the player alone"
+
+
+class EventInFutureError(RequestRefused):
+    """An event later than the house's clock."""
+
+    code = "event_in_future"
+    sentence = "occurred_at lies in the future of the house's clock"
+    pointer = "/occurred_at"
+
+
+class EventTooOldError(RequestRefused):
+    """An event so old that its id would not be recognised."""
+
+    code = "event_too_old"
+    sentence = "occurred_at is more than 35 days ago; older events enter by `croupier import events`"
+    pointer = "/occurred_at"
+
+
+class BeforeTradingError(RequestRefused, ValueError):
+    """Money or play of a day before the house began to trade."""
+
+    code = "before_trading"
+    pointer = "/occurred_at"
+
+
+class OutcomeInFutureError(RequestRefused):
+    """An outcome later than the house's clock."""
+
+    code = "outcome_in_future"
+    sentence = "occurred_at lies in the future of the house's clock"
+    pointer = "/occurred_at"
+
+
+class OutcomeTooOldError(RequestRefused):
+    """An outcome so old that its id would not be recognised."""
+
+    code = "outcome_too_old"
+    sentence = "occurred_at is more than 35 days ago"
+    pointer = "/occurred_at"
+
+
+class EventIdReused(RequestRefused):
+    """An event under the id of another event."""
+
+    code = "event_id_reused"
+    status = 409
+    sentence = "this event id was used before for another event"
+    pointer = "/event_id"
+
+
+class OutcomeIdReused(RequestRefused):
+    """An outcome under the id of another outcome."""
+
+    code = "outcome_id_reused"
+    status = 409
+    sentence = "this outcome id was used before for another outcome"
+    pointer = "/outcome_id"
+
+
+class RequestIdReused(RequestRefused):
+    """A decision request under the id of another request."""
+
+    code = "request_id_reused"
+    status = 409
+    sentence = "this request_id was used before with another body"
+    pointer = "/request_id"
+
+
+class AlreadyLinkedError(RequestRefused):
+    """An id to link that is linked to another player."""
+
+    code = "already_linked"
+    status = 409
+    sentence = "this id was linked to another player before, and a link is for good"
+
+
+class Contended(RequestRefused):
+    """A player whom others changed at every attempt; nothing was recorded."""
+
+    code = "contended"
+    status = 503
+    sentence = "the player changed at every attempt; try again"
+
+
+class Revoked(RequestRefused):
+    """A contact that must not be sent.
+
+    Attributes:
+        rules: The rules that forbid it.
+    """
+
+    code = "revoked"
+    status = 409
+    sentence = "what became known of the player since took the lease back"
+
+    def __init__(self, sentence: str = "", rules: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.rules = rules
+
+    def members(self) -> dict[str, Any]:
+        """With the rules."""
+        return super().members() | {"rules": list(self.rules)}
+
+
+class Expired(Revoked):
+    """A contact whose lease has run out."""
+
+    code = "expired"
+    sentence = "the lease has run out"
+
+
+class Released(Revoked):
+    """A contact that did not happen, as its outcome says."""
+
+    code = "released"
+    sentence = "the contact was reported as failed or cancelled"
+
+
+class TooEarlyError(Revoked):
+    """A contact that may be sent, but not yet."""
+
+    code = "too_early"
+
+
+class NoDefinitionsError(RequestRefused):
+    """A process without a read plan."""
+
+    code = "no_definitions"
+    status = 503
+    sentence = "feature definitions were not applied yet"
+
+
+class NotReadyError(RequestRefused):
+    """A process that has not been seen to serve in time."""
+
+    code = "not_ready"
+    status = 503
+
+
+class FaultError(CroupierError):
+    """What a caller is told of any other error."""
+
+    code = "fault"
+    sentence = "this is our mistake, and it was logged"
