@@ -35,8 +35,8 @@ from features.store.server import socket_path
 from models.catalogue.offers import load_catalogue
 from pipelines.imports import bulk
 from pipelines.worker.process import wait_until_applied
-from service.api.app import catalogue_path
 from service.contacts.limits import load_reservation
+from service.settings import catalogue_path
 
 WORKERS: Final = 4
 AT_ONCE: Final = 4

@@ -23,7 +23,7 @@ from pipelines.experiments.comparisons import METRICS, compare_all
 from pipelines.experiments.exposures import DAY_US, exposures, opened
 from pipelines.experiments.report import compute, costs
 from pipelines.experiments.uplift import comparisons, headlines
-from service.api.app import catalogue_path
+from service.settings import catalogue_path
 
 try:
     from IPython.display import display

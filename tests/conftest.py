@@ -27,7 +27,8 @@ from features.store.server import start_server
 from pipelines.machine import up
 from pipelines.worker.process import Worker
 from service.api import routes
-from service.api.app import Settings, lifespan
+from service.api.app import lifespan
+from service.settings import Settings
 
 SEEDED_PLAYERS = 400
 

@@ -8,6 +8,9 @@ from typing import Final, cast
 import msgspec
 import redis
 
+KINDS: Final = ("rules", "plan", "churn", "policy")
+"""What serving processes follow, in the order in which they load it."""
+
 
 def pointer_key(kind: str) -> str:
     """Key that names the bundle of a kind (`plan`, `churn`) that serves."""

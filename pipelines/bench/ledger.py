@@ -23,12 +23,12 @@ from features.store.deployment import House, create_house
 from features.store.server import start_server
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
-from service.api.app import catalogue_path
 from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.limits import Held, LimitQuery, Reservation
 from service.contacts.snapshot import NO_DECISION, Keys
 from service.players import sealing
+from service.settings import catalogue_path
 
 CALLS: Final = 400
 PLAYERS: Final = 40

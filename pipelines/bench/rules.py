@@ -22,12 +22,12 @@ from features.moments import micros
 from features.schema import CHANNELS
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Catalogue, load_catalogue, send_window
-from service.api.app import catalogue_path
 from service.players.facts import Consent
 from service.rules.compiler import CompiledRulebook
 from service.rules.inputs import Inputs
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
 from service.rules.types import AnyRule
+from service.settings import catalogue_path
 
 _NOW: Final = micros(datetime(2026, 6, 1, 10, tzinfo=UTC))
 _DAY: Final = timedelta(days=1) // timedelta(microseconds=1)

@@ -24,7 +24,7 @@ from features.errors import CroupierError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings import environment, unknown
-from features.store.bundles import LEARNER_LEASE, LIVE, READY, bundle_key, pointer_key
+from features.store.bundles import KINDS, LEARNER_LEASE, LIVE, READY, bundle_key, pointer_key
 from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us, tag
 from features.store.errors import StoreError
@@ -39,10 +39,10 @@ from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lo
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
-from service.api.app import KINDS, Settings, catalogue_path
 from service.decisions.record import Record, load_record
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
+from service.settings import Settings, catalogue_path
 
 _LIBRARIES: Final = {
     "croupier_ledger": ("service.contacts", "ledger.lua"),

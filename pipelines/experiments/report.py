@@ -25,8 +25,8 @@ from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exp
 from pipelines.experiments.health import tallies
 from pipelines.experiments.uplift import Uplift, uplift
 from pipelines.worker.lake import reach
-from service.api.app import catalogue_path
-from service.api.reports import REPORTS, Summary, report_key
+from service.reports import REPORTS, Summary, report_key
+from service.settings import catalogue_path
 
 NAME: Final = "uplift"
 

@@ -29,7 +29,6 @@ from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import load_catalogue
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
-from service.api.app import catalogue_path
 from service.contacts import limits
 from service.contacts.snapshot import Keys
 from service.decisions import eligibility
@@ -40,6 +39,7 @@ from service.decisions.replay import recorded_player, recorded_request
 from service.decisions.serving import Serving
 from service.players import sealing
 from service.rules.compiler import CompiledRulebook
+from service.settings import catalogue_path
 
 
 class ChangedDecisions(msgspec.Struct):

@@ -17,12 +17,12 @@ from features.errors import CroupierError
 from features.schema import CHANNELS
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
-from service.api.app import catalogue_path
 from service.rules import rulebook
 from service.rules.compiler import CompiledRulebook
 from service.rules.rule import RuleBase
 from service.rules.rulebook import Pack, RuleBinding, Rulebook, load_rulebook, rulebook_path
 from service.rules.types import TimeWindow
+from service.settings import catalogue_path
 
 _STALE_DAYS: Final = 180
 _SOON: Final = timedelta(days=60)

@@ -25,10 +25,10 @@ from models.policy.policy import BusinessRules, Policy, Priority, priorities
 from pipelines.rules.inspection import RulesRefused, lint
 from pipelines.training.promotion import alone, serve, user
 from pipelines.worker.consumer import serving_plan
-from service.api.app import catalogue_path
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook, rulebook_path
+from service.settings import catalogue_path
 
 _HISTORY: Final = "croupier:promotions:rules"
 

@@ -6,12 +6,10 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import structlog
@@ -22,7 +20,7 @@ from features.files import CatalogueError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings import Environment, SettingError, environment
-from features.store.bundles import LIVE, READY, bundle_key, pointer_key
+from features.store.bundles import KINDS, LIVE, READY, bundle_key, pointer_key
 from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
@@ -38,7 +36,8 @@ from service.api.threaded_loop import ThreadedLoop
 from service.contacts.ledger import RedisLedger, fetched
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
-from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
+from service.rules.rulebook import Rulebook, load_rulebook
+from service.settings import Settings
 
 POLL_SECONDS = 0.2
 """A promotion or rollback waits for every process to look; two small reads a look."""
@@ -47,39 +46,8 @@ LIVE_SECONDS = 5
 CONNECTIONS = 8
 SPARE_CONNECTIONS = 4
 """Kept for what restricts contact, so that nothing else stands before it."""
-KINDS = ("rules", "plan", "churn", "policy")
 
 _LOG = structlog.get_logger()
-
-
-def catalogue_path() -> Path:
-    """The catalogue in force: CROUPIER_CATALOGUE, or the one that comes with the service."""
-    return environment().catalogue or Path(str(resources.files("service").joinpath("catalogue.yaml")))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where things are; everything has a default that works on one machine."""
-
-    store: str
-    catalogue: Path
-    rules: Path
-    keys: Sequence[str] = ()
-    read_seconds: float = Environment.read_seconds.default
-    write_seconds: float = Environment.write_seconds.default
-
-    @classmethod
-    def here(cls, store: str) -> Self:
-        """What the environment says of serving, over a store; raises SettingError."""
-        held = environment()
-        return cls(
-            store=store,
-            catalogue=catalogue_path(),
-            rules=rulebook_path(),
-            keys=held.keys,
-            read_seconds=held.read_seconds,
-            write_seconds=held.write_seconds,
-        )
 
 
 def serving_of_files(house: House, where: Settings) -> Serving:

@@ -10,28 +10,13 @@ from fastapi import FastAPI, Path, Response
 
 from service.api.routing import Dependencies, Deps, Problem, Route, summary
 from service.errors import UnknownReportError
+from service.reports import REPORTS, Summary, report_key
 
-REPORTS: Final = "croupier:reports"
-"""Key of the list of reports: name -> `Summary` as JSON."""
 _TYPES: Final = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8", "json": "application/json"}
 _SEALED: Final = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """A report brings its styles along and needs nothing else: no script of it, or of what it quotes, may run."""
 
 ReportName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="As the list names it.")]
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A report in the list: `at` is house time, ISO; `verdict` is None while it is withheld."""
-
-    title: str
-    at: str
-    ok: bool
-    verdict: str | None
-
-
-def report_key(name: str) -> str:
-    """Key of a report: fields `html`, `csv`, `json`, `at` and `health`."""
-    return f"croupier:report:{name}"
 
 
 async def get_reports(deps: Deps) -> Response:

@@ -28,7 +28,7 @@ from features.store.deployment import real_now_us
 from features.store.server import start_server
 from pipelines.machine import up as house
 from pipelines.worker.process import wait_until_in_lake
-from service.api.app import catalogue_path
+from service.settings import catalogue_path
 
 FIRST: Final = "d17755d"
 BUILDS: Final = Path.home() / ".cache" / "croupier" / "builds"

@@ -39,10 +39,11 @@ from pipelines.worker.lake import reach
 from pipelines.worker.outbox import Outbox
 from pipelines.worker.process import Worker
 from service.api import routes
-from service.api.app import Settings, lifespan
+from service.api.app import lifespan
 from service.contacts.ledger import RedisLedger
 from service.contacts.limits import decision_of
 from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot
+from service.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 FROZEN: Final = Path(__file__).parent / "house"

@@ -26,7 +26,7 @@ from pipelines.learning import policy
 from pipelines.rules import rulebooks
 from pipelines.training import promotion
 from pipelines.worker import outbox, webhooks
-from service.api import reports
+from service import reports
 from service.contacts.limits import account
 from service.contacts.snapshot import ANSWER, NO_DECISION, Keys, decision_key, household_key
 from service.decisions.decide import requested_id

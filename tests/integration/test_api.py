@@ -20,7 +20,8 @@ from features.store.deployment import create_house
 from features.store.server import Server, start_server
 from pipelines.worker.process import Worker
 from service.api import routes
-from service.api.app import Settings, lifespan
+from service.api.app import lifespan
+from service.settings import Settings
 
 NOW = datetime.now(UTC)
 LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NOW.isoformat()}

@@ -34,7 +34,8 @@ from models.catalogue.experiment import variant
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.process import Worker, wait_until_in_lake
 from service.api import routes
-from service.api.app import Settings, lifespan
+from service.api.app import lifespan
+from service.settings import Settings
 
 SHARES = {"holdout": 0.1, "business_rules": 0.45, "policy": 0.4, "uniform": 0.05}
 

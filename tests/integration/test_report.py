@@ -20,7 +20,8 @@ from features.store.server import Server
 from pipelines import __main__ as cli
 from pipelines.experiments import exposures, report
 from pipelines.worker.process import wait_until_in_lake
-from service.api import app, reports
+from service import reports
+from service.api import app
 
 ROOT = Path(__file__).parents[2]
 

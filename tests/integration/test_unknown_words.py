@@ -19,7 +19,8 @@ from pipelines.imports import importer
 from pipelines.rules.explain import explain
 from pipelines.rules.inspection import RulesRefused, lint_files
 from pipelines.rules.rulebooks import promote
-from service.api.app import Settings, serving_of_files
+from service.api.app import serving_of_files
+from service.settings import Settings
 
 SERVICE = Path(__file__).parents[2] / "service"
 

@@ -34,10 +34,11 @@ from models.catalogue.offers import load_catalogue
 from pipelines.worker.consumer import Consumer, Step, no_step
 from pipelines.worker.lake import Lake, reach
 from service.api import routes
-from service.api.app import Settings, catalogue_path, lifespan
+from service.api.app import lifespan
 from service.contacts.snapshot import Keys, decision_key
 from service.players.harm import HarmSettings
 from service.rules.rulebook import load_rulebook, rulebook_path
+from service.settings import Settings, catalogue_path
 
 PATIENCE: Final = 120.0
 PROCESSES: Final = multiprocessing.get_context("forkserver")

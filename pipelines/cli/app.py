@@ -1,0 +1,77 @@
+"""The command line: its commands, and how they end. `--json` prints a result for machines."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+from typer._click.exceptions import ClickException
+
+from features.errors import CroupierError
+from pipelines.cli import bench, experiments, house, imports, releases, rules, simulation, training, webhooks
+from pipelines.cli.terminal import Commands
+from pipelines.worker.child import end_with_parent
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Deals the next best action to each player, under the rules of the house.",
+)
+
+
+@app.callback()
+def prepare(context: typer.Context) -> None:
+    """Prepare this process for a command."""
+    from features import zones
+
+    if context.invoked_subcommand != "doctor":  # which tells what is wrong with them
+        zones.pin()
+
+
+for command in (
+    *(house.up, house.serve, house.doctor, house.settings, house.worker, house.learn),
+    *(training.retrain, simulation.simulate),
+):
+    app.command()(command)
+for command in (house.screen, releases.settle):
+    app.command(hidden=True)(command)
+app.add_typer(imports.imports, name="import")
+app.add_typer(training.train, name="train")
+app.add_typer(releases.promote, name="promote")
+app.add_typer(releases.rollback, name="rollback")
+app.add_typer(experiments.report, name="report")
+app.add_typer(rules.rules, name="rules")
+app.add_typer(webhooks.webhooks, name="webhooks")
+app.add_typer(bench.bench, name="bench")
+
+
+def main() -> NoReturn:
+    """Run a command; what the user can mend ends in one sentence and the exit code of its class."""
+    end_with_parent()
+    try:
+        code = app(standalone_mode=False)
+    except ClickException as usage:
+        usage.show()
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except CroupierError as error:
+        if error.exit_code == CroupierError.exit_code:
+            raise
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        import redis
+
+        if isinstance(error, redis.RedisError):
+            _fail(f"the store failed: {error}", 1)
+        raise
+    sys.exit(code or 0)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(f"croupier: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,166 @@
+"""Commands of a house: start it, each of its processes alone, and look at it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from features.settings import Environment, environment, use_store
+from pipelines.cli.terminal import (
+    CommandRefused,
+    Json,
+    console,
+    home,
+    log_to_stderr,
+    paper,
+    relying,
+    show,
+    warn_of_unknown,
+)
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def up(
+    port: Annotated[
+        int, typer.Option(envvar=Environment.port.name, help="Port of the API.", min=1, max=65_534)
+    ] = Environment.port.default,
+    clock: Annotated[
+        str | None, typer.Option(help="House time at creation, UTC; a date means its noon. Makes a sandbox.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="House seconds per real second.", min=0.001, max=100_000)] = None,
+    players: Annotated[int, typer.Option(help="Players of the seeded world; 0 for an empty house.", min=0)] = 500,
+    workers: Annotated[int, typer.Option(help="API processes.", min=1, max=64)] = 1,
+    screen: Annotated[bool, typer.Option(help="Start MLflow's own screen.")] = True,
+) -> None:
+    """Start all on one machine: store, worker, API, MLflow. Example: croupier up --port 8000."""
+    from pipelines.machine.up import Options
+    from pipelines.machine.up import up as start
+
+    warn_of_unknown()
+    start(Options(home(), port, _clock(clock), rate, players, workers, screen), console())
+
+
+def _clock(text: str | None) -> int | None:
+    from features.moments import micros
+
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandRefused(f"--clock takes a date or a moment such as 2020-03-02T10:00:00Z, not {text!r}") from error
+    # A bare date is the middle of that day: its morning has happened, and nobody sleeps.
+    hour = 12 if len(text) == len("2020-03-02") else at.hour
+    return micros(at.replace(hour=hour, tzinfo=at.tzinfo or UTC))
+
+
+def serve(
+    port: Annotated[int, typer.Option(envvar=Environment.port.name, min=1, max=65_535)] = Environment.port.default,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=64)] = 1,
+) -> None:
+    """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
+    import uvicorn
+
+    from service.settings import Settings
+
+    log_to_stderr()
+    warn_of_unknown()
+    if host not in LOOPBACK and not environment().keys:
+        raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
+    with relying() as url:
+        use_store(url)
+        Settings.here(url)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
+        uvicorn.run(
+            "service.api.app:create",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at a house and say what to do; exit code 1 if there is a fault. Example: croupier doctor."""
+    from pipelines.doctor.doctor import examine
+
+    found = examine(home())
+    healthy = all(one.grade != "fault" for one in found)
+    if as_json:
+        show({"home": str(home()), "healthy": healthy, "checks": [one._asdict() for one in found]}, as_json=True)
+    else:
+        for one in found:
+            print(f"{one.grade:<7}  {one.check:<10}  {one.seen}{f'; to do: {one.do}' if one.do else ''}")
+    if not healthy:
+        sys.exit(1)
+
+
+def settings(as_json: Json = False) -> None:
+    """Show every setting, its default, who said so and what it is for. Example: croupier settings."""
+    from rich.table import Table
+
+    from features.settings import Row, listed
+
+    rows = listed(home())
+    if as_json:
+        show({"settings": [one._asdict() for one in rows]}, as_json=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in Row._fields:
+        table.add_column(name, overflow="fold")
+    for one in rows:
+        table.add_row(*("" if text is None else str(text) for text in one))
+    paper().print(table, markup=False)
+
+
+def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None:
+    """Show MLflow's own screen over the house's runs and models. Example: croupier screen --port 8001."""
+    import uvicorn
+
+    from models.releases.screen import screen as build
+
+    uvicorn.run(build(home()), host="127.0.0.1", port=port, access_log=False, log_level="warning")
+
+
+def worker() -> None:
+    """Turn the log into features and lake, tell senders, run what is scheduled. Example: croupier worker."""
+    from features.store.connection import connect
+    from features.store.deployment import open_house
+    from pipelines.worker.process import Worker
+    from pipelines.worker.schedule import Scheduler, read_schedules
+    from pipelines.worker.webhooks import read_webhooks
+
+    log_to_stderr()
+    warn_of_unknown()
+    schedules, told = read_schedules(home()), read_webhooks()
+    with relying() as url:
+        client = connect(url)
+        running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: running.stop())
+        running.run()
+
+
+def learn() -> None:
+    """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
+    from pipelines.learning.learner import LearnerProcess, MlflowReporter
+    from pipelines.learning.training_log import open_training
+
+    log_to_stderr()
+    warn_of_unknown()
+    with relying() as url:
+        running = LearnerProcess(url, home(), open_training(home()), MlflowReporter(home()), lambda _: None)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda *_: running.stop())
+        running.run()
