@@ -26,7 +26,7 @@ from benchmarks import population
 from features.aggregates import encode, forward
 from features.moments import micros
 from features.schema import CHURN_DEFAULT, MODEL_FEATURES, VECTOR
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.connection import connect
 from features.store.deployment import House, real_now_us
 from features.store.server import start_server

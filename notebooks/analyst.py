@@ -16,7 +16,8 @@ import os
 
 import pandas as pd
 
-from features.settings import environment, read_mlflow
+from features.settings.environment import environment
+from features.settings.mlflow_file import read_mlflow
 from models.catalogue.offers import load_catalogue
 from pipelines.experiments import page, plots
 from pipelines.experiments.comparisons import METRICS, compare_all

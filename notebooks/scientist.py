@@ -12,7 +12,7 @@
 from contextlib import ExitStack
 
 from features.schema import MODEL_FEATURES
-from features.settings import environment
+from features.settings.environment import environment
 from features.store.server import serving
 from models.churn.plots import reliability_diagram
 from models.churn.training import Rows, evaluate, fit

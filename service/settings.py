@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
-from features.settings import Environment, environment
+from features.settings.environment import Environment, environment
 from service.rules.rulebook import rulebook_path
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import redis
 
-from features.settings import environment
+from features.settings.environment import environment
 from features.store.cluster import plain
 from features.store.errors import StoreError
 

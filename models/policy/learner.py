@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import CroupierError
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from models.policy.context import READINGS
 from models.policy.learned import LEFT_ALONE, WIDEST, Cursor, PolicyVersion
 from models.policy.reward_model import REWARD_MODELS, Levels, RewardModel, sigmoid

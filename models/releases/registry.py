@@ -26,7 +26,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from features.events import moment
 from features.schema import MODEL_FEATURES, VECTOR, schema_hash
-from features.settings import Mlflow, Tracking, read_mlflow
+from features.settings.mlflow_file import Mlflow, Tracking, read_mlflow
 from models.churn.plots import reliability_diagram
 from models.churn.scorer import ChurnBundle
 from models.churn.training import Evaluation, Rows, TrainedModel

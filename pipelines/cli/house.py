@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from features.settings import Environment, environment, use_store
+from features.settings.environment import Environment, environment, use_store
 from pipelines.cli.terminal import (
     CommandRefused,
     Json,
@@ -110,7 +110,7 @@ def settings(as_json: Json = False) -> None:
     """Show every setting, its default, who said so and what it is for. Example: croupier settings."""
     from rich.table import Table
 
-    from features.settings import Row, listed
+    from features.settings.listing import Row, listed
 
     rows = listed(home())
     if as_json:

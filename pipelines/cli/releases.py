@@ -91,7 +91,7 @@ def _record(url: str, *, apart: bool) -> None:
     if not apart:
         settle()
         return
-    from features.settings import for_children
+    from features.settings.environment import for_children
     from pipelines.worker.child import Child
 
     logs = home() / "logs"

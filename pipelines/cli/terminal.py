@@ -14,7 +14,7 @@ from typer._click import Context, HelpFormatter
 from typer.core import TyperGroup
 
 from features.errors import CroupierError
-from features.settings import environment, unknown
+from features.settings.environment import environment, unknown
 
 if TYPE_CHECKING:
     from msgspec import Struct

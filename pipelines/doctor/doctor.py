@@ -23,7 +23,7 @@ from features import zones
 from features.errors import CroupierError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
-from features.settings import environment, unknown
+from features.settings.environment import environment, unknown
 from features.store.bundles import KINDS, LEARNER_LEASE, LIVE, READY, bundle_key, pointer_key
 from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us, tag

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from features.moments import moment
-from features.settings import Unknown
+from features.settings.environment import Unknown
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
 

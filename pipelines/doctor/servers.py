@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from features.settings import Environment
+from features.settings.environment import Environment
 from features.store.cluster import Nodes, is_cluster, plain
 from features.store.deployment import real_now_us
 from features.store.errors import StoreError

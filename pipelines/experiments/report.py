@@ -13,7 +13,7 @@ import msgspec
 import redis
 
 from features.events import moment
-from features.settings import Mlflow, read_mlflow
+from features.settings.mlflow_file import Mlflow, read_mlflow
 from features.store.bundles import bundle_key
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us

@@ -25,7 +25,7 @@ from features.aggregates import forward
 from features.events import micros
 from features.forms import Form, literal
 from features.schema import schema_hash
-from features.settings import LearnerSettings, read_mlflow
+from features.settings.mlflow_file import LearnerSettings, read_mlflow
 from features.store.deployment import order
 from models.policy.context import READINGS, context
 from models.policy.learned import LEFT_ALONE, Cursor, PolicyVersion, SnapshotError

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from features.events import moment
 from features.schema import schema_hash
-from features.settings import environment, for_children
+from features.settings.environment import environment, for_children
 from features.store.bundles import LEARNER_LEASE, READY, pointer_key, publish, serving_hashes
 from features.store.connection import connect, load_library
 from features.store.deployment import PARTITIONS, House, create_house, real_now_us, tag

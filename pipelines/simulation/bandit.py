@@ -22,7 +22,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from features.schema import CHANNELS
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, LearnedPolicy

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from features.settings import Gate
+    from features.settings.mlflow_file import Gate
     from models.churn.training import Rows
     from models.releases.registry import ChurnRegistry
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from features.settings import Environment, untie
+from features.settings.environment import Environment, untie
 
 LAST: Final = 19
 """Niceness of what may take as long as it takes."""

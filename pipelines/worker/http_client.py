@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from features.errors import CroupierError
 from features.moments import micros
-from features.settings import secrets_in
+from features.settings.environment import secrets_in
 from pipelines.worker.webhooks import Endpoint, Network, Notice, Webhooks, body, headers, webhook_id
 
 AT_ONCE: Final = 8

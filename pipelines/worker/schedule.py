@@ -20,7 +20,8 @@ from cronsim import CronSim, CronSimError
 
 from features.errors import CroupierError
 from features.moments import micros, moment
-from features.settings import for_children, read_mlflow
+from features.settings.environment import for_children
+from features.settings.mlflow_file import read_mlflow
 from features.store.deployment import House, real_now_us
 from pipelines.worker.child import LAST, Child
 

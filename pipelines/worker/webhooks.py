@@ -22,7 +22,7 @@ from standardwebhooks import Webhook
 from features.events import Brand, Channel
 from features.files import load_yaml
 from features.moments import moment
-from features.settings import environment, secrets_in
+from features.settings.environment import environment, secrets_in
 from models.catalogue.limits import Name
 
 SECOND_US: Final = 1_000_000

@@ -19,7 +19,7 @@ from features import zones
 from features.files import CatalogueError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
-from features.settings import Environment, SettingError, environment
+from features.settings.environment import Environment, SettingError, environment
 from features.store.bundles import KINDS, LIVE, READY, bundle_key, pointer_key
 from features.store.connection import Store
 from features.store.deployment import House

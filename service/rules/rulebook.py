@@ -21,7 +21,7 @@ from features import zones
 from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
 from features.files import CatalogueError, load_yaml
 from features.moments import HOUR_US, micros
-from features.settings import environment
+from features.settings.environment import environment
 from features.words import ClosedList, Door, unknown
 from models.catalogue.offers import Catalogue, Currency
 from service.players import facts

@@ -15,7 +15,7 @@ from support.fault_house import PROCESSES, Caller, Serving, World, harm_settings
 from support.faulty_store import OWN, Between, Fault, Moment
 from support.learning_log import grow
 
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.bundles import bundle_key, pointer_key
 from features.store.connection import connect
 from pipelines.learning import learner

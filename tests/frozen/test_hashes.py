@@ -26,7 +26,7 @@ from support.first_build import (
 from features.events import EVENT
 from features.files import load_yaml
 from features.schema import Dtype, Feature, Kind, Use, hash_of
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from models.catalogue.offers import Catalogue
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules

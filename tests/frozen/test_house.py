@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from frozen.cases import assert_gives
 from support.fault_house import linked, once, rows, until
 
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.connection import connect
 from features.store.deployment import House, open_house, real_now_us
 from features.store.server import start_server

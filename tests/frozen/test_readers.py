@@ -14,7 +14,7 @@ from frozen.cases import Case, assert_gives, cases, every, shown, versions, writ
 
 from features.read_plan import ReadPlan
 from features.schema import VECTOR
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.deployment import House
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer

@@ -13,7 +13,7 @@ from conftest import Opened, app_of
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
-from features.settings import SettingError
+from features.settings.environment import SettingError
 from features.store.bundles import publish
 from features.store.connection import Store, connect, load_library
 from features.store.deployment import create_house

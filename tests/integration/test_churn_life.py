@@ -22,7 +22,8 @@ import redis
 from features.aggregates import DAY_MICROS, encode, forward
 from features.events import micros
 from features.schema import MODEL_FEATURES, STORED, VECTOR, Use
-from features.settings import SHIPPED, SettingError
+from features.settings.environment import SettingError
+from features.settings.mlflow_file import SHIPPED
 from features.store.bundles import BUNDLES, LIVE, pointer_key
 from features.store.deployment import House, create_house
 from features.store.errors import StoreError

@@ -13,7 +13,7 @@ from support.learning_log import CATALOGUE
 from support.players import adult_events, tell
 
 from features.schema import MODEL_FEATURES, VECTOR
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.bundles import publish
 from models.catalogue.offers import NO_CONTACT
 from models.churn.scorer import ChurnBundle, Scorer, library_build

@@ -18,7 +18,7 @@ from support.fault_house import until
 from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
 from models.policy.learned import PolicyVersion

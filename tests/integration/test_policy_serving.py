@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import redis
 
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from features.store.bundles import pointer_key
 from features.store.deployment import create_house
 from features.store.server import Server

@@ -13,7 +13,7 @@ from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
 from support.players import adult_events, tell
 
-from features.settings import read_mlflow
+from features.settings.mlflow_file import read_mlflow
 from features.store.bundles import bundle_key
 from features.store.deployment import create_house, real_now_us
 from features.store.server import Server

@@ -25,7 +25,7 @@ from support.cluster import free_ports
 from support.deadlines import PATIENT
 from support.fault_house import until
 
-from features.settings import SHIPPED
+from features.settings.mlflow_file import SHIPPED
 from features.store.bundles import pointer_key, publish, published, serving_hashes
 from features.store.connection import connect
 from features.store.deployment import House

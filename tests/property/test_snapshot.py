@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from models.catalogue.offers import NO_CONTACT, Catalogue, load_catalogue
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, LearnedPolicy, PolicyVersion, SnapshotError, weigh

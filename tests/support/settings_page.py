@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from features.settings import OF_TESTS, VARIABLES, declared, shipped
+from features.settings.environment import OF_TESTS, VARIABLES
+from features.settings.listing import declared
+from features.settings.mlflow_file import shipped
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 TEXT = """\
 # Settings
 
-This page is made from `features/settings.py` by `make map`; a test holds the two together. `croupier settings` shows
+This page is made from `features/settings/` by `make map`; a test holds the two together. `croupier settings` shows
 what a house is set to and where that comes from, secrets masked.
 
 ## Variables

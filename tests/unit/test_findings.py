@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from features.settings import Unknown
+from features.settings.environment import Unknown
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
 from pipelines.doctor import findings

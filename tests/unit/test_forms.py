@@ -10,7 +10,7 @@ from support.first_build import FROZEN, frozen_catalogue, frozen_rulebook
 
 from features.forms import Form, literal
 from features.schema import STORED, Feature, hash_of
-from features.settings import LearnerSettings
+from features.settings.mlflow_file import LearnerSettings
 from models.catalogue.offers import BonusTerms, Catalogue, Offer
 from models.policy.learned import PolicyVersion
 from pipelines.learning.attribution import RewardTerms as Worth

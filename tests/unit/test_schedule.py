@@ -10,7 +10,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.settings import Schedules
+from features.settings.mlflow_file import Schedules
 from pipelines.worker.schedule import COMMANDS, ScheduleError, due, read_schedules
 
 LINES = ("0 4 * * 1", "*/5 * * * *", "30 2 29 2 *", "0 0 1 * *", "0 12 * * 1-5", "15 */6 * * *", "*/20 * * * * *")

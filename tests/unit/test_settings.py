@@ -19,29 +19,23 @@ import yaml
 from support.settings_page import PAGE, page
 from typer.testing import CliRunner
 
-from features.settings import (
+from features.settings.environment import (
     OF_TESTS,
-    SHIPPED,
     VARIABLES,
     Environment,
-    LearnerSettings,
-    Oracle,
     SettingError,
-    declared,
     environment,
     for_children,
-    listed,
-    masked,
-    read_mlflow,
-    shipped,
     unknown,
 )
+from features.settings.listing import declared, listed, masked
+from features.settings.mlflow_file import SHIPPED, LearnerSettings, Oracle, read_mlflow, shipped
 from models.policy.reward_model import REWARD_MODELS
 from pipelines.__main__ import app
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("features", "models", "service", "pipelines")
-HOME = "features/settings.py"
+HOME = "features/settings/environment.py"
 OTHERS = {
     "models/releases/registry.py": "MLflow's own variables",
     "models/releases/screen.py": "MLflow's own variables",
@@ -169,8 +163,8 @@ def test_a_secret_that_the_file_of_the_webhooks_names_is_no_unknown_variable(tmp
 
 
 def test_settings_are_cheap_to_import() -> None:
-    heavy = {"yaml", "pydantic", "redis", "numpy", "rich", "typer", "structlog", "cronsim"}
-    script = "import sys, features.settings; print(*sys.modules)"
+    heavy = {"yaml", "msgspec", "pydantic", "redis", "numpy", "rich", "typer", "structlog", "cronsim"}
+    script = "import sys, features.settings.environment; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert heavy.isdisjoint(loaded.stdout.split())
 

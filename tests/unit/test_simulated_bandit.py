@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.settings import LearnerSettings, Oracle
+from features.settings.mlflow_file import LearnerSettings, Oracle
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from pipelines.simulation.bandit import BanditWorld, run
 

@@ -10,7 +10,7 @@ import pytest
 from support.experiment_lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
 
 from features.events import micros
-from features.settings import read_mlflow
+from features.settings.mlflow_file import read_mlflow
 from pipelines.experiments import page
 from pipelines.experiments.comparisons import CONVERSION, METRICS, NET_REVENUE, compare_all, difference
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from features import events, places, zones
 from features.files import CatalogueError
-from features.settings import SettingError, read_mlflow
+from features.settings.environment import SettingError
+from features.settings.mlflow_file import read_mlflow
 from features.words import FILE, ClosedList, Door, fold, nearest, sentence
 from models.catalogue.offers import load_catalogue
 from pipelines.__main__ import app

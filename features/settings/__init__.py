@@ -1,0 +1,1 @@
+"""Settings: every variable of the environment and every section of `mlflow.yaml`, declared once and read here alone."""
