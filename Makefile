@@ -82,10 +82,10 @@ mutate: install ## The rules' code changed in every way a library can think of: 
 # The headers of the locks hold the command and no index address; what both hold is of one version.
 lock: install ## Resolve the locks anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --output-file requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra bench --constraint requirements.lock --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --quiet --output-file requirements-bench.lock
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra bench --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements-bench.lock
 
 clean: ## Remove what all of these made, the house in var/ too
 	rm -rf .venv .venv-bench mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis

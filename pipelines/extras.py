@@ -1,0 +1,47 @@
+"""Extras of the package that commands need beyond the base, and the sentence for what is not installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+EXTRAS: Final[Mapping[str, str]] = {
+    "up": "all",
+    "serve": "serve",
+    "doctor": "all",
+    "screen": "all",
+    "worker": "work",
+    "learn": "work",
+    "import": "work",
+    "train": "train",
+    "promote churn": "train",
+    "rollback churn": "train",
+    "settle": "train",
+    "retrain": "train",
+    "rules diff": "work",
+    "webhooks": "work",
+    "simulate": "all",
+    "report": "report",
+    "bench": "all",
+}
+"""First words of a command -> the extra that installs what it imports; commands that are not named need none."""
+_OURS: Final = frozenset({"features", "models", "service", "pipelines"})
+
+
+def extra_of(words: Sequence[str]) -> str | None:
+    """The extra of a command, None for one that the base suffices for."""
+    named = (" ".join(words[:count]) for count in (2, 1))
+    return next((EXTRAS[name] for name in named if name in EXTRAS), None)
+
+
+def missing_package(error: ImportError, words: Sequence[str]) -> str | None:
+    """The sentence for a package that a command cannot import; None if it is no package of others."""
+    package = (error.name or "").partition(".")[0]
+    if not package or package in _OURS or package in sys.stdlib_module_names:
+        return None
+    extra = extra_of(words)
+    return (
+        f"the package {package}, which this command needs, is not installed: "
+        f"pip install '{f'croupier[{extra}]' if extra else 'croupier'}'"
+    )
