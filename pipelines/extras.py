@@ -23,6 +23,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "webhooks": "work",
     "simulate": "all",
     "report": "report",
+    "bench rules": "dev",
     "bench": "all",
 }
 """First words of a command -> the extra that installs what it imports; commands that are not named need none."""

@@ -299,7 +299,8 @@ def _is_of_house(asked: Requirement) -> bool:
     """Whether a command needs a package on this machine; those of development are not asked for."""
     if asked.name == "croupier":  # an extra that consists of others
         return False
-    return asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS.values()))
+    extras = {"", *EXTRAS.values()} - {"dev"}
+    return asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def variables(unknown: Iterable[Unknown]) -> list[Finding]:
