@@ -25,7 +25,7 @@ test-cluster: install ## The integration tests on three servers that share the k
 test-builds: install ## The first build and this one over one house, after each other and side by side, some minutes
 	$(BIN)/pytest -rP tests/builds/builds_together.py
 
-install: .venv/installed ## Python packages into .venv
+install: .venv/installed ## What `make up` and `make test` need into .venv: the extras all and dev
 
 # uv installs in seconds what takes pip minutes; pip does it all the same where uv cannot.
 .venv/installed: requirements.lock pyproject.toml
@@ -46,10 +46,12 @@ install-bench: .venv-bench/installed ## The peers of the bench of decisions into
 		.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	touch $@
 
-lint: install ## Lint, format and layers of imports
+lint: install ## Lint, format, layers of imports, Dockerfile and compose.yaml
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 types: install ## Types
 	$(BIN)/mypy
@@ -80,7 +82,7 @@ mutate: install ## The rules' code changed in every way a library can think of: 
 	$(BIN)/mutmut results
 
 # The headers of the locks hold the command and no index address; what both hold is of one version.
-lock: install ## Resolve the locks anew
+lock: install ## Resolve the locks anew, of all and dev, of all and bench; pins stay where they can
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --output-file requirements.lock

@@ -8,6 +8,7 @@ from typing import Final
 
 EXTRAS: Final[Mapping[str, str]] = {
     "up": "all",
+    "create": "all",
     "serve": "serve",
     "doctor": "all",
     "screen": "all",

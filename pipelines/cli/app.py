@@ -34,7 +34,7 @@ def prepare(context: typer.Context) -> None:
 
 
 for command in (
-    *(house.up, house.serve, house.doctor, house.settings, house.worker, house.learn),
+    *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
     *(training.retrain, simulation.simulate),
 ):
     app.command()(command)

@@ -18,6 +18,7 @@ from pipelines.cli.terminal import (
     log_to_stderr,
     paper,
     relying,
+    serving,
     show,
     warn_of_unknown,
 )
@@ -57,6 +58,16 @@ def _clock(text: str | None) -> int | None:
     # A bare date is the middle of that day: its morning has happened, and nobody sleeps.
     hour = 12 if len(text) == len("2020-03-02") else at.hour
     return micros(at.replace(hour=hour, tzinfo=at.tzinfo or UTC))
+
+
+def create() -> None:
+    """Create or bring up to date what a store needs of a house, and end. Example: croupier create."""
+    from features.store.connection import connect
+    from pipelines.machine.up import Options, prepare
+
+    home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with serving() as url:
+        prepare(connect(url), Options(home(), players=0), url)
 
 
 def serve(
