@@ -96,8 +96,8 @@ def imports(node: ast.AST, *, inside: bool) -> Iterator[str]:
 
 
 @cache
-def tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text("utf8"))
+def imports_of(file: Path, *, inside: bool) -> frozenset[str]:
+    return frozenset(imports(ast.parse(file.read_text("utf8")), inside=inside))
 
 
 def third_parties(modules: set[str], extras: set[str]) -> dict[str, str]:
@@ -113,7 +113,7 @@ def third_parties(modules: set[str], extras: set[str]) -> dict[str, str]:
         elif module not in seen:
             seen.add(module)
             inside = LATER.get(module, "") in extras
-            waiting += [(one, module) for one in imports(tree(file), inside=inside)]
+            waiting += [(one, module) for one in imports_of(file, inside=inside)]
     return found
 
 
@@ -133,7 +133,7 @@ def imported_by(function: Callable[..., object]) -> set[str]:
     """Modules that a command's function imports, itself or by functions beside it that it calls."""
     home = file_of(function.__module__)
     assert home is not None
-    waiting, seen, found = [function], set[object](), set(imports(tree(home), inside=False))
+    waiting, seen, found = [function], set[object](), set(imports_of(home, inside=False))
     while waiting:
         current = waiting.pop()
         if current in seen:
@@ -179,7 +179,7 @@ def test_no_folder_imports_a_package_that_no_extra_declares(folder: str) -> None
     found = {
         (package, str(file.relative_to(ROOT)))
         for file in (ROOT / folder).rglob("*.py")
-        for package in (module.partition(".")[0] for module in imports(tree(file), inside=True))
+        for package in (module.partition(".")[0] for module in imports_of(file, inside=True))
         if package not in ours and package not in sys.stdlib_module_names and distribution(package) not in known
     }
     assert found == set()
