@@ -123,7 +123,7 @@ def commands() -> dict[str, Callable[..., object]]:
     def walk(command: object, words: tuple[str, ...]) -> Iterator[tuple[str, Callable[..., object]]]:
         for name, child in getattr(command, "commands", {}).items():
             yield from walk(child, (*words, name))
-        if callback := getattr(command, "callback", None):
+        if words and (callback := getattr(command, "callback", None)):
             yield " ".join(words), inspect.unwrap(callback)
 
     return dict(walk(typer.main.get_command(app), ()))
