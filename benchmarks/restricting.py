@@ -33,9 +33,9 @@ from benchmarks import builds, sides
 from benchmarks.silence import catalogue_without_caps, people
 from features.store.connection import Store
 from features.store.deployment import House
+from features.store.keys import PlayerKeys
 from features.store.server import socket_path
 from service.contacts.ledger import RedisLedger
-from service.contacts.snapshot import Keys
 from service.players import sealing
 
 WORKERS: Final = 4
@@ -137,7 +137,7 @@ async def _link(group: LinkedIds, house: House, ledger: RedisLedger, session: ai
     ends = [*group.names[1:], group.names[0]] if group.round else group.names[1:]
     for name, to in zip(group.names, ends, strict=False):
         key = house.player_key(to)
-        seal = await ledger.seal(Keys(key), sealing.new_seal())
+        seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
         sealed = base64.b64encode(sealing.seal(seal, {"player_id": to}, sealing.NAME)).decode()
         await ledger.mark(house.player_key(name), key, sealed)
 

@@ -31,6 +31,7 @@ from features.events import EVENT, Event, micros, moment
 from features.schema import MICROS
 from features.store.connection import Store, connect
 from features.store.deployment import House, open_house, real_now_us
+from features.store.keys import PlayerKeys
 from features.store.server import socket_path
 from models.catalogue.offers import load_catalogue
 from pipelines.imports import bulk
@@ -181,7 +182,7 @@ class _Caller(NamedTuple):
     async def silent_us(self) -> int:
         """Moment at which the player's ledger was read without an open lease, unix microseconds."""
         while True:
-            held = await self.store.command(5.0, "HGETALL", f"ledger:{self.house.player_key(self.player)}")
+            held = await self.store.command(5.0, "HGETALL", PlayerKeys(self.house.player_key(self.player)).ledger)
             entries = [load_reservation(text.decode()) for name, text in held.items() if name[:1].isdigit()]
             if all(one.state != "reserved" for one in entries):
                 return time.time_ns() // 1_000

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
-
-REPORTS: Final = "croupier:reports"
-"""Key of the list of reports: name -> `Summary` as JSON."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,8 +12,3 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     ok: bool
     verdict: str | None
-
-
-def report_key(name: str) -> str:
-    """Key of a report: fields `html`, `csv`, `json`, `at` and `health`."""
-    return f"croupier:report:{name}"

@@ -8,30 +8,13 @@ from typing import Final, cast
 import msgspec
 import redis
 
+from features.store.keys import BUNDLES, LIVE, bundle_key, pointer_key
+
 KINDS: Final = ("rules", "plan", "churn", "policy")
 """What serving processes follow, in the order in which they load it."""
 
-
-def pointer_key(kind: str) -> str:
-    """Key that names the bundle of a kind (`plan`, `churn`) that serves."""
-    return f"croupier:serving:{kind}"
-
-
-def bundle_key(digest: str) -> str:
-    """Key of a bundle by the hash of its content."""
-    return f"croupier:bundle:{digest}"
-
-
-LIVE: Final = "croupier:live"
-"""Set of the keys in which serving processes report what they serve, each alive for a few seconds."""
-
 READY: Final = "ready"
-"""What such a report holds beside the hashes once its process was seen to serve."""
-LEARNER_LEASE: Final = "lease:learner"
-"""Lease of the one process that learns."""
-
-BUNDLES: Final = "croupier:bundles"
-"""Hash of version name -> digest: explanations of old decisions find the bundle that a record names."""
+"""What the report of a serving process holds beside the hashes once it was seen to serve."""
 
 
 def keep(client: redis.Redis, bundle: bytes, version: str | None) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import redis
 
 from features.store.cluster import Cluster, Lanes, is_away, is_cluster, plain
-from features.store.deployment import _HOUSE, PARTITIONS, House, _read_house, partition_of, tag
+from features.store.deployment import PARTITIONS, House, _read_house
 from features.store.errors import StoreAbsentError, StoreError
+from features.store.keys import HOUSE, partition_of, tag
 from features.store.lane import Lane, SilentError
 
 
@@ -66,7 +67,7 @@ class Store:
 
     async def house(self) -> House:
         """See `open_house`."""
-        return _read_house(await self.command(5.0, "GET", _HOUSE))
+        return _read_house(await self.command(5.0, "GET", HOUSE))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -17,10 +17,10 @@ import redis
 
 from features.moments import moment
 from features.store.errors import StoreError
+from features.store.keys import HOUSE, tag
 
 PARTITIONS: Final = 256
 FORMAT: Final = 1
-_HOUSE: Final = "croupier:house"
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,23 +51,13 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     def player_key(self, player_id: str) -> str:
         """The player key of a caller's id; also the Feast entity value, in serving and in training."""
         digest = hashlib.blake2b(player_id.encode(), key=bytes.fromhex(self.secret), digest_size=16).hexdigest()
-        return f"{{p{int(digest[:2], 16):03d}}}{digest[2:]}"
+        return tag(int(digest[:2], 16)) + digest[2:]
 
     def digest(self, *parts: str) -> bytes:
         """Sixteen bytes that only this house makes of these parts."""
         return hashlib.blake2b(
             "\x1f".join(parts).encode(), key=bytes.fromhex(self.secret), digest_size=16, person=b"croupier"
         ).digest()
-
-
-def partition_of(player_key: str) -> int:
-    """Partition number of a player key."""
-    return int(player_key[2:5])
-
-
-def tag(partition: int) -> str:
-    """Hash tag of a partition, `{p017}`."""
-    return f"{{p{partition:03d}}}"
 
 
 def position(partition: int, stream_id: str) -> str:
@@ -112,7 +102,7 @@ def create_house(
         rate=1.0 if rate is None else rate,
         secret=secrets.token_hex(32),
     )
-    if client.set(_HOUSE, msgspec.json.encode(house), nx=True):
+    if client.set(HOUSE, msgspec.json.encode(house), nx=True):
         return house
     found = open_house(client)
     if clock_us not in (None, found.house_us) or rate not in (None, found.rate):
@@ -123,7 +113,7 @@ def create_house(
 
 def open_house(client: redis.Redis) -> House:
     """The house of this store; raises StoreError if there is none or its format is another."""
-    return _read_house(cast("bytes | None", client.get(_HOUSE)))
+    return _read_house(cast("bytes | None", client.get(HOUSE)))
 
 
 def _read_house(found: bytes | None) -> House:

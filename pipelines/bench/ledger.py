@@ -20,13 +20,14 @@ from rich.progress import track
 
 from features.store.connection import Store, connect, load_library
 from features.store.deployment import House, create_house
+from features.store.keys import PlayerKeys
 from features.store.server import start_server
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.limits import Held, LimitQuery, Reservation
-from service.contacts.snapshot import NO_DECISION, Keys
+from service.contacts.snapshot import NO_DECISION
 from service.players import sealing
 from service.settings import catalogue_path
 
@@ -84,7 +85,7 @@ class _Bench:
         self._ledger = RedisLedger(self._store, house)
         self._house = house
         self._names = 0
-        self._keys = [Keys(house.player_key(f"player-{number}")) for number in range(PLAYERS)]
+        self._keys = [PlayerKeys(house.player_key(f"player-{number}")) for number in range(PLAYERS)]
 
     def close(self) -> None:
         self._loop.run_until_complete(self._store.close())
@@ -123,7 +124,7 @@ class _Bench:
         for number in range(CALLS):
             self._loop.run_until_complete(self._reserve(self._keys[number % PLAYERS]))
 
-    async def _reserve(self, keys: Keys) -> None:
+    async def _reserve(self, keys: PlayerKeys) -> None:
         view = await self._ledger.view(keys, NO_DECISION)
         self._names += 1
         outdated = sorted(view.held.own)[: max(0, len(view.held.own) - HELD)]

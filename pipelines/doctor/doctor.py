@@ -24,10 +24,11 @@ from features.errors import CroupierError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings.environment import environment, unknown
-from features.store.bundles import KINDS, LEARNER_LEASE, LIVE, READY, bundle_key, pointer_key
+from features.store.bundles import KINDS, READY
 from features.store.cluster import Cluster, is_cluster, plain
-from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us, tag
+from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import LEARNER_LEASE, LIVE, bundle_key, lease_key, log_key, pointer_key
 from features.store.server import read_lock, server_binary, socket_path, store_url
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
@@ -190,8 +191,8 @@ def _another(seen: str) -> str:
 def _stored(url: str) -> _Stored:
     with closing(Cluster(url, CALL_SECONDS) if is_cluster(url) else plain(url, CALL_SECONDS)) as client:
         house, now_us = open_house(client), real_now_us(client)
-        leases = _replies(client, [("HMGET", f"lease:{tag(one)}", "until", "watermark") for one in range(PARTITIONS)])
-        logs = _replies(client, [("XINFO STREAM", f"log:{tag(one)}") for one in range(PARTITIONS)]).values()
+        leases = _replies(client, [("HMGET", lease_key(one), "until", "watermark") for one in range(PARTITIONS)])
+        logs = _replies(client, [("XINFO STREAM", log_key(one)) for one in range(PARTITIONS)]).values()
         newest = max((order(one["last-generated-id"].decode())[0] for one in logs), default=0)
         held = [(int(until or 0), int(mark or 0)) for until, mark in leases.values()]
         (learner,) = _replies(client, [("HGET", LEARNER_LEASE, "until")]).values() or (None,)

@@ -14,10 +14,10 @@ import redis
 
 from features.events import moment
 from features.settings.mlflow_file import Mlflow, read_mlflow
-from features.store.bundles import bundle_key
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import REPORTS, bundle_key, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.experiments import page
@@ -25,7 +25,7 @@ from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exp
 from pipelines.experiments.health import tallies
 from pipelines.experiments.uplift import Uplift, uplift
 from pipelines.worker.lake import reach
-from service.reports import REPORTS, Summary, report_key
+from service.reports import Summary
 from service.settings import catalogue_path
 
 NAME: Final = "uplift"

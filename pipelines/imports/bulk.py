@@ -13,10 +13,10 @@ import msgspec
 import redis
 
 from features.events import Event, micros, personal, timeliness
-from features.store.deployment import House, partition_of, real_now_us
+from features.store.deployment import House, real_now_us
+from features.store.keys import PlayerKeys, partition_of
 from pipelines.worker.owners import owners_of
 from service.contacts.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
-from service.contacts.snapshot import Keys
 from service.events.accept import TOLD_OF, ClockAhead, entry
 from service.players import sealing
 from service.players.facts import Assertion
@@ -74,7 +74,7 @@ class Items:
     def _facts(self, player: str) -> dict[bytes, bytes]:
         """Stored facts of a player."""
         home = owners_of(self._client, [player])[player]
-        return cast("dict[bytes, bytes]", self._client.hgetall(Keys(home).facts))
+        return cast("dict[bytes, bytes]", self._client.hgetall(PlayerKeys(home).facts))
 
     def assumed(self, player_id: str, facts: Sequence[Assertion]) -> Item:
         """Make an item of facts that a sandbox assumes of a player, at moment 0, where every known fact prevails."""
@@ -94,7 +94,7 @@ class Items:
 
     def _seal(self, player: str) -> bytes:
         if player not in self._seals:
-            key = Keys(player).seal
+            key = PlayerKeys(player).seal
             self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, sealing.new_seal()))
         return self._seals[player]
 
@@ -103,7 +103,7 @@ def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
     """Indexes of items whose ids the store remembers: appending them only returns their status."""
     pipe = client.pipeline(transaction=False)
     for item in items:
-        keys = Keys(item.player)
+        keys = PlayerKeys(item.player)
         pipe.exists(keys.seen(item.entry.seen))
         pipe.hget(keys.facts, "to")
     replies = pipe.execute()
@@ -139,7 +139,7 @@ def _hold_here(client: redis.Redis, house: House, items: Sequence[Item]) -> None
     """Assert the facts of linked ids at the ids too, whose pending link may still be aborted."""
     pipe = client.pipeline(transaction=False)
     for item in items:
-        names, arguments = assert_command(house, Keys(item.player), item.entry.facts)
+        names, arguments = assert_command(house, PlayerKeys(item.player), item.entry.facts)
         pipe.fcall("croupier_assert", len(names), *names, *arguments)
     pipe.execute()
 
@@ -158,7 +158,7 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
     pipe = client.pipeline(transaction=False)
     for places in calls:
         some = [items[place] for place in places]
-        keys = Keys(some[0].player)
+        keys = PlayerKeys(some[0].player)
         names, arguments = ingest_command(house, keys, [one.entry for one in some], remember=some[0].remember)
         pipe.fcall("croupier_ingest", len(names), *names, *arguments)
     statuses: list[Status] = ["new"] * len(items)
@@ -179,7 +179,7 @@ def _compared(client: redis.Redis, item: Item, done: Appended) -> Appended:
     """Status of an item; the digest of an earlier build under its id may mean the same content."""
     if done.status != "conflict":
         return done
-    held = cast("bytes | None", client.get(Keys(item.player).seen(item.entry.seen)))
+    held = cast("bytes | None", client.get(PlayerKeys(item.player).seen(item.entry.seen)))
     return done if held is None else item.entry.again(held)
 
 

@@ -11,8 +11,9 @@ from typing import Final, cast
 
 import redis
 
-from features.store.deployment import PARTITIONS, order, real_now_us, tag
+from features.store.deployment import PARTITIONS, order, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import lease_key, log_key
 from pipelines.worker.process import Worker, wait_until_applied, wait_until_in_lake
 
 PATIENCE_SECONDS: Final = 600.0
@@ -88,7 +89,7 @@ def _is_served(client: redis.Redis) -> bool:
 def _held_until(client: redis.Redis) -> int:
     pipe = client.pipeline(transaction=False)
     for partition in range(PARTITIONS):
-        pipe.hget(f"lease:{tag(partition)}", "until")
+        pipe.hget(lease_key(partition), "until")
     return max(int(until or 0) for until in pipe.execute())
 
 
@@ -96,5 +97,5 @@ def _logged(client: redis.Redis) -> list[str]:
     """Last entry of each partition's log that has one."""
     pipe = client.pipeline(transaction=False)
     for partition in range(PARTITIONS):
-        pipe.xrevrange(f"log:{tag(partition)}", count=1)
+        pipe.xrevrange(log_key(partition), count=1)
     return [entries[0][0].decode() for entries in pipe.execute() if entries]

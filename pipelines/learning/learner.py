@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from features.store.bundles import LEARNER_LEASE
 from features.store.connection import connect
+from features.store.keys import LEARNER_LEASE
 from models.policy.learned import SnapshotError
 from pipelines.learning import policy
 from pipelines.learning.training_log import Training

@@ -11,15 +11,13 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from features.store.bundles import bundle_key, keep, pointer_key, publish, published
+from features.store.bundles import keep, publish, published
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
+from features.store.keys import POLICY_HELD, POLICY_HISTORY, POLICY_WAITING, bundle_key, pointer_key
 from models.policy.learned import PolicyVersion, SnapshotError
 from pipelines.training.promotion import GateRefused, alone, serve, user
 
-_HISTORY: Final = "croupier:policy:history"
-_HELD: Final = "croupier:policy:held"
-_WAITING: Final = "croupier:policy:waiting"
 _REMEMBERED: Final = 10_000
 _DAY_US: Final = 86_400_000_000
 
@@ -55,9 +53,9 @@ def let_follow(client: redis.Redis, newest: PolicyVersion) -> bool:
         before = serving(client)
         if before is not None and not follows(newest, before):
             return False
-        if client.exists(_HELD):
+        if client.exists(POLICY_HELD):
             keep(client, newest.dumps(), newest.version)
-            client.set(_WAITING, newest.version)
+            client.set(POLICY_WAITING, newest.version)
             return False
         publish(client, "policy", newest.dumps(), newest.version)
         _note(client, PolicyChange(**_change(client, "learn", newest.version, before, "learner")))
@@ -83,7 +81,7 @@ def serving(client: redis.Redis) -> PolicyVersion | None:
 
 def history(client: redis.Redis) -> list[PolicyChange]:
     """Changes of the serving policy, oldest first."""
-    held = cast("list[bytes]", client.lrange(_HISTORY, 0, -1))
+    held = cast("list[bytes]", client.lrange(POLICY_HISTORY, 0, -1))
     return [msgspec.json.decode(one, type=PolicyChange) for one in held]
 
 
@@ -121,14 +119,14 @@ def promote(url: str, by: str | None = None) -> PolicyChange:
         StoreError: A serving process did not load it; what served before goes on serving.
     """
     client = connect(url)
-    if not client.exists(_HELD):
+    if not client.exists(POLICY_HELD):
         raise GateRefused("no policy is held back: what is learnt serves already")
-    waiting = cast("bytes | None", client.get(_WAITING))
+    waiting = cast("bytes | None", client.get(POLICY_WAITING))
     before = serving(client)
     version = waiting.decode() if waiting else None
     bundle = published(client, version) if version else None
     if version is None or bundle is None:
-        client.delete(_HELD)
+        client.delete(POLICY_HELD)
         return PolicyChange(**_change(client, "promote", before.version if before else "", before, by or user()))
     return _switch(client, "promote", version, bundle, by)
 
@@ -137,12 +135,12 @@ def _switch(client: redis.Redis, action: str, version: str, bundle: bytes, by: s
     with alone(client, "policy"):
         before = serving(client)
         if action == "rollback":
-            client.set(_HELD, version)  # first, so that after a crash no newer version follows
+            client.set(POLICY_HELD, version)  # first, so that after a crash no newer version follows
         reported = serve(client, bundle, version, "policy")
         done = PolicyChange(**_change(client, action, version, before, by or user()), serving=reported)
         _note(client, done)
         if action == "promote":
-            client.delete(_HELD, _WAITING)
+            client.delete(POLICY_HELD, POLICY_WAITING)
     return done
 
 
@@ -153,8 +151,8 @@ def _change(client: redis.Redis, action: str, version: str, before: PolicyVersio
 
 
 def _note(client: redis.Redis, change: PolicyChange) -> None:
-    client.rpush(_HISTORY, msgspec.json.encode(change))
-    client.ltrim(_HISTORY, -_REMEMBERED, -1)
+    client.rpush(POLICY_HISTORY, msgspec.json.encode(change))
+    client.ltrim(POLICY_HISTORY, -_REMEMBERED, -1)
 
 
 def _a_day_before(held: list[PolicyChange], now_us: int) -> str | None:

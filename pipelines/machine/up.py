@@ -24,10 +24,11 @@ from rich.console import Console
 from features.events import moment
 from features.schema import schema_hash
 from features.settings.environment import environment, for_children
-from features.store.bundles import LEARNER_LEASE, READY, pointer_key, publish, serving_hashes
+from features.store.bundles import READY, publish, serving_hashes
 from features.store.connection import connect, load_library
-from features.store.deployment import PARTITIONS, House, create_house, real_now_us, tag
+from features.store.deployment import PARTITIONS, House, create_house, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import LEARNER_LEASE, SEEDED, lease_key, pointer_key
 from features.store.server import Server, keeping, start_server, store_url
 from pipelines.imports import bulk
 from pipelines.simulation import world
@@ -41,7 +42,6 @@ from service.decisions.decide import requested_id
 PLAYERS: Final = 500
 SEED: Final = 7
 _CHUNK: Final = 5_000
-_SEEDED: Final = "croupier:seeded"
 _READY_SECONDS: Final = 180.0
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LEARNER_NICENESS: Final = 10
@@ -189,13 +189,13 @@ def fill_and_await(client: redis.Redis, house: House, options: Options, console:
     Raises:
         StoreError: A part did not come up.
     """
-    if options.players and not client.exists(_SEEDED):
+    if options.players and not client.exists(SEEDED):
         with _step(console, f"a world of {options.players} players"):
             fill(client, house, options)
-        client.set(_SEEDED, options.players)
+        client.set(SEEDED, options.players)
     with _step(console, "API, worker and learner"):
         _await(lambda: _ready(client) >= options.workers and _get(f"{options.address}/readyz"), "API", "api")
-        _await(lambda: any(_leased(client, f"lease:{tag(one)}") for one in range(PARTITIONS)), "worker", "worker")
+        _await(lambda: any(_leased(client, lease_key(one)) for one in range(PARTITIONS)), "worker", "worker")
         _await(lambda: _leased(client, LEARNER_LEASE), "learner", "learner")
 
 

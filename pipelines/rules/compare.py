@@ -25,12 +25,12 @@ from features.moments import micros
 from features.schema import schema_hash
 from features.store.connection import connect
 from features.store.deployment import open_house
+from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import load_catalogue
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from service.contacts import limits
-from service.contacts.snapshot import Keys
 from service.decisions import eligibility
 from service.decisions.assess import Assessment, RecordedPlayer, assess
 from service.decisions.eligibility import Asked
@@ -147,7 +147,7 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Record
         return "other_build"
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
-    key = cast("bytes | None", client.get(Keys(record.player).seal))
+    key = cast("bytes | None", client.get(PlayerKeys(record.player).seal))
     personal = sealing.unseal(key, record.sealed, record.decision_id)
     if personal is None:
         return "erased"

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import msgspec
 import redis
 
 from features.moments import moment
-from features.store.bundles import bundle_key, keep, pointer_key, published
+from features.store.bundles import keep, published
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
+from features.store.keys import RULES_PROMOTIONS, bundle_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle
@@ -29,8 +30,6 @@ from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook, rulebook_path
 from service.settings import catalogue_path
-
-_HISTORY: Final = "croupier:promotions:rules"
 
 
 def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
@@ -169,7 +168,7 @@ def rollback(url: str, by: str | None = None) -> RulesChange:
 
 def history(client: redis.Redis) -> list[RulesChange]:
     """Changes of the serving rulebook, oldest first."""
-    held = cast("list[bytes]", client.lrange(_HISTORY, 0, -1))
+    held = cast("list[bytes]", client.lrange(RULES_PROMOTIONS, 0, -1))
     return [msgspec.json.decode(one, type=RulesChange) for one in held]
 
 
@@ -184,5 +183,5 @@ def _switch(
         made = RulesChange(
             rulebook=book.hash, replaced=before.hash, action=action, by=by or user(), at=at, weaker=weaker
         )
-        reported = serve(client, data, book.hash, "rules", (_HISTORY, msgspec.json.encode(made)))
+        reported = serve(client, data, book.hash, "rules", (RULES_PROMOTIONS, msgspec.json.encode(made)))
     return msgspec.structs.replace(made, serving=reported)

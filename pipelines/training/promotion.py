@@ -23,10 +23,11 @@ from redis.exceptions import LockError
 
 from features.errors import CroupierError
 from features.moments import moment
-from features.store.bundles import keep, pointer_key, published, serving_hashes
+from features.store.bundles import keep, published, serving_hashes
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import CHURN_PROMOTIONS, CHURN_RECORDED, lock_key, pointer_key
 from models.releases.promotions import JournalEntry, champion, previous
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 LIVE_WAIT_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02
 _LOCK_SECONDS: Final = 120.0
-_JOURNAL: Final = "croupier:promotions:churn"
-_RECORDED: Final = "croupier:promotions:churn:recorded"
 
 
 class GateRefused(CroupierError):
@@ -195,9 +194,8 @@ def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
 
 def journal(client: redis.Redis) -> list[JournalEntry]:
     """All promotions and rollbacks of the churn model, oldest first."""
-    return [
-        msgspec.json.decode(entry, type=JournalEntry) for entry in cast("list[bytes]", client.lrange(_JOURNAL, 0, -1))
-    ]
+    held = cast("list[bytes]", client.lrange(CHURN_PROMOTIONS, 0, -1))
+    return [msgspec.json.decode(entry, type=JournalEntry) for entry in held]
 
 
 def new_entry(
@@ -231,7 +229,7 @@ def _change(client: redis.Redis, entry: JournalEntry, bundle: bytes) -> int:
     with alone(client, "promoting"):
         if champion(journal(client)) != entry.replaced:
             raise StoreError("another command has changed what serves meanwhile: look, and run this one again")
-        note = None if entry.version == entry.replaced else (_JOURNAL, msgspec.json.encode(entry))
+        note = None if entry.version == entry.replaced else (CHURN_PROMOTIONS, msgspec.json.encode(entry))
         return serve(client, bundle, entry.version, note=note)
 
 
@@ -285,7 +283,7 @@ def _point(
 def alone(client: redis.Redis, what: str) -> Iterator[None]:
     """Lock out other promotions of a kind in this store; raises StoreError if another one does not end."""
     try:
-        with client.lock(f"croupier:{what}", timeout=_LOCK_SECONDS, blocking_timeout=_LOCK_SECONDS, sleep=0.05):
+        with client.lock(lock_key(what), timeout=_LOCK_SECONDS, blocking_timeout=_LOCK_SECONDS, sleep=0.05):
             yield
     except LockError as error:
         raise StoreError("another command that changes what serves does not end: try again in two minutes") from error
@@ -308,16 +306,16 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
 
     registry = ChurnRegistry(home)
     with alone(client, "recording"):
-        if not client.exists(_JOURNAL) and (known := registry.records()):
-            client.rpush(_JOURNAL, *(msgspec.json.encode(entry) for entry in reversed(known)))
-            client.set(_RECORDED, len(known))
+        if not client.exists(CHURN_PROMOTIONS) and (known := registry.records()):
+            client.rpush(CHURN_PROMOTIONS, *(msgspec.json.encode(entry) for entry in reversed(known)))
+            client.set(CHURN_RECORDED, len(known))
     _record_all(registry, client)
     return registry
 
 
 def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
     with alone(client, "recording"):
-        done = int(cast("bytes | None", client.get(_RECORDED)) or 0)
+        done = int(cast("bytes | None", client.get(CHURN_RECORDED)) or 0)
         for count, entry in enumerate(journal(client)[done:], done + 1):
             registry.record(entry)
-            client.set(_RECORDED, count)
+            client.set(CHURN_RECORDED, count)

@@ -23,12 +23,21 @@ import redis
 
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.read_plan import ReadPlan
-from features.store.bundles import bundle_key, pointer_key
 from features.store.cluster import is_away, replies
-from features.store.deployment import PARTITIONS, open_house, order, partition_of, real_now_us, tag
+from features.store.deployment import PARTITIONS, open_house, order, real_now_us
+from features.store.keys import (
+    PlayerKeys,
+    budget_key,
+    bundle_key,
+    expiry_key,
+    lease_key,
+    log_key,
+    partition_of,
+    partition_of_log,
+    pointer_key,
+)
 from pipelines.worker.owners import owners_of
 from service.contacts.ledger import assert_command, clock_arguments
-from service.contacts.snapshot import Keys
 from service.players import facts, harm, identity
 from service.players.harm import HarmSettings
 from service.rules import inputs
@@ -132,8 +141,8 @@ class Consumer:
         self._step("renew")
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
-            watermark = str(self._current_us.get(partition, ""))
-            pipe.fcall("croupier_lease", 1, _lease(partition), self._owner, str(LEASE_SECONDS * 1_000_000), watermark)
+            arguments = [self._owner, str(LEASE_SECONDS * 1_000_000), str(self._current_us.get(partition, ""))]
+            pipe.fcall("croupier_lease", 1, lease_key(partition), *arguments)
         held = replies(pipe)
         self.away = sum(map(is_away, held))
         for partition, reply in enumerate(held):
@@ -152,11 +161,11 @@ class Consumer:
         now_us = self._house.now_us(real_now_us(self._client))
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
-            pipe.zrangebyscore(f"expiry:{tag(partition)}", 0, now_us - 1)
+            pipe.zrangebyscore(expiry_key(partition), 0, now_us - 1)
         for partition, found in zip(self.owned, replies(pipe), strict=True):
             for one in () if is_away(found) else found:
                 ledger, decision = one.decode().split(" ")
-                names = [f"expiry:{tag(partition)}", f"budget:{tag(partition)}", ledger]
+                names = [expiry_key(partition), budget_key(partition), ledger]
                 pipe.fcall("croupier_expire", len(names), *names, *clock_arguments(self._house), decision)
         replies(pipe)
 
@@ -165,7 +174,7 @@ class Consumer:
         self._step("release")
         pipe = self._client.pipeline(transaction=False)
         for partition in self.owned:
-            pipe.fcall("croupier_release", 1, _lease(partition), self._owner)
+            pipe.fcall("croupier_release", 1, lease_key(partition), self._owner)
         replies(pipe)
         self.owned.clear()
         self._current_us.clear()
@@ -176,12 +185,12 @@ class Consumer:
             return 0
         self._step("read")
         read_us = real_now_us(self._client)
-        streams = {f"log:{tag(partition)}": held.cursor for partition, held in self.owned.items()}
+        streams = {log_key(partition): held.cursor for partition, held in self.owned.items()}
         most = BATCH // len(self.owned) + 1
         answer = cast("list[Any]", self._client.xread(streams, most, block_ms))  # type: ignore[arg-type]
-        unread = {int(name[6:9]) for name, entries in answer if is_away(entries)}
+        unread = {partition_of_log(name) for name, entries in answer if is_away(entries)}
         batches = {
-            int(name[6:9]): [log_entry(stream_id, fields) for stream_id, fields in entries]
+            partition_of_log(name): [log_entry(stream_id, fields) for stream_id, fields in entries]
             for name, entries in answer
             if not is_away(entries)
         }
@@ -210,7 +219,7 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for player in players:
             pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
-            pipe.hgetall(Keys(player).facts)
+            pipe.hgetall(PlayerKeys(player).facts)
         held, changes, lost = replies(pipe), list[_Change](), set[int]()
         for player, features, known in zip(players, held[::2], held[1::2], strict=True):
             if is_away(features) or is_away(known):
@@ -240,7 +249,7 @@ class Consumer:
         self._step("tell")
         pipe, lost = self._client.pipeline(transaction=False), set[int]()
         for player, told in signs.items():
-            names, arguments = assert_command(self._house, Keys(player), told)
+            names, arguments = assert_command(self._house, PlayerKeys(player), told)
             pipe.fcall("croupier_assert", len(names), *names, *arguments)
         linked = []
         for player, reply in zip(signs, replies(pipe), strict=True):
@@ -266,7 +275,7 @@ class Consumer:
         for change in changes:
             partition = partition_of(change.player)
             partitions.append(partition)
-            names = [_lease(partition), self._plan.key(change.player)]
+            names = [lease_key(partition), self._plan.key(change.player)]
             pipe.fcall("croupier_apply", 2, *names, self.owned[partition].epoch, change.last, *change.pairs)
         return {at for at, reply in zip(partitions, replies(pipe), strict=True) if reply == 0 or is_away(reply)}
 
@@ -299,7 +308,7 @@ class Consumer:
         pipe = self._client.pipeline(transaction=False)
         for partition, cursor in cursors.items():
             watermark = str(self._current_us.get(partition, ""))
-            pipe.fcall("croupier_advance", 1, _lease(partition), self.owned[partition].epoch, cursor, watermark)
+            pipe.fcall("croupier_advance", 1, lease_key(partition), self.owned[partition].epoch, cursor, watermark)
         for (partition, cursor), reply in zip(cursors.items(), replies(pipe), strict=True):
             if reply == 0 or is_away(reply):
                 self._forget(partition)
@@ -316,10 +325,6 @@ def _days(rows: list[Activity]) -> list[list[Activity]]:
     recent = ordered[-1].occurred_us // DAY_MICROS - _RECENT_DAYS
     grouped = groupby(ordered, key=lambda row: max(row.occurred_us // DAY_MICROS, recent))
     return [list(day) for _, day in grouped]
-
-
-def _lease(partition: int) -> str:
-    return f"lease:{tag(partition)}"
 
 
 def _rows(entries: Iterable[LogEntry]) -> dict[str, list[tuple[str, Activity]]]:

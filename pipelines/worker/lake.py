@@ -27,12 +27,12 @@ import redis
 from features.aggregates import local_parts
 from features.events import moment
 from features.store.cluster import is_away, replies
-from features.store.deployment import PARTITIONS, order, position, real_now_us, tag
+from features.store.deployment import PARTITIONS, order, position, real_now_us
+from features.store.keys import lease_key, log_key
 from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
 from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 
-LEASE: Final = "lease:lake"
 _MOMENT: Final = pa.timestamp("us", tz="UTC")
 _KNOWN: Final = [("known_at", _MOMENT), ("position", pa.string())]
 _PLACED: Final = [("time_zone", pa.string()), ("timing_slot", pa.string()), ("night", pa.bool_())]
@@ -176,7 +176,7 @@ class Lake:
         """Stream milliseconds that all entries until now lie before: the clock's, unless it was set back."""
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
-            pipe.xinfo_stream(f"log:{tag(partition)}")
+            pipe.xinfo_stream(log_key(partition))
         told = [one for one in pipe.execute(raise_on_error=False) if isinstance(one, dict)]
         last = max((order(one["last-generated-id"].decode())[0] for one in told), default=0)
         return max(real_now_us(self._client) // 1_000, last + 1, self.reach.flushed + 1)
@@ -184,13 +184,13 @@ class Lake:
     def _close(self, boundary: str) -> None:
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
-            pipe.fcall("croupier_close", 1, f"log:{tag(partition)}", boundary)
+            pipe.fcall("croupier_close", 1, log_key(partition), boundary)
         pipe.execute()
 
     def _entries(self, first: str, last: str) -> Iterator[tuple[int, LogEntry]]:
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
-            pipe.xrange(f"log:{tag(partition)}", first, last)
+            pipe.xrange(log_key(partition), first, last)
         for partition, entries in enumerate(pipe.execute()):
             for stream_id, fields in entries:
                 yield partition, log_entry(stream_id, fields)
@@ -237,11 +237,11 @@ class Lake:
         """Trim log entries that both lake and features have."""
         pipe = self._client.pipeline(transaction=False)
         for partition in range(PARTITIONS):
-            pipe.hget(f"lease:{tag(partition)}", "cursor")
+            pipe.hget(lease_key(partition), "cursor")
         for partition, cursor in enumerate(replies(pipe)):
             if not is_away(cursor):
                 kept = min(order((cursor or b"0-0").decode()), (self.reach.flushed, 0))
-                pipe.xtrim(f"log:{tag(partition)}", minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
+                pipe.xtrim(log_key(partition), minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
         replies(pipe)  # what is away now is trimmed by the next flush
 
 

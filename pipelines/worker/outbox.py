@@ -1,9 +1,4 @@
-"""The outbox: entries to deliver, progress of each endpoint, dead letters.
-
-outbox:{p017}         stream: a revoked lease, added by the call that revoked it
-outbox_state:{p017}   hash: `entry endpoint` -> failed attempts and when the next is due, or done
-undelivered:{p017}    stream: an entry, the endpoint it could not be delivered to, the last error
-"""
+"""The outbox: entries to deliver, progress of each endpoint, dead letters."""
 
 from __future__ import annotations
 
@@ -15,13 +10,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import redis
 
-from features.store.deployment import real_now_us, tag
+from features.store.deployment import real_now_us
+from features.store.keys import WEBHOOKS_GONE, outbox_key, outbox_state_key, undelivered_key
 from pipelines.worker.webhooks import Endpoint, Notice, notice
 
 KEPT: Final = 10_000
 """About how many undelivered entries of a partition are kept."""
-GONE: Final = "croupier:webhooks:gone"
-"""Hash of endpoint -> the URL that answered 410: not called again until the URL changes or somebody enables it."""
 _DONE: Final = "done"
 
 
@@ -70,19 +64,6 @@ class Undelivered(NamedTuple):
     error: str
 
 
-def _outbox(partition: int) -> str:
-    return f"outbox:{tag(partition)}"
-
-
-def _state(partition: int) -> str:
-    return f"outbox_state:{tag(partition)}"
-
-
-def undelivered_key(partition: int) -> str:
-    """Stream of a partition's undelivered entries."""
-    return f"undelivered:{tag(partition)}"
-
-
 class OutboxReading(NamedTuple):
     """A reading of the outboxes: new entries, the store's clock, disabled endpoints."""
 
@@ -105,9 +86,9 @@ class Outbox:
         fresh = [partition for partition in owned if partition not in self._read]
         pipe: Any = self._client.pipeline(transaction=False)
         for partition in owned:
-            pipe.xrange(_outbox(partition), f"({self._read.get(partition, '0-0')}", "+")
+            pipe.xrange(outbox_key(partition), f"({self._read.get(partition, '0-0')}", "+")
         for partition in fresh:
-            pipe.hgetall(_state(partition))
+            pipe.hgetall(outbox_state_key(partition))
         answers = pipe.execute()
         states = dict(zip(fresh, map(_progress, answers[len(owned) :]), strict=True))
         found = []
@@ -116,7 +97,7 @@ class Outbox:
             found += [_entry(partition, stream_id, fields, noted) for stream_id, fields in entries]
             self._read[partition] = entries[-1][0].decode() if entries else self._read.get(partition, "0-0")
         self._sweep(states)
-        held: Any = self._client.hgetall(GONE)
+        held: Any = self._client.hgetall(WEBHOOKS_GONE)
         gone = {name.decode(): url.decode() for name, url in held.items()}
         return OutboxReading(found, real_now_us(self._client), gone)
 
@@ -124,7 +105,7 @@ class Outbox:
         """Delete progress of deleted entries, which a former owner of the partition may have recorded late."""
         for partition, noted in states.items():
             for stream_id, endpoints in noted.items():
-                self._client.hdel(_state(partition), *(f"{stream_id} {name}" for name in endpoints))
+                self._client.hdel(outbox_state_key(partition), *(f"{stream_id} {name}" for name in endpoints))
 
     def note(self, entry: OutboxEntry, changed: Mapping[str, Progress | None], given_up: Iterable[Undelivered]) -> None:
         """Record progress of an entry, and delete it when no endpoint is left; atomic, within one slot."""
@@ -140,29 +121,29 @@ class Outbox:
             pipe.xadd(undelivered_key(entry.partition), told, maxlen=KEPT, approximate=True)
         if entry.owed:
             known = {f"{entry.stream_id} {name}": _text(progress) for name, progress in changed.items()}
-            pipe.hset(_state(entry.partition), mapping=known)
+            pipe.hset(outbox_state_key(entry.partition), mapping=known)
         else:
-            pipe.xdel(_outbox(entry.partition), entry.stream_id)
+            pipe.xdel(outbox_key(entry.partition), entry.stream_id)
             if entry.noted:
-                pipe.hdel(_state(entry.partition), *(f"{entry.stream_id} {name}" for name in entry.noted))
+                pipe.hdel(outbox_state_key(entry.partition), *(f"{entry.stream_id} {name}" for name in entry.noted))
         pipe.execute()
 
     def trim(self, owned: Collection[int]) -> None:
         """Empty the outboxes: nobody subscribed."""
         pipe: Any = self._client.pipeline(transaction=False)
         for partition in owned:
-            pipe.xtrim(_outbox(partition), maxlen=0, approximate=False)
-            pipe.delete(_state(partition))
+            pipe.xtrim(outbox_key(partition), maxlen=0, approximate=False)
+            pipe.delete(outbox_state_key(partition))
         pipe.execute()
 
     def disable(self, endpoint: Endpoint) -> None:
         """Record that an endpoint answered 410 and is called no more."""
-        self._client.hset(GONE, endpoint.id, str(endpoint.url))
+        self._client.hset(WEBHOOKS_GONE, endpoint.id, str(endpoint.url))
 
 
 def enable(client: redis.Redis, endpoint: str) -> bool:
     """Enable an endpoint that had answered 410; returns whether it was disabled."""
-    return bool(client.hdel(GONE, endpoint))
+    return bool(client.hdel(WEBHOOKS_GONE, endpoint))
 
 
 def _progress(held: Mapping[bytes, bytes]) -> dict[str, dict[str, Progress | None]]:

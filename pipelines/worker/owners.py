@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import redis
 
-from service.contacts.snapshot import Keys
+from features.store.keys import PlayerKeys
 from service.players import identity
 
 
@@ -17,7 +17,7 @@ def owners_of(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
     while ahead:
         pipe = client.pipeline(transaction=False)
         for player in ahead:
-            pipe.hget(Keys(player).facts, "to")
+            pipe.hget(PlayerKeys(player).facts, "to")
         found = {player: to.decode() for player, to in zip(ahead, pipe.execute(), strict=True) if to is not None}
         marks |= found
         ahead = {identity.Mark.loads(mark).to for mark in found.values()} - marks.keys()
@@ -25,5 +25,5 @@ def owners_of(client: redis.Redis, players: Iterable[str]) -> dict[str, str]:
     if not (crossed := {name for way in ways.values() if (name := identity.mark_to_remove(way)) is not None}):
         return {player: identity.chain_end(way) or player for player, way in ways.items()}
     for name in crossed:
-        client.fcall("croupier_thaw", 1, Keys(name).facts, marks[name])
+        client.fcall("croupier_thaw", 1, PlayerKeys(name).facts, marks[name])
     return owners_of(client, asked)

@@ -13,14 +13,14 @@ import redis
 import structlog
 
 from features.files import CatalogueError
-from features.store.bundles import bundle_key, pointer_key
 from features.store.cluster import is_away
 from features.store.connection import connect
-from features.store.deployment import order, tag
+from features.store.deployment import order
 from features.store.errors import StoreError
+from features.store.keys import LAKE_LEASE, bundle_key, lease_key, pointer_key
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
-from pipelines.worker.lake import LEASE, Lake, reach
+from pipelines.worker.lake import Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
@@ -159,7 +159,7 @@ class Worker:
 
     def _flush_last(self) -> None:
         self._flush()
-        self._lake_client.fcall("croupier_release", 1, LEASE, self._owner)
+        self._lake_client.fcall("croupier_release", 1, LAKE_LEASE, self._owner)
 
     def _unless_away(self, what: str, work: Callable[[], None]) -> None:
         """Run a function, or log that it waits for a part of the store."""
@@ -171,7 +171,8 @@ class Worker:
             _LOG.warning(what, trouble=f"waits until the whole store answers: {error}")
 
     def _lease(self) -> object:
-        return self._lake_client.fcall("croupier_lease", 1, LEASE, self._owner, str(LAKE_LEASE_SECONDS * 1_000_000))
+        held_us = str(LAKE_LEASE_SECONDS * 1_000_000)
+        return self._lake_client.fcall("croupier_lease", 1, LAKE_LEASE, self._owner, held_us)
 
     def _flush(self) -> None:
         """Flush if this worker holds or gets the lease of the lake: one writer at a time.
@@ -203,7 +204,7 @@ def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds:
 def _cursor(client: redis.Redis, partition: int) -> str:
     """Place in the log up to which a partition's features are; the beginning while its node is away."""
     try:
-        return (cast("bytes | None", client.hget(f"lease:{tag(partition)}", "cursor")) or b"0-0").decode()
+        return (cast("bytes | None", client.hget(lease_key(partition), "cursor")) or b"0-0").decode()
     except redis.ConnectionError:
         return "0-0"
 

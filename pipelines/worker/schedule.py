@@ -23,6 +23,7 @@ from features.moments import micros, moment
 from features.settings.environment import for_children
 from features.settings.mlflow_file import read_mlflow
 from features.store.deployment import House, real_now_us
+from features.store.keys import schedule_claim_key, schedule_key
 from pipelines.worker.child import LAST, Child
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"retrain": ("retrain",)}
@@ -107,7 +108,7 @@ class Scheduler:
 
     def _take(self, name: str, line: str, now: datetime) -> bool:
         """Claim a due moment; false if another worker did, or the house has not looked before."""
-        key = f"croupier:schedule:{name}"
+        key = schedule_key(name)
         if self._client.set(key, micros(now), nx=True):
             return False
         since = moment(int(cast("bytes", self._client.get(key))))
@@ -115,6 +116,6 @@ class Scheduler:
         if at is None:
             return False
         # The claim decides between workers that saw the same moment; the key only spares looking back.
-        taken = self._client.set(f"{key}:{micros(at)}", os.getpid(), nx=True, ex=_CLAIM_SECONDS)
+        taken = self._client.set(schedule_claim_key(name, micros(at)), os.getpid(), nx=True, ex=_CLAIM_SECONDS)
         self._client.set(key, micros(at))
         return bool(taken)

@@ -20,10 +20,11 @@ from features.files import CatalogueError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings.environment import Environment, SettingError, environment
-from features.store.bundles import KINDS, LIVE, READY, bundle_key, pointer_key
+from features.store.bundles import KINDS, READY
 from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
+from features.store.keys import LIVE, bundle_key, live_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
@@ -80,7 +81,7 @@ class Watch:
         self._law = deps.serving.law
         self._serving: dict[str, str] = {}
         self._refused: dict[str, str] = {}
-        self._name = f"{LIVE}:{secrets.token_hex(6)}"
+        self._name = live_key(secrets.token_hex(6))
         self._reported: tuple[float, dict[str, str]] = (0.0, {})
         self._begins = True
 

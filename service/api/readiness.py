@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from features.store.deployment import partition_of
 from features.store.errors import StoreError
+from features.store.keys import partition_of
 from service.api.routing import Dependencies
 from service.decisions.decide import decide
 from service.decisions.record import dump_record

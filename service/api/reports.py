@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import FastAPI, Path, Response
 
+from features.store.keys import REPORTS, report_key
 from service.api.routing import Dependencies, Deps, Problem, Route, summary
 from service.errors import UnknownReportError
-from service.reports import REPORTS, Summary, report_key
+from service.reports import Summary
 
 _TYPES: Final = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8", "json": "application/json"}
 _SEALED: Final = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}

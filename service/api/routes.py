@@ -18,6 +18,7 @@ from features.events import AnyEvent
 from features.moments import moment, when
 from features.store.deployment import order
 from features.store.errors import StoreAbsentError, StoreError
+from features.store.keys import PlayerKeys
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
@@ -40,7 +41,6 @@ from service.api.routing import (
     summary,
 )
 from service.contacts.ledger import RedisLedger
-from service.contacts.snapshot import Keys
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, decide
 from service.decisions.eligibility import Reason, reasons
@@ -173,7 +173,7 @@ async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
     asked = deps.serving.house.player_key(body.player_id)
     ledger = deps.ledger.by(deps.until - AFTER_SECONDS)
     try:
-        keys = Keys(await ledger.at_home(asked, ledger.home))
+        keys = PlayerKeys(await ledger.at_home(asked, ledger.home))
     except StoreError:
         return False  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
@@ -215,7 +215,7 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     if held is None:
         raise UnknownDecisionError
     record = load_record(held)
-    personal = sealing.unseal(await deps.ledger.seal_of(Keys(record.player)), record.sealed, decision_id)
+    personal = sealing.unseal(await deps.ledger.seal_of(PlayerKeys(record.player)), record.sealed, decision_id)
     player_id, texts = (personal or {}).get("player_id"), await _reasons(record, deps)
     told = answers.whole(record, player_id, await _catalogue(record, deps), texts)
     return respond(told | {"personal": personal, "why": why(record, await _evidence(record, deps))})

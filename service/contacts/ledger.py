@@ -10,24 +10,21 @@ from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from features.events import REMEMBERED
-from features.store.bundles import BUNDLES, bundle_key
 from features.store.connection import Store
-from features.store.deployment import House, tag
+from features.store.deployment import House
 from features.store.errors import StoreError
-from service.contacts.limits import Held, Reservation, load_reservation
-from service.contacts.snapshot import (
-    ANSWER,
-    NO_DECISION,
-    Keys,
-    Linked,
-    PlayerSnapshot,
+from features.store.keys import (
+    BUNDLES,
+    PlayerKeys,
+    budget_given_key,
+    bundle_key,
     decision_key,
-    hashed,
     household_key,
+    lease_key,
     probe_key,
-    view_names,
-    viewed,
 )
+from service.contacts.limits import Held, Reservation, load_reservation
+from service.contacts.snapshot import ANSWER, NO_DECISION, Linked, PlayerSnapshot, hashed, view_names, viewed
 from service.players import identity
 from service.players.facts import Assertion, forbids
 from service.players.harm import SKEW_US
@@ -124,7 +121,7 @@ def kept_seconds(house: House) -> int:
 
 
 def ingest_command(
-    house: House, keys: Keys, entries: Sequence[Entry], *, remember: bool = True
+    house: House, keys: PlayerKeys, entries: Sequence[Entry], *, remember: bool = True
 ) -> tuple[list[str], list[Any]]:
     """Keys and arguments of `croupier_ingest` for entries of one player, shared by the API and imports."""
     seconds = kept_seconds(house) if remember else 0
@@ -138,7 +135,7 @@ def ingest_command(
     return names, arguments
 
 
-def assert_command(house: House, keys: Keys, told: Sequence[Assertion]) -> tuple[list[str], list[Any]]:
+def assert_command(house: House, keys: PlayerKeys, told: Sequence[Assertion]) -> tuple[list[str], list[Any]]:
     """Keys and arguments of `croupier_assert` for facts that the worker derives of a player."""
     arguments = [*clock_arguments(house), keys.player, forbids(told)]
     return [keys.facts, keys.ledger, keys.log, keys.budget], arguments + [part for one in told for part in one]
@@ -240,7 +237,7 @@ class RedisLedger:
         return way
 
     async def _marked(self, player: str) -> str | None:
-        to = await self._store.command(self._seconds, "HGET", Keys(player).facts, "to")
+        to = await self._store.command(self._seconds, "HGET", PlayerKeys(player).facts, "to")
         return None if to is None else to.decode()
 
     async def _untied(self, way: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
@@ -253,7 +250,7 @@ class RedisLedger:
             crossed = identity.mark_to_remove(way) or ""
         except ValueError as error:
             raise StoreError("the links of this id are being changed by others") from error
-        await self._store.call(self._seconds, "croupier_thaw", [Keys(crossed).facts], [way[crossed]])
+        await self._store.call(self._seconds, "croupier_thaw", [PlayerKeys(crossed).facts], [way[crossed]])
         names = list(way)
         return {name: way[name] for name in names[: names.index(crossed)]}, crossed
 
@@ -277,10 +274,10 @@ class RedisLedger:
             await self._settle(linked, mark, owner)
 
     async def _settle(self, linked: str, mark: str, owner: str) -> None:
-        await self._store.call(self._seconds, "croupier_settle", [Keys(linked).facts], [mark, owner])
+        await self._store.call(self._seconds, "croupier_settle", [PlayerKeys(linked).facts], [mark, owner])
 
     async def _frozen(self, linked: str, *mark: str) -> tuple[str, dict[bytes, bytes], dict[bytes, bytes]]:
-        keys = Keys(linked)
+        keys = PlayerKeys(linked)
         to, known, ledger = await self._store.call(self._seconds, "croupier_freeze", [keys.facts, keys.ledger], mark)
         return to.decode(), hashed(known), hashed(ledger)
 
@@ -302,7 +299,7 @@ class RedisLedger:
         }
         arguments = [*self._clock, owner, names.get(owner, ""), SKEW_US, len(ids), *ids, len(told)]
         arguments += [part for one in told for part in one] + [part for pair in contacts.items() for part in pair]
-        keys = Keys(owner)
+        keys = PlayerKeys(owner)
         into = [keys.facts, keys.ledger, keys.log, keys.budget]
         if await self._store.call(self._seconds, "croupier_adopt", into, arguments) != 1:
             return False
@@ -310,7 +307,7 @@ class RedisLedger:
         await self._bring(owner)
         return True
 
-    async def view(self, keys: Keys, decision_id: str) -> PlayerSnapshot:
+    async def view(self, keys: PlayerKeys, decision_id: str) -> PlayerSnapshot:
         """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
 
         Raises:
@@ -345,7 +342,7 @@ class RedisLedger:
         """Free what a household holds for a decision, whichever attempt held it."""
 
         async def freed(owner: str) -> None:
-            view = await self.view(Keys(owner), NO_DECISION)
+            view = await self.view(PlayerKeys(owner), NO_DECISION)
             if view.household:
                 await self.let_go(view.household, view.held.in_household(decision_id))
 
@@ -359,7 +356,7 @@ class RedisLedger:
         await self.at_home(player, lambda owner: self._bring(owner, household, since_us))
 
     async def _bring(self, player: str, household: str | None = None, since_us: int | None = None) -> None:
-        view = await self.view(Keys(player), NO_DECISION)
+        view = await self.view(PlayerKeys(player), NO_DECISION)
         if household and household != view.household:
             if since_us is not None and since_us < view.household_us:
                 return
@@ -375,7 +372,7 @@ class RedisLedger:
             arguments = [len(over), *over, *pairs]
             await self._store.call(self._seconds, "croupier_join", [household_key(household)], arguments)
 
-    async def reserve(self, keys: Keys, booking: Booking) -> tuple[str, bytes]:
+    async def reserve(self, keys: PlayerKeys, booking: Booking) -> tuple[str, bytes]:
         """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
 
         `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
@@ -390,7 +387,7 @@ class RedisLedger:
                 break
         return "lost", b""
 
-    async def _reserve(self, keys: Keys, booking: Booking) -> Sequence[bytes]:
+    async def _reserve(self, keys: PlayerKeys, booking: Booking) -> Sequence[bytes]:
         names = [keys.facts, keys.ledger, keys.log, keys.decision(booking.decision_id), keys.seal, keys.recent]
         held = booking.reservation
         arguments = [
@@ -409,7 +406,7 @@ class RedisLedger:
         names += [keys.budget, keys.expiry]
         return cast("Sequence[bytes]", await self._store.call(self._seconds, "croupier_reserve", names, arguments))
 
-    async def _granted(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
+    async def _granted(self, keys: PlayerKeys, booking: Booking, account: str, left: int) -> bool:
         """Whether a part of a budget was brought into the partition; what was begun ends, whoever still waits."""
         fetch = asyncio.create_task(self.by(monotonic() + FETCH_SECONDS).fetch(keys, booking, account, left))
         _FETCHES.add(fetch)
@@ -420,18 +417,18 @@ class RedisLedger:
             raise StoreError("a part of a budget did not come before the deadline")
         return fetch.result()
 
-    async def fetch(self, keys: Keys, booking: Booking, account: str, left: int) -> bool:
+    async def fetch(self, keys: PlayerKeys, booking: Booking, account: str, left: int) -> bool:
         """Bring a part of a budget into the partition; between the two calls it can get lost, never doubled."""
         whole = booking.budgets[account]
         charged = dict(booking.reservation.charges if booking.reservation else ())[account]
         least = charged - left
         arguments = [whole, least, max(least, whole // SHARES), kept_seconds(self._house)]
-        granted = await self._store.call(self._seconds, "croupier_grant", [f"croupier:budget:{account}"], arguments)
+        granted = await self._store.call(self._seconds, "croupier_grant", [budget_given_key(account)], arguments)
         await self._store.call(self._seconds, "croupier_credit", [keys.budget], [account, granted, *booking.over])
         return bool(granted)
 
     async def confirm(
-        self, keys: Keys, decision_id: str, view: PlayerSnapshot, send_us: int, body: bytes
+        self, keys: PlayerKeys, decision_id: str, view: PlayerSnapshot, send_us: int, body: bytes
     ) -> tuple[str, int]:
         """Confirm a reservation, to count at a moment, if the player is still as viewed; status and house time."""
         names = [keys.facts, keys.ledger, keys.log]
@@ -439,12 +436,12 @@ class RedisLedger:
         status, at = await self._store.call(self._seconds, "croupier_confirm", names, arguments)
         return status.decode(), int(at)
 
-    async def known(self, keys: Keys, entry: Entry) -> Appended | None:
+    async def known(self, keys: PlayerKeys, entry: Entry) -> Appended | None:
         """What became of an event or outcome that was told before under this id; None if none was."""
         held = await self._store.command(self._seconds, "GET", keys.seen(entry.seen))
         return None if held is None else entry.again(held)
 
-    async def known_or_facts(self, keys: Keys, entry: Entry) -> tuple[Appended | None, Mapping[bytes, bytes]]:
+    async def known_or_facts(self, keys: PlayerKeys, entry: Entry) -> tuple[Appended | None, Mapping[bytes, bytes]]:
         """See `known`, and the player's facts as they stand.
 
         Raises:
@@ -455,7 +452,7 @@ class RedisLedger:
             raise Linked(facts[b"to"].decode())
         return known, facts
 
-    async def append(self, keys: Keys, entry: Entry) -> Appended:
+    async def append(self, keys: PlayerKeys, entry: Entry) -> Appended:
         """Apply facts, deduplicate and append in one call.
 
         Raises:
@@ -469,7 +466,7 @@ class RedisLedger:
             return await self.known(keys, entry) or done
         return done
 
-    async def seal(self, keys: Keys, fresh: bytes) -> bytes:
+    async def seal(self, keys: PlayerKeys, fresh: bytes) -> bytes:
         """The player's key for personal fields; `fresh` becomes it if there was none."""
         return bytes(await self._store.call(self._seconds, "croupier_seal", [keys.seal], [fresh]))
 
@@ -477,7 +474,7 @@ class RedisLedger:
         """A decision's record while it is kept, else None."""
         return cast("bytes | None", await self._store.command(self._seconds, "GET", decision_key(decision_id)))
 
-    async def recent(self, keys: Keys) -> list[bytes]:
+    async def recent(self, keys: PlayerKeys) -> list[bytes]:
         """Records of the player's last decisions that are still kept, the latest first."""
         named = await self._store.command(self._seconds, "LRANGE", keys.recent, 0, -1)
         if not named:
@@ -498,13 +495,13 @@ class RedisLedger:
         """A hash that is no player's, such as a published report; empty if there is none."""
         return dict(await self._store.command(self._seconds, "HGETALL", key))
 
-    async def seal_of(self, keys: Keys) -> bytes | None:
+    async def seal_of(self, keys: PlayerKeys) -> bytes | None:
         """The player's key for personal fields, None if erased."""
         return cast("bytes | None", await self._store.command(self._seconds, "GET", keys.seal))
 
     async def progress(self, partition: int) -> str:
         """Stream id up to which a partition's features are current."""
-        found = await self._store.command(self._seconds, "HGET", f"lease:{tag(partition)}", "cursor")
+        found = await self._store.command(self._seconds, "HGET", lease_key(partition), "cursor")
         return (found or b"0-0").decode()
 
     async def probe(self, partition: int, content: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-from features.store.deployment import partition_of, tag
+from features.store.keys import PlayerKeys
 from service.contacts.limits import ContactResponse, Held, Reservation, load_answer, load_reservation
 from service.players import identity
 
@@ -15,52 +15,6 @@ ANSWER: Final = "~"
 NO_DECISION: Final = "000-" + "a" * 24
 """Id under which no decision is held, for views that ask for none."""
 _DRY: Final = "dry "
-
-
-class Keys:
-    """Names of a player's keys; all carry the tag of the player key, so they share one hash slot."""
-
-    def __init__(self, player: str, features: bytes = b"") -> None:
-        slot = tag(partition_of(player))
-        self.player = player
-        self.partition = partition_of(player)
-        self.features = features or f"features:{player}".encode()
-        self.facts = f"facts:{player}"
-        self.ledger = f"ledger:{player}"
-        self.seal = f"seal:{player}"
-        self.recent = f"recent:{player}"
-        self.log = f"log:{slot}"
-        self.lease = f"lease:{slot}"
-        self.budget = f"budget:{slot}"
-        self.expiry = f"expiry:{slot}"
-        self._slot = slot
-
-    def seen(self, name: str) -> str:
-        """Key that remembers an event's or outcome's id."""
-        return f"seen:{self.player} {name}"
-
-    def features_of(self, linked: str) -> bytes:
-        """Key of a linked id's features: player keys are of one length, and so are keys in Feast's format."""
-        return self.features.replace(self.player.encode(), linked.encode())
-
-    def decision(self, decision_id: str) -> str:
-        """Key of a decision's record."""
-        return f"decision:{self._slot}{decision_id}"
-
-
-def household_key(household: str) -> str:
-    """Key of the contacts of all members of a household."""
-    return f"household:{household}"
-
-
-def probe_key(partition: int) -> str:
-    """Key under which a process that is about to serve writes, to see whether it can."""
-    return f"croupier:probe:{tag(partition)}"
-
-
-def decision_key(decision_id: str) -> str:
-    """Key of a record by its id alone: an id starts with its partition."""
-    return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +71,7 @@ class Linked(Exception):
         self.record = record
 
 
-def view_names(keys: Keys, decision_id: str) -> list[str | bytes]:
+def view_names(keys: PlayerKeys, decision_id: str) -> list[str | bytes]:
     """Keys of `croupier_view`."""
     held = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, keys.decision(decision_id), keys.budget]
     return cast("list[str | bytes]", held)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 
+from features.store.keys import PlayerKeys
 from service.contacts import limits
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.limits import Reservation
-from service.contacts.snapshot import Keys, PlayerSnapshot
+from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.compose import Decision, lost
 from service.decisions.record import Record, dump_record
 
 
 async def commit(
-    ledger: RedisLedger, keys: Keys, snapshot: PlayerSnapshot, decision: Decision
+    ledger: RedisLedger, keys: PlayerKeys, snapshot: PlayerSnapshot, decision: Decision
 ) -> tuple[str, Record, bytes]:
     """Commit a decision with room in the household, if the player has one; status, record, and what a replay found.
 

@@ -12,8 +12,9 @@ import os
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from features.store.deployment import House, partition_of
+from features.store.deployment import House
 from features.store.errors import StoreAbsentError, StoreError
+from features.store.keys import partition_of
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Linked, PlayerSnapshot
 from service.decisions.commit import commit, settle

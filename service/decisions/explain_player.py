@@ -10,11 +10,12 @@ import numpy as np
 from features import zones
 from features.moments import moment
 from features.schema import CHANNELS
+from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates
 from models.catalogue.experiment import assign
 from models.catalogue.offers import SLOTS
 from service.contacts.ledger import RedisLedger
-from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot
+from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.decisions import eligibility
 from service.decisions.assess import Assessment, assess
 from service.decisions.decide import own_id
@@ -34,7 +35,7 @@ class ExplainedPlayer(NamedTuple):
     """
 
     own_id: str
-    keys: Keys
+    keys: PlayerKeys
     snapshot: PlayerSnapshot
     assessment: Assessment
 
@@ -43,7 +44,7 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
     """Read and assess a player by any of their ids; raises StoreError if the store does not answer."""
     asked = serving.house.player_key(player_id)
 
-    async def read(player: str) -> tuple[Keys, PlayerSnapshot]:
+    async def read(player: str) -> tuple[PlayerKeys, PlayerSnapshot]:
         keys = player_keys(serving, player)
         return keys, await ledger.view(keys, NO_DECISION)
 

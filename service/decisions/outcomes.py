@@ -14,11 +14,12 @@ from features.events import AnyMoment, Brand, Channel, Id, micros, timeliness
 from features.forms import Form
 from features.schema import CHANNELS
 from features.store.deployment import House, position
+from features.store.keys import PlayerKeys
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
 from service.contacts.ledger import Entry, RedisLedger
 from service.contacts.limits import ContactResponse
-from service.contacts.snapshot import ANSWER, Keys
+from service.contacts.snapshot import ANSWER
 from service.decisions.record import ChosenContact, Record, load_record
 from service.errors import (
     NoContactError,
@@ -167,7 +168,7 @@ async def take(
     about = await _contact(outcome, house, ledger)
 
     async def told(player: str) -> Accepted:
-        keys, linked = Keys(player), about.player if player != about.player else ""
+        keys, linked = PlayerKeys(player), about.player if player != about.player else ""
         plain = entry(outcome, about, player, catalogue, beside=beside)
         known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
         if known is not None:

@@ -8,12 +8,12 @@ from functools import cached_property
 
 from features.read_plan import ReadPlan
 from features.store.deployment import House
+from features.store.keys import PlayerKeys
 from features.words import ClosedList, Door
 from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
 from models.policy.context import CHURN
 from models.policy.policy import Policy
-from service.contacts.snapshot import Keys
 from service.decisions import eligibility
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
@@ -74,6 +74,6 @@ class Serving:
         return (*policy.readings, *churn)
 
 
-def player_keys(serving: Serving, player: str) -> Keys:
+def player_keys(serving: Serving, player: str) -> PlayerKeys:
     """Keys of a player, with the one that Feast's format gives the features."""
-    return Keys(player, serving.plan.key(player) if serving.plan else b"")
+    return PlayerKeys(player, serving.plan.key(player) if serving.plan else b"")

@@ -16,8 +16,8 @@ import msgspec
 from features import digests, events
 from features.events import Event, micros, moment, timeliness
 from features.store.deployment import House, position
+from features.store.keys import PlayerKeys
 from service.contacts.ledger import Appended, Entry, RedisLedger
-from service.contacts.snapshot import Keys
 from service.errors import AlreadyLinkedError, EventIdReused, EventInFutureError, EventTooOldError, RequestRefused
 from service.players import facts, identity, sealing
 from service.players.facts import Assertion
@@ -119,7 +119,7 @@ async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequen
 
 
 async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: str) -> Accepted:
-    event, keys = arrival.event, Keys(player)
+    event, keys = arrival.event, PlayerKeys(player)
     linked = arrival.asked if player != arrival.asked else ""
     held: Mapping[bytes, bytes] = {}
     if arrival.late or isinstance(event, JOINING):
@@ -147,14 +147,14 @@ def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]
     return facts.changes(taken.facts, held)
 
 
-def answered(keys: Keys, done: Appended, reused: type[RequestRefused]) -> Accepted:
+def answered(keys: PlayerKeys, done: Appended, reused: type[RequestRefused]) -> Accepted:
     """Answer for an appended event or outcome; raises `reused` where its id was used for another."""
     if done.status == "conflict":
         raise reused
     return Accepted(position(keys.partition, done.stream_id), done.status == "duplicate")
 
 
-async def _linked(event: Event, house: House, ledger: RedisLedger, keys: Keys, seal: bytes) -> str:
+async def _linked(event: Event, house: House, ledger: RedisLedger, keys: PlayerKeys, seal: bytes) -> str:
     """Key of the household or second id that an event names, empty if none; an id is linked first."""
     match event:
         case events.HouseholdChanged():

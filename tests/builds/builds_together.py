@@ -22,9 +22,9 @@ from support.fault_house import PATIENCE, linked, once, players, until
 from support.players import adult_events
 
 from benchmarks.builds import Build, here, of
-from features.store.bundles import LEARNER_LEASE
 from features.store.connection import connect
 from features.store.deployment import real_now_us
+from features.store.keys import LEARNER_LEASE
 from features.store.server import start_server
 from pipelines.machine import up as house
 from pipelines.worker.process import wait_until_in_lake

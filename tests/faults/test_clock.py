@@ -13,8 +13,9 @@ from support.fault_house import Caller, World, players, rows, until
 from features.moments import moment
 from features.read_plan import ReadPlan
 from features.store.deployment import order, real_now_us
+from features.store.keys import LAKE_LEASE
 from pipelines.worker.consumer import Step, no_step
-from pipelines.worker.lake import LEASE, Lake, reach
+from pipelines.worker.lake import Lake, reach
 
 HOUR = 3_600
 JUMPS = [HOUR, -HOUR, 26 * HOUR, 0, -2 * HOUR, 0]
@@ -159,7 +160,7 @@ def test_two_writers_of_the_lake_never_overlap_though_the_lease_ran_out(
             assert go_on.wait(60)
 
     def lease(owner: str) -> Any:
-        return world.client.fcall("croupier_lease", 1, LEASE, owner, "15000000")
+        return world.client.fcall("croupier_lease", 1, LAKE_LEASE, owner, "15000000")
 
     def flush(step: Step = no_step) -> int:
         return Lake(world.client, world.lake, step).flush()

@@ -13,7 +13,8 @@ import pytest
 from support.fault_house import PROCESSES, Caller, World, players, timed, until
 
 from features.store.connection import connect
-from features.store.deployment import PARTITIONS, tag
+from features.store.deployment import PARTITIONS
+from features.store.keys import tag
 from pipelines.worker import process
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.process import Worker

@@ -12,7 +12,7 @@ from support.fault_house import World, calling, once, players, rows
 from support.faulty_store import Between
 from support.players import adult_events
 
-from service.contacts.snapshot import decision_key
+from features.store.keys import decision_key
 from service.decisions.record import load_record
 
 STORIES: Final = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else 200

@@ -16,8 +16,8 @@ from support.faulty_store import OWN, Between, Fault, Moment
 from support.learning_log import grow
 
 from features.settings.mlflow_file import LearnerSettings
-from features.store.bundles import bundle_key, pointer_key
 from features.store.connection import connect
+from features.store.keys import bundle_key, pointer_key
 from pipelines.learning import learner
 from pipelines.learning.attribution import RewardTerms
 from pipelines.learning.learner import LearnerProcess

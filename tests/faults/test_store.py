@@ -15,8 +15,8 @@ from support.fault_house import Caller, Serving, World, now, players, timed, unt
 from support.faulty_store import Between, Fault, Moment
 
 from features.store.deployment import order
+from features.store.keys import PlayerKeys
 from features.store.lane import MISSES
-from service.contacts.snapshot import Keys
 
 ASKS = 30
 MANY = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else ASKS
@@ -279,7 +279,7 @@ def test_a_write_that_begins_in_the_last_memory_is_done_whole(world: World, call
     assert taken
     log: Any = world.client.xrange(f"log:{caller_slot(world, player)}")
     world.client.config_set("maxmemory", 0)
-    keys = Keys(world.house.player_key(player))
+    keys = PlayerKeys(world.house.player_key(player))
     for name in taken:
         place: Any = world.client.get(keys.seen(name))
         assert place is not None, name

@@ -26,6 +26,7 @@ from support.fault_house import linked, once, rows, until
 from features.settings.mlflow_file import LearnerSettings
 from features.store.connection import connect
 from features.store.deployment import House, open_house, real_now_us
+from features.store.keys import PlayerKeys
 from features.store.server import start_server
 from models.releases.registry import ChurnRegistry
 from pipelines.learning import policy
@@ -42,7 +43,7 @@ from service.api import routes
 from service.api.app import lifespan
 from service.contacts.ledger import RedisLedger
 from service.contacts.limits import decision_of
-from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot
+from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -78,7 +79,7 @@ class Opened:
     def view(self, player: str) -> PlayerSnapshot:
         """A player as the store holds them."""
         ledger: RedisLedger = self.app.state.deps.ledger
-        return self.portal.call(ledger.view, Keys(self.house.player_key(player)), NO_DECISION)
+        return self.portal.call(ledger.view, PlayerKeys(self.house.player_key(player)), NO_DECISION)
 
 
 def unpack(place: Path) -> Path:

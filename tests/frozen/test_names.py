@@ -16,19 +16,26 @@ from features import read_plan
 from features.definitions import _key_parts, _planned
 from features.events import EVENT
 from features.read_plan import ReadPlan
-from features.store.bundles import BUNDLES, LIVE, bundle_key, pointer_key
-from features.store.deployment import order, partition_of, position, tag
+from features.store import keys
+from features.store.deployment import order, position
+from features.store.keys import (
+    BUNDLES,
+    LIVE,
+    PlayerKeys,
+    bundle_key,
+    decision_key,
+    household_key,
+    partition_of,
+    pointer_key,
+    tag,
+)
 from features.store.server import socket_path
 from models.catalogue.limits import Budget
 from pipelines.imports.mapping import EventMapping, MappedRows, row_hash
 from pipelines.imports.rows import Source
-from pipelines.learning import policy
-from pipelines.rules import rulebooks
-from pipelines.training import promotion
-from pipelines.worker import outbox, webhooks
-from service import reports
+from pipelines.worker import webhooks
 from service.contacts.limits import account
-from service.contacts.snapshot import ANSWER, NO_DECISION, Keys, decision_key, household_key
+from service.contacts.snapshot import ANSWER, NO_DECISION
 from service.decisions.decide import requested_id
 from service.events import accept
 from service.players import facts, identity
@@ -44,18 +51,18 @@ def house_digests(parts: list[str]) -> str:
 
 
 _NAMES: Final[dict[str, Callable[..., Any]]] = {
-    "facts": lambda player: Keys(player).facts,
-    "features": lambda player: Keys(player).features.decode(),
-    "features_of": lambda player, linked: Keys(player).features_of(linked).decode(),
-    "ledger": lambda player: Keys(player).ledger,
-    "seal": lambda player: Keys(player).seal,
-    "recent": lambda player: Keys(player).recent,
-    "log": lambda player: Keys(player).log,
-    "lease": lambda player: Keys(player).lease,
-    "budget": lambda player: Keys(player).budget,
-    "expiry": lambda player: Keys(player).expiry,
-    "seen": lambda player, name: Keys(player).seen(name),
-    "decision": lambda player, name: Keys(player).decision(name),
+    "facts": lambda player: PlayerKeys(player).facts,
+    "features": lambda player: PlayerKeys(player).features.decode(),
+    "features_of": lambda player, linked: PlayerKeys(player).features_of(linked).decode(),
+    "ledger": lambda player: PlayerKeys(player).ledger,
+    "seal": lambda player: PlayerKeys(player).seal,
+    "recent": lambda player: PlayerKeys(player).recent,
+    "log": lambda player: PlayerKeys(player).log,
+    "lease": lambda player: PlayerKeys(player).lease,
+    "budget": lambda player: PlayerKeys(player).budget,
+    "expiry": lambda player: PlayerKeys(player).expiry,
+    "seen": lambda player, name: PlayerKeys(player).seen(name),
+    "decision": lambda player, name: PlayerKeys(player).decision(name),
     "decision_key": decision_key,
     "household_key": household_key,
     "partition": partition_of,
@@ -64,19 +71,19 @@ _NAMES: Final[dict[str, Callable[..., Any]]] = {
     "order": lambda stream_id: list(order(stream_id)),
     "pointer": pointer_key,
     "bundle": bundle_key,
-    "report": reports.report_key,
-    "outbox": outbox._outbox,
-    "outbox_state": outbox._state,
-    "undelivered": outbox.undelivered_key,
+    "report": keys.report_key,
+    "outbox": keys.outbox_key,
+    "outbox_state": keys.outbox_state_key,
+    "undelivered": keys.undelivered_key,
     "account": lambda budget, at_us: account(Budget.model_validate(budget), at_us),
     "live": lambda: LIVE,
     "bundles": lambda: BUNDLES,
-    "reports": lambda: reports.REPORTS,
+    "reports": lambda: keys.REPORTS,
     "answer": lambda: ANSWER,
     "no_decision": lambda: NO_DECISION,
-    "webhooks_gone": lambda: outbox.GONE,
-    "promotions": lambda: [promotion._JOURNAL, promotion._RECORDED, rulebooks._HISTORY],
-    "policy": lambda: [policy._HISTORY, policy._HELD, policy._WAITING],
+    "webhooks_gone": lambda: keys.WEBHOOKS_GONE,
+    "promotions": lambda: [keys.CHURN_PROMOTIONS, keys.CHURN_RECORDED, keys.RULES_PROMOTIONS],
+    "policy": lambda: [keys.POLICY_HISTORY, keys.POLICY_HELD, keys.POLICY_WAITING],
 }
 
 
@@ -132,7 +139,7 @@ def seen_events(asked: dict[str, Any]) -> list[str]:
     """Name that an event of a player, or of an id linked to one, is remembered under, and the store's key for it."""
     linked = HOUSE.player_key(asked["linked"]) if "linked" in asked else ""
     taken = accept.entry(PLAYER, EVENT.validate_python(asked["event"], strict=False), asked=linked)
-    return [taken.seen, Keys(PLAYER).seen(taken.seen)]
+    return [taken.seen, PlayerKeys(PLAYER).seen(taken.seen)]
 
 
 def event_facts(body: str) -> list[Any]:

@@ -18,13 +18,13 @@ from features.events import EVENT, moment
 from features.store.bundles import keep, publish
 from features.store.connection import Store, connect, load_library
 from features.store.deployment import House, real_now_us
+from features.store.keys import PlayerKeys
 from models.catalogue.offers import Catalogue
 from pipelines.imports import bulk
 from pipelines.worker.outbox import Outbox, Progress
 from pipelines.worker.schedule import Scheduler
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.limits import Reservation
-from service.contacts.snapshot import Keys
 from service.decisions import outcomes
 from service.decisions.decide import requested_id
 from service.decisions.outcomes import Outcome
@@ -72,9 +72,9 @@ async def story(url: str) -> None:
     await tell("e1", type="registered", jurisdiction="MT", time_zone="Europe/Malta", birth_date="1980-05-17")
     await tell("e2", type="consent_changed", channel="email", granted=True)
     await tell("e3", type="login", player_id="device-1")
-    seal = await ledger.seal(Keys(PLAYER), bytes(32))
+    seal = await ledger.seal(PlayerKeys(PLAYER), bytes(32))
     for name, channel in ((CONTACT, "email"), (SECOND, "sms")):
-        status, _ = await ledger.reserve(Keys(PLAYER), booking(name, channel, seal, now_us))
+        status, _ = await ledger.reserve(PlayerKeys(PLAYER), booking(name, channel, seal, now_us))
         assert status == "reserved"
     clicked = {"outcome_id": "o1", "decision_id": CONTACT, "type": "clicked", "occurred_at": at}
     await outcomes.take(Outcome.model_validate(clicked), SLOW, PAUSING, ledger)

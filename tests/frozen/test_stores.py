@@ -18,12 +18,13 @@ from support.fault_house import harm_settings
 from features.read_plan import ReadPlan
 from features.store.connection import Store, connect
 from features.store.deployment import House, order, real_now_us
+from features.store.keys import PlayerKeys
 from pipelines.worker.consumer import Consumer
 from pipelines.worker.lake import SCHEMAS, Lake
 from pipelines.worker.outbox import Outbox
 from service.contacts.ledger import Booking, Entry, RedisLedger
 from service.contacts.limits import Reservation
-from service.contacts.snapshot import NO_DECISION, Keys, Linked, PlayerSnapshot
+from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot
 from service.players import facts, identity
 from service.players.facts import Assertion
 
@@ -88,7 +89,7 @@ def show_player(view: PlayerSnapshot, position: str) -> dict[str, Any]:
 def player(client: redis.Redis, keys: dict[str, Any], name: str) -> Story:
     """What the store answers of a player whose keys are put into it; of a linked id, whom it belongs to."""
     put(client, keys)
-    held = Keys(name, frozen_plan().key(name))
+    held = PlayerKeys(name, frozen_plan().key(name))
 
     async def seen(ledger: RedisLedger) -> dict[str, Any]:
         try:
@@ -115,8 +116,8 @@ def test_ids_that_were_told_before_are_known_by_their_digest(
             if key.startswith("seen:"):
                 owner, _, name = key.removeprefix("seen:").partition(" ")
                 held = data(content["string"])
-                same = await ledger.known(Keys(owner), Entry("event", name, held[:8], b""))
-                other = await ledger.known(Keys(owner), Entry("event", name, bytes(8), b""))
+                same = await ledger.known(PlayerKeys(owner), Entry("event", name, held[:8], b""))
+                other = await ledger.known(PlayerKeys(owner), Entry("event", name, bytes(8), b""))
                 assert same is not None
                 assert other is not None
                 assert (same.status, other.status) == ("duplicate", "conflict")
@@ -267,11 +268,11 @@ class Writing:
     def __init__(self, ledger: RedisLedger) -> None:
         self.ledger = ledger
         self.player, self.linked, self.half = (f"{{p017}}{number * 30}" for number in ("1", "2", "3"))
-        self.keys = Keys(self.player)
+        self.keys = PlayerKeys(self.player)
         self.household = f"{{p017}}{'4' * 30}"
         self._told = 0
 
-    async def append(self, keys: Keys, kind: Any, told: list[Assertion], **more: Any) -> None:
+    async def append(self, keys: PlayerKeys, kind: Any, told: list[Assertion], **more: Any) -> None:
         self._told += 1
         body = msgspec.msgpack.encode({"player": keys.player, "event_id": f"e-{self._told}"})
         assert await self.ledger.append(keys, Entry(kind, f"e-{self._told}", b"8 bytes.", body, told, **more))
@@ -301,7 +302,7 @@ class Writing:
         """Facts, contacts in every state, answers, a household, a link and half of one."""
         zone = Assertion("time_zone", AT, 0, "Europe/Malta")
         await self.append(self.keys, "event", [zone, facts.consent("main", "sms", AT, granted=True)])
-        await self.append(Keys(self.linked), "event", [Assertion("jurisdiction", AT, 0, "GB")])
+        await self.append(PlayerKeys(self.linked), "event", [Assertion("jurisdiction", AT, 0, "GB")])
         names = [f"017-{letter * 24}" for letter in "abcd"]
         for at, name in enumerate(names):
             await self.reserve(name, reservation(at))

@@ -24,9 +24,9 @@ from features.events import micros
 from features.schema import MODEL_FEATURES, STORED, VECTOR, Use
 from features.settings.environment import SettingError
 from features.settings.mlflow_file import SHIPPED
-from features.store.bundles import BUNDLES, LIVE, pointer_key
 from features.store.deployment import House, create_house
 from features.store.errors import StoreError
+from features.store.keys import BUNDLES, LIVE, pointer_key
 from features.store.server import Server
 from models.churn.population import TrainingRefused
 from models.churn.scorer import ChurnBundle, Scorer

@@ -25,11 +25,12 @@ from support.players import adult_events, event, leased, tell
 from features.definitions import apply, open_store
 from features.read_plan import ReadPlan
 from features.schema import ENTITY
-from features.store.bundles import pointer_key, publish
+from features.store.bundles import publish
 from features.store.cluster import Nodes
 from features.store.connection import connect, load_library
 from features.store.deployment import House, create_house, real_now_us
 from features.store.errors import StoreError
+from features.store.keys import pointer_key
 from models.catalogue.experiment import variant
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.process import Worker, wait_until_in_lake

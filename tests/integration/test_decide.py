@@ -18,9 +18,9 @@ from features import zones
 from features.moments import micros, when
 from features.schema import PRODUCTS
 from features.store.deployment import real_now_us
+from features.store.keys import decision_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
-from service.contacts.snapshot import decision_key
 from service.decisions.decide import decide
 from service.decisions.record import dump_record, load_record, unpack_floats, unpack_places
 from service.decisions.request import DecisionRequest

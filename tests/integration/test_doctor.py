@@ -24,10 +24,11 @@ from support.fault_house import PATIENCE, Serving, World, killed, until
 from support.workers import running
 
 from features.read_plan import ReadPlan
-from features.store.bundles import pointer_key, publish
+from features.store.bundles import publish
 from features.store.cluster import plain
 from features.store.connection import connect, load_library
 from features.store.deployment import create_house, real_now_us
+from features.store.keys import pointer_key
 from features.store.server import server_binary, socket_path, start_server
 from pipelines.__main__ import app
 from pipelines.worker.process import Worker

@@ -23,9 +23,10 @@ from support.players import adult_events, event, leased, tell
 
 from features.store.deployment import House
 from features.store.errors import StoreError
+from features.store.keys import PlayerKeys, household_key
 from service.contacts.ledger import Appended, RedisLedger
 from service.contacts.limits import decision_of, load_reservation
-from service.contacts.snapshot import NO_DECISION, Keys, household_key
+from service.contacts.snapshot import NO_DECISION
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -83,7 +84,7 @@ async def test_room_that_a_confirm_took_in_the_household_and_never_used_comes_ba
     async with opened() as client:
         await live_together(client, PLAYER, OTHER)
         (made,) = await leased(client, PLAYER, 1, channels=["in_app", "email"])
-        name, keys = made["decision_id"], Keys(house.player_key(PLAYER))
+        name, keys = made["decision_id"], PlayerKeys(house.player_key(PLAYER))
         deps = app_of(client).state.deps
         view = await deps.ledger.view(keys, NO_DECISION)
         sure = view.held.own[name]._replace(state="confirmed")
@@ -213,7 +214,7 @@ async def test_a_confirm_that_read_before_another_succeeded_reads_again(opened: 
     async with opened() as client:
         await settled(client, PLAYER)
         (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"])
-        ledger, keys = app_of(client).state.deps.ledger, Keys(house.player_key(PLAYER))
+        ledger, keys = app_of(client).state.deps.ledger, PlayerKeys(house.player_key(PLAYER))
         view = await ledger.view(keys, NO_DECISION)
         await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {})
         sent = view.held.own[made["decision_id"]].send_us
@@ -252,7 +253,7 @@ def ran_out(store: redis.Redis, key: str, decision_id: str) -> None:
 
 async def stays_counted(client: Any, store: redis.Redis, house: House, decision_id: str) -> None:
     """A contact that was sent takes its room in the household when its lease has ended too."""
-    for key in (household_key(house.player_key("household home-4")), Keys(house.player_key(PLAYER)).ledger):
+    for key in (household_key(house.player_key("household home-4")), PlayerKeys(house.player_key(PLAYER)).ledger):
         ran_out(store, key, decision_id)
     for name in (PLAYER, OTHER):
         assert "cap:home" in rules(await asked(client, name, dry_run=True))

@@ -19,7 +19,7 @@ from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
 
 from features.events import micros
 from features.settings.mlflow_file import LearnerSettings
-from features.store.bundles import LEARNER_LEASE, bundle_key, pointer_key
+from features.store.keys import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
 from models.policy.learned import PolicyVersion
 from pipelines.learning import learner

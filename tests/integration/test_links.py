@@ -27,12 +27,12 @@ from support.rule_cases import HOUSE
 
 from features.events import EVENT, Event
 from features.store.deployment import House
+from features.store.keys import PlayerKeys, decision_key
 from features.store.server import Server
 from pipelines.imports import bulk
 from pipelines.learning.training_log import drawn
 from pipelines.rules.explain import explain
 from pipelines.worker.consumer import Consumer, serving_plan
-from service.contacts.snapshot import Keys, decision_key
 from service.decisions.record import load_record
 from service.players import sealing
 from service.players.facts import Assertion
@@ -139,7 +139,7 @@ async def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
         await tell(client, [event("cookie-3", "self_excluded")])
         ledger = app_of(client).state.deps.ledger
         key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
-        seal = await ledger.seal(Keys(key), sealing.new_seal())
+        seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
         name = sealing.seal(seal, {"player_id": PLAYER}, sealing.NAME)
         import base64  # noqa: PLC0415 - as the house seals it
 

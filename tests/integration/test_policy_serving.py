@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from features.settings.mlflow_file import LearnerSettings
-from features.store.bundles import pointer_key
 from features.store.deployment import create_house
+from features.store.keys import pointer_key
 from features.store.server import Server
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion, SnapshotError

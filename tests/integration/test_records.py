@@ -21,10 +21,10 @@ import yaml
 
 from features.events import EVENT, micros
 from features.store.deployment import House, create_house
+from features.store.keys import PlayerKeys
 from features.store.server import Server
 from pipelines.imports import bulk, importer
 from pipelines.imports.importer import ImportResult
-from service.contacts.snapshot import Keys
 
 NOON = datetime(2020, 3, 2, 12, tzinfo=UTC)
 CASINO = {"product": "casino"}
@@ -180,7 +180,7 @@ def test_an_id_that_the_store_forgot_is_known_by_the_lake(home: Path, sandbox: H
     """As on day 36: the same again is once in the lake, other content under it is refused."""
     rows = [f"p;{day(1)};{n + 1};g{n};stake" for n in range(5)]
     assert counts(taken(home, written(home, rows), said(home))) == (5, 0, 0, 0)
-    keys = Keys(sandbox.player_key("p"))
+    keys = PlayerKeys(sandbox.player_key("p"))
     assert store.delete(*(keys.seen(f"g{n}") for n in range(5))) == 5
     assert counts(taken(home, written(home, rows), said(home))) == (0, 5, 0, 0)
     assert counts(taken(home, written(home, [f"p;{day(1)};77;g0;stake"]), said(home))) == (0, 0, 1, 0)

@@ -14,13 +14,12 @@ from support.experiment_lakes import CATALOGUE, experiment
 from support.players import adult_events, tell
 
 from features.settings.mlflow_file import read_mlflow
-from features.store.bundles import bundle_key
 from features.store.deployment import create_house, real_now_us
+from features.store.keys import REPORTS, bundle_key
 from features.store.server import Server
 from pipelines import __main__ as cli
 from pipelines.experiments import exposures, report
 from pipelines.worker.process import wait_until_in_lake
-from service import reports
 from service.api import app
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ async def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_
         httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
     ):
         assert "croupier report uplift" in (await client.get("/reports")).text
-        store.hset(reports.REPORTS, "odd", summary)  # type: ignore[arg-type]
+        store.hset(REPORTS, "odd", summary)  # type: ignore[arg-type]
         shown = (await client.get("/reports")).text
     assert "&lt;script&gt;" in shown
     assert "<script>" not in shown

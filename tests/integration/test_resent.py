@@ -12,8 +12,8 @@ from support.players import adult_events, leased, tell
 
 from features.events import EVENT
 from features.store.deployment import House
+from features.store.keys import PlayerKeys
 from pipelines.imports import bulk
-from service.contacts.snapshot import Keys
 
 PLAYER, DEVICE = "resent-1", "resent-device"
 AT = (datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)
@@ -35,7 +35,7 @@ def spellings(event: dict[str, Any]) -> list[str]:
 
 def remember(store: redis.Redis, player: str, name: str, text: str) -> None:
     """Remember a content under an id as the first build did."""
-    store.set(Keys(player).seen(name), hashlib.blake2b(text.encode(), digest_size=8).digest() + PLACE.encode())
+    store.set(PlayerKeys(player).seen(name), hashlib.blake2b(text.encode(), digest_size=8).digest() + PLACE.encode())
 
 
 async def post(client: Any, body: str, route: str = "/v1/events") -> tuple[int, dict[str, Any]]:

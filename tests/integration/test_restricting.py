@@ -14,9 +14,9 @@ from conftest import Opened, app_of
 from support.callers import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
 from support.players import event, leased, tell
 
-from features.store.deployment import House, partition_of
+from features.store.deployment import House
+from features.store.keys import PlayerKeys, decision_key, partition_of
 from pipelines.worker.owners import owners_of
-from service.contacts.snapshot import Keys, decision_key
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -56,7 +56,7 @@ async def silent(client: Any, player: str, channel: str = "email") -> bool:
 
 def logged(store: redis.Redis, player: str, kind: str) -> list[dict[str, Any]]:
     """Bodies of some kind in a player's log, in order."""
-    entries: Any = store.xrange(Keys(player).log)
+    entries: Any = store.xrange(PlayerKeys(player).log)
     bodies = [msgspec.msgpack.decode(fields[b"b"]) for _, fields in entries if fields[b"k"].decode() == kind]
     return [body for body in bodies if body["player"] == player]
 
@@ -128,7 +128,7 @@ async def test_what_restricted_long_ago_is_appended_once_and_a_duplicate_where_i
             told = event(player, **said) | {"occurred_at": ago(1_000)}
             assert not (await post(client, "/v1/events", told))["duplicate"]
             # After 35 days the id is forgotten, which a deleted key and another id stand for alike.
-            store.delete(Keys(house.player_key(player)).seen(told["event_id"]))
+            store.delete(PlayerKeys(house.player_key(player)).seen(told["event_id"]))
             assert (await post(client, "/v1/events", told))["duplicate"], said
             other = await post(client, "/v1/events", told | {"event_id": "again"})
             assert other["duplicate"]

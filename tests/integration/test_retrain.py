@@ -26,10 +26,11 @@ from support.deadlines import PATIENT
 from support.fault_house import until
 
 from features.settings.mlflow_file import SHIPPED
-from features.store.bundles import pointer_key, publish, published, serving_hashes
+from features.store.bundles import publish, published, serving_hashes
 from features.store.connection import connect
 from features.store.deployment import House
 from features.store.errors import StoreError
+from features.store.keys import pointer_key
 from features.store.server import Server
 from models.releases.registry import ChurnRegistry
 from pipelines import __main__ as command_line

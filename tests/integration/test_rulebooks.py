@@ -20,8 +20,9 @@ from support.callers import asked, player_of, rules
 from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE
 
-from features.store.bundles import pointer_key, publish, serving_hashes
+from features.store.bundles import publish, serving_hashes
 from features.store.deployment import real_now_us
+from features.store.keys import pointer_key
 from features.store.server import Server
 from models.policy.policy import Uniform
 from pipelines.rules import compare, inspection, rulebooks

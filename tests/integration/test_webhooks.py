@@ -28,20 +28,21 @@ from support.fault_house import PATIENCE, until
 from support.players import adult_events, event, tell
 from support.workers import running
 
-from features.store.deployment import House, tag
+from features.store.deployment import House
+from features.store.keys import WEBHOOKS_GONE, outbox_key, outbox_state_key, tag, undelivered_key
 from features.store.server import Server
 from pipelines import __main__ as cli
 from pipelines.worker import dispatcher as courier_file
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.http_client import AT_ONCE
-from pipelines.worker.outbox import GONE, Outbox, undelivered_key
+from pipelines.worker.outbox import Outbox
 from pipelines.worker.process import Worker
 from pipelines.worker.webhooks import Webhooks
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PARTITION = 17
-OUTBOX = f"outbox:{tag(PARTITION)}"
-STATE = f"outbox_state:{tag(PARTITION)}"
+OUTBOX = outbox_key(PARTITION)
+STATE = outbox_state_key(PARTITION)
 UNDELIVERED = undelivered_key(PARTITION)
 
 
@@ -414,7 +415,7 @@ def test_gone_disables_an_endpoint_until_somebody_enables_it(
     told = senders.told("crm", "mail")
     with working(server.url, told):
         revoke(store, "017-a")
-        until(lambda: settled(store) and store.hexists(GONE, "crm"))
+        until(lambda: settled(store) and store.hexists(WEBHOOKS_GONE, "crm"))
     with working(server.url, told):
         revoke(store, "017-b")
         until(lambda: settled(store))
@@ -427,7 +428,7 @@ def test_gone_disables_an_endpoint_until_somebody_enables_it(
         monkeypatch.setenv("CROUPIER_STORE", server.url)
         assert command(monkeypatch, capsys, "enable", "crm")[1].endswith("crm is called again\n")
         assert command(monkeypatch, capsys, "enable", "crm")[1].endswith("crm was not disabled\n")
-        until(lambda: not store.exists(GONE))
+        until(lambda: not store.exists(WEBHOOKS_GONE))
         revoke(store, "017-c")
         until(lambda: settled(store))
     assert [one.decision for one in senders.at("/crm")] == ["017-a", "017-c"]

@@ -15,10 +15,10 @@ from features.events import EVENT, Event, moment
 from features.schema import CHANNELS, PRODUCTS
 from features.store.connection import Store
 from features.store.deployment import House, real_now_us
+from features.store.keys import PlayerKeys
 from features.store.server import Server
 from pipelines.imports import bulk
 from service.contacts.ledger import RedisLedger
-from service.contacts.snapshot import Keys
 from service.errors import RequestRefused
 from service.events.accept import accept
 from service.players import facts
@@ -65,7 +65,7 @@ class Door:
         return [status for one in done for status in one.statuses]
 
     def raw(self, player: str) -> dict[bytes, bytes]:
-        held: Any = self.client.hgetall(Keys(self.house.player_key(player)).facts)
+        held: Any = self.client.hgetall(PlayerKeys(self.house.player_key(player)).facts)
         return dict(held)
 
     def facts(self, player: str, brand: str = "main") -> Facts:

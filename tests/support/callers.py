@@ -11,11 +11,11 @@ from support.players import adult_events, event, tell
 from support.rule_cases import HOUSE
 
 from features.store.deployment import House
+from features.store.keys import PlayerKeys
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import variant
 from models.catalogue.offers import Catalogue
 from service.contacts.ledger import RedisLedger
-from service.contacts.snapshot import Keys
 from service.players import sealing
 
 
@@ -104,7 +104,7 @@ async def facts_of(client: Any, player: str) -> dict[str, str]:
 async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
     """The mark on an id that a link begins with, as one leaves it who dies then."""
     key = house.player_key(player)
-    seal = await ledger.seal(Keys(key), sealing.new_seal())
+    seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
     name = base64.b64encode(sealing.seal(seal, {"player_id": player}, sealing.NAME)).decode()
     mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
     return mark

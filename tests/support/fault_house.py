@@ -28,6 +28,7 @@ from features.read_plan import ReadPlan
 from features.store.bundles import publish
 from features.store.connection import connect, load_library
 from features.store.deployment import House, create_house, order
+from features.store.keys import PlayerKeys, decision_key
 from features.store.server import Server, start_server
 from models.catalogue.experiment import variant
 from models.catalogue.offers import load_catalogue
@@ -35,7 +36,6 @@ from pipelines.worker.consumer import Consumer, Step, no_step
 from pipelines.worker.lake import Lake, reach
 from service.api import routes
 from service.api.app import lifespan
-from service.contacts.snapshot import Keys, decision_key
 from service.players.harm import HarmSettings
 from service.rules.rulebook import load_rulebook, rulebook_path
 from service.settings import Settings, catalogue_path
@@ -150,7 +150,7 @@ class World:
 
     def ledger(self, player: str) -> dict[str, str]:
         """Reservations of a player by decision, as the store holds them."""
-        held: Any = self.client.hgetall(Keys(self.house.player_key(player)).ledger)
+        held: Any = self.client.hgetall(PlayerKeys(self.house.player_key(player)).ledger)
         return {name.decode(): entry.decode() for name, entry in held.items() if name != b"v"}
 
 

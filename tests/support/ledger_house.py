@@ -13,7 +13,8 @@ import redis
 
 from features.events import EVENT, moment
 from features.store.connection import Store, connect
-from features.store.deployment import House, partition_of, tag
+from features.store.deployment import House
+from features.store.keys import PlayerKeys, household_key, partition_of, tag
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.limits import Cap
 from models.catalogue.offers import Catalogue, load_catalogue
@@ -21,7 +22,7 @@ from pipelines.worker.consumer import log_entry
 from service.contacts import limits
 from service.contacts.ledger import Booking, Entry, RedisLedger, clock_arguments
 from service.contacts.limits import LimitQuery, Reservation, load_reservation
-from service.contacts.snapshot import NO_DECISION, Keys, PlayerSnapshot, household_key
+from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.events.accept import accept
 from service.players import sealing
 
@@ -112,7 +113,7 @@ class Rooms:
         """See a player and draw a contact that every limit allows, or none."""
 
         async def seen(key: str) -> tuple[str, PlayerSnapshot]:
-            return key, await self.ledger.view(Keys(key), NO_DECISION)
+            return key, await self.ledger.view(PlayerKeys(key), NO_DECISION)
 
         key, view = self.do(self.ledger.at_home(self.key(player), seen))
         self._names += 1
@@ -147,7 +148,7 @@ class Rooms:
         if view.household and not self.do(self.ledger.hold(view.household, version, name, held, free)):
             return "moved"
         booking = self._booking(attempt, held)
-        status, _ = self.do(self.ledger.reserve(Keys(attempt.player), booking))
+        status, _ = self.do(self.ledger.reserve(PlayerKeys(attempt.player), booking))
         if status == "reserved" and held:
             for one in booking.outdated:
                 old = view.held.own[one]
@@ -176,7 +177,7 @@ class Rooms:
         """Confirm a contact at the later of its moment and now, if limits still allow it there."""
 
         async def confirmed(key: str) -> str:
-            keys = Keys(key)
+            keys = PlayerKeys(key)
             view = await self.ledger.view(keys, name)
             mine, others = view.held.own.get(name), view.held.without(name)
             now_us = self.house.now_us(view.real_us)
@@ -204,7 +205,7 @@ class Rooms:
         """Tell that a contact failed."""
 
         async def told(key: str) -> str:
-            keys, body = Keys(key), msgspec.msgpack.encode({"player": key, "name": name})
+            keys, body = PlayerKeys(key), msgspec.msgpack.encode({"player": key, "name": name})
             entry = Entry("outcome", f"outcome/{name}", name.encode()[-8:], body, (), name)
             return (await self.ledger.append(keys, entry)).status
 

@@ -1,0 +1,230 @@
+"""Key names: what stands under each, its type, who writes it, and how long it stays.
+
+Keys of a partition carry its hash tag, `{p017}`, so that they share a hash slot and one call of the store may change
+them together. A player key, `{p017}` + 30 hex digits, brings the tag along; so does the id of a decision, `017-...`,
+whose first three digits are the partition. What stays "35 days" does so by the house's clock.
+
+The store's functions (`ledger.lua`, `consume.lua`) are handed their keys, with one exception: see `outbox_key`. The key
+of a player's features is Feast's own and is made by `ReadPlan.key`.
+"""
+
+from __future__ import annotations
+
+
+def tag(partition: int) -> str:
+    """Hash tag of a partition, `{p017}`."""
+    return f"{{p{partition:03d}}}"
+
+
+def partition_of(player_key: str) -> int:
+    """Partition number of a player key."""
+    return int(player_key[2:5])
+
+
+# --- Of one player
+
+
+class PlayerKeys:
+    """Keys of one player, all in the slot of the player's partition.
+
+    Attributes:
+        player: The player key.
+        partition: Its partition.
+        features: Hash of behaviour in Feast's format, with the last stream id applied under `_applied`; written by the
+            worker and by materialising, stays.
+        facts: Hash of field -> register `moment rank text`; `v` counts changes, `to` is the mark of an id that was
+            merged; of a player who took others in `link:ID` tells since when, `~ID|field` what was told of each, and
+            `name` is the player's own id, sealed. Written by events, outcomes, the worker and merges; stays.
+        ledger: Hash of decision id -> contact and `~type/decision` -> response; `v` counts changes. Written by
+            reservations, confirms, outcomes and revocations; entries leave when no limit can need them.
+        seal: String, the key of personal fields; written once, stays until the player is erased.
+        recent: List of the last decision ids, the latest first; written by reservations, 35 days after the last.
+        log: See `log_key`.
+        lease: See `lease_key`.
+        budget: See `budget_key`.
+        expiry: See `expiry_key`.
+    """
+
+    def __init__(self, player: str, features: bytes = b"") -> None:
+        self.player = player
+        self.partition = partition = partition_of(player)
+        self.features = features or f"features:{player}".encode()
+        self.facts = f"facts:{player}"
+        self.ledger = f"ledger:{player}"
+        self.seal = f"seal:{player}"
+        self.recent = f"recent:{player}"
+        self.log = log_key(partition)
+        self.lease = lease_key(partition)
+        self.budget = budget_key(partition)
+        self.expiry = expiry_key(partition)
+
+    def decision(self, decision_id: str) -> str:
+        """See `decision_key`; of whatever id, in the slot of the player."""
+        return f"decision:{tag(self.partition)}{decision_id}"
+
+    def seen(self, name: str) -> str:
+        """String under an event's or outcome's id: its digest and place in the log; written as it is taken, 35 days."""
+        return f"seen:{self.player} {name}"
+
+    def features_of(self, linked: str) -> bytes:
+        """Key of a linked id's features: player keys are of one length, and so are keys in Feast's format."""
+        return self.features.replace(self.player.encode(), linked.encode())
+
+
+def decision_key(decision_id: str) -> str:
+    """String, the record of a decision; written by its reservation, 35 days."""
+    return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
+
+
+def household_key(household: str) -> str:
+    """Hash like a ledger: contacts of all members of a household by decision and attempt; stays.
+
+    `household` is a player key made of the household's id, so it stands in a slot of its own.
+    """
+    return f"household:{household}"
+
+
+# --- Of one partition
+
+
+def log_key(partition: int) -> str:
+    """Stream of events, outcomes, decisions, exposures and revocations: fields `k`, `t`, `z`, `b`.
+
+    Written by every call that changes a player; trimmed when both lake and features have an entry.
+    """
+    return f"log:{tag(partition)}"
+
+
+def partition_of_log(key: str | bytes) -> int:
+    """Partition number of a log by its key."""
+    return int(key[6:9])
+
+
+def lease_key(partition: int) -> str:
+    """Hash of the partition's consumer: `owner`, `until`, `epoch`, `cursor`, `watermark`; written by workers, stays."""
+    return f"lease:{tag(partition)}"
+
+
+def budget_key(partition: int) -> str:
+    """Hash of `budget/day` -> what is left of the partition's share, minor units; `dry budget/day`: all is given out.
+
+    Written by reservations and by what gives charges back; a day leaves when it is over.
+    """
+    return f"budget:{tag(partition)}"
+
+
+def expiry_key(partition: int) -> str:
+    """Sorted set of `ledger decision` by the last moment of a lease that charges budgets.
+
+    Written by reservations; the worker takes a member out when its lease ran out.
+    """
+    return f"expiry:{tag(partition)}"
+
+
+def outbox_key(partition: int) -> str:
+    """Stream of revocations that webhook endpoints have to be told of; an entry leaves when all were.
+
+    Written by the call that revokes. That call is handed the log and makes this key of its name, `log` replaced by
+    `outbox`: another key among its arguments would break processes of other builds that share the store.
+    """
+    return f"outbox:{tag(partition)}"
+
+
+def outbox_state_key(partition: int) -> str:
+    """Hash of `entry endpoint` -> failed attempts and when the next is due, or `done`; written by the dispatcher."""
+    return f"outbox_state:{tag(partition)}"
+
+
+def undelivered_key(partition: int) -> str:
+    """Stream of entries that an endpoint was never told of, with the last error; by the dispatcher, the last 10,000."""
+    return f"undelivered:{tag(partition)}"
+
+
+def probe_key(partition: int) -> str:
+    """String that a process which is about to serve writes, to see whether it can; 60 seconds."""
+    return f"croupier:probe:{tag(partition)}"
+
+
+# --- Of the whole store
+
+HOUSE = "croupier:house"
+"""String, what is fixed when the house is created, as JSON; written once, stays."""
+SEEDED = "croupier:seeded"
+"""String, how many players `croupier up` filled a new house with; written once, stays."""
+LEARNER_LEASE = "lease:learner"
+"""Hash like `lease_key`, of the one process that learns."""
+LAKE_LEASE = "lease:lake"
+"""Hash like `lease_key`, of the one worker that writes the lake."""
+
+
+def budget_given_key(account: str) -> str:
+    """String, what all partitions together have drawn of a `budget/day`, minor units; 35 days."""
+    return f"croupier:budget:{account}"
+
+
+# --- What serves
+
+
+def pointer_key(kind: str) -> str:
+    """String, the hash of the bundle of a kind (`plan`, `churn`) that serves; written by promotions, stays."""
+    return f"croupier:serving:{kind}"
+
+
+def bundle_key(digest: str) -> str:
+    """String, a bundle by the hash of its content; written as it is kept, stays."""
+    return f"croupier:bundle:{digest}"
+
+
+BUNDLES = "croupier:bundles"
+"""Hash of version name -> digest: explanations of old decisions find the bundle that a record names; stays."""
+LIVE = "croupier:live"
+"""Set of the keys in which serving processes report what they serve; whoever reads it removes those that ended."""
+
+
+def live_key(process: str) -> str:
+    """String, what one serving process serves: kind -> digest as JSON; written by that process, a few seconds."""
+    return f"{LIVE}:{process}"
+
+
+def lock_key(name: str) -> str:
+    """String, the lock of commands that must not run at once; written by the one that runs, two minutes at most."""
+    return f"croupier:{name}"
+
+
+CHURN_PROMOTIONS = "croupier:promotions:churn"
+"""List, the journal of what served, the latest last; written by promotions and rollbacks, stays."""
+CHURN_RECORDED = "croupier:promotions:churn:recorded"
+"""String, how many entries of that journal MLflow has; written by `settle`, stays."""
+RULES_PROMOTIONS = "croupier:promotions:rules"
+"""List, the journal of rulebooks, as that of the churn model."""
+POLICY_HISTORY = "croupier:policy:history"
+"""List, changes of the policy that serves, the latest last; written by the learner and commands, the last 10,000."""
+POLICY_HELD = "croupier:policy:held"
+"""String, the version that a rollback holds; while it is there no later one follows."""
+POLICY_WAITING = "croupier:policy:waiting"
+"""String, the newest version that was not followed meanwhile; written by the learner."""
+
+# --- Schedules, reports, webhooks
+
+
+def schedule_key(name: str) -> str:
+    """String, until when moments of a schedule were looked at, unix microseconds; written by workers, stays."""
+    return f"croupier:schedule:{name}"
+
+
+def schedule_claim_key(name: str, at_us: int) -> str:
+    """String, the process of the one worker that runs what was due at a moment; a day."""
+    return f"{schedule_key(name)}:{at_us}"
+
+
+REPORTS = "croupier:reports"
+"""Hash of name -> `Summary` as JSON; written by `croupier report`, stays."""
+
+
+def report_key(name: str) -> str:
+    """Hash of a report: `html`, `csv`, `json`, `at`, `health`; written by `croupier report`, stays."""
+    return f"croupier:report:{name}"
+
+
+WEBHOOKS_GONE = "croupier:webhooks:gone"
+"""Hash of endpoint -> the URL that answered 410: not called again until the URL changes or somebody enables it."""
