@@ -36,7 +36,7 @@ from features.store.server import socket_path
 from models.catalogue.offers import load_catalogue
 from pipelines.imports import bulk
 from pipelines.worker.process import wait_until_applied
-from service.contacts.limits import load_reservation
+from service.contacts.entries import Reservation
 from service.settings import catalogue_path
 
 WORKERS: Final = 4
@@ -183,7 +183,7 @@ class _Caller(NamedTuple):
         """Moment at which the player's ledger was read without an open lease, unix microseconds."""
         while True:
             held = await self.store.command(5.0, "HGETALL", PlayerKeys(self.house.player_key(self.player)).ledger)
-            entries = [load_reservation(text.decode()) for name, text in held.items() if name[:1].isdigit()]
+            entries = [Reservation.loads(text.decode()) for name, text in held.items() if name[:1].isdigit()]
             if all(one.state != "reserved" for one in entries):
                 return time.time_ns() // 1_000
 

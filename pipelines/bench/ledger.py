@@ -25,8 +25,9 @@ from features.store.server import start_server
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from service.contacts import limits
+from service.contacts.entries import Reservation
 from service.contacts.ledger import Booking, RedisLedger
-from service.contacts.limits import Held, LimitQuery, Reservation
+from service.contacts.limits import Held, LimitQuery
 from service.contacts.snapshot import NO_DECISION
 from service.players import sealing
 from service.settings import catalogue_path

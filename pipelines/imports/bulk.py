@@ -20,6 +20,7 @@ from service.contacts.ledger import Appended, Entry, Status, appended, assert_co
 from service.events.accept import TOLD_OF, ClockAhead, entry
 from service.players import sealing
 from service.players.facts import Assertion
+from service.players.identity import Mark
 
 PER_CALL: Final = 100
 """Entries of one player in one call, at most."""
@@ -124,7 +125,11 @@ def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
     statuses = list(done.statuses)
     for place, status in zip(linked, again.statuses, strict=True):
         statuses[place] = status
-    taken = [items[place] for place, to in linked.items() if " pending " in to and statuses[place] != "conflict"]
+    taken = [
+        items[place]
+        for place, to in linked.items()
+        if Mark.loads(to).state == "pending" and statuses[place] != "conflict"
+    ]
     _hold_here(client, house, [item for item in taken if item.entry.facts])
     return Batch(statuses, done.reached | again.reached)
 

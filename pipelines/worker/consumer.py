@@ -37,6 +37,7 @@ from features.store.keys import (
     pointer_key,
 )
 from pipelines.worker.owners import owners_of
+from service.contacts.entries import ChargingLease
 from service.contacts.ledger import assert_command, clock_arguments
 from service.players import facts, harm, identity
 from service.players.harm import HarmSettings
@@ -164,9 +165,9 @@ class Consumer:
             pipe.zrangebyscore(expiry_key(partition), 0, now_us - 1)
         for partition, found in zip(self.owned, replies(pipe), strict=True):
             for one in () if is_away(found) else found:
-                ledger, decision = one.decode().split(" ")
-                names = [expiry_key(partition), budget_key(partition), ledger]
-                pipe.fcall("croupier_expire", len(names), *names, *clock_arguments(self._house), decision)
+                lease = ChargingLease.loads(one)
+                names = [expiry_key(partition), budget_key(partition), lease.ledger]
+                pipe.fcall("croupier_expire", len(names), *names, *clock_arguments(self._house), lease.decision_id)
         replies(pipe)
 
     def release(self) -> None:

@@ -23,8 +23,9 @@ from features.store.keys import (
     lease_key,
     probe_key,
 )
-from service.contacts.limits import Held, Reservation, load_reservation
-from service.contacts.snapshot import ANSWER, NO_DECISION, Linked, PlayerSnapshot, hashed, view_names, viewed
+from service.contacts.entries import RESPONSE, Reservation
+from service.contacts.limits import Held
+from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot, hashed, view_names, viewed
 from service.players import identity
 from service.players.facts import Assertion, forbids
 from service.players.harm import SKEW_US
@@ -270,7 +271,7 @@ class RedisLedger:
     async def _shorten(self, linked: str, owner: str) -> None:
         """Let an id that was taken in by another before lead to its player at once."""
         mark = await self._marked(linked)
-        if mark is not None and identity.Mark.loads(mark).state == "done" and not mark.startswith(f"{owner} "):
+        if mark is not None and identity.Mark.loads(mark).state == "done" and identity.Mark.loads(mark).to != owner:
             await self._settle(linked, mark, owner)
 
     async def _settle(self, linked: str, mark: str, owner: str) -> None:
@@ -329,7 +330,7 @@ class RedisLedger:
         self, household: str, version: str, name: str, held: Reservation | None, outdated: Sequence[str] = ()
     ) -> bool:
         """Hold a contact in the player's household if that stands as it was read; version "" for as it is."""
-        entry = held._replace(charges=()).dumps() if held else ""
+        entry = held.uncharged().dumps() if held else ""
         arguments = [version, name, entry, *outdated]
         return bool(await self._store.call(self._seconds, "croupier_hold", [household_key(household)], arguments))
 
@@ -367,7 +368,7 @@ class RedisLedger:
     async def join(self, household: str, held: Held, lacking: Mapping[str, Reservation]) -> None:
         """Bring into a household, of which `held` is known, contacts that it lacks."""
         over = [name for decision_id in lacking for name in held.in_household(decision_id) if name != decision_id]
-        pairs = [part for name, one in lacking.items() for part in (name, one._replace(charges=()).dumps())]
+        pairs = [part for name, one in lacking.items() for part in (name, one.uncharged().dumps())]
         if pairs:
             arguments = [len(over), *over, *pairs]
             await self._store.call(self._seconds, "croupier_join", [household_key(household)], arguments)
@@ -520,7 +521,7 @@ class RedisLedger:
 
 def _adopted(name: bytes, text: bytes) -> str:
     """A contact of a linked id as its player holds it: what an open one charged is given back where it was charged."""
-    if name.startswith(ANSWER.encode()):
+    if name.startswith(RESPONSE.encode()):
         return text.decode()
-    held = load_reservation(text.decode())
-    return (held._replace(charges=()) if held.state == "reserved" else held).dumps()
+    held = Reservation.loads(text.decode())
+    return (held.uncharged() if held.state == "reserved" else held).dumps()

@@ -13,101 +13,19 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache, reduce
 from itertools import chain
 from operator import or_
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from features import zones
 from features.moments import micros, moment
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.limits import Budget, Calendar, Cap, ContactGroup, Gap, Pause, Scope
+from models.catalogue.limits import Budget, Calendar, Cap, Gap, Pause, Scope
 from models.catalogue.offers import PROMOTIONAL, Catalogue, Offer
+from service.contacts.entries import ContactResponse, Reservation, decision_of
 
-State = Literal["reserved", "confirmed", "released", "revoked", "expired"]
 KINDS: Final = ("cap", "gap", "pause", "budget")
 """Reasons of limits are named by kind and id: `cap:player_day`."""
-ATTEMPT: Final = "#"
-_NONE: Final = "-"
 _SPENT: Final = timedelta(days=40)
 """After this a contact can no longer be told to have failed."""
-
-
-class Reservation(NamedTuple):
-    """Capacity held for a contact; moments in unix microseconds, `confirmed_us` 0 until it is confirmed.
-
-    `charges` are amounts in minor units by budget and day, as `bonus_day/2026-11-22`.
-    """
-
-    send_us: int
-    valid_until_us: int
-    state: State
-    purpose: str
-    offer: str
-    channel: str
-    timing_slot: str
-    confirmed_us: int = 0
-    brand: str = "main"
-    category: str | None = None
-    priority: int = 0
-    charges: tuple[tuple[str, int], ...] = ()
-
-    def dumps(self) -> str:
-        """The entry as the store holds it."""
-        charges = ",".join(f"{budget}={amount}" for budget, amount in self.charges) or _NONE
-        return " ".join(map(str, (*self[:9], self.category or _NONE, self.priority, charges)))
-
-    def counts(self, now_us: int) -> bool:
-        """Whether it takes room: confirmed for good, reserved until its time to confirm has passed."""
-        return self.state == "confirmed" or (self.state == "reserved" and now_us <= self.valid_until_us)
-
-    def within(self, group: ContactGroup) -> bool:
-        """Whether a limit's group holds it."""
-        return group.holds(self.purpose, self.offer, self.category, self.channel)
-
-
-def load_reservation(text: str) -> Reservation:
-    """Read an entry of the store; those from before brands and budgets are of brand `main` and charge nothing."""
-    send, valid, state, purpose, offer, channel, slot, confirmed, *rest = text.split(" ")
-    brand, category, priority, charges = rest or ("main", _NONE, "0", _NONE)
-    pairs = (one.rsplit("=", 1) for one in charges.split(",")) if charges != _NONE else ()
-    return Reservation(
-        int(send),
-        int(valid),
-        cast("State", state),
-        purpose,
-        offer,
-        channel,
-        slot,
-        int(confirmed),
-        brand,
-        None if category == _NONE else category,
-        int(priority),
-        tuple((budget, int(amount)) for budget, amount in pairs),
-    )
-
-
-class ContactResponse(NamedTuple):
-    """What became of a contact: at a moment in unix microseconds, a response of a type."""
-
-    at_us: int
-    type: str
-    purpose: str
-    offer: str
-    channel: str
-    brand: str
-    category: str | None
-
-    def dumps(self) -> str:
-        """The entry as the store holds it."""
-        return " ".join(map(str, (*self[:6], self.category or _NONE)))
-
-    def within(self, group: ContactGroup) -> bool:
-        """Whether a limit's group holds the contact that it answers."""
-        return group.holds(self.purpose, self.offer, self.category, self.channel)
-
-
-def load_answer(text: str) -> ContactResponse:
-    """Read an entry of the store."""
-    at, type_, purpose, offer, channel, brand, category = text.split(" ")
-    return ContactResponse(int(at), type_, purpose, offer, channel, brand, None if category == _NONE else category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +96,6 @@ class Held:
 
 def _others(held: Mapping[str, Reservation], decision_id: str) -> dict[str, Reservation]:
     return {name: one for name, one in held.items() if decision_of(name) != decision_id}
-
-
-def decision_of(name: str) -> str:
-    """The decision that an entry is held for; in a household each attempt at it holds one of its own."""
-    return name.partition(ATTEMPT)[0]
 
 
 class LimitQuery(NamedTuple):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from features.store.keys import PlayerKeys
-from service.contacts.limits import ContactResponse, Held, Reservation, load_answer, load_reservation
+from service.contacts.entries import RESPONSE, ContactResponse, Reservation
+from service.contacts.limits import Held
 from service.players import identity
+from service.players.facts import StoredFact
 
-ANSWER: Final = "~"
-"""Entries of a ledger that begin so are answers to contacts, not contacts."""
 NO_DECISION: Final = "000-" + "a" * 24
 """Id under which no decision is held, for views that ask for none."""
 _DRY: Final = "dry "
@@ -45,12 +45,13 @@ class PlayerSnapshot:
     def household(self) -> str | None:
         """Key of the player's household."""
         told = self.facts.get(b"household")
-        return None if told is None else told.decode().split(" ", 2)[2] or None
+        return None if told is None else StoredFact.loads(told).text or None
 
     @property
     def household_us(self) -> int:
         """When the household was told, unix microseconds; 0 if never."""
-        return int(self.facts.get(b"household", b"0 ").split(b" ")[0])
+        told = self.facts.get(b"household")
+        return 0 if told is None else StoredFact.loads(told).moment_us
 
     def beside(self, household: Mapping[bytes, bytes]) -> PlayerSnapshot:
         """The same with the contacts of the player's household, as the store answers them."""
@@ -98,12 +99,13 @@ def viewed(reply: Sequence[Any]) -> PlayerSnapshot:
 
 
 def _ledger(found: Mapping[bytes, bytes]) -> tuple[str, dict[str, Reservation], dict[str, ContactResponse]]:
-    """Version, contacts and answers to contacts of a ledger."""
+    """Version, contacts and responses of a ledger."""
     held = dict(found)
     version = held.pop(b"v", b"0").decode()
     texts = {name.decode(): text.decode() for name, text in held.items()}
-    contacts = {name: load_reservation(text) for name, text in texts.items() if name[0] != ANSWER}
-    return version, contacts, {name: load_answer(text) for name, text in texts.items() if name[0] == ANSWER}
+    contacts = {name: Reservation.loads(text) for name, text in texts.items() if name[0] != RESPONSE}
+    responses = {name: ContactResponse.loads(text) for name, text in texts.items() if name[0] == RESPONSE}
+    return version, contacts, responses
 
 
 def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:

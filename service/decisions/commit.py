@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 
 from features.store.keys import PlayerKeys
-from service.contacts import limits
+from service.contacts.entries import Reservation, attempt_name
 from service.contacts.ledger import Booking, RedisLedger
-from service.contacts.limits import Reservation
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.compose import Decision, lost
 from service.decisions.record import Record, dump_record
@@ -24,7 +23,7 @@ async def commit(
     if household and (lacking := _lacking(snapshot, decision)):
         await ledger.join(household, snapshot.held, lacking)
         return "moved", decision.record, b""
-    name = f"{decision.record.decision_id}{limits.ATTEMPT}{secrets.token_hex(4)}" if household else ""
+    name = attempt_name(decision.record.decision_id, secrets.token_hex(4)) if household else ""
     if household and not await ledger.hold(
         household, snapshot.household_version or "0", name, decision.reservation, decision.household_outdated
     ):

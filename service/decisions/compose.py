@@ -20,7 +20,8 @@ from models.catalogue.offers import NO_CONTACT, PROMOTIONAL, SLOTS
 from models.policy.context import context
 from models.policy.policy import Policy, draw, uniform_number
 from service.contacts import limits
-from service.contacts.limits import Held, Reservation
+from service.contacts.entries import Reservation, State
+from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.assess import Assessment, assess
 from service.decisions.record import (
@@ -250,7 +251,7 @@ def reservation(record: Record) -> Reservation | None:
     return Reservation(
         sent.send_us,
         sent.valid_until_us,
-        cast("limits.State", state),
+        cast("State", state),
         sent.purpose,
         sent.offer,
         sent.channel,

@@ -13,8 +13,8 @@ import msgspec
 
 from features.moments import when
 from models.catalogue.offers import PROMOTIONAL, Window
+from service.contacts.entries import Reservation
 from service.contacts.ledger import RedisLedger
-from service.contacts.limits import Reservation
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import eligibility
 from service.decisions.assess import assess

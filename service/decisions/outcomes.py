@@ -17,9 +17,8 @@ from features.store.deployment import House, position
 from features.store.keys import PlayerKeys
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
+from service.contacts.entries import ContactResponse, response_name
 from service.contacts.ledger import Entry, RedisLedger
-from service.contacts.limits import ContactResponse
-from service.contacts.snapshot import ANSWER
 from service.decisions.record import ChosenContact, Record, load_record
 from service.errors import (
     NoContactError,
@@ -139,7 +138,7 @@ def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tu
     sent = about.sent
     category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
     noted = ContactResponse(at, outcome.type, sent.purpose, sent.offer, sent.channel, about.brand, category)
-    return f"{ANSWER}{outcome.type}/{about.record.decision_id}", noted.dumps()
+    return response_name(outcome.type, about.record.decision_id), noted.dumps()
 
 
 def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:

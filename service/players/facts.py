@@ -39,6 +39,24 @@ class Assertion(NamedTuple):
     text: str
 
 
+class StoredFact(NamedTuple):
+    """One fact as the store holds it, `moment rank text`; sorts as facts merge: the latest, then the stricter."""
+
+    moment_us: int
+    rank: int
+    text: str
+
+    @classmethod
+    def loads(cls, raw: bytes) -> StoredFact:
+        """Read a field of a player's hash."""
+        moment_us, rank, text = raw.decode().split(" ", 2)
+        return cls(int(moment_us), int(rank), text)
+
+    def dumps(self) -> bytes:
+        """The register as the store holds it."""
+        return f"{self.moment_us} {self.rank} {self.text}".encode()
+
+
 class Consent(NamedTuple):
     """Consent to a channel: since when, on which basis (express by default), and where it was given."""
 
@@ -426,8 +444,7 @@ def _consents(held: Mapping[str, FactValue], brand: str) -> dict[tuple[str, str]
 def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
     """All facts of a player's hash as assertions, by field."""
     kept = sorted((name, value) for name, value in raw.items() if name not in NO_REGISTER)
-    split = {name.decode(): value.decode().split(" ", 2) for name, value in kept}
-    return [Assertion(name, int(at), int(rank), text) for name, (at, rank, text) in split.items()]
+    return [Assertion(name.decode(), *StoredFact.loads(value)) for name, value in kept]
 
 
 def _register(value: bytes) -> FactValue:

@@ -9,26 +9,14 @@ everything asserted until then.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
-from service.players.facts import BY_MOMENT, NO_REGISTER, Assertion
+from service.players.facts import BY_MOMENT, NO_REGISTER, Assertion, StoredFact
 
 LINK: Final = "link:"
 ELSEWHERE: Final = "elsewhere:"
 _UNDER: Final = "~"
 _PLACES: Final = frozenset({"jurisdiction", "licence"})
-
-
-class StoredFact(NamedTuple):
-    """One stored fact; sorts in merge order: by moment, then by strictness."""
-
-    moment_us: int
-    rank: int
-    text: str
-
-    def dumps(self) -> bytes:
-        """Text of the register, as the store holds it."""
-        return f"{self.moment_us} {self.rank} {self.text}".encode()
 
 
 def under(linked: str, told: Iterable[Assertion]) -> list[Assertion]:
@@ -49,7 +37,7 @@ def adopted_facts(linked: str, raw: Mapping[bytes, bytes], owner: str) -> list[A
     whole = together({name: value for name, value in raw.items() if not name.startswith(own)})
     told = {_held(linked, name.decode()): value for name, value in whole.items() if _is_told(name)}
     told |= {name.removeprefix(own).decode(): value for name, value in raw.items() if name.startswith(own)}
-    return [Assertion(name, *_register(value)) for name, value in told.items()]
+    return [Assertion(name, *StoredFact.loads(value)) for name, value in told.items()]
 
 
 def _is_told(name: bytes) -> bool:
@@ -65,14 +53,18 @@ class Mark(NamedTuple):
     """Link of an id to a player: target, state (`pending` until the merge is complete), the player's sealed name."""
 
     to: str
-    state: str
+    state: Literal["pending", "done"]
     name: str
 
     @classmethod
     def loads(cls, text: str) -> Mark:
-        """Read a mark as the store holds it."""
+        """Read a mark: the store's functions write it and change its state."""
         to, state, name = text.split(" ")
-        return cls(to, state, name)
+        return cls(to, cast('Literal["pending", "done"]', state), name)
+
+    def dumps(self) -> str:
+        """The mark as the store holds it."""
+        return " ".join(self)
 
 
 def chain(linked: str, marks: Mapping[str, str]) -> dict[str, str]:
@@ -119,7 +111,7 @@ def together(raw: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     if not any(name.startswith(mark) for name in raw):
         return raw
     whole = {name: value for name, value in raw.items() if not name.startswith(mark)}
-    held = {name.decode(): _register(value) for name, value in whole.items() if name not in NO_REGISTER}
+    held = {name.decode(): StoredFact.loads(value) for name, value in whole.items() if name not in NO_REGISTER}
     for linked_us, told in _linked(raw, held):
         for field, one in told.items():
             held |= dict(_merged(field, held.get(field), one, linked_us))
@@ -132,7 +124,7 @@ def _linked(raw: Mapping[bytes, bytes], own: Mapping[str, StoredFact]) -> Sequen
     for name, value in raw.items():
         if name.startswith(_UNDER.encode()):
             linked, _, field = name.decode()[1:].partition("|")
-            found.setdefault(linked, {})[field] = _register(value)
+            found.setdefault(linked, {})[field] = StoredFact.loads(value)
     # Without a fact of the link itself, an id's facts count as asserted before it.
     moments = {linked: own[LINK + linked].moment_us if LINK + linked in own else 2**62 for linked in found}
     return [(moments[linked], found[linked]) for linked in sorted(found, key=lambda one: (moments[one], one))]
@@ -152,8 +144,3 @@ def _merged(field: str, own: StoredFact | None, other: StoredFact, linked_us: in
         # Both places bind: neither id alone says where the person lives.
         for one in (own, other):
             yield f"{ELSEWHERE}{one.text}", one
-
-
-def _register(value: bytes) -> StoredFact:
-    moment_us, rank, text = value.decode().split(" ", 2)
-    return StoredFact(int(moment_us), int(rank), text)

@@ -41,8 +41,8 @@ from pipelines.worker.outbox import Outbox
 from pipelines.worker.process import Worker
 from service.api import routes
 from service.api.app import lifespan
+from service.contacts.entries import decision_of
 from service.contacts.ledger import RedisLedger
-from service.contacts.limits import decision_of
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.settings import Settings
 

@@ -34,8 +34,9 @@ from models.catalogue.limits import Budget
 from pipelines.imports.mapping import EventMapping, MappedRows, row_hash
 from pipelines.imports.rows import Source
 from pipelines.worker import webhooks
+from service.contacts.entries import RESPONSE
 from service.contacts.limits import account
-from service.contacts.snapshot import ANSWER, NO_DECISION
+from service.contacts.snapshot import NO_DECISION
 from service.decisions.decide import requested_id
 from service.events import accept
 from service.players import facts, identity
@@ -79,7 +80,7 @@ _NAMES: Final[dict[str, Callable[..., Any]]] = {
     "live": lambda: LIVE,
     "bundles": lambda: BUNDLES,
     "reports": lambda: keys.REPORTS,
-    "answer": lambda: ANSWER,
+    "answer": lambda: RESPONSE,
     "no_decision": lambda: NO_DECISION,
     "webhooks_gone": lambda: keys.WEBHOOKS_GONE,
     "promotions": lambda: [keys.CHURN_PROMOTIONS, keys.CHURN_RECORDED, keys.RULES_PROMOTIONS],

@@ -27,7 +27,7 @@ from pipelines.learning.policy import PolicyChange
 from pipelines.learning.training_log import Checkpoint
 from pipelines.rules.rulebooks import RulesChange
 from pipelines.worker.lake import Reach
-from service.contacts.limits import load_answer, load_reservation
+from service.contacts.entries import ContactResponse, Reservation
 from service.decisions.record import VERSION, Record, dump_record, load_record, unpack_floats, unpack_places
 from service.players import facts, identity, sealing
 from service.rules.rulebook import Rulebook
@@ -67,12 +67,12 @@ def settings(held: Checkpoint) -> LearnerSettings:
 
 
 FORMATS: Final = {
-    "answers": Format(load_answer, lambda held: held.dumps(), 1),
+    "answers": Format(ContactResponse.loads, lambda held: held.dumps(), 1),
     "catalogues": model_of(Catalogue),
     "checkpoints": Format(read_checkpoint, relearnt, learner_module.FORMAT),
     "churn_bundles": Format(ChurnBundle.loads, ChurnBundle.dumps, 1),
     "churn_promotions": json_of(JournalEntry),
-    "contacts": Format(load_reservation, lambda held: held.dumps(), 1),
+    "contacts": Format(Reservation.loads, lambda held: held.dumps(), 1),
     "houses": json_of(House),
     "lake_positions": json_of(Reach),
     "policy_changes": json_of(PolicyChange),

@@ -23,8 +23,8 @@ from models.catalogue.offers import Catalogue
 from pipelines.imports import bulk
 from pipelines.worker.outbox import Outbox, Progress
 from pipelines.worker.schedule import Scheduler
+from service.contacts.entries import Reservation
 from service.contacts.ledger import Booking, RedisLedger
-from service.contacts.limits import Reservation
 from service.decisions import outcomes
 from service.decisions.decide import requested_id
 from service.decisions.outcomes import Outcome

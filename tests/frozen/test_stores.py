@@ -22,8 +22,8 @@ from features.store.keys import PlayerKeys
 from pipelines.worker.consumer import Consumer
 from pipelines.worker.lake import SCHEMAS, Lake
 from pipelines.worker.outbox import Outbox
+from service.contacts.entries import Reservation
 from service.contacts.ledger import Booking, Entry, RedisLedger
-from service.contacts.limits import Reservation
 from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot
 from service.players import facts, identity
 from service.players.facts import Assertion

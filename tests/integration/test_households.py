@@ -24,8 +24,8 @@ from support.players import adult_events, event, leased, tell
 from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, household_key
+from service.contacts.entries import Reservation, decision_of
 from service.contacts.ledger import Appended, RedisLedger
-from service.contacts.limits import decision_of, load_reservation
 from service.contacts.snapshot import NO_DECISION
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -247,7 +247,7 @@ def ran_out(store: redis.Redis, key: str, decision_id: str) -> None:
     held: dict[bytes, bytes] = store.hgetall(key)  # type: ignore[assignment]
     for name, text in held.items():
         if decision_of(name.decode()) == decision_id:
-            one = load_reservation(text.decode())
+            one = Reservation.loads(text.decode())
             store.hset(key, name.decode(), one._replace(valid_until_us=one.send_us + 1).dumps())
 
 

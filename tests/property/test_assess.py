@@ -19,7 +19,8 @@ from features.store.deployment import FORMAT, PARTITIONS, House
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
-from service.contacts.limits import Held, Reservation
+from service.contacts.entries import Reservation
+from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.assess import assess
 from service.decisions.compose import Decision, compose, reservation

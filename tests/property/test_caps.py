@@ -13,7 +13,8 @@ from features.schema import CHANNELS
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.limits import Cap
 from models.catalogue.offers import PROMOTIONAL, SLOTS, Catalogue, Offer, Window, load_catalogue
-from service.contacts.limits import Held, LimitQuery, Reservation, evaluate, fits, load_reservation, outdated
+from service.contacts.entries import Reservation
+from service.contacts.limits import Held, LimitQuery, evaluate, fits, outdated
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 HOUSE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
@@ -287,4 +288,4 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
     )
 )
 def test_a_reservation_is_read_as_it_was_written(one: Reservation) -> None:
-    assert load_reservation(one.dumps()) == one
+    assert Reservation.loads(one.dumps()) == one

@@ -17,15 +17,13 @@ from features.moments import micros, moment
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.limits import Cap, ContactGroup, Gap, Pause
 from models.catalogue.offers import Catalogue
+from service.contacts.entries import ContactResponse, Reservation
 from service.contacts.limits import (
-    ContactResponse,
     Held,
     LimitQuery,
-    Reservation,
     account,
     charges,
     evaluate,
-    load_answer,
     outdated,
     over,
     period,
@@ -241,7 +239,7 @@ def test_days_of_budgets_are_kept_until_no_contact_of_theirs_can_be_told_to_have
 @given(st.sampled_from(["sms", "email"]), st.one_of(st.none(), st.just("of_first")), st.integers(0, 2**50))
 def test_an_answer_is_read_as_it_was_written(channel: str, category: str | None, at_us: int) -> None:
     one = ContactResponse(at_us, "opened", "bonus", "first", channel, "main", category)
-    assert load_answer(one.dumps()) == one
+    assert ContactResponse.loads(one.dumps()) == one
 
 
 @pytest.mark.parametrize(

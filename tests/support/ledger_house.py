@@ -20,8 +20,9 @@ from models.catalogue.limits import Cap
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.worker.consumer import log_entry
 from service.contacts import limits
+from service.contacts.entries import Reservation, State
 from service.contacts.ledger import Booking, Entry, RedisLedger, clock_arguments
-from service.contacts.limits import LimitQuery, Reservation, load_reservation
+from service.contacts.limits import LimitQuery
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.events.accept import accept
 from service.players import sealing
@@ -136,7 +137,7 @@ class Rooms:
         offer, channel = chance.choice(options)
         charges = limits.charges(CATALOGUE, offer, channel, send_us)
         valid_us = send_us + chance.choice((HOUR // 4, HOUR, 3 * HOUR))
-        state: limits.State = "reserved"
+        state: State = "reserved"
         return Reservation(
             send_us, valid_us, state, "bonus", offer.id, channel, "morning", 0, brand, offer.category, 1, charges
         )
@@ -260,7 +261,7 @@ class Rooms:
 
     def entries(self, name: str) -> dict[str, Reservation]:
         held = cast("dict[bytes, bytes]", self.client.hgetall(name))
-        return {one.decode(): load_reservation(text.decode()) for one, text in held.items() if one[:1].isdigit()}
+        return {one.decode(): Reservation.loads(text.decode()) for one, text in held.items() if one[:1].isdigit()}
 
     def check(self) -> None:
         """Every limit holds over what is counted now."""
@@ -358,7 +359,7 @@ def follow(
 ) -> None:
     """Take an entry of the log into what is held."""
     if kind == "decision" and body["held"]:
-        one = load_reservation(body["held"])
+        one = Reservation.loads(body["held"])
         owner = owners[body["name"]] = body["player"]
         held[owner][body["name"]] = one
     elif kind == "exposure":
