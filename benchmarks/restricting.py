@@ -139,7 +139,7 @@ async def _link(group: LinkedIds, house: House, ledger: RedisLedger, session: ai
         key = house.player_key(to)
         seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
         sealed = base64.b64encode(sealing.seal(seal, {"player_id": to}, sealing.NAME)).decode()
-        await ledger.mark(house.player_key(name), key, sealed)
+        await ledger.identities.begin_merge(house.player_key(name), key, sealed)
 
 
 def _facts(times: int, groups: Sequence[LinkedIds], chance: Random) -> Iterator[Fact]:

@@ -8,6 +8,7 @@ from typing import Final, cast
 import msgspec
 import redis
 
+from features.store.connection import TimedStore
 from features.store.keys import BUNDLES, LIVE, bundle_key, pointer_key
 
 KINDS: Final = ("rules", "plan", "churn", "policy")
@@ -37,6 +38,17 @@ def published(client: redis.Redis, version: str) -> bytes | None:
     """The bundle of a version that was published in this store, None if there is none."""
     digest = cast("bytes | None", client.hget(BUNDLES, version))
     return None if digest is None else cast("bytes | None", client.get(bundle_key(digest.decode())))
+
+
+async def read_bundle(store: TimedStore, digest: str) -> bytes | None:
+    """Read a bundle by its hash: a catalogue or rule file that records name."""
+    return cast("bytes | None", await store.command("GET", bundle_key(digest)))
+
+
+async def read_version(store: TimedStore, name: str) -> bytes | None:
+    """Read a bundle by the name of its version, as records hold it."""
+    digest = await store.command("HGET", BUNDLES, name)
+    return None if digest is None else await read_bundle(store, digest.decode())
 
 
 def serving_hashes(client: redis.Redis, kind: str) -> list[str | None]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from importlib import resources
+from math import inf
+from time import monotonic
 from typing import Any
 
 import redis
@@ -72,6 +74,42 @@ class Store:
     async def close(self) -> None:
         """Close all connections."""
         await self._lanes.close()
+
+
+class TimedStore:
+    """The store with one deadline for all calls of a request together, `until` on the monotonic clock."""
+
+    def __init__(self, store: Store, until: float = inf) -> None:
+        self._store = store
+        self.until = until
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until the deadline."""
+        return self.until - monotonic()
+
+    def command(self, *parts: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - parts of a command are of many types
+        """See `Store.command`."""
+        return self._store.command(self.seconds, *parts)
+
+    def call(
+        self, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
+    ) -> Coroutine[Any, Any, Any]:
+        """See `Store.call`."""
+        return self._store.call(self.seconds, function, keys, arguments)
+
+    async def hash(self, key: str | bytes) -> dict[bytes, bytes]:
+        """All fields of a hash; empty if there is none."""
+        return hashed(await self.command("HGETALL", key))
+
+    async def reach(self) -> tuple[dict[str, bool], list[int]]:
+        """See `Store.reach`."""
+        return await self._store.reach()
+
+
+def hashed(found: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash, whichever way the client gives it: as one, or as names and values in turn."""
+    return dict(found) if isinstance(found, Mapping) else dict(zip(found[::2], found[1::2], strict=True))
 
 
 def _trouble(word: str, error: Exception) -> StoreError:

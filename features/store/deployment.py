@@ -60,6 +60,11 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
         ).digest()
 
 
+def clock_arguments(house: House) -> list[str]:
+    """The house's clock as store functions take it."""
+    return [str(house.real_us), str(house.house_us), repr(house.rate)]
+
+
 def position(partition: int, stream_id: str) -> str:
     """Public name of a place in a partition's log, `p017:1583107200000-0`."""
     return f"p{partition:03d}:{stream_id}"

@@ -153,7 +153,7 @@ def _of(item: Item, player: str) -> Item:
     """Item of a linked id moved to its player, with the facts kept apart."""
     columns = msgspec.msgpack.decode(item.entry.body)
     columns |= {"player": player, "detail": {TOLD_OF: item.player} | columns.get("detail", {})}
-    entry = item.entry.of(item.player)._replace(body=msgspec.msgpack.encode(columns))
+    entry = item.entry.under(item.player)._replace(body=msgspec.msgpack.encode(columns))
     return item._replace(player=player, entry=entry)
 
 

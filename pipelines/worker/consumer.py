@@ -24,7 +24,7 @@ import redis
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.read_plan import ReadPlan
 from features.store.cluster import is_away, replies
-from features.store.deployment import PARTITIONS, open_house, order, real_now_us
+from features.store.deployment import PARTITIONS, clock_arguments, open_house, order, real_now_us
 from features.store.keys import (
     PlayerKeys,
     budget_key,
@@ -38,7 +38,7 @@ from features.store.keys import (
 )
 from pipelines.worker.owners import owners_of
 from service.contacts.entries import ChargingLease
-from service.contacts.ledger import assert_command, clock_arguments
+from service.contacts.ledger import assert_command
 from service.players import facts, harm, identity
 from service.players.harm import HarmSettings
 from service.rules import inputs

@@ -34,7 +34,7 @@ from service.api import routes
 from service.api.readiness import Readiness
 from service.api.routing import Dependencies
 from service.api.threaded_loop import ThreadedLoop
-from service.contacts.ledger import RedisLedger, fetched
+from service.contacts.ledger import RedisLedger, finish_fetches
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook
@@ -207,7 +207,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 app.state.deps, app.state.readiness = deps, readiness
                 yield
     finally:
-        await fetched()
+        await finish_fetches()
         await store.close()
 
 

@@ -58,7 +58,7 @@ class Readiness:
 
     async def _serve(self, number: int) -> None:
         """Decide about somebody whose partition can be reached, and write as much as the record takes."""
-        _, away = await self._desk.asked().ledger.reach()
+        _, away = await self._desk.asked().ledger.store.reach()
         player = self._somebody(number, frozenset(away))
         deps = self._desk.asked()
         deps = deps.within(deps.read_seconds)

@@ -22,7 +22,7 @@ ReportName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,62}$", description=
 
 async def get_reports(deps: Deps) -> Response:
     """The reports there are, with date and health."""
-    held = await deps.ledger.fields(REPORTS)
+    held = await deps.ledger.store.hash(REPORTS)
     found = {name.decode(): msgspec.json.decode(text, type=Summary) for name, text in sorted(held.items())}
     return Response(_page(found), media_type=_TYPES["html"], headers=_SEALED)
 
@@ -43,7 +43,7 @@ async def get_report_json(name: ReportName, deps: Deps) -> Response:
 
 
 async def _report(name: str, kind: str, deps: Dependencies) -> Response:
-    text = (await deps.ledger.fields(report_key(name))).get(kind.encode())
+    text = (await deps.ledger.store.hash(report_key(name))).get(kind.encode())
     if text is None:
         raise UnknownReportError
     return Response(text, media_type=_TYPES[kind], headers=_SEALED)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from features.events import AnyEvent
 from features.moments import moment, when
+from features.store.bundles import read_bundle, read_version
 from features.store.deployment import order
 from features.store.errors import StoreAbsentError, StoreError
 from features.store.keys import PlayerKeys
@@ -173,7 +174,7 @@ async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
     asked = deps.serving.house.player_key(body.player_id)
     ledger = deps.ledger.by(deps.until - AFTER_SECONDS)
     try:
-        keys = PlayerKeys(await ledger.at_home(asked, ledger.home))
+        keys = PlayerKeys(await ledger.identities.owner(asked))
     except StoreError:
         return False  # the decision meets the same store and answers for it
     if int(after[1:4]) != keys.partition:
@@ -239,7 +240,7 @@ async def _policy(record: Record, catalogue: Catalogue, deps: Dependencies) -> L
     if name in serving and catalogue is deps.serving.layout.catalogue:
         found: Policy | None = serving[name]
     else:
-        kept = await deps.ledger.version(name)
+        kept = await read_version(deps.ledger.store, name)
         found = LearnedPolicy(PolicyVersion.loads(kept), catalogue) if kept else None
     return found if isinstance(found, LearnedPolicy) else None
 
@@ -249,7 +250,7 @@ async def _churn(record: Record, deps: Dependencies) -> Scorer | None:
     name, serving = record.versions.churn, deps.serving.churn
     if name is None or (serving is not None and serving.bundle.version == name):
         return None if name is None else serving
-    if name not in deps.kept and (kept := await deps.ledger.version(name)):
+    if name not in deps.kept and (kept := await read_version(deps.ledger.store, name)):
         deps.kept.clear()  # one is enough: explanations of old decisions come in runs
         deps.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
     return deps.kept.get(name)
@@ -260,7 +261,7 @@ async def _catalogue(record: Record, deps: Dependencies) -> Catalogue:
     current = deps.serving.layout.catalogue
     if record.versions.catalogue == current.hash:
         return current
-    kept = await deps.ledger.bundle(record.versions.catalogue)
+    kept = await read_bundle(deps.ledger.store, record.versions.catalogue)
     try:
         return current if kept is None else Catalogue.model_validate_json(kept)
     except ValueError:  # of a build that asked less of a catalogue
@@ -272,7 +273,7 @@ async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
     if record.versions.rules == deps.serving.book.hash:
         return deps.serving.reasons
     name = record.versions.rules
-    kept = await deps.ledger.bundle(name) or await deps.ledger.version(name)
+    kept = await read_bundle(deps.ledger.store, name) or await read_version(deps.ledger.store, name)
     try:
         return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
     except ValueError:  # of a build whose rules were told otherwise
@@ -333,7 +334,7 @@ async def get_ready(request: Request) -> Response:
     readiness: Readiness = request.app.state.readiness
     try:
         now_us = await deps.ledger.now_us()
-        nodes, away = await deps.ledger.reach()
+        nodes, away = await deps.ledger.store.reach()
     except StoreError as error:
         readiness.trouble = str(error)
         return refuse(error)

@@ -51,8 +51,8 @@ local function give_back(budget, entry)
 end
 
 -- Takes back every open lease of a promotion on a channel ('*' for all): its capacity is free again, it can never be
--- confirmed, and the log tells of each, as does the partition's outbox, from which senders are told. A confirmed
--- contact stays as it is. Returns how many.
+-- confirmed, and the log tells of each, as does the partition's outbox (its key is the log's with another beginning: see
+-- `outbox_key` in keys.py), from which senders are told. A confirmed contact stays as it is. Returns how many.
 local function revoke(ledger, log, budget, channel, player, now, zone)
   local taken, entries = 0, redis.call('HGETALL', ledger)
   for at = 1, #entries, 2 do

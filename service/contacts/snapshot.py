@@ -1,12 +1,14 @@
-"""A player's snapshot: the names of their keys, and all that is read of them in one call."""
+"""A player's snapshot: facts, features, contacts and budgets, read in one call."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from features.store.keys import PlayerKeys
+from features.store.connection import TimedStore, hashed
+from features.store.keys import PlayerKeys, household_key
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.contacts.limits import Held
 from service.players import identity
@@ -19,9 +21,9 @@ _DRY: Final = "dry "
 
 @dataclass(frozen=True, slots=True)
 class PlayerSnapshot:
-    """A player as the store held them at one moment. `watermark_us` and `real_us` are the store's clock.
+    """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 
-    `facts` are those of all linked ids together, `linked` the features that those ids had before; `household_version`
+    `facts` are those of all merged ids together, `linked` the features that those ids had before; `household_version`
     is None for a player without a household.
     """
 
@@ -43,24 +45,24 @@ class PlayerSnapshot:
 
     @property
     def household(self) -> str | None:
-        """Key of the player's household."""
+        """The player's household, None if they have none."""
         told = self.facts.get(b"household")
         return None if told is None else StoredFact.loads(told).text or None
 
     @property
     def household_us(self) -> int:
-        """When the household was told, unix microseconds; 0 if never."""
+        """Moment of that fact, unix microseconds; 0 if there is none."""
         told = self.facts.get(b"household")
         return 0 if told is None else StoredFact.loads(told).moment_us
 
     def beside(self, household: Mapping[bytes, bytes]) -> PlayerSnapshot:
-        """The same with the contacts of the player's household, as the store answers them."""
+        """This snapshot with the ledger of the player's household."""
         version, contacts, _ = _ledger(household)
         return replace(self, held=replace(self.held, household=contacts), household_version=version)
 
 
 class Linked(Exception):
-    """An id turned out to be a player, who holds everything that is told of it; `to` is the pointer to them.
+    """An id was merged into a player, who owns everything of it: `to` is the mark that names the player.
 
     `record` is the decision that was asked for, if it was made for the id before. Outside the tree of errors: control
     flow, for `RedisLedger.at_home` asks again about the player.
@@ -72,14 +74,25 @@ class Linked(Exception):
         self.record = record
 
 
-def view_names(keys: PlayerKeys, decision_id: str) -> list[str | bytes]:
-    """Keys of `croupier_view`."""
-    held = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, keys.decision(decision_id), keys.budget]
-    return cast("list[str | bytes]", held)
+async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -> PlayerSnapshot:
+    """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
+
+    Raises:
+        Linked: The id was merged into another player.
+    """
+    decision = keys.decision(decision_id)
+    names: list[str | bytes] = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, decision, keys.budget]
+    seen = _snapshot(await store.call("croupier_view", names))
+    if linked := identity.others(seen.facts):
+        found = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in linked))
+        seen = replace(seen, linked=found)
+    if (household := seen.household) is None:
+        return seen
+    return seen.beside(await store.hash(household_key(household)))
 
 
-def viewed(reply: Sequence[Any]) -> PlayerSnapshot:
-    """Reply of `croupier_view`; raises Linked if the id turned out to be another player."""
+def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
+    """Reply of `croupier_view`; raises Linked if the id was merged into another player."""
     real, known, features, ledger, watermark, seal, record, budget = reply
     raw = hashed(known)
     if b"to" in raw:
@@ -113,8 +126,3 @@ def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:
     held = {name.decode(): value for name, value in hashed(flat).items()}
     shares = {name: int(value) for name, value in held.items() if not name.startswith(_DRY)}
     return shares, frozenset(name.removeprefix(_DRY) for name in held.keys() - shares.keys())
-
-
-def hashed(found: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[bytes, bytes]:
-    """A hash, whichever way the client gives it: as one, or as names and values in turn."""
-    return dict(found) if isinstance(found, Mapping) else dict(zip(found[::2], found[1::2], strict=True))

@@ -21,10 +21,10 @@ async def commit(
     """
     household = snapshot.household if decision.promotional else None
     if household and (lacking := _lacking(snapshot, decision)):
-        await ledger.join(household, snapshot.held, lacking)
+        await ledger.households.add(household, snapshot.held, lacking)
         return "moved", decision.record, b""
     name = attempt_name(decision.record.decision_id, secrets.token_hex(4)) if household else ""
-    if household and not await ledger.hold(
+    if household and not await ledger.households.reserve(
         household, snapshot.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
         return "moved", decision.record, b""
@@ -32,7 +32,7 @@ async def commit(
     if household:
         earlier = snapshot.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
         failed = [name] if decision.reservation and status != "reserved" else []
-        await ledger.let_go(household, earlier + failed)
+        await ledger.households.release(household, earlier + failed)
     if status == "lost":
         decision = lost(decision)
         status, held = await ledger.reserve(keys, _booking(decision)._replace(facts_version="", ledger_version=""))
@@ -43,7 +43,8 @@ async def settle(ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str
     """Of several attempts whose answers got lost, let the household keep what the player holds."""
     own, entries = snapshot.held.own.get(decision_id), snapshot.held.in_household(decision_id)
     if snapshot.household and len(entries) > (own is not None):
-        await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, own, entries)
+        version = snapshot.household_version or "0"
+        await ledger.households.reserve(snapshot.household, version, decision_id, own, entries)
 
 
 def _lacking(snapshot: PlayerSnapshot, decision: Decision) -> dict[str, Reservation]:

@@ -7,6 +7,7 @@ facts have not moved since; so none succeeds after a fact that forbids it was ac
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -53,7 +54,7 @@ async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Co
     record = load_record(held)
     if (sent := record.action) is None:
         raise NoContactError
-    return await ledger.at_home(record.player, lambda player: _confirm(record, sent, serving, ledger, player))
+    return await ledger.identities.with_owner(record.player, partial(_confirm, record, sent, serving, ledger))
 
 
 async def _confirm(
@@ -78,9 +79,8 @@ async def _confirm(
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
             if mine.state == "reserved" and snapshot.household:
-                await ledger.let_go(
-                    snapshot.household, [record.decision_id, *snapshot.held.in_household(record.decision_id)]
-                )
+                names = [record.decision_id, *snapshot.held.in_household(record.decision_id)]
+                await ledger.households.release(snapshot.household, names)
             raise _STATES[status]
     raise Contended
 
@@ -108,7 +108,8 @@ async def _held(
         return True
     sure = mine._replace(state="confirmed", send_us=send_us)
     over = [*snapshot.held.in_household(decision_id), *snapshot.held.freed(now_us)]
-    return await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, sure, over)
+    version = snapshot.household_version or "0"
+    return await ledger.households.reserve(snapshot.household, version, decision_id, sure, over)
 
 
 async def _restore(
@@ -118,9 +119,9 @@ async def _restore(
     if not snapshot.household or mine is None or mine.state == "confirmed":
         return
     if mine.state != "reserved":
-        await ledger.let_go(snapshot.household, snapshot.held.in_household(decision_id))
+        await ledger.households.release(snapshot.household, snapshot.held.in_household(decision_id))
     elif again:
-        await ledger.hold(snapshot.household, snapshot.household_version or "0", decision_id, mine)
+        await ledger.households.reserve(snapshot.household, snapshot.household_version or "0", decision_id, mine)
 
 
 def forbidding(

@@ -61,7 +61,7 @@ async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger
         RequestIdReused: The request id stands for another body.
     """
     asked = serving.house.player_key(request.player_id)
-    return await ledger.at_home(asked, lambda player: _decide(request, serving, ledger, player, asked))
+    return await ledger.identities.with_owner(asked, lambda player: _decide(request, serving, ledger, player, asked))
 
 
 async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, player: str, asked: str) -> Decided:

@@ -48,7 +48,7 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
         keys = player_keys(serving, player)
         return keys, await ledger.view(keys, NO_DECISION)
 
-    keys, snapshot = await ledger.at_home(asked, read)
+    keys, snapshot = await ledger.identities.with_owner(asked, read)
     own = own_id(player_id, snapshot, linked=keys.player != asked)
     now_us = serving.house.now_us(snapshot.real_us)
     assignment = assign(serving.layout.catalogue.experiment, own)

@@ -169,18 +169,19 @@ async def take(
     async def told(player: str) -> Accepted:
         keys, linked = PlayerKeys(player), about.player if player != about.player else ""
         plain = entry(outcome, about, player, catalogue, beside=beside)
-        known, held = await ledger.known_or_facts(keys, plain.of(linked) if linked else plain) if late else (None, {})
+        asked = plain.under(linked) if linked else plain
+        known, held = await ledger.known_or_facts(keys, asked) if late else (None, {})
         if known is not None:
             return answered(keys, known, OutcomeIdReused)
         taken = entry(outcome, about, player, catalogue, ClockAhead(now_us, held), beside) if late == "ahead" else plain
-        taken = taken.of(linked) if linked else taken
+        taken = taken.under(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Accepted(position(keys.partition, NOWHERE), duplicate=True)
         return answered(keys, await ledger.append(keys, taken), OutcomeIdReused)
 
-    done = await ledger.at_home(about.player, told)
+    done = await ledger.identities.with_owner(about.player, told)
     if outcome.type in RELEASING and about.record is not None:
-        await ledger.free(about.player, about.record.decision_id)
+        await ledger.release_in_household(about.player, about.record.decision_id)
     return done
 
 

@@ -83,7 +83,7 @@ def entry(
     if ahead is not None:
         told = ahead.facts(told)
     taken = Entry("event", event.event_id, digest, msgspec.msgpack.encode(columns), told, earlier=earlier)
-    return taken.of(asked) if asked else taken
+    return taken.under(asked) if asked else taken
 
 
 class Arrival(NamedTuple):
@@ -112,9 +112,9 @@ async def accept(event: Event, house: House, ledger: RedisLedger, beside: Sequen
     if late is not None and not facts.restricts(event):
         raise EventInFutureError if late == "ahead" else EventTooOldError
     arrival = Arrival(event, house.player_key(event.player_id), now_us, late, beside)
-    done = await ledger.at_home(arrival.asked, lambda player: _accept(arrival, house, ledger, player))
+    done = await ledger.identities.with_owner(arrival.asked, lambda player: _accept(arrival, house, ledger, player))
     if isinstance(event, events.HouseholdChanged):
-        await ledger.bring(arrival.asked)
+        await ledger.join_household(arrival.asked)
     return done
 
 
@@ -136,7 +136,7 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
         return Accepted(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:
         # Reserve in the household before the facts name it; contacts made meanwhile follow in `accept`.
-        await ledger.bring(player, other, taken.facts[-1].moment_us)
+        await ledger.join_household(player, other, taken.facts[-1].moment_us)
     return answered(keys, await ledger.append(keys, taken), EventIdReused)
 
 
@@ -167,11 +167,12 @@ async def _linked(event: Event, house: House, ledger: RedisLedger, keys: PlayerK
             return ""
     if linked == keys.player:
         return ""
-    home = await ledger.at_home(linked, ledger.home)
-    if home == linked:
+    owner = await ledger.identities.owner(linked)
+    if owner == linked:
         name = base64.b64encode(sealing.seal(seal, {"player_id": event.player_id}, sealing.NAME)).decode()
-        home = await ledger.link(linked, keys.player, name)
-    if home != keys.player:
-        await ledger.home(keys.player)  # if the player was linked to another meanwhile, accept the event there
+        owner = await ledger.identities.merge(linked, keys.player, name)
+    if owner != keys.player:
+        # If the player was linked to another meanwhile, accept the event there.
+        await ledger.identities.check_owner(keys.player)
         raise AlreadyLinkedError
     return linked

@@ -95,7 +95,7 @@ def player(client: redis.Redis, keys: dict[str, Any], name: str) -> Story:
         try:
             return show_player(await ledger.view(held, NO_DECISION), await ledger.progress(held.partition))
         except Linked as linked:
-            return {"to": linked.to.split(" ")[:2], "home": await ledger.at_home(name, ledger.home)}
+            return {"to": linked.to.split(" ")[:2], "home": await ledger.identities.owner(name)}
 
     return seen
 
@@ -315,12 +315,12 @@ class Writing:
         plain = reservation(9)._replace(purpose="marketing", offer="match_preview", category=None, charges=())
         await self.reserve(f"017-{'f' * 24}", plain)
         for name, held in (("017-a#1", reservation(1)), ("017-b#1", reservation(2))):
-            assert await self.ledger.hold(self.household, "", name, held)
-        await self.ledger.let_go(self.household, ["017-b#1"])
+            assert await self.ledger.households.reserve(self.household, "", name, held)
+        await self.ledger.households.release(self.household, ["017-b#1"])
         view = await self.ledger.view(self.keys, NO_DECISION)
-        await self.ledger.join(self.household, view.held, view.held.lacking(AT))
-        assert await self.ledger.link(self.linked, self.player, "sealed-name") == self.player
-        await self.ledger._frozen(self.half, self.player, "sealed-name")
+        await self.ledger.households.add(self.household, view.held, view.held.lacking(AT))
+        assert await self.ledger.identities.merge(self.linked, self.player, "sealed-name") == self.player
+        await self.ledger.identities.begin_merge(self.half, self.player, "sealed-name")
 
 
 def write(client: redis.Redis) -> Callable[[RedisLedger], Awaitable[dict[str, Any]]]:

@@ -25,6 +25,7 @@ from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, household_key
 from service.contacts.entries import Reservation, decision_of
+from service.contacts.households import Households
 from service.contacts.ledger import Appended, RedisLedger
 from service.contacts.snapshot import NO_DECISION
 
@@ -88,7 +89,7 @@ async def test_room_that_a_confirm_took_in_the_household_and_never_used_comes_ba
         deps = app_of(client).state.deps
         view = await deps.ledger.view(keys, NO_DECISION)
         sure = view.held.own[name]._replace(state="confirmed")
-        assert await deps.ledger.hold(view.household, "", name, sure, view.held.in_household(name))
+        assert await deps.ledger.households.reserve(view.household, "", name, sure, view.held.in_household(name))
         assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True)), "the lease still runs"
         past = sure._replace(state="reserved", valid_until_us=1)
         store.hset(keys.ledger, name, past.dumps())
@@ -132,7 +133,7 @@ async def dies(*_: object) -> NoReturn:
     raise Killed
 
 
-@pytest.mark.parametrize("step", ["bring", "append"])
+@pytest.mark.parametrize("step", ["join_household", "append"])
 async def test_who_joins_a_household_brings_their_contacts_wherever_the_process_dies(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -144,8 +145,8 @@ async def test_who_joins_a_household_brings_their_contacts_wherever_the_process_
         await contacted(client, PLAYER)
         joins = event(PLAYER, "household_changed", household_id="home-c")
         with monkeypatch.context() as patched:
-            patched.setattr(app_of(client).state.deps.ledger, step, dies)
-            await client.post("/v1/events", json=joins)
+            patched.setattr(RedisLedger, step, dies)
+            await post(client, "/v1/events", joins, 500)
         assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True))
         await client.post("/v1/events", json=joins)
         assert "cap:home" in rules(await asked(client, OTHER, dry_run=True))
@@ -159,8 +160,8 @@ async def test_a_link_that_was_cut_off_before_the_household_knew_is_made_good_by
         await tell(client, [*adult_events(PLAYER), event("c-h", "household_changed", household_id="home-4")])
         await contacted(client, PLAYER)
         with monkeypatch.context() as patched:
-            patched.setattr(app_of(client).state.deps.ledger, "_bring", dies)
-            await client.post("/v1/events", json=event(PLAYER, "identify", anonymous_id="c-h"))
+            patched.setattr(Households, "add_player", dies)
+            await post(client, "/v1/events", event(PLAYER, "identify", anonymous_id="c-h"), 500)
         assert "cap:home" in rules(await asked(client, PLAYER, dry_run=True))
         await asked(client, PLAYER, channels=["sms"])
         assert "cap:home" in rules(await asked(client, OTHER, dry_run=True))
@@ -184,7 +185,7 @@ async def test_a_confirm_that_is_refused_late_undoes_no_other_confirm_of_the_lea
     opened: Opened, house: House, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The player asks for money back while the first is under way, gets it, and the second sends."""
-    confirm, hold, seen = RedisLedger.confirm, RedisLedger.hold, list[str]()
+    confirm, hold, seen = RedisLedger.confirm, Households.reserve, list[str]()
     async with opened() as client:
         await live_together(client, PLAYER)
         (made,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"], purpose="bonus")
@@ -203,7 +204,7 @@ async def test_a_confirm_that_is_refused_late_undoes_no_other_confirm_of_the_lea
             return await hold(*given)
 
         monkeypatch.setattr(RedisLedger, "confirm", moved_first)
-        monkeypatch.setattr(RedisLedger, "hold", held_late)
+        monkeypatch.setattr(Households, "reserve", held_late)
         await post(client, f"/v1/decisions/{made['decision_id']}/confirm", {}, 409)
         assert seen == ["requested", "paid"]
         held: Any = store.hgetall(household_key(house.player_key("household home-4")))

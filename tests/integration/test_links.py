@@ -143,7 +143,7 @@ async def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
         name = sealing.seal(seal, {"player_id": PLAYER}, sealing.NAME)
         import base64  # noqa: PLC0415 - as the house seals it
 
-        await ledger._frozen(linked, key, base64.b64encode(name).decode())
+        await ledger.identities.begin_merge(linked, key, base64.b64encode(name).decode())
         assert b" pending " in store.hget(f"facts:{linked}", "to")  # type: ignore[operator]
         assert (await asked(client, "cookie-3"))["action"] == "NO_CONTACT"
         assert b" done " in store.hget(f"facts:{linked}", "to")  # type: ignore[operator]
@@ -252,7 +252,7 @@ async def test_two_links_that_cross_and_whose_callers_died_are_untied_by_whoever
         await tell(client, [event(PLAYER, "login"), event(OTHER, "self_excluded")])
         held = {(await client.get(f"/v1/players/{name}")).json()["player"] for name in (PLAYER, OTHER)}
         assert len(held) == 1
-        assert await ledger.at_home(one, ledger.home) == await ledger.at_home(other, ledger.home)
+        assert await ledger.identities.owner(one) == await ledger.identities.owner(other)
 
 
 @pytest.mark.usefixtures("worker")
@@ -267,11 +267,11 @@ async def test_an_id_that_was_taken_in_and_turns_out_the_player_after_all_is_tol
         await tell(client, [event(greater, "self_excluded") | ago(10)])
         ledger = app_of(client).state.deps.ledger
         mark = await marked(ledger, house, greater, lesser)
-        assert await ledger._take_in({key: mark}, to)
+        assert await ledger.identities.complete_merges({key: mark}, to)
         store.hset(f"facts:{key}", "to", mark)
         await marked(ledger, house, lesser, greater)
         await tell(client, [event(lesser, "login"), event(greater, "exclusion_ended") | ago(2)])
-        assert {await ledger.at_home(one, ledger.home) for one in (key, to)} == {key}
+        assert {await ledger.identities.owner(one) for one in (key, to)} == {key}
         held = await facts_of(client, lesser)
         assert held["exclusion:*"] == "ended"
 
@@ -475,7 +475,7 @@ async def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, ho
         (lease,) = await leased(client, PLAYER, 1, due=True, channels=["in_app", "email"])
         ledger = app_of(client).state.deps.ledger
         linked, owner = house.player_key("cookie-s"), house.player_key(PLAYER)
-        assert await ledger._take_in({linked: await ledger._marked(linked)}, owner)
+        assert await ledger.identities.complete_merges({linked: await ledger.identities.mark_of(linked)}, owner)
         await post(client, f"/v1/decisions/{lease['decision_id']}/confirm", {})
 
 

@@ -83,9 +83,8 @@ def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachi
             attempt = self.attempts.pop()
             view = attempt.view
             if view.household and attempt.held:
-                ledger = self.rooms.ledger
-                held = ledger.hold(view.household, view.household_version or "0", f"{attempt.name}#2", attempt.held)
-                self.rooms.do(held)
+                version, households = view.household_version or "0", self.rooms.ledger.households
+                self.rooms.do(households.reserve(view.household, version, f"{attempt.name}#2", attempt.held))
 
         @rule(which=WHICH, times=st.integers(1, 2))
         def confirm(self, which: int, times: int) -> None:

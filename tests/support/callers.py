@@ -106,5 +106,4 @@ async def marked(ledger: RedisLedger, house: House, linked: str, player: str) ->
     key = house.player_key(player)
     seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
     name = base64.b64encode(sealing.seal(seal, {"player_id": player}, sealing.NAME)).decode()
-    mark, _, _ = await ledger._frozen(house.player_key(linked), key, name)
-    return mark
+    return (await ledger.identities.begin_merge(house.player_key(linked), key, name)).mark

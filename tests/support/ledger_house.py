@@ -13,7 +13,7 @@ import redis
 
 from features.events import EVENT, moment
 from features.store.connection import Store, connect
-from features.store.deployment import House
+from features.store.deployment import House, clock_arguments
 from features.store.keys import PlayerKeys, household_key, partition_of, tag
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.limits import Cap
@@ -21,7 +21,7 @@ from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.worker.consumer import log_entry
 from service.contacts import limits
 from service.contacts.entries import Reservation, State
-from service.contacts.ledger import Booking, Entry, RedisLedger, clock_arguments
+from service.contacts.ledger import Booking, Entry, RedisLedger
 from service.contacts.limits import LimitQuery
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.events.accept import accept
@@ -116,7 +116,7 @@ class Rooms:
         async def seen(key: str) -> tuple[str, PlayerSnapshot]:
             return key, await self.ledger.view(PlayerKeys(key), NO_DECISION)
 
-        key, view = self.do(self.ledger.at_home(self.key(player), seen))
+        key, view = self.do(self.ledger.identities.with_owner(self.key(player), seen))
         self._names += 1
         name = f"{partition_of(key):03d}-{chance.getrandbits(60):020d}{self._names:04d}"
         return Attempt(key, view, name, self._drawn(view, chance))
@@ -146,7 +146,7 @@ class Rooms:
         """Commit what was drawn, in the household first, as a decision does."""
         view, held, name = attempt.view, attempt.held, f"{attempt.name}#1"
         version, free = view.household_version or "0", view.held.freed(self.house.now_us(view.real_us))
-        if view.household and not self.do(self.ledger.hold(view.household, version, name, held, free)):
+        if view.household and not self.do(self.ledger.households.reserve(view.household, version, name, held, free)):
             return "moved"
         booking = self._booking(attempt, held)
         status, _ = self.do(self.ledger.reserve(PlayerKeys(attempt.player), booking))
@@ -155,7 +155,7 @@ class Rooms:
                 old = view.held.own[one]
                 self.forgotten.update(dict(old.charges) if old.state == "confirmed" else {})
         if view.household and status != "reserved" and held:
-            self.do(self.ledger.let_go(view.household, [name]))
+            self.do(self.ledger.households.release(view.household, [name]))
         return status
 
     def _booking(self, attempt: Attempt, held: Reservation | None) -> Booking:
@@ -192,15 +192,16 @@ class Rooms:
             if view.household and mine.state == "reserved":
                 sure = mine._replace(state="confirmed", send_us=send_us)
                 over = [*view.held.in_household(name), *view.held.freed(now_us)]
-                if not await self.ledger.hold(view.household, view.household_version or "0", name, sure, over):
+                version, households = view.household_version or "0", self.ledger.households
+                if not await households.reserve(view.household, version, name, sure, over):
                     return "moved"
             body = msgspec.msgpack.encode({"name": name, "send_us": send_us})
             status, _ = await self.ledger.confirm(keys, name, view, send_us, body)
             if view.household and status not in {"confirmed", "moved"} and mine.state == "reserved":
-                await self.ledger.let_go(view.household, [name, *view.held.in_household(name)])
+                await self.ledger.households.release(view.household, [name, *view.held.in_household(name)])
             return status
 
-        return self.do(self.ledger.at_home(self.key(player), confirmed))
+        return self.do(self.ledger.identities.with_owner(self.key(player), confirmed))
 
     def release(self, player: str, name: str) -> str:
         """Tell that a contact failed."""
@@ -210,8 +211,8 @@ class Rooms:
             entry = Entry("outcome", f"outcome/{name}", name.encode()[-8:], body, (), name)
             return (await self.ledger.append(keys, entry)).status
 
-        status = self.do(self.ledger.at_home(self.key(player), told))
-        self.do(self.ledger.free(self.key(player), name))
+        status = self.do(self.ledger.identities.with_owner(self.key(player), told))
+        self.do(self.ledger.release_in_household(self.key(player), name))
         return status
 
     def tell(self, player: str, type_: str, **more: Any) -> str:
