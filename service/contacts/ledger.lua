@@ -1,7 +1,9 @@
 #!lua name=croupier_ledger
 -- Everything that changes what may be sent to a player happens in one of these calls, atomically.
--- All keys of a call carry one partition tag. Facts are registers: `moment rank text`, where the greatest
--- (moment, rank, text) wins, so that facts merge in any order and ties go to the stricter (higher) rank.
+-- All keys of a call carry one partition tag; keys.py tells what stands under each, entries.py the texts of a ledger.
+-- Facts are registers: `moment rank text`, where the greatest (moment, rank, text) wins, so that facts merge in any
+-- order and ties go to the stricter (higher) rank. Names of functions, and what they are given in which order, never
+-- change: processes of several builds share a store.
 
 local function real_us()
   local t = redis.call('TIME')
@@ -50,9 +52,9 @@ local function give_back(budget, entry)
   end
 end
 
--- Takes back every open lease of a promotion on a channel ('*' for all): its capacity is free again, it can never be
--- confirmed, and the log tells of each, as does the partition's outbox (its key is the log's with another beginning: see
--- `outbox_key` in keys.py), from which senders are told. A confirmed contact stays as it is. Returns how many.
+-- Revokes every open lease of a promotion on a channel ('*' for all): its capacity is free again and it can never be
+-- confirmed. Each is appended to the log, and to the partition's outbox for webhooks (its key is the log's with another
+-- beginning: see `outbox_key` in keys.py). A confirmed contact stays as it is. Returns how many.
 local function revoke(ledger, log, budget, channel, player, now, zone)
   local taken, entries = 0, redis.call('HGETALL', ledger)
   for at = 1, #entries, 2 do
@@ -239,9 +241,9 @@ local function credit(keys, args)
   return 1
 end
 
--- KEYS: ledger of a household. ARGV: version it was read with ('' for any), decision, entry to hold ('' for none), entries
--- that nothing can need any more. Returns 1, or 0 if others moved it.
-local function hold(keys, args)
+-- KEYS: ledger of a household. ARGV: version it was read with ('' for any), name of the entry, entry ('' for none), entries
+-- that no limit can need any more. Reserves a contact in the household. Returns 1, or 0 if others moved it.
+local function reserve_in_household(keys, args)
   if args[1] ~= '' and (redis.call('HGET', keys[1], 'v') or '0') ~= args[1] then return 0 end
   for n = 4, #args do redis.call('HDEL', keys[1], args[n]) end
   if args[3] ~= '' then
@@ -251,15 +253,15 @@ local function hold(keys, args)
   return 1
 end
 
--- KEYS: ledger of a household. ARGV: entries: what they held is free again.
-local function let_go(keys, args)
+-- KEYS: ledger of a household. ARGV: names of entries. Releases their capacity.
+local function release_in_household(keys, args)
   if redis.call('HDEL', keys[1], unpack(args)) > 0 then redis.call('HINCRBY', keys[1], 'v', 1) end
   return 1
 end
 
--- KEYS: ledger of a household. ARGV: number of entries that are over, these, then decision, entry pairs: contacts of one who
--- joins. What is there stays, but for one that was confirmed since.
-local function join(keys, args)
+-- KEYS: ledger of a household. ARGV: number of entries that are over, these, then decision, entry pairs: a player's contacts
+-- that the household lacks. What is there stays, unless the contact was confirmed since.
+local function add_to_household(keys, args)
   local pairs_at = 2 + tonumber(args[1])
   for n = 2, pairs_at - 1 do redis.call('HDEL', keys[1], args[n]) end
   for at = pairs_at, #args, 2 do
@@ -270,10 +272,10 @@ local function join(keys, args)
   return 1
 end
 
--- KEYS: facts, ledger of an id. ARGV: the player that it turned out to be, and that player's name, sealed; none to look
--- only. From now on all of the id is told to that player; what is held here stays as it is. Returns where it is linked to
--- ('' for nowhere), facts, ledger.
-local function freeze(keys, args)
+-- KEYS: facts, ledger of an id. ARGV: the player that it is merged into, and that player's name, sealed; none to read only.
+-- Marks the id as merged, pending, unless it bears a mark: from now on every call for it is sent on to that player, and
+-- what stands here stays as it is. Returns the mark ('' for none), facts, ledger.
+local function begin_merge(keys, args)
   if args[1] and redis.call('HSETNX', keys[1], 'to', args[1] .. ' pending ' .. args[2]) == 1 then
     redis.call('HINCRBY', keys[1], 'v', 1)
     redis.call('HINCRBY', keys[2], 'v', 1)
@@ -281,8 +283,8 @@ local function freeze(keys, args)
   return {redis.call('HGET', keys[1], 'to') or '', redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2])}
 end
 
--- KEYS: facts of an id. ARGV: the mark that it bears. Takes it away again: two ids were linked to each other at once.
-local function thaw(keys, args)
+-- KEYS: facts of an id. ARGV: the mark that it bears. Removes it: the marks of ids merged into each other form a cycle.
+local function break_cycle(keys, args)
   if redis.call('HGET', keys[1], 'to') == args[1] then
     redis.call('HDEL', keys[1], 'to')
     redis.call('HINCRBY', keys[1], 'v', 1)
@@ -290,9 +292,9 @@ local function thaw(keys, args)
   return 1
 end
 
--- KEYS: facts of an id. ARGV: the mark that it bore when it was taken in, the player that has it by now (by default the one
--- that the mark names). Another mark stays.
-local function settle(keys, args)
+-- KEYS: facts of an id. ARGV: the mark that it bore when its merge was completed, its owner by now (by default the player
+-- that the mark names). Marks the merge as done; another mark stays.
+local function mark_done(keys, args)
   if redis.call('HGET', keys[1], 'to') == args[1] then
     local to, name = string.match(args[1], '^(%S+) %l+ (.*)$')
     redis.call('HSET', keys[1], 'to', (args[2] or to) .. ' done ' .. name)
@@ -313,9 +315,9 @@ end
 -- KEYS: facts, ledger, log, budget shares of a player. ARGV: real0, house0, rate, player, sealed name of the player ('' for
 -- none), microseconds that clocks may be ahead, number of ids, ids, number of facts, per fact field, moment, rank, text, then
 -- ledger names and entries.
--- Takes in an id that was frozen, and the ids linked to it; a second time changes nothing. Open leases are taken back: they
--- were drawn for less. Returns 1, or where the player is linked to.
-local function adopt(keys, args)
+-- Completes the merge of ids with pending marks, and of the ids linked to them; a second time changes nothing. Open leases
+-- are revoked: they were drawn from less. Returns 1, or the mark of a player who was merged into another.
+local function complete_merge(keys, args)
   local linked, now = redis.call('HGET', keys[1], 'to'), house_us(args[1], args[2], args[3])
   if linked then return linked end
   if args[5] ~= '' then redis.call('HSETNX', keys[1], 'name', args[5]) end
@@ -349,10 +351,10 @@ redis.register_function('croupier_assert', assert_facts)
 redis.register_function('croupier_expire', expire)
 redis.register_function('croupier_grant', grant)
 redis.register_function('croupier_credit', credit)
-redis.register_function('croupier_hold', hold)
-redis.register_function('croupier_let_go', let_go)
-redis.register_function('croupier_join', join)
-redis.register_function('croupier_freeze', freeze)
-redis.register_function('croupier_thaw', thaw)
-redis.register_function('croupier_settle', settle)
-redis.register_function('croupier_adopt', adopt)
+redis.register_function('croupier_hold', reserve_in_household)
+redis.register_function('croupier_let_go', release_in_household)
+redis.register_function('croupier_join', add_to_household)
+redis.register_function('croupier_freeze', begin_merge)
+redis.register_function('croupier_thaw', break_cycle)
+redis.register_function('croupier_settle', mark_done)
+redis.register_function('croupier_adopt', complete_merge)
