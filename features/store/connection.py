@@ -76,6 +76,11 @@ class Store:
         await self._lanes.close()
 
 
+def deadline(seconds: float) -> float:
+    """The moment in some seconds, on the monotonic clock."""
+    return monotonic() + seconds
+
+
 class TimedStore:
     """The store with one deadline for all calls of a request together, `until` on the monotonic clock."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Final
 
-from features.store.connection import Store, connect
+from features.store.connection import Store, connect, deadline
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import served
 from service.contacts.ledger import RedisLedger
@@ -42,7 +41,7 @@ def explain(url: str, player_id: str, brand: str = "main") -> dict[str, Any]:
 async def _read(url: str, player_id: str, brand: str, serving: Serving) -> ExplainedPlayer:
     store = Store(url, connections=1)
     try:
-        ledger = RedisLedger(store, serving.house).by(time.monotonic() + _SECONDS)
+        ledger = RedisLedger(store, serving.house).by(deadline(_SECONDS))
         return await read_player(player_id, brand, serving, ledger)
     finally:
         await store.close()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from features.events import REMEMBERED
-from features.store.connection import Store, TimedStore
+from features.store.connection import Store, TimedStore, deadline
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, probe_key
@@ -215,7 +214,7 @@ class RedisLedger:
 
         The fetch has a deadline of its own: a granted share must not be lost to a time-out.
         """
-        fetch = asyncio.create_task(self.by(monotonic() + FETCH_SECONDS).fetch_share(keys, booking, account, left))
+        fetch = asyncio.create_task(self.by(deadline(FETCH_SECONDS)).fetch_share(keys, booking, account, left))
         _FETCHES.add(fetch)
         fetch.add_done_callback(_FETCHES.discard)
         done, _ = await asyncio.wait([fetch], timeout=min(self.store.seconds, FETCH_SECONDS))
