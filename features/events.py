@@ -26,6 +26,7 @@ from features import places, zones
 from features.moments import MICROSECOND
 from features.moments import micros as micros  # noqa: PLC0414 - exported: events are read in microseconds
 from features.moments import moment as moment  # noqa: PLC0414
+from features.schema import ChannelName, ProductName
 from features.words import LOWER, SPELT, listed, nearest
 
 REMEMBERED: Final = timedelta(days=35)
@@ -69,8 +70,8 @@ TimeZone = Annotated[ZoneName, AfterValidator(_known_zone)]
 Minor = Annotated[int, Field(ge=0, le=10**12)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,64}$")]
 Tag = Annotated[Word, listed("tags", kept=True)]
-Product = Annotated[Literal["casino", "sports", "poker", "bingo", "lottery"], SPELT]
-Channel = Annotated[Literal["email", "sms", "push", "in_app", "call"], SPELT]
+Product = Annotated[ProductName, SPELT]
+Channel = Annotated[ChannelName, SPELT]
 Scope = Annotated[Literal["brand", "all"], SPELT]
 ConsentBasis = Annotated[Literal["express", "soft_opt_in", "implied", "enquiry"], SPELT]
 Origin = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]

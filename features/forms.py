@@ -1,4 +1,4 @@
-"""Hash inputs: the first build's fields always, later ones only where they differ from their default.
+"""Text of a model that is hashed: the first build's fields always, later fields where they differ from their default.
 
 A hash that stands in a store or a log must come out the same after every change of the code. So a form names the
 fields that something had in the first build: they are always in, defaults included; a field that was added later

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import time
 from enum import StrEnum
 from functools import cache
-from typing import Final
+from typing import Final, Literal, get_args
 
 from features.forms import Form, literal
 
@@ -25,8 +25,10 @@ HOUR: Final = 3_600
 DAY: Final = 24 * HOUR
 MICROS: Final = 1_000_000
 
-CHANNELS: Final = ("email", "sms", "push", "in_app", "call")
-PRODUCTS: Final = ("casino", "sports", "poker", "bingo", "lottery")
+ChannelName = Literal["email", "sms", "push", "in_app", "call"]
+CHANNELS: Final[tuple[ChannelName, ...]] = get_args(ChannelName)
+ProductName = Literal["casino", "sports", "poker", "bingo", "lottery"]
+PRODUCTS: Final[tuple[ProductName, ...]] = get_args(ProductName)
 
 # Half-open windows of the player's local time; together they cover the day, the last one crosses midnight.
 TIMING_SLOTS: Final[Mapping[str, tuple[time, time]]] = {

@@ -1,4 +1,4 @@
-"""Extras of the package that commands need beyond the base, and the sentence for what is not installed."""
+"""Which extra of the package a command needs, and what it says when that is not installed."""
 
 from __future__ import annotations
 

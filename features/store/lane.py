@@ -1,4 +1,4 @@
-"""Calls of the serving process to one server: a deadline for each, and a breaker for silence.
+"""Calls to one server: a deadline for each, and a circuit breaker for a server that does not answer.
 
 Silent is not slow: a server is silent while calls end without an answer of it, whatever it was asked.
 """

@@ -1,4 +1,4 @@
-"""Sets of a catalogue's candidates as whole numbers, one bit per place. Pure.
+"""Sets of a catalogue's candidates: an integer for each set, a bit for each candidate. Pure.
 
 Masks are joined and cut by single operations on numbers, whatever the size of the catalogue, and the bytes of a
 number are those that a record keeps: place 0 (`NO_CONTACT`) is the highest bit.

@@ -1,4 +1,4 @@
-"""Hash input of a catalogue: its fields in the first build (`features.forms`)."""
+"""Fields of a catalogue that its hash covers, as `features.forms` writes them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from models.catalogue.offers import load_catalogue
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from service.contacts import limits
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.decisions.assess import Assessment, RecordedPlayer, assess
 from service.decisions.eligibility import Asked
 from service.decisions.record import Record, assignment, load_record
@@ -195,7 +195,7 @@ def _of_rules(assessed: Assessment) -> dict[str, Candidates]:
 
 def _apart(name: str) -> bool:
     """Whether a reason comes from outside the rulebook."""
-    return name in eligibility.OWN or name.partition(":")[0] in limits.KINDS
+    return name in reasons.OWN or name.partition(":")[0] in limits.KINDS
 
 
 def _union(blocked: Mapping[str, Candidates]) -> Candidates:

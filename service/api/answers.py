@@ -13,7 +13,7 @@ from features.aggregates import forward
 from features.moments import when
 from features.schema import CHANNELS, STORED, VECTOR, schema_hash
 from models.catalogue.offers import SLOTS, Catalogue
-from service.decisions.eligibility import Reason, reason
+from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
 NO_CONTACT: Final = "NO_CONTACT"

@@ -1,4 +1,4 @@
-"""Whether this process was seen to serve: readiness is what it did, not what it has opened."""
+"""Readiness of a process: it is ready once it was seen to decide and to write in time."""
 
 from __future__ import annotations
 

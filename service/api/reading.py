@@ -1,4 +1,4 @@
-"""What a body at the door says: words of closed lists, and what restricts contact in its strictest reading.
+"""Read request bodies: words of closed lists, and facts that restrict contact in their strictest reading.
 
 An event that restricts is never refused for a word that nobody knows: an exclusion of an unknown brand holds for every
 brand, a withdrawal on an unknown channel for every channel. Where the unknown word alone would make it restrict, it is

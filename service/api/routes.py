@@ -44,9 +44,9 @@ from service.api.routing import (
 from service.contacts.ledger import RedisLedger
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, decide
-from service.decisions.eligibility import Reason, reasons
 from service.decisions.explain import Evidence, why
 from service.decisions.outcomes import WITHDRAWING, Outcome, take
+from service.decisions.reasons import Reason, reasons
 from service.decisions.record import Record, load_record
 from service.decisions.request import DecisionRequest
 from service.errors import (

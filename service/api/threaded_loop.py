@@ -1,4 +1,4 @@
-"""A loop in a thread of its own, for what must not wait behind all that a process is busy with."""
+"""An event loop in a thread of its own, so that facts that restrict contact never wait for other requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries of ledgers: contacts, responses to them, leases that run out, each with the text that the store holds.
+"""Entries of a ledger: contacts, responses, leases that charge budgets; how each is written in the store, and read.
 
 A text is words with single spaces between. The store's functions read the same texts (`ledger.lua`), builds before and
 after this one write them: words may be added at the end only where every reader takes what lacks them.

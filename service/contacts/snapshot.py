@@ -65,7 +65,7 @@ class Linked(Exception):
     """An id was merged into a player, who owns everything of it: `to` is the mark that names the player.
 
     `record` is the decision that was asked for, if it was made for the id before. Outside the tree of errors: control
-    flow, for `RedisLedger.at_home` asks again about the player.
+    flow, for `Identities.with_owner` asks again about the player.
     """
 
     def __init__(self, to: str, record: bytes | None = None) -> None:

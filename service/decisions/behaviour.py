@@ -1,4 +1,4 @@
-"""What a player did, as a decision sees it: features brought forward to now, or what is wrong with them. Pure."""
+"""Behaviour of a player at decision time: features brought forward to now, or why they cannot be used. Pure."""
 
 from __future__ import annotations
 

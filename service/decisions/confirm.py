@@ -17,7 +17,7 @@ from models.catalogue.offers import PROMOTIONAL, Window
 from service.contacts.entries import Reservation
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import PlayerSnapshot
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.decisions.assess import assess
 from service.decisions.decide import ATTEMPTS
 from service.decisions.eligibility import Asked
@@ -91,7 +91,7 @@ def _refuse(record: Record, sent: ChosenContact, serving: Serving, snapshot: Pla
     if mine is None or mine.state in _STATES:
         raise _STATES["unknown" if mine is None else mine.state]
     if forbidden := forbidding(record, sent, serving, snapshot, send_us):
-        raise Revoked(eligibility.reason(forbidden[0], serving.reasons).reason, forbidden)
+        raise Revoked(reasons.reason(forbidden[0], serving.reasons).reason, forbidden)
     if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
         raise TooEarlyError(f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
 

@@ -7,7 +7,7 @@ but the request. What blocks is named by id: a rule of the rulebook, a trouble w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 
 from models.catalogue.candidates import Candidates
 from models.catalogue.offers import PROMOTIONAL, Purpose, Stage, Window
-from service.rules.compiler import NO_RULES, CompiledRulebook, Verdict
-from service.rules.inputs import INPUTS, Inputs
-from service.rules.rulebook import Rulebook
+from service.rules.compiler import CompiledRulebook, Verdict
+from service.rules.inputs import Inputs
 
 
 class Asked(NamedTuple):
@@ -73,38 +72,8 @@ class Standing:
         return replace(self, windows=(window,) * len(self.windows), asked=asked)
 
 
-class Reason(NamedTuple):
-    """A reason in words, and where it comes from."""
-
-    reason: str
-    source: str
-    jurisdictions: tuple[str, ...] = ()
-    checked_on: str | None = None
-    confidence: str | None = None
-    note: str = ""
-
-
-OWN: Final = {
-    "unknown_player": Reason("nothing is known of this player", "house: unknown denies"),
-    "rulebook_unreadable": Reason("the rulebook that was promoted cannot be read", "house: unknown denies"),
-    "offer_elsewhere": Reason("the offer is not for where the player lives, is licensed or is now", "catalogue"),
-    "time_zone": Reason("the player's hour is unknown", "house: unknown denies"),
-    "lifecycle_stage": Reason("the offer is for another stage of a player's life", "catalogue"),
-    "features_unavailable": Reason("behaviour could not be read", "house: unknown denies"),
-    "features_stale": Reason("behaviour is older than it may be", "house: stale denies"),
-    "holdout": Reason("the player belongs to the group that gets no marketing", "experiment"),
-    "not_requested": Reason("the caller asked for other purposes, channels or offers", "request"),
-}
-"""Reasons that are no rule of the rulebook."""
-
-
 _REQUESTS: Final = 100
 """Kinds of requests whose candidates are remembered; callers use a few."""
-TROUBLES: Final = {
-    "unknown": "it is not known",
-    "stale": "what is known is too old",
-    "future": "it was told for a moment that lies ahead",
-}
 
 
 def evaluate(standing: Standing) -> Verdict:
@@ -154,43 +123,3 @@ def _not_requested(standing: Standing) -> Candidates:
         for window, bits in zip(standing.windows, layout.slots, strict=True):
             blocked |= bits if window.send_us > standing.inputs.now_us else 0
     return blocked
-
-
-def reasons(book: Rulebook) -> dict[str, Reason]:
-    """Every reason that a rulebook can give, by id, in words with its source."""
-    found = dict(OWN)
-    for pack in book.packs:
-        for rule in pack.rules:
-            found[rule.id] = Reason(
-                f"{rule.reason} ({rule.asks})" if rule.asks else rule.reason,
-                rule.source,
-                rule.jurisdictions or pack.jurisdictions,
-                str(rule.checked_on or pack.checked_on),
-                rule.confidence,
-                rule.note,
-            )
-    titles = {name: one.title for name, one in INPUTS.items()}
-    titles |= {name: one.title for name, one in book.registers.items()}
-    for name, title in titles.items():
-        for trouble, told in TROUBLES.items():
-            found[f"{trouble}_{name}"] = Reason(f"{title}: {told}", "house: unknown, stale and future inputs deny")
-    return found
-
-
-_LIMITS: Final = {
-    "cap": "the cap has no room",
-    "gap": "it would be too close to another contact",
-    "pause": "contacts of this kind rest after what became of the last ones",
-    "budget": "what all players together may cost on that day is given out",
-}
-
-
-def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
-    """The reason of an id; limits are the catalogue's, an id of another rulebook speaks for itself."""
-    kind, _, which = rule.partition(":")
-    if kind == NO_RULES:
-        told = f"{which} is licensed, and the rulebook holds no rules of its own: what its law forbids is not known"
-        return Reason(told, "house: unknown denies", (which,))
-    if told := _LIMITS.get(kind, ""):
-        return Reason(told, "catalogue")
-    return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))

@@ -16,7 +16,7 @@ from models.catalogue.experiment import assign
 from models.catalogue.offers import SLOTS
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.decisions.assess import Assessment, assess
 from service.decisions.decide import own_id
 from service.decisions.eligibility import Asked
@@ -93,7 +93,7 @@ def _allowed(assessed: Assessment) -> Iterator[dict[str, str]]:
 
 def _denied(name: str, bits: Candidates, serving: Serving) -> dict[str, Any]:
     """What one reason denies, by the offers, channels and slots in which it denies anything."""
-    why, catalogue = eligibility.reason(name, serving.reasons), serving.layout.catalogue
+    why, catalogue = reasons.reason(name, serving.reasons), serving.layout.catalogue
     cube = serving.layout.array(bits)[1:].reshape(catalogue.shape)
     return {
         "rule": name,

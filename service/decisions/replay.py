@@ -1,4 +1,4 @@
-"""A decision's record as what it was made from: the player, what was asked. Pure."""
+"""The player and the request that a decision was made from, read back from its record. Pure."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
 from models.policy.context import CHURN
 from models.policy.policy import Policy
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
 
@@ -40,9 +40,9 @@ class Serving:
     lawful: bool = True
 
     @cached_property
-    def reasons(self) -> Mapping[str, eligibility.Reason]:
+    def reasons(self) -> Mapping[str, reasons.Reason]:
         """Every reason that the rulebook can give, by id."""
-        return eligibility.reasons(self.book)
+        return reasons.reasons(self.book)
 
     @property
     def layout(self) -> CandidateSpace:

@@ -3,7 +3,7 @@
 Harm is an input of rules only; no model sees it. Markers of behaviour give points and points give a level; some
 markers, any mention of harm to support, other systems' scores and reviews speak for themselves, and the gravest
 counts. A level rises at once and falls only by a review or after quiet days without any new sign. Definitions,
-thresholds and evidence stand in `rulebook/harm.yaml`.
+thresholds and evidence stand in `service/rulebook/harm.yaml`.
 """
 
 from __future__ import annotations

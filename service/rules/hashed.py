@@ -1,4 +1,4 @@
-"""Hash input of a rulebook: its fields in the first build (`features.forms`)."""
+"""Fields of a rulebook that its hash covers, as `features.forms` writes them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from support.rule_cases import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, l
 from features.moments import moment
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Window, send_window
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.players import facts
 from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
@@ -504,24 +504,24 @@ def test_scores_that_the_house_wants_of_everybody_must_be_there_and_fresh() -> N
 
 def test_a_reason_is_told_with_where_it_binds_how_sure_it_is_and_when_it_was_checked() -> None:
     book = load_rulebook(rulebook_path())
-    known = eligibility.reasons(book)
+    known = reasons.reasons(book)
     rules = {rule.id: (rule, pack) for pack in book.packs for rule in pack.rules}
     rule, pack = rules["H4b-FL-count"]
     assert rule.note
-    assert known["H4b-FL-count"] == eligibility.Reason(
+    assert known["H4b-FL-count"] == reasons.Reason(
         rule.reason, rule.source, ("US-FL",), str(pack.checked_on), rule.confidence, rule.note
     )
     assert known["GB3"].jurisdictions == ("GB",)
     assert known["stale_rofus"].reason.endswith(": what is known is too old")
     assert known["unknown_age"].source == "house: unknown, stale and future inputs deny"
-    assert eligibility.reason("cap:x", known) == eligibility.Reason("the cap has no room", "catalogue")
-    assert eligibility.reason("GB3", known) == known["GB3"]
-    other = eligibility.reason("ZZ", known)
-    assert other == eligibility.Reason("ZZ, a rule of another rulebook", "the rulebook that the record names")
+    assert reasons.reason("cap:x", known) == reasons.Reason("the cap has no room", "catalogue")
+    assert reasons.reason("GB3", known) == known["GB3"]
+    other = reasons.reason("ZZ", known)
+    assert other == reasons.Reason("ZZ, a rule of another rulebook", "the rulebook that the record names")
 
 
 def test_a_rule_that_was_compared_with_its_source_by_itself_says_when() -> None:
     small = law({**AGE, "checked_on": date(2026, 5, 20)})
-    assert eligibility.reasons(small.book)["age"].checked_on == "2026-05-20"
+    assert reasons.reasons(small.book)["age"].checked_on == "2026-05-20"
     assert CountCap.model_validate(ONCE).needs == ("bonuses",)
     assert CountCap.model_validate(DAILY).needs == ()

@@ -30,9 +30,10 @@ from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Catalogue, Offer, Purpose, Stage, Window, send_window
 from models.policy.context import READINGS
 from models.policy.policy import BusinessRules, Policy, Uniform, priorities
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.decisions.compose import choose
-from service.decisions.eligibility import OWN, Asked, Standing, evaluate
+from service.decisions.eligibility import Asked, Standing, evaluate
+from service.decisions.reasons import OWN
 from service.players import harm
 from service.players.facts import Facts, FactValue
 from service.players.harm import Harm
@@ -355,13 +356,13 @@ def test_inputs_are_kept_with_value_age_and_trouble() -> None:
 
 
 def test_every_reason_that_can_be_given_is_told_in_words_with_its_source() -> None:
-    known = eligibility.reasons(LAW.book)
+    known = reasons.reasons(LAW.book)
     worst = situation(**WORST, jurisdiction="DK")
     for name in evaluate(worst).blocked:
         assert known[name].reason
         assert known[name].source
-    assert eligibility.reason("cap:player_day", known).source == "catalogue"
-    assert "another rulebook" in eligibility.reason("GB99", known).reason
+    assert reasons.reason("cap:player_day", known).source == "catalogue"
+    assert "another rulebook" in reasons.reason("GB99", known).reason
 
 
 def test_bits_of_reasons_by_candidate_say_the_same_as_candidates_by_reason() -> None:

@@ -15,7 +15,7 @@ from features.places import regions
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, Offer, Window
 from pipelines.rules.inspection import lint, rules_of_place
-from service.decisions import eligibility
+from service.decisions import reasons
 from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.rulebook import EVERYWHERE, Rulebook, load_rulebook
 from service.rules.types import JurisdictionScope
@@ -73,7 +73,7 @@ def test_a_licensed_place_without_rules_of_its_own_is_silent_and_an_error(place:
     assert verdict.blocked[f"no_rules:{place}"] == law.layout.promotional
     assert "jurisdiction" not in verdict.blocked
     assert ("error", place) in findings(book)
-    said = eligibility.reason(f"no_rules:{place}", eligibility.reasons(book))
+    said = reasons.reason(f"no_rules:{place}", reasons.reasons(book))
     assert said.reason.startswith(f"{place} is licensed")
     assert said.jurisdictions == (place,)
 
@@ -203,7 +203,7 @@ def test_the_command_fails_on_what_may_not_serve_as_it_stands(
 
 
 def test_an_exclusion_says_what_the_rule_asks_a_house_to_tell() -> None:
-    texts = eligibility.reasons(BOOK)
+    texts = reasons.reasons(BOOK)
     assert "ontario_site" in texts["CA-ON1"].reason
     for pack in BOOK.packs:
         for rule in pack.rules:
