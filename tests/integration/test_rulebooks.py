@@ -287,8 +287,25 @@ async def test_a_player_is_explained_as_a_decision_would_find_them(opened: Opene
         if found["experiment"]["variant"] != "holdout":
             told = await asyncio.to_thread(explain, server.url, "p-mt")
             assert len(told["allowed"]) == found["candidates"]["eligible"] - 1
+        for player in ("p-dk", "p-mt"):
+            told = await asyncio.to_thread(explain, server.url, player)
+            page = (await client.get(f"/v1/players/{player}")).json()
+            for part in ("brand", "rulebook", "catalogue", "denied", "put_off", "stage"):
+                assert page[part] == told[part]
+            assert [one["offer"] for one in page["allowed"]] == [one["offer"] for one in told["allowed"]]
         with pytest.raises(inspection.RulesRefused, match="nothing is known"):
             await asyncio.to_thread(explain, server.url, "nobody")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_page_of_a_player_is_of_a_brand_that_the_house_knows(opened: Opened) -> None:
+    async with opened() as client:
+        await tell(client, adult_events("p-mt"))
+        for spelt in ("main", "MAIN"):
+            assert (await client.get("/v1/players/p-mt", params={"brand": spelt})).json()["brand"] == "main"
+        unknown = await client.get("/v1/players/p-mt", params={"brand": "mainly"})
+        assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_brand")
+        assert "did you mean main?" in unknown.json()["detail"]
 
 
 @pytest.mark.usefixtures("worker")
