@@ -52,6 +52,12 @@ def bench_restricting(context: typer.Context) -> None:
     _from_checkout("restricting", context.args)
 
 
+@bench.command("trace", context_settings=_PASSED_ON)
+def bench_trace(context: typer.Context) -> None:
+    """The way of one decision through folders and modules. Example: croupier bench trace --against HEAD~1."""
+    _from_checkout("trace", context.args)
+
+
 def _from_checkout(name: str, arguments: Sequence[str]) -> NoReturn:
     """Start a bench that lies beside the packages, and end as it ends."""
     root = Path(__file__).parents[2]
