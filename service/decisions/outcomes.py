@@ -194,13 +194,20 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
             raise UnknownDecisionError(_UNKNOWN if outcome.type in WITHDRAWING else "", "/decision_id")
         return Contact.of(record)
     player = house.player_key(outcome.player_id)
-    theirs = record if record is not None and record.player == player else None
+    theirs = record if record is not None and await _is_of(record, player, ledger) else None
     brand = outcome.brand or (theirs.brand if theirs else "main")
     if theirs is not None and theirs.action is not None:
         decided = Contact.of(theirs)
         if (decided.brand, decided.channel) == (brand, outcome.channel):
-            return decided
+            return decided._replace(player=player)
     return Contact(player, brand, outcome.channel)
+
+
+async def _is_of(record: Record, player: str, ledger: RedisLedger) -> bool:
+    """Whether a decision is about a player: about the same id, or about another id of the same person."""
+    if record.player == player:
+        return True
+    return await ledger.identities.owner(record.player) == await ledger.identities.owner(player)
 
 
 _UNKNOWN: Final = f"{UnknownDecisionError.sentence}: name player_id and channel, and it is taken"

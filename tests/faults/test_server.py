@@ -162,6 +162,7 @@ ASKING = {
     "rules explain": "player-1",
     "rules diff": "service/rulebook service/rulebook --since 7d",
     "settle": "",
+    "create": "",
     "webhooks enable": "crm",
 }
 """Commands that ask a home's own store and end, with arguments."""
@@ -169,6 +170,7 @@ SERVING = {"up": "--players 0 --no-screen --port PORT", "serve": "--port PORT", 
 """Commands that ask it until they are ended."""
 APART = {
     "doctor",
+    "settings",
     "import schema",
     "rules lint",
     "rules list",

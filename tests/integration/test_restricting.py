@@ -213,6 +213,29 @@ async def test_who_names_no_brand_withdraws_from_that_of_their_decision(opened: 
         assert (await facts_of(client, PLAYER))["consent:main:email"].startswith("withdrawn")
 
 
+@pytest.mark.parametrize(("asks", "tells"), [("cookie-w", "cookie-w"), ("cookie-w", PLAYER), (PLAYER, "cookie-w")])
+@pytest.mark.parametrize("merged_first", [True, False])
+async def test_a_decision_is_that_of_every_id_of_its_player(
+    opened: Opened, asks: str, tells: str, *, merged_first: bool
+) -> None:
+    """Consent ends for the brand of the decision, under whichever id it was asked for and is told of."""
+    async with opened() as client:
+        with_brands(client, "main", "second")
+        for player in {PLAYER, asks}:
+            await settled(client, player)
+        merge = event(PLAYER, "identify", anonymous_id="cookie-w")
+        if merged_first:
+            await tell(client, [merge])
+        answer = await asked(client, asks, brand="second")
+        if not merged_first:
+            await tell(client, [merge])
+        await tell(client, [event(PLAYER, "consent_changed", channel="email", granted=True, brand="second")])
+        told = withdrawal("unsubscribed", decision_id=answer["decision_id"]) | {"player_id": tells}
+        for duplicate in (False, True):
+            assert (await post(client, "/v1/outcomes", told))["duplicate"] is duplicate
+        assert (await facts_of(client, PLAYER))["consent:second:email"].startswith("withdrawn")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
