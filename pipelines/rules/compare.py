@@ -195,7 +195,7 @@ def _of_rules(assessed: Assessment) -> dict[str, Candidates]:
 
 def _apart(name: str) -> bool:
     """Whether a reason comes from outside the rulebook."""
-    return name in reasons.OWN or name.partition(":")[0] in limits.KINDS
+    return name in reasons.OWN or (name.partition(":")[0] in limits.KINDS and ":" in name)
 
 
 def _union(blocked: Mapping[str, Candidates]) -> Candidates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from features.aggregates import forward
 from features.moments import when
-from features.schema import CHANNELS, STORED, VECTOR, schema_hash
-from models.catalogue.offers import SLOTS, Catalogue
+from features.schema import STORED, VECTOR, schema_hash
+from models.catalogue.offers import NO_CONTACT, Catalogue
+from service.decisions.explain import action_names, extent
 from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
-NO_CONTACT: Final = "NO_CONTACT"
+_NO_CONTACT: Final = "NO_CONTACT"
 
 
 Reasons = Mapping[str, Reason]
@@ -44,7 +45,7 @@ def decision(
     }
     if record.sandbox:
         answer["assumed"] = list(record.seen.assumed)
-    if record.choice.role == "lost":
+    if record.action is None and record.choice.place != NO_CONTACT:
         answer["lost"] = "the contact drawn would have cost more than a budget over all players had left"
     if record.explain:
         return answer | _explanation(record, catalogue, reasons)
@@ -58,7 +59,7 @@ def unserved(player_id: str, rule: str, why: str) -> dict[str, Any]:
     return {
         "decision_id": None,
         "player_id": player_id,
-        "action": NO_CONTACT,
+        "action": _NO_CONTACT,
         "propensity": None,
         "lease": None,
         "churn": None,
@@ -107,7 +108,7 @@ def _churn(record: Record) -> dict[str, Any] | None:
 
 def _action(sent: ChosenContact | None) -> dict[str, Any] | str:
     if sent is None:
-        return NO_CONTACT
+        return _NO_CONTACT
     offer = {"id": sent.offer, "name": sent.name, "template": sent.template, "parameters": sent.parameters}
     return {
         "offer": offer,
@@ -143,22 +144,12 @@ def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, A
     """What a rule reached: how many actions, and every offer, channel and slot among them."""
     if record.versions.catalogue != catalogue.hash:
         return {}
-    cube: NDArray[np.bool_] = unpack_places(blocked, catalogue.size)[1:].reshape(catalogue.shape)
-    return {
-        "actions": int(cube.sum()),
-        "offers": _hit([offer.id for offer in catalogue.offers], cube.any(axis=(1, 2))),
-        "channels": _hit(CHANNELS, cube.any(axis=(0, 2))),
-        "timing_slots": _hit(SLOTS, cube.any(axis=(0, 1))),
-    }
+    return extent(unpack_places(blocked, catalogue.size), catalogue)
 
 
 def _deferral(one: DeferredContact, record: Record, catalogue: Catalogue) -> dict[str, Any]:
     """What a rule put off, and to when."""
     return {"rule": one.rule, "allowed_from": when(one.allowed_from_us)} | _extent(one.candidates, record, catalogue)
-
-
-def _hit(names: Sequence[str], hit: Any) -> list[str]:  # noqa: ANN401 - numpy types a reduction loosely
-    return [name for name, one in zip(names, hit, strict=True) if one]
 
 
 def _chosen_score(record: Record, catalogue: Catalogue) -> float | None:
@@ -177,16 +168,14 @@ def _eligible(record: Record, catalogue: Catalogue) -> list[dict[str, Any]]:
     numbers = zip(unpack_floats(record.choice.scores).tolist(), unpack_floats(record.choice.pmf).tolist(), strict=True)
     named = record.versions.catalogue == catalogue.hash
     return [
-        {"place": int(place), **(_named(int(place), catalogue) if named else {}), "score": score, "probability": p}
+        {
+            "place": int(place),
+            **(action_names(int(place), catalogue) if named else {}),
+            "score": score,
+            "probability": p,
+        }
         for place, (score, p) in zip(np.flatnonzero(_mask(record, catalogue)), numbers, strict=False)
     ]
-
-
-def _named(place: int, catalogue: Catalogue) -> dict[str, str]:
-    if place == 0:
-        return {"action": NO_CONTACT}
-    offer, channel, slot = catalogue.action(place)
-    return {"offer": offer.id, "channel": channel, "timing_slot": slot}
 
 
 def _features(record: Record) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from models.catalogue.offers import NO_CONTACT
 from service.api.routing import Answer, Deps, add_route, respond
 from service.decisions.assess import Assessment
 from service.decisions.behaviour import Behaviour
-from service.decisions.explain import named
+from service.decisions.explain import action_names
 from service.decisions.explain_player import ExplainedPlayer, explained, read_player
 from service.decisions.record import Record, load_record
 from service.decisions.serving import Serving
@@ -128,7 +128,7 @@ def _features(behaviour: Behaviour) -> dict[str, Any]:
 
 def _decision(record: Record, serving: Serving) -> dict[str, Any]:
     sent, catalogue = record.action, serving.layout.catalogue
-    action = named(NO_CONTACT, catalogue)
+    action = action_names(NO_CONTACT, catalogue)
     if sent is not None:
         action = {"offer": sent.offer, "channel": sent.channel, "timing_slot": sent.timing_slot}
     return {

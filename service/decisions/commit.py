@@ -15,7 +15,9 @@ from service.decisions.record import Record, dump_record
 async def commit(
     ledger: RedisLedger, keys: PlayerKeys, snapshot: PlayerSnapshot, decision: Decision
 ) -> tuple[str, Record, bytes]:
-    """Commit a decision with room in the household, if the player has one; status, record, and what a replay found.
+    """Commit a decision with room in the household, if the player has one.
+
+    Returns the status, the record, and the recorded bytes where the request was answered before.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
@@ -40,7 +42,7 @@ async def commit(
 
 
 async def settle(ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str) -> None:
-    """Of several attempts whose answers got lost, let the household keep what the player holds."""
+    """Leave one entry in the household of a decision whose attempts left several, that which the player holds."""
     own, entries = snapshot.held.own.get(decision_id), snapshot.held.in_household(decision_id)
     if snapshot.household and len(entries) > (own is not None):
         version = snapshot.household_version or "0"

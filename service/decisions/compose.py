@@ -61,7 +61,8 @@ class Decision(NamedTuple):
 
 def lost(decision: Decision) -> Decision:
     """The same draw without its contact: a budget over all players cannot bear it."""
-    choice = msgspec.structs.replace(decision.record.choice, role="lost")
+    drawn = decision.record.choice
+    choice = msgspec.structs.replace(drawn, role="lost" if drawn.role == "drawn" else drawn.role)
     record = msgspec.structs.replace(decision.record, action=None, activated=False, choice=choice)
     return decision._replace(record=record, reservation=None)
 
@@ -112,7 +113,7 @@ def compose(
 
 
 def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
-    """A decision with what its contact takes, and what can be forgotten."""
+    """Add to a decision what its contact charges, and which entries of the ledgers nothing can need any more."""
     catalogue, now_us, longest_us = serving.layout.catalogue, record.at_us, serving.law.longest_us
     held = reservation(record)
     if held is not None:
@@ -244,7 +245,7 @@ def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:
 
 
 def reservation(record: Record) -> Reservation | None:
-    """What a decided contact takes, as its record tells; None for no contact."""
+    """Make the reservation of a recorded contact, without its category, priority and charges; None for no contact."""
     if (sent := record.action) is None:
         return None
     state, at = ("confirmed", record.at_us) if record.activated else ("reserved", 0)

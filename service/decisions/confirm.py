@@ -133,7 +133,7 @@ def forbidding(
     now_us = serving.house.now_us(snapshot.real_us)
     place = serving.layout.find(sent.offer, sent.channel, sent.timing_slot)
     if not place:
-        return ("not_requested",)
+        return ("offer_gone",)
     others = replace(snapshot, held=snapshot.held.without(record.decision_id))
     asked = Asked(record.brand, settled=Window(send_us, sent.valid_until_us))
     assessed = assess(others, asked, assignment(record), now_us, serving)

@@ -36,7 +36,7 @@ class Decided(NamedTuple):
 
 
 def decision_id(house: House, player: str, asked: str, request: DecisionRequest) -> str:
-    """Ours, starting with the partition; the same request id of a player always gives the same one."""
+    """Name a decision: its partition first; the same request id of a player always gives the same id."""
     if request.request_id is None or request.dry_run:
         return _named(player, os.urandom(15))
     return requested_id(house, player, asked, request.request_id)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.aggregates import forward
-from features.schema import VECTOR, schema_hash
-from models.catalogue.offers import NO_CONTACT, Catalogue
+from features.schema import CHANNELS, CHURN_DEFAULT, VECTOR, schema_hash
+from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
 from models.churn.scorer import Scorer
 from models.policy.context import context
 from models.policy.learned import LearnedPolicy, ScoreTerms
@@ -55,7 +55,7 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
         return None
     places = np.flatnonzero(unpack_places(choice.mask, catalogue.size))
     scores, pmf = unpack_floats(choice.scores), unpack_floats(choice.pmf)
-    seen = context(vector, record.seen.churn_score or 0.0)
+    seen = context(vector, CHURN_DEFAULT if record.seen.churn_score is None else record.seen.churn_score)
     scored = evidence.policy.score(seen) if evidence.policy else None
     others = np.flatnonzero(places != choice.place)
     best = int(others[np.argmax(scores[others])]) if len(others) else None
@@ -63,7 +63,7 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
     def told(at: int) -> dict[str, Any]:
         place = int(places[at])
         parts = {} if scored is None else {"parts": _parts(scored, place, catalogue)}
-        return {**named(place, catalogue), "score": float(scores[at]), "probability": float(pmf[at]), **parts}
+        return {**action_names(place, catalogue), "score": float(scores[at]), "probability": float(pmf[at]), **parts}
 
     chosen = int(np.searchsorted(places, choice.place))
     return {
@@ -120,7 +120,18 @@ def _largest(found: Mapping[str, float], kind: str) -> list[dict[str, str | floa
     return [{kind: name, "log_odds": found[name]} for name in ranked if found[name]]
 
 
-def named(place: int, catalogue: Catalogue) -> dict[str, str]:
+def extent(blocked: NDArray[np.bool_], catalogue: Catalogue) -> dict[str, Any]:
+    """What a reason denies, over all places: how many actions, and every offer, channel and slot among them."""
+    cube = blocked[1:].reshape(catalogue.shape)
+    return {
+        "actions": int(cube.sum()),
+        "offers": [catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))],
+        "channels": [CHANNELS[at] for at in np.flatnonzero(cube.any(axis=(0, 2)))],
+        "timing_slots": [SLOTS[at] for at in np.flatnonzero(cube.any(axis=(0, 1)))],
+    }
+
+
+def action_names(place: int, catalogue: Catalogue) -> dict[str, str]:
     """An action by its names."""
     if place == NO_CONTACT:
         return {"action": "NO_CONTACT"}

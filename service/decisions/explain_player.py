@@ -9,17 +9,16 @@ import numpy as np
 
 from features import zones
 from features.moments import moment
-from features.schema import CHANNELS
 from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates
 from models.catalogue.experiment import assign
-from models.catalogue.offers import SLOTS
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.decisions import reasons
 from service.decisions.assess import Assessment, assess
 from service.decisions.decide import own_id
 from service.decisions.eligibility import Asked
+from service.decisions.explain import extent
 from service.decisions.serving import Serving, player_keys
 from service.players import harm
 
@@ -93,15 +92,11 @@ def _allowed(assessed: Assessment) -> Iterator[dict[str, str]]:
 
 def _denied(name: str, bits: Candidates, serving: Serving) -> dict[str, Any]:
     """What one reason denies, by the offers, channels and slots in which it denies anything."""
-    why, catalogue = reasons.reason(name, serving.reasons), serving.layout.catalogue
-    cube = serving.layout.array(bits)[1:].reshape(catalogue.shape)
+    why = reasons.reason(name, serving.reasons)
     return {
         "rule": name,
         "reason": why.reason,
         "source": why.source,
         "confidence": why.confidence,
-        "actions": int(cube.sum()),
-        "offers": [catalogue.offers[at].id for at in np.flatnonzero(cube.any(axis=(1, 2)))],
-        "channels": [CHANNELS[at] for at in np.flatnonzero(cube.any(axis=(0, 2)))],
-        "timing_slots": [SLOTS[at] for at in np.flatnonzero(cube.any(axis=(0, 1)))],
+        **extent(serving.layout.array(bits), serving.layout.catalogue),
     }

@@ -31,6 +31,7 @@ OWN: Final = {
     "features_stale": Reason("behaviour is older than it may be", "house: stale denies"),
     "holdout": Reason("the player belongs to the group that gets no marketing", "experiment"),
     "not_requested": Reason("the caller asked for other purposes, channels or offers", "request"),
+    "offer_gone": Reason("the catalogue that serves now has no such offer", "catalogue"),
 }
 """Reasons that are no rule of the rulebook."""
 
@@ -73,10 +74,10 @@ _LIMITS: Final = {
 
 def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
     """The reason of an id; limits are the catalogue's, an id of another rulebook speaks for itself."""
-    kind, _, which = rule.partition(":")
-    if kind == NO_RULES:
+    kind, divided, which = rule.partition(":")  # no id of a rule has a colon
+    if divided and kind == NO_RULES:
         told = f"{which} is licensed, and the rulebook holds no rules of its own: what its law forbids is not known"
         return Reason(told, "house: unknown denies", (which,))
-    if told := _LIMITS.get(kind, ""):
-        return Reason(told, "catalogue")
+    if divided and (limit := _LIMITS.get(kind)):
+        return Reason(limit, "catalogue")
     return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))

@@ -36,7 +36,7 @@ class Context(BaseModel):
 
 
 class DecisionRequest(BaseModel):
-    """What now for this player?"""
+    """A request for a decision: what now for this player?"""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     player_id: Id = Field(description="Your id of the player.")

@@ -15,7 +15,7 @@ from features.schema import STORED, VECTOR
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
-from service.decisions.compose import choose
+from service.decisions.compose import Decision, choose, lost
 from service.decisions.record import (
     VERSION,
     Choice,
@@ -257,3 +257,14 @@ def test_seals_are_never_alike_and_show_nothing() -> None:
 def test_features_of_a_record_are_the_stored_values_in_their_order() -> None:
     stored = np.arange(len(STORED), dtype=np.float64)
     assert unpack_floats(pack_floats(stored)).tolist() == list(range(len(STORED)))
+
+
+@given(RECORD, st.sampled_from([("drawn", "lost"), ("objected", "objected"), ("priority", "priority")]))
+def test_a_contact_that_a_budget_cannot_bear_is_lost_to_an_experiment_only_if_it_was_drawn(
+    record: Record, roles: tuple[str, str]
+) -> None:
+    """Who objected to profiling is no part of an experiment, whatever the budget."""
+    role, after = roles
+    made = msgspec.structs.replace(record, choice=msgspec.structs.replace(record.choice, role=role))
+    found = lost(Decision(made, b"", None, [], [], {}, [])).record
+    assert (found.action, found.choice.role, found.choice.place) == (None, after, made.choice.place)
