@@ -23,6 +23,8 @@ from features.events import EVENT
 SLOWLY: Final = 5 * PATIENCE
 """Seconds for a house that begins beside others."""
 PLAIN: Final = {"channels": ["in_app"]}
+DEPOSITS: Final = 2
+"""Deposits that `adult_events` tells of."""
 """Contacts that are due at once."""
 
 
@@ -70,6 +72,11 @@ class Side(Caller):
     def ready(self) -> bool:
         """Whether it serves, with all that it decides by."""
         return self.get("/readyz").status_code == 200
+
+    def welcome(self, player: str) -> None:
+        """Tell of a player, and wait until decisions see all of it: a stage that changes later takes contacts back."""
+        super().welcome(player)
+        until(lambda: (self.feature(player, "deposit_count") or 0) >= DEPOSITS)
 
     def denied(self, player: str) -> set[str]:
         """Rules that leave a player no contact."""
@@ -148,6 +155,8 @@ def lived_in(side: Side) -> Promises:
         answer = side.post("/v1/events", event)
         assert answer.status_code == 200, (event, answer.text)
         made.events.append((event, answer.json()["position"]))
+    for name in names:
+        until(lambda name=name: (side.feature(name, "deposit_count") or 0) >= DEPOSITS)  # type: ignore[misc]
     for number, name in enumerate(names):
         _decided(side, made, name, number)
     made.facts = {name: side.facts(name) for name in names}
