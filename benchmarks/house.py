@@ -36,11 +36,11 @@ from models.policy.context import context
 from models.policy.learned import Cursor, PolicyVersion
 from models.policy.learner import ALONE, Learner, NamedAction
 from models.policy.policy import Uniform, draw
+from models.releases.release import serve
 from pipelines.imports import bulk
 from pipelines.learning import policy
 from pipelines.machine.up import Options, prepare
 from pipelines.simulation import bandit
-from pipelines.training.promotion import serve
 from pipelines.worker.child import Child
 from pipelines.worker.consumer import serving_plan
 from pipelines.worker.process import wait_until_applied
@@ -83,7 +83,7 @@ def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) ->
             for snapshot in snapshots:
                 policy.let_follow(client, snapshot)
             # What the learner makes of the bench's own answers, all without an outcome, must wait.
-            policy.rollback(server.url, snapshots[0].version)
+            policy.rollback(server.url, "the bench measures one snapshot", snapshots[0].version)
         client.close()
     finally:
         server.stop()

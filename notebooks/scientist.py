@@ -17,8 +17,9 @@ from features.store.server import serving
 from models.churn.plots import reliability_diagram
 from models.churn.training import Rows, evaluate, fit
 from models.releases.registry import ChurnRegistry
+from models.releases.release import GateRefused
 from pipelines.training.churn import churn_frame
-from pipelines.training.promotion import GateRefused, promote
+from pipelines.training.promotion import promote
 
 HORIZON_DAYS = 30
 HOME = environment().home
@@ -91,7 +92,7 @@ print(f"{len(mine.features)} of {len(MODEL_FEATURES)} features vary here")
 # %%
 version = ChurnRegistry(HOME).log(mine, measured, test, {"author": "scientist", "num_leaves": 8}).version
 try:
-    promotion = promote(HOME, url, version)
+    promotion = promote(HOME, url, version, "fewer leaves, and it passed the gate")
     print(f"{version} serves in place of {promotion.replaced or 'nothing'}; `croupier rollback churn` undoes that")
 except GateRefused as refusal:
     print(refusal)

@@ -30,7 +30,7 @@ from features.settings.mlflow_file import Mlflow, Tracking, read_mlflow
 from models.churn.plots import reliability_diagram
 from models.churn.scorer import ChurnBundle
 from models.churn.training import Evaluation, Rows, TrainedModel
-from models.releases.promotions import JournalEntry
+from models.releases.journal import Release
 from models.releases.registry_database import RegistryError, making, prepare
 
 # Set before MLflow is imported: otherwise it calls a server on the internet, and draws its own progress bars.
@@ -180,7 +180,7 @@ class ChurnRegistry:
         """The version that `rollback` restores."""
         return self._aliased(PREVIOUS)
 
-    def record(self, entry: JournalEntry) -> None:
+    def record(self, entry: Release) -> None:
         """Make a version the champion and record who did it, when, what it replaced and on which evidence.
 
         A promotion remembers what it replaced; a rollback brings back what its new champion had replaced in its
@@ -188,7 +188,7 @@ class ChurnRegistry:
         one that was recorded half may be finished.
         """
         told = {"action": entry.action, "by": entry.by, "at": entry.at, "from": entry.replaced or ""}
-        told |= {"to": entry.version, "evidence": json.dumps(entry.evidence, sort_keys=True)}
+        told |= {"to": entry.version, "evidence": json.dumps(entry.evidence, sort_keys=True), "reason": entry.reason}
         self._tell_run(entry, told)
         number = self._version(entry.version).version
         replaced = {_REPLACED: entry.replaced or ""} if entry.action == "promote" else {}
@@ -197,7 +197,7 @@ class ChurnRegistry:
         self._alias(CHAMPION, entry.version)
         self._alias(PREVIOUS, self._version(entry.version).tags.get(_REPLACED, ""))
 
-    def _tell_run(self, entry: JournalEntry, told: Mapping[str, str]) -> None:
+    def _tell_run(self, entry: Release, told: Mapping[str, str]) -> None:
         if self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
             return
         tags = {**told, _ENTRY: entry.id}
@@ -207,7 +207,7 @@ class ChurnRegistry:
         with self.run(f"{entry.action} {entry.version}") as run:
             run.tell(metrics=entry.evidence, tags=tags)
 
-    def records(self) -> list[JournalEntry]:
+    def records(self) -> list[Release]:
         """All promotions and rollbacks, the latest first."""
         runs = self._client.search_runs([self._experiment], "tags.action != ''")
         return [_entry(run.data.tags) for run in runs]
@@ -310,13 +310,15 @@ class LearnerJournal:
         return self._run
 
 
-def _entry(tags: Mapping[str, str]) -> JournalEntry:
-    return JournalEntry(
+def _entry(tags: Mapping[str, str]) -> Release:
+    return Release(
+        kind="churn",
         id=tags.get(_ENTRY, ""),
         action=tags["action"],
         version=tags["to"],
         replaced=tags["from"] or None,
         by=tags["by"],
+        reason=tags.get("reason", ""),
         at=tags["at"],
         evidence=json.loads(tags["evidence"]),
     )

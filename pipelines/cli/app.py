@@ -35,7 +35,7 @@ def prepare(context: typer.Context) -> None:
 
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
-    *(training.retrain, simulation.simulate),
+    *(training.retrain, simulation.simulate, releases.releases),
 ):
     app.command()(command)
 for command in (house.screen, releases.settle):

@@ -1,89 +1,143 @@
-"""Commands that choose what serves: promotions and rollbacks of models, policies and rulebooks."""
+"""Commands that choose what serves, and the journals of that: models, policies and rulebooks."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.terminal import Commands, Json, fields, home, serving, show
+from pipelines.cli.terminal import CommandRefused, Commands, Json, fields, home, paper, serving, show
 
-promote = typer.Typer(cls=Commands, no_args_is_help=True, help="Let a model serve, if it passes its gate.")
-rollback = typer.Typer(cls=Commands, no_args_is_help=True, help="Undo a promotion.")
+if TYPE_CHECKING:
+    from models.releases.release import Released
+
+promote = typer.Typer(cls=Commands, no_args_is_help=True, help="Let a version serve, if it passes its gate.")
+rollback = typer.Typer(cls=Commands, no_args_is_help=True, help="Let a version serve again that served before.")
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal; must be given.", show_default=False)]
+Earlier = Annotated[str | None, typer.Argument(help="One that served; by default the one before the last promotion.")]
 
 
 @promote.command("churn")
 def promote_churn(
-    version: Annotated[str, typer.Argument(help="As `train churn` printed it.")], as_json: Json = False
+    version: Annotated[str, typer.Argument(help="As `train churn` printed it.")],
+    reason: Reason = "",
+    as_json: Json = False,
 ) -> None:
-    """Let a model serve if it passes the gate. Example: croupier promote churn 2."""
-    from features.store.connection import connect
-    from pipelines.rules.rulebooks import places_forbidden_to_policy
+    """Let a model serve if it passes the gate. Example: croupier promote churn 2 --reason "learnt from May"."""
     from pipelines.training.promotion import promote as let_serve
 
     with serving() as url:
-        done = fields(let_serve(home(), url, version))
-        show(done | {"business_rules_in": places_forbidden_to_policy(connect(url))}, as_json=as_json)
+        done = let_serve(home(), url, version, reason)
+        show(told(done) | {"model_version": done.version, **_business_rules_in(url)}, as_json=as_json)
 
 
 @rollback.command("churn")
-def rollback_churn(as_json: Json = False) -> None:
-    """Let the model before this one serve again. Example: croupier rollback churn."""
+def rollback_churn(version: Earlier = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Let the model before this one serve again. Example: croupier rollback churn --reason "too many alarms"."""
     from pipelines.training.promotion import rollback as go_back
 
     with serving() as url:
-        result = go_back(home(), url)
-        show(fields(result), as_json=as_json)
-        _record(url, apart=result.serving > 0)
+        done = go_back(home(), url, reason, version)
+        show(told(done) | {"model_version": done.version}, as_json=as_json)
+        _record(url, apart=done.serving > 0)
 
 
 @promote.command("policy")
-def promote_policy(as_json: Json = False) -> None:
-    """Let what is learnt serve again after a rollback. Example: croupier promote policy."""
-    from features.store.connection import connect
+def promote_policy(reason: Reason = "", as_json: Json = False) -> None:
+    """Let what is learnt serve again after a rollback. Example: croupier promote policy --reason "data mended"."""
     from pipelines.learning.policy import promote as let_go
-    from pipelines.rules.rulebooks import places_forbidden_to_policy
 
     with serving() as url:
-        done = fields(let_go(url))
-        show(done | {"business_rules_in": places_forbidden_to_policy(connect(url))}, as_json=as_json)
+        show(told(let_go(url, reason)) | _business_rules_in(url), as_json=as_json)
 
 
 @rollback.command("policy")
 def rollback_policy(
     version: Annotated[
-        str | None, typer.Argument(help="As decisions name it; by default the one that served a day ago.")
+        str | None,
+        typer.Argument(
+            help="As decisions name it; by default the one before the last promotion, without one that of a day ago."
+        ),
     ] = None,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Let an earlier policy serve, and hold what is learnt meanwhile. Example: croupier rollback policy."""
+    """Let an earlier policy serve, and hold what is learnt. Example: croupier rollback policy --reason "too eager"."""
     from pipelines.learning.policy import rollback as go_back
 
     with serving() as url:
-        show(fields(go_back(url, version)), as_json=as_json)
+        show(told(go_back(url, reason, version)), as_json=as_json)
 
 
 @promote.command("rules")
 def promote_rules(
     folder: Annotated[str, typer.Argument(help="Folder of a rulebook, or the hash of one that served.")],
     weaker: Annotated[bool, typer.Option("--weaker", help="It may lack rules that are applied now.")] = False,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Let a rulebook serve that loads, is sound and loses no rule. Example: croupier promote rules rulebook/."""
+    """Let a sound rulebook serve that loses no rule. Example: croupier promote rules FOLDER --reason "new law"."""
     from pipelines.rules.rulebooks import promote as let_serve
 
     with serving() as url:
-        show(fields(let_serve(url, folder, weaker=weaker)), as_json=as_json)
+        show(_of_rules(let_serve(url, folder, reason, weaker=weaker)), as_json=as_json)
 
 
 @rollback.command("rules")
-def rollback_rules(as_json: Json = False) -> None:
-    """Let the rulebook before this one serve again. Example: croupier rollback rules."""
+def rollback_rules(version: Earlier = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Let the rulebook before this one serve again. Example: croupier rollback rules --reason "denies too much"."""
     from pipelines.rules.rulebooks import rollback as go_back
 
     with serving() as url:
-        show(fields(go_back(url)), as_json=as_json)
+        show(_of_rules(go_back(url, reason, version)), as_json=as_json)
+
+
+def releases(
+    kind: Annotated[str | None, typer.Argument(help="churn, policy or rules; by default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what served, since when, who let it and why. Example: croupier releases rules."""
+    from features.store.connection import connect
+    from models.releases.release import KINDS, journal
+
+    if kind not in {None, *KINDS}:
+        raise CommandRefused(f"{kind} is no kind of release: {', '.join(KINDS)}")
+    with serving() as url:
+        client = connect(url)
+        entries = [entry for name in KINDS if kind in {None, name} for entry in journal(client, name)]
+    entries.sort(key=lambda entry: entry.at)
+    if as_json:
+        show({"releases": [fields(entry) for entry in entries]}, as_json=True)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("when", "kind", "action", "version", "replaced", "who", "why"):
+        table.add_column(title, overflow="fold")
+    for one in entries:
+        table.add_row(one.at[:19], one.kind, one.action, one.version, one.replaced or "-", one.by, one.reason)
+    paper().print(table, markup=False, highlight=False)
+
+
+def told(done: Released) -> dict[str, Any]:
+    """A release as its command prints it, without what stays between journal and MLflow."""
+    found = fields(done)
+    del found["id"], found["run"]
+    if not done.silent:
+        del found["silent"]
+    return found
+
+
+def _of_rules(done: Released) -> dict[str, Any]:
+    return told(done) | {"rulebook": done.version, "weaker": done.evidence.get("weaker", [])}
+
+
+def _business_rules_in(url: str) -> dict[str, Any]:
+    from features.store.connection import connect
+    from pipelines.rules.rulebooks import places_forbidden_to_policy
+
+    return {"business_rules_in": places_forbidden_to_policy(connect(url))}
 
 
 def _record(url: str, *, apart: bool) -> None:

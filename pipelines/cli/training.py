@@ -29,7 +29,7 @@ def train_churn(
         result = churn.train(home(), url, horizon, last_cutoff.date() if last_cutoff else None)
         show(fields(result), as_json=as_json)
         if promote:
-            promotion.promote(home(), url, result.model_version)
+            promotion.promote(home(), url, result.model_version, "trained with --promote, and it passed the gate")
 
 
 def retrain(as_json: Json = False) -> None:

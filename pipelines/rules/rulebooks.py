@@ -9,22 +9,22 @@ import re
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import redis
 
 from features.moments import moment
 from features.store.bundles import keep, published
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
-from features.store.keys import RULES_PROMOTIONS, bundle_key, pointer_key
+from features.store.keys import bundle_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
+from models.releases.journal import has_served, previous, serves
+from models.releases.release import Released, alone, change, journal, new_release, reasoned
 from pipelines.rules.inspection import RulesRefused, lint
-from pipelines.training.promotion import alone, serve, user
 from pipelines.worker.consumer import serving_plan
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
@@ -88,33 +88,23 @@ def _read(data: bytes, name: str) -> Rulebook:
         raise RulesRefused(f"{name} is no rulebook that this build can read") from error
 
 
-class RulesChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the serving rulebook, from one hash to another; `weaker` names the rules that it lost."""
-
-    rulebook: str
-    replaced: str
-    action: str
-    by: str
-    at: str
-    weaker: tuple[str, ...] = ()
-    serving: int = 0
-
-
-def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = False) -> RulesChange:
+def promote(url: str, folder: str, reason: str, by: str | None = None, *, weaker: bool = False) -> Released:
     """Let a rulebook serve that loads, compiles and lints clean; returns when every serving process reports it.
 
     Args:
         url: The store.
         folder: Folder of the rulebook, or the hash of one that served.
+        reason: Why, for the record.
         by: Who promotes, for the record; None is the user of this process.
         weaker: Whether it may lack rules that are applied now.
 
     Raises:
         RulesRefused: Its lint finds an error or warns, or it lacks rules that are applied now.
+        GateRefused: No reason is given.
         CatalogueError: Its files are not valid.
         StoreError: A serving process did not load it; what served before goes on serving.
     """
-    client = connect(url)
+    reason, client = reasoned(reason), connect(url)
     book, catalogue = rulebook(folder, client), load_catalogue(catalogue_path())
     CompiledRulebook(book, CandidateSpace(catalogue))
     today = moment(open_house(client).now_us(real_now_us(client))).date()
@@ -122,10 +112,19 @@ def promote(url: str, folder: str, by: str | None = None, *, weaker: bool = Fals
     if warned:
         found = "; ".join(": ".join((one["where"], one["what"])) for one in warned)
         raise RulesRefused(f"not promoted: {found}")
-    lost = lost_rules(serving_rulebook(client), book)
-    if lost and not weaker:
-        raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
-    return _switch(client, "promote", book, by, lost)
+    with alone(client, "rules"):
+        before = serving_rulebook(client)
+        lost = lost_rules(before, book)
+        if lost and not weaker:
+            raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
+        keep(client, _bytes(before), before.hash)
+        evidence = {"weaker": list(lost)} if lost else {}
+        entry = new_release(client, "rules", "promote", book.hash, before.hash, reason=reason, by=by, evidence=evidence)
+        return change(client, entry, _bytes(book))
+
+
+def _bytes(book: Rulebook) -> bytes:
+    return book.model_dump_json(by_alias=True).encode()
 
 
 def lost_rules(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
@@ -146,42 +145,29 @@ def _less(before: RuleBinding, after: RuleBinding) -> bool:
     return after.begins_us > before.begins_us or after.ends_us < before.ends_us or narrower or fewer
 
 
-def rollback(url: str, by: str | None = None) -> RulesChange:
-    """Let the previous rulebook serve again.
+def rollback(url: str, reason: str, version: str | None = None, by: str | None = None) -> Released:
+    """Let a rulebook serve again.
+
+    Args:
+        url: The store.
+        reason: Why, for the record.
+        version: Hash of one that served; None is the one that served before the last promotion.
+        by: Who does it, for the record; None is the user of this process.
 
     Raises:
         RulesRefused: There is none.
+        GateRefused: No reason is given.
         StoreError: A serving process did not load it; what served before goes on serving.
     """
-    client = connect(url)
-    held = history(client)
-    stack: list[RulesChange] = []
-    for one in held:
-        if one.action == "rollback":
-            stack.pop()
-        else:
-            stack.append(one)
-    if not stack:
-        raise RulesRefused("there is no promotion of a rulebook to take back")
-    return _switch(client, "rollback", rulebook(stack[-1].replaced, client), by)
-
-
-def history(client: redis.Redis) -> list[RulesChange]:
-    """Changes of the serving rulebook, oldest first."""
-    held = cast("list[bytes]", client.lrange(RULES_PROMOTIONS, 0, -1))
-    return [msgspec.json.decode(one, type=RulesChange) for one in held]
-
-
-def _switch(
-    client: redis.Redis, action: str, book: Rulebook, by: str | None, weaker: tuple[str, ...] = ()
-) -> RulesChange:
+    reason, client = reasoned(reason), connect(url)
     with alone(client, "rules"):
-        at = moment(open_house(client).now_us(real_now_us(client))).isoformat()
-        before = serving_rulebook(client)
-        keep(client, before.model_dump_json(by_alias=True).encode(), before.hash)
-        data = book.model_dump_json(by_alias=True).encode()
-        made = RulesChange(
-            rulebook=book.hash, replaced=before.hash, action=action, by=by or user(), at=at, weaker=weaker
+        held = journal(client, "rules")
+        target = version or previous(held)
+        if target is None:
+            raise RulesRefused("there is no promotion of a rulebook to take back")
+        if target == serves(held) or not has_served(held, target):
+            raise RulesRefused(f"{target} is no rulebook that served before the one that serves")
+        book = rulebook(target, client)
+        return change(
+            client, new_release(client, "rules", "rollback", target, serves(held), reason=reason, by=by), _bytes(book)
         )
-        reported = serve(client, data, book.hash, "rules", (RULES_PROMOTIONS, msgspec.json.encode(made)))
-    return msgspec.structs.replace(made, serving=reported)

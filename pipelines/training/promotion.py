@@ -9,26 +9,18 @@ itself or right after it. Whatever was left undone by a crash is done by the nex
 
 from __future__ import annotations
 
-import getpass
-import secrets
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import redis
-from redis.exceptions import LockError
 
-from features.errors import CroupierError
-from features.moments import moment
-from features.store.bundles import keep, published, serving_hashes
+from features.store.bundles import published
 from features.store.connection import connect
-from features.store.deployment import open_house, real_now_us
-from features.store.errors import StoreError
-from features.store.keys import CHURN_PROMOTIONS, CHURN_RECORDED, lock_key, pointer_key
-from models.releases.promotions import JournalEntry, champion, previous
+from features.store.keys import CHURN_PROMOTIONS, CHURN_RECORDED
+from models.releases.journal import Release, has_served, previous, serves
+from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,52 +30,35 @@ if TYPE_CHECKING:
     from models.churn.training import Rows
     from models.releases.registry import ChurnRegistry
 
-LIVE_WAIT_SECONDS: Final = 30.0
-_POLL_SECONDS: Final = 0.02
-_LOCK_SECONDS: Final = 120.0
 
-
-class GateRefused(CroupierError):
-    """A model version did not show what its promotion demands; the text has the numbers."""
-
-    code = "gate_refused"
-    exit_code = 2
-
-
-class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a promotion: serving and replaced version, number of serving processes, evidence of the gate."""
-
-    model_version: str
-    replaced: str | None
-    serving: int
-    evidence: dict[str, float]
-
-
-def promote(home: Path, url: str, version: str, by: str | None = None) -> Promotion:
+def promote(home: Path, url: str, version: str, reason: str, by: str | None = None) -> Released:
     """Let a version serve if it passes the gate of mlflow.yaml; returns when every serving process reports it.
 
     Args:
         home: Directory of the house.
         url: The store.
         version: `croupier-churn/7` or `7`.
+        reason: Why, for the record.
         by: Who promotes, for the record; None is the user of this process.
 
     Raises:
-        GateRefused: The version does not pass.
+        GateRefused: The version does not pass, or no reason is given.
         RegistryError: There is no such version, or it is not whole.
         StoreError: A serving process did not load it; what served before goes on serving.
     """
-    client = connect(url)
+    reason, client = reasoned(reason), connect(url)
     registry = settle(home, client)
     version, replaced = registry.canonical(version), registry.champion()
     evidence = examine(registry, version, replaced, published(client, replaced) if replaced else None)
     judge(version, evidence, registry.settings.gates.churn)
-    return install(registry, client, new_entry(client, "promote", version, replaced, evidence, by))
+    entry = new_release(client, "churn", "promote", version, replaced, reason=reason, by=by, evidence=evidence)
+    return install(registry, client, entry)
 
 
-def install(registry: ChurnRegistry, client: redis.Redis, entry: JournalEntry) -> Promotion:
+def install(registry: ChurnRegistry, client: redis.Redis, entry: Release) -> Released:
     """Let a version that passed its gate serve, and record the promotion."""
-    serving = _change(client, entry, registry.bundle(entry.version))
+    with alone(client, "churn"):
+        done = change(client, entry, registry.bundle(entry.version))
     try:
         _record_all(registry, client)
     except Exception as error:  # noqa: BLE001 - it serves: MLflow is told by the next command, whatever kept it now
@@ -92,35 +67,40 @@ def install(registry: ChurnRegistry, client: redis.Redis, entry: JournalEntry) -
         structlog.get_logger().warning(
             "promotion", trouble=f"{entry.version} serves, but MLflow was not told yet: {error}"
         )
-    return _done(entry, serving)
+    return done
 
 
-def rollback(home: Path, url: str, by: str | None = None) -> Promotion:
-    """Let the previous champion serve again; returns when every serving process reports it.
+def rollback(home: Path, url: str, reason: str, version: str | None = None, by: str | None = None) -> Released:
+    """Let a version serve again; returns when every serving process reports it.
 
     Needs the store alone, so that it takes no longer than the serving processes do; `settle` tells MLflow.
 
+    Args:
+        home: Directory of the house.
+        url: The store.
+        reason: Why, for the record.
+        version: One that served; None is the one that served before the last promotion.
+        by: Who does it, for the record; None is the user of this process.
+
     Raises:
-        GateRefused: There is none.
+        GateRefused: There is none, or no reason is given.
         RegistryError: It is not whole.
         StoreError: A serving process did not load it; what served before goes on serving.
     """
-    client = connect(url)
-    if not journal(client):
+    reason, client = reasoned(reason), connect(url)
+    if not journal(client, "churn"):
         settle(home, client)  # a store that was made anew learns from the registry
-    held = journal(client)
-    version = previous(held)
-    if version is None:
-        raise GateRefused(f"there is no churn model before {champion(held) or 'the first one'} to go back to")
-    bundle = published(client, version) or settle(home, client).bundle(version)
-    entry = new_entry(client, "rollback", version, champion(held), {}, by)
-    return _done(entry, _change(client, entry, bundle))
-
-
-def _done(entry: JournalEntry, serving: int) -> Promotion:
-    return Promotion(
-        model_version=entry.version, replaced=entry.replaced, serving=serving, evidence=dict(entry.evidence)
-    )
+    held = journal(client, "churn")
+    target = version or previous(held)
+    if target is None:
+        raise GateRefused(f"there is no churn model before {serves(held) or 'the first one'} to go back to")
+    if target == serves(held) or not has_served(held, target):
+        raise GateRefused(f"{target} is no churn model that served before {serves(held)}")
+    bundle = published(client, target) or settle(home, client).bundle(target)
+    with alone(client, "churn"):
+        return change(
+            client, new_release(client, "churn", "rollback", target, serves(held), reason=reason, by=by), bundle
+        )
 
 
 # --- The gate
@@ -189,114 +169,6 @@ def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
         )
 
 
-# --- The store
-
-
-def journal(client: redis.Redis) -> list[JournalEntry]:
-    """All promotions and rollbacks of the churn model, oldest first."""
-    held = cast("list[bytes]", client.lrange(CHURN_PROMOTIONS, 0, -1))
-    return [msgspec.json.decode(entry, type=JournalEntry) for entry in held]
-
-
-def new_entry(
-    client: redis.Redis,
-    action: str,
-    version: str,
-    replaced: str | None,
-    evidence: Mapping[str, float],
-    by: str | None = None,
-    run: str = "",
-) -> JournalEntry:
-    """Journal entry for a change about to be made, by default by this process's user."""
-    return JournalEntry(
-        id=secrets.token_hex(8),
-        action=action,
-        version=version,
-        replaced=replaced,
-        by=by or user(),
-        at=moment(open_house(client).now_us(real_now_us(client))).isoformat(),
-        evidence=dict(evidence),
-        run=run,
-    )
-
-
-def _change(client: redis.Redis, entry: JournalEntry, bundle: bytes) -> int:
-    """Let a bundle serve, then record it; after a crash in between, repeating it repairs the record.
-
-    Raises:
-        StoreError: Another command changed what serves since `entry` was made, or a process did not load it.
-    """
-    with alone(client, "promoting"):
-        if champion(journal(client)) != entry.replaced:
-            raise StoreError("another command has changed what serves meanwhile: look, and run this one again")
-        note = None if entry.version == entry.replaced else (CHURN_PROMOTIONS, msgspec.json.encode(entry))
-        return serve(client, bundle, entry.version, note=note)
-
-
-def serve(
-    client: redis.Redis,
-    bundle: bytes,
-    version: str | None = None,
-    kind: str = "churn",
-    note: tuple[str, bytes] | None = None,
-) -> int:
-    """Publish a bundle and wait until every live serving process reports it; returns their number.
-
-    Args:
-        client: The store.
-        bundle: What is to serve.
-        version: Its name.
-        kind: Its kind.
-        note: A journal and the entry to append to it in the same step, so that the journal is always complete.
-
-    Raises:
-        StoreError: One did not in time; pointer and journal are back where they were.
-    """
-    pointer = pointer_key(kind)
-    before = cast("bytes | None", client.get(pointer))
-    digest = keep(client, bundle, version)
-    _point(client, pointer, digest.encode(), note)
-    deadline = time.monotonic() + LIVE_WAIT_SECONDS
-    while others := [one for one in serving_hashes(client, kind) if one != digest]:
-        if time.monotonic() > deadline:
-            _point(client, pointer, before, note, back=True)
-            raise StoreError(
-                f"{len(others)} serving processes did not load the {kind} model in {LIVE_WAIT_SECONDS:g} seconds; "
-                "what served before goes on serving, and their log says why"
-            )
-        time.sleep(_POLL_SECONDS)
-    return len(serving_hashes(client, kind))
-
-
-def _point(
-    client: redis.Redis, pointer: str, digest: bytes | None, note: tuple[str, bytes] | None, *, back: bool = False
-) -> None:
-    """Append to the journal and move a pointer, or undo both, in one step; on a cluster one after the other."""
-    pipe = client.pipeline(transaction=True)
-    if note is not None:
-        _ = pipe.lrem(note[0], -1, note[1].decode()) if back else pipe.rpush(*note)
-    _ = pipe.delete(pointer) if digest is None else pipe.set(pointer, digest)
-    pipe.execute()
-
-
-@contextmanager
-def alone(client: redis.Redis, what: str) -> Iterator[None]:
-    """Lock out other promotions of a kind in this store; raises StoreError if another one does not end."""
-    try:
-        with client.lock(lock_key(what), timeout=_LOCK_SECONDS, blocking_timeout=_LOCK_SECONDS, sleep=0.05):
-            yield
-    except LockError as error:
-        raise StoreError("another command that changes what serves does not end: try again in two minutes") from error
-
-
-def user() -> str:
-    """Name of the user who runs this process, for the record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        return "unknown"
-
-
 # --- The registry
 
 
@@ -316,6 +188,6 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
 def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
     with alone(client, "recording"):
         done = int(cast("bytes | None", client.get(CHURN_RECORDED)) or 0)
-        for count, entry in enumerate(journal(client)[done:], done + 1):
+        for count, entry in enumerate(journal(client, "churn")[done:], done + 1):
             registry.record(entry)
             client.set(CHURN_RECORDED, count)

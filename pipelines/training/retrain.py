@@ -25,9 +25,10 @@ from features.store.errors import StoreError
 from models.churn.population import TrainingRefused
 from models.releases.registry import ChurnRegistry, Run
 from models.releases.registry_database import RegistryError
+from models.releases.release import GateRefused, new_release
 from pipelines.training.churn import TrainingPopulation, TrainingResult, ask, learn
 from pipelines.training.materialise import materialise
-from pipelines.training.promotion import GateRefused, Promotion, examine, install, judge, new_entry, settle
+from pipelines.training.promotion import examine, install, judge, settle
 
 REFUSALS = (TrainingRefused, GateRefused, RegistryError, StoreError)
 """What leaves everything that serves as it was, and is told in one sentence."""
@@ -91,8 +92,18 @@ class RetrainRun:
         champion = self._registry.champion()
         evidence = self._gate(parent, result, version, champion)
         with self._step(parent, result, "promote") as step:
-            entry = new_entry(self._client, "promote", version, champion, evidence, by, step.id)
-            done: Promotion = install(self._registry, self._client, entry)
+            entry = new_release(
+                self._client,
+                "churn",
+                "promote",
+                version,
+                champion,
+                reason="retrained, and it passed the gate",
+                by=by,
+                evidence=evidence,
+                run=step.id,
+            )
+            done = install(self._registry, self._client, entry)
             step.tell({"replaced": champion, "model_version": version}, {"serving": done.serving})
         result.promoted, result.replaced, result.serving = True, done.replaced, done.serving
 

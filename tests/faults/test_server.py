@@ -149,20 +149,21 @@ def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside
 
 
 ASKING = {
+    "create": "",
     "import events": "FILE",
     "train churn": "",
-    "promote churn": "1",
-    "promote policy": "",
-    "promote rules": "service/rulebook",
-    "rollback churn": "",
-    "rollback policy": "",
-    "rollback rules": "",
+    "promote churn": "1 --reason test",
+    "promote policy": "--reason test",
+    "promote rules": "service/rulebook --reason test",
+    "releases": "",
+    "rollback churn": "--reason test",
+    "rollback policy": "--reason test",
+    "rollback rules": "--reason test",
     "report uplift": "",
     "retrain": "",
     "rules explain": "player-1",
     "rules diff": "service/rulebook service/rulebook --since 7d",
     "settle": "",
-    "create": "",
     "webhooks enable": "crm",
 }
 """Commands that ask a home's own store and end, with arguments."""

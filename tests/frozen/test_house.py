@@ -22,6 +22,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from frozen.cases import assert_gives
 from support.fault_house import linked, once, rows, until
+from support.first_journals import policy, promotion, rulebooks
 
 from features.settings.mlflow_file import LearnerSettings
 from features.store.connection import connect
@@ -29,13 +30,10 @@ from features.store.deployment import House, open_house, real_now_us
 from features.store.keys import PlayerKeys
 from features.store.server import start_server
 from models.releases.registry import ChurnRegistry
-from pipelines.learning import policy
 from pipelines.learning.attribution import RewardTerms as Terms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import Training
 from pipelines.machine import up
-from pipelines.rules import rulebooks
-from pipelines.training import promotion
 from pipelines.worker.lake import reach
 from pipelines.worker.outbox import Outbox
 from pipelines.worker.process import Worker

@@ -22,10 +22,8 @@ from models.policy import learner as learner_module
 from models.policy.context import READINGS
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.learner import Learner, NamedAction
-from models.releases.promotions import JournalEntry
-from pipelines.learning.policy import PolicyChange
+from models.releases.journal import JournalEntry, PolicyChange, RulesChange
 from pipelines.learning.training_log import Checkpoint
-from pipelines.rules.rulebooks import RulesChange
 from pipelines.worker.lake import Reach
 from service.contacts.entries import ContactResponse, Reservation
 from service.decisions.record import VERSION, Record, dump_record, load_record, unpack_floats, unpack_places

@@ -31,12 +31,14 @@ from features.store.server import Server
 from models.churn.population import TrainingRefused
 from models.churn.scorer import ChurnBundle, Scorer
 from models.churn.training import Rows, evaluate, fit
+from models.releases import release
 from models.releases.registry import ChurnRegistry
 from models.releases.registry_database import RegistryError
-from pipelines.training import churn, promotion
+from models.releases.release import GateRefused, journal
+from pipelines.training import churn
 from pipelines.training.churn import population, train, training_rows
 from pipelines.training.materialise import materialise
-from pipelines.training.promotion import GateRefused, promote, rollback, settle
+from pipelines.training.promotion import promote, rollback, settle
 from pipelines.worker.lake import SCHEMAS
 
 pytestmark = pytest.mark.filterwarnings(
@@ -230,11 +232,11 @@ def test_a_models_life(home: Path, server: Server, store: redis.Redis) -> None:
     registry = ChurnRegistry(home)
     weak = log_variant(registry, home, few=150)
     with pytest.raises(GateRefused, match="no churn model before the first one"):
-        rollback(home, server.url)
-    done = promote(home, server.url, "1", by="ann")
-    assert (done.model_version, done.replaced, done.serving, serving(store)) == (weak, None, 0, weak)
+        rollback(home, server.url, "a test")
+    done = promote(home, server.url, "1", "a test", by="ann")
+    assert (done.version, done.replaced, done.serving, serving(store)) == (weak, None, 0, weak)
     with pytest.raises(GateRefused, match="no churn model before croupier-churn/1"):
-        rollback(home, server.url)
+        rollback(home, server.url, "a test")
 
     refused(
         home,
@@ -254,8 +256,8 @@ def test_a_models_life(home: Path, server: Server, store: redis.Redis) -> None:
     assert list(better.ece_by_cutoff) == better.cutoffs[-2:]
     assert serving(store) == weak  # nothing serves before it is promoted
     for _ in range(2):  # again: nothing changes
-        done = promote(home, server.url, better.model_version, by="bob")
-        assert done.model_version == "croupier-churn/4"
+        done = promote(home, server.url, better.model_version, "a test", by="bob")
+        assert done.version == "croupier-churn/4"
         assert done.evidence["auc"] == pytest.approx(better.auc, abs=1e-9)
         assert (serving(store), registry.champion(), registry.previous()) == (
             "croupier-churn/4",
@@ -267,8 +269,8 @@ def test_a_models_life(home: Path, server: Server, store: redis.Redis) -> None:
     refused(home, server, worse, r"AUC .* above the champion's 0\.\d{4} on the same rows")
     assert (serving(store), registry.champion()) == ("croupier-churn/4", "croupier-churn/4")
 
-    done = rollback(home, server.url, by="eve")
-    assert (done.model_version, done.replaced, serving(store)) == (weak, "croupier-churn/4", weak)
+    done = rollback(home, server.url, "a test", by="eve")
+    assert (done.version, done.replaced, serving(store)) == (weak, "croupier-churn/4", weak)
     settle(home, store)
     assert (registry.champion(), registry.previous()) == (weak, None)
     records = registry.records()
@@ -277,7 +279,7 @@ def test_a_models_life(home: Path, server: Server, store: redis.Redis) -> None:
         ("promote", "bob", weak, "croupier-churn/4"),
         ("promote", "ann", None, weak),
     ]
-    assert records == promotion.journal(store)[::-1]
+    assert records == journal(store, "churn")[::-1]
     assert records[1].evidence["auc"] > records[1].evidence["auc_champion"]
     assert records[0].at.startswith("2020-03-15")
 
@@ -293,7 +295,7 @@ def log_variant(registry: ChurnRegistry, home: Path, few: int | None = None, **c
 
 def refused(home: Path, server: Server, version: str, why: str) -> None:
     with pytest.raises(GateRefused, match=f"^{version} is not promoted: its {why}"):
-        promote(home, server.url, version)
+        promote(home, server.url, version, "a test")
 
 
 @pytest.mark.usefixtures("house")
@@ -307,9 +309,9 @@ def test_a_version_is_whole_and_names_what_it_lacks(home: Path, server: Server) 
     scores = Scorer(bundle).score_many(rows.matrix)
     assert evaluate(rows, scores).auc == pytest.approx(bundle.metadata["auc"], abs=1e-9)
     with pytest.raises(RegistryError, match="there is no version 9 of croupier-churn"):
-        promote(home, server.url, "9")
+        promote(home, server.url, "9", "a test")
     with pytest.raises(RegistryError, match="there is no version none of croupier-churn"):
-        promote(home, server.url, "none")
+        promote(home, server.url, "none", "a test")
     run = registry._client.get_model_version("croupier-churn", "1").run_id
     assert run
     artifacts = {one.path for one in registry._client.list_artifacts(run)}
@@ -325,19 +327,19 @@ def test_a_champion_is_measured_as_it_serves_and_one_that_nobody_can_load_bars_n
 ) -> None:
     registry = ChurnRegistry(home)
     first, second = log_variant(registry, home), log_variant(registry, home, few=150)
-    promote(home, server.url, first)
+    promote(home, server.url, first, "a test")
     kept = artifact(registry, first)
     kept.write_bytes(b"junk")
     with pytest.raises(GateRefused, match="above the champion's"):
-        promote(home, server.url, second)
+        promote(home, server.url, second, "a test")
     store.hdel(BUNDLES, first)
-    assert "auc_champion" not in promote(home, server.url, second).evidence
+    assert "auc_champion" not in promote(home, server.url, second, "a test").evidence
     assert serving(store) == second
     with pytest.raises(GateRefused, match="cannot be served: not a churn"):
-        promote(home, server.url, first)
+        promote(home, server.url, first, "a test")
     kept.unlink()
     with pytest.raises(RegistryError, match=r"has no bundle.msgpack"):
-        promote(home, server.url, first)
+        promote(home, server.url, first, "a test")
 
 
 def artifact(registry: ChurnRegistry, version: str) -> Path:
@@ -356,7 +358,7 @@ async def test_promotion_waits_until_every_serving_process_reports_the_model(
 ) -> None:
     async with opened() as client:
         version = (await asyncio.to_thread(train, home, server.url)).model_version
-        done = await asyncio.to_thread(promote, home, server.url, version)
+        done = await asyncio.to_thread(promote, home, server.url, version, "a test")
         assert done.serving == 1
         assert client.app.state.deps.serving.churn.bundle.version == version
 
@@ -366,15 +368,15 @@ def test_a_serving_process_that_does_not_load_the_model_keeps_the_old_one_everyw
     home: Path, server: Server, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = train(home, server.url).model_version
-    monkeypatch.setattr(promotion, "LIVE_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(release, "LIVE_WAIT_SECONDS", 0.2)
     store.set(f"{LIVE}:stuck", msgspec.json.encode({"churn": "another"}))
     store.sadd(LIVE, f"{LIVE}:stuck")
-    with pytest.raises(StoreError, match=r"^1 serving processes did not load the churn model"):
-        promote(home, server.url, version)
+    with pytest.raises(StoreError, match=r"^1 serving processes did not load the churn release"):
+        promote(home, server.url, version, "a test")
     assert store.get(pointer_key("churn")) is None
     assert ChurnRegistry(home).champion() is None
     store.delete(f"{LIVE}:stuck")
-    promote(home, server.url, version)
+    promote(home, server.url, version, "a test")
     assert serving(store) == version
 
 

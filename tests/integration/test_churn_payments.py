@@ -86,5 +86,5 @@ def test_the_model_beats_the_reference_on_real_payments(
     assert list(learnt.ece_by_cutoff) == ["2019-12-01", "2020-01-01"]
     assert all(one.shifted <= 0.035 for one in learnt.ece_by_cutoff.values())
     if learnt.horizon_days == 30:
-        assert promote(home, server.url, learnt.model_version).replaced is None
+        assert promote(home, server.url, learnt.model_version, "a test").replaced is None
         assert ChurnRegistry(home).champion() == learnt.model_version

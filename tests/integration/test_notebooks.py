@@ -10,9 +10,9 @@ from features.schema import MODEL_FEATURES
 from features.store.connection import connect
 from features.store.server import serving
 from models.churn.training import Rows
-from models.releases.promotions import champion
+from models.releases.journal import serves
 from models.releases.registry import ChurnRegistry
-from pipelines.training.promotion import journal
+from models.releases.release import journal
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",  # mlflow 3.17 on SQLAlchemy 2.1
@@ -31,10 +31,10 @@ def test_the_scientists_notebook_ends_at_the_gate_with_a_model_of_its_own(
     assert registry.canonical(version) == version
     assert f"AUC {left['measured'].auc:.3f}" in told
     with serving(seeded) as url:
-        serves = champion(journal(connect(url)))
+        champion = serves(journal(connect(url), "churn"))
     promoted = f"{version} serves in place of" in told
     assert promoted != (f"{version} is not promoted" in told)
-    assert promoted == (serves == version)
+    assert promoted == (champion == version)
 
     frame: pd.DataFrame = left["frame"]
     assert list(frame.columns) == ["player", "cutoff", "churned", *MODEL_FEATURES]

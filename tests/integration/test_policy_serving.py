@@ -14,8 +14,8 @@ from features.store.server import Server
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion, SnapshotError
 from models.policy.learner import ALONE, Learner
+from models.releases.release import GateRefused, journal
 from pipelines.learning import policy
-from pipelines.training.promotion import GateRefused
 
 
 def snapshots(count: int) -> list[PolicyVersion]:
@@ -68,22 +68,22 @@ def test_one_that_cannot_be_served_is_not_published(client: redis.Redis) -> None
 def test_a_rollback_holds_what_is_learnt_until_it_is_let_go(client: redis.Redis, server: Server) -> None:
     policy.let_follow(client, ONE)
     policy.let_follow(client, TWO)
-    back = policy.rollback(server.url, by="ann")
+    back = policy.rollback(server.url, "a test", by="ann")
     assert (back.version, back.replaced, back.by) == (ONE.version, TWO.version, "ann")
     assert not policy.let_follow(client, THREE)
     assert serving(client) == ONE.version
-    again = policy.promote(server.url, by="ann")
+    again = policy.promote(server.url, "a test", by="ann")
     assert again.version == THREE.version == serving(client)
-    assert [one.action for one in policy.history(client)] == ["learn", "learn", "rollback", "promote"]
+    assert [one.action for one in journal(client, "policy")] == ["learn", "learn", "rollback", "promote"]
 
 
 def test_a_rollback_may_name_a_version_and_refuses_what_is_not_there(client: redis.Redis, server: Server) -> None:
     for one in (ONE, TWO, THREE):
         policy.let_follow(client, one)
-    assert policy.rollback(server.url, TWO.version).version == TWO.version
+    assert policy.rollback(server.url, "a test", TWO.version).version == TWO.version
     for wrong in ("kalman-9-nothing", TWO.version):
         with pytest.raises(GateRefused):
-            policy.rollback(server.url, wrong)
+            policy.rollback(server.url, "a test", wrong)
     assert serving(client) == TWO.version
 
 
@@ -91,9 +91,9 @@ def test_without_a_rollback_there_is_nothing_to_let_go_and_without_a_policy_noth
     client: redis.Redis, server: Server
 ) -> None:
     with pytest.raises(GateRefused):
-        policy.promote(server.url)
+        policy.promote(server.url, "a test")
     with pytest.raises(GateRefused):
-        policy.rollback(server.url)
+        policy.rollback(server.url, "a test")
     pointer: Any = client.get(pointer_key("policy"))
     assert pointer is None
 
@@ -101,6 +101,6 @@ def test_without_a_rollback_there_is_nothing_to_let_go_and_without_a_policy_noth
 def test_let_go_before_anything_was_learnt_the_next_one_follows(client: redis.Redis, server: Server) -> None:
     policy.let_follow(client, ONE)
     policy.let_follow(client, TWO)
-    policy.rollback(server.url)
-    assert policy.promote(server.url).version == ONE.version
+    policy.rollback(server.url, "a test")
+    assert policy.promote(server.url, "a test").version == ONE.version
     assert policy.let_follow(client, THREE)

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,9 +34,9 @@ from features.store.errors import StoreError
 from features.store.keys import pointer_key
 from features.store.server import Server
 from models.releases.registry import ChurnRegistry
+from models.releases.release import GateRefused, alone, change, journal, new_release
 from pipelines import __main__ as command_line
-from pipelines.training import promotion
-from pipelines.training.promotion import GateRefused, journal, rollback, settle
+from pipelines.training.promotion import rollback, settle
 from pipelines.training.retrain import RetrainResult, retrain
 
 pytestmark = pytest.mark.filterwarnings(
@@ -87,7 +88,13 @@ def named(children: list[Run]) -> list[tuple[str, str]]:
 def state(home: Path, store: redis.Redis) -> object:
     """Everything that serves or says what does."""
     registry = ChurnRegistry(home)
-    return registry.champion(), registry.previous(), registry.records(), store.get(pointer_key("churn")), journal(store)
+    return (
+        registry.champion(),
+        registry.previous(),
+        registry.records(),
+        store.get(pointer_key("churn")),
+        journal(store, "churn"),
+    )
 
 
 @pytest.mark.usefixtures("house")
@@ -196,8 +203,8 @@ def test_whatever_a_crash_leaves_undone_is_mended_by_the_next_command(
     registry = ChurnRegistry(home)
     # The store has changed and the journal has not: again, as if nothing had happened.
     publish(store, "churn", registry.bundle(first), first)
-    done = rollback(home, server.url)
-    assert (done.model_version, done.replaced) == (first, second)
+    done = rollback(home, server.url, "a test")
+    assert (done.version, done.replaced) == (first, second)
     # The journal has changed and MLflow was not told, or told half: once is enough.
     assert registry.champion() == second
     monkeypatch.setattr(ChurnRegistry, "_alias", boom)
@@ -214,11 +221,11 @@ def test_whatever_a_crash_leaves_undone_is_mended_by_the_next_command(
         ("promote", first),
     ]
     # A store that was made anew learns from the registry what it has forgotten.
-    kept = journal(store)
+    kept = journal(store, "churn")
     store.delete(*[key for key in store.keys("croupier:promotions*")])  # type: ignore[union-attr]  # noqa: C416
     with pytest.raises(GateRefused, match=f"no churn model before {first} to go back to"):
-        rollback(home, server.url)
-    assert [one.version for one in journal(store)] == [one.version for one in kept]
+        rollback(home, server.url, "a test")
+    assert [one.version for one in journal(store, "churn")] == [one.version for one in kept]
 
 
 def boom(*_: object) -> None:
@@ -227,10 +234,14 @@ def boom(*_: object) -> None:
 
 @pytest.mark.usefixtures("house")
 def test_of_two_commands_at_once_the_second_must_look_again(store: redis.Redis) -> None:
-    entry = promotion.new_entry(store, "promote", "croupier-churn/2", "croupier-churn/1", {})
-    with pytest.raises(StoreError, match="another command has changed what serves"):
-        promotion._change(store, entry, b"")
-    assert store.get(pointer_key("churn")) is None
+    first = new_release(store, "churn", "promote", "croupier-churn/1", None, reason="a test")
+    late = new_release(store, "churn", "promote", "croupier-churn/2", None, reason="a test")
+    with alone(store, "churn"):
+        change(store, first, b"one")
+        with pytest.raises(StoreError, match="another command has changed what serves"):
+            change(store, late, b"two")
+    assert store.get(pointer_key("churn")) == sha256(b"one").hexdigest().encode()
+    assert journal(store, "churn") == [first]
 
 
 # --- Two serving processes
@@ -287,13 +298,20 @@ def test_going_back_under_load_fails_no_request_and_reaches_every_process(
 ) -> None:
     first = retrain(home, server.url, QUIET).model_version or ""
     second = retrain(home, server.url, QUIET).model_version or ""
-    words = [sys.executable, "-m", "pipelines", "rollback", "churn", "--json"]
+    words = [sys.executable, "-m", "pipelines", "rollback", "churn", "--reason", "a test", "--json"]
     environment = {**os.environ, "CROUPIER_STORE": server.url, "CROUPIER_HOME": str(home)}
     with served(server.url, home) as port, Callers(port, 4) as callers:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         reports, asked = serving_hashes(store, "churn"), len(callers.answers)
         until(lambda: len(callers.answers) > asked + 40)
-    assert json.loads(done.stdout) == {"model_version": first, "replaced": second, "serving": 2, "evidence": {}}
+    told = json.loads(done.stdout)
+    assert {name: told[name] for name in ("model_version", "replaced", "serving", "evidence", "reason")} == {
+        "model_version": first,
+        "replaced": second,
+        "serving": 2,
+        "evidence": {},
+        "reason": "a test",
+    }
     pointer: Any = store.get(pointer_key("churn"))
     assert reports == [pointer.decode()] * 2
     assert set(Counter(status for status, _ in callers.answers)) == {200}

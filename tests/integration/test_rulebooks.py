@@ -25,6 +25,7 @@ from features.store.deployment import real_now_us
 from features.store.keys import pointer_key
 from features.store.server import Server
 from models.policy.policy import Uniform
+from models.releases.release import journal
 from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.worker.process import wait_until_in_lake
@@ -183,24 +184,24 @@ async def test_a_rulebook_is_promoted_under_way_and_rolled_back(opened: Opened, 
         before = await asked(client, "adult", after=position)
         assert before["rules_version"] == BOOK.hash
         assert "age" not in rules(before)
-        done = await asyncio.to_thread(rulebooks.promote, server.url, str(elders), "an officer")
+        done = await asyncio.to_thread(rulebooks.promote, server.url, str(elders), "a test", "an officer")
         assert done.serving == 1
         assert done.replaced == BOOK.hash
         after = await asked(client, "adult")
-        assert after["rules_version"] == done.rulebook != BOOK.hash
+        assert after["rules_version"] == done.version != BOOK.hash
         assert "age" in rules(after)
         old = (await client.get(f"/v1/decisions/{before['decision_id']}")).json()
         assert old["rules_version"] == BOOK.hash
-        back = await asyncio.to_thread(rulebooks.rollback, server.url)
-        assert back.rulebook == BOOK.hash
+        back = await asyncio.to_thread(rulebooks.rollback, server.url, "a test")
+        assert back.version == BOOK.hash
         assert "age" not in rules(await asked(client, "adult"))
         named = (await client.get(f"/v1/decisions/{after['decision_id']}")).json()
         assert "a rule of another rulebook" not in str(named["exclusions"])
-        again = await asyncio.to_thread(rulebooks.promote, server.url, done.rulebook)
-        assert again.rulebook == done.rulebook
-        await asyncio.to_thread(rulebooks.rollback, server.url)
+        again = await asyncio.to_thread(rulebooks.promote, server.url, done.version, "a test")
+        assert again.version == done.version
+        await asyncio.to_thread(rulebooks.rollback, server.url, "a test")
         with pytest.raises(inspection.RulesRefused, match="no promotion of a rulebook"):
-            await asyncio.to_thread(rulebooks.rollback, server.url)
+            await asyncio.to_thread(rulebooks.rollback, server.url, "a test")
 
 
 @pytest.mark.usefixtures("worker")
@@ -247,25 +248,25 @@ def test_a_rulebook_that_lacks_rules_is_promoted_only_if_that_is_meant_and_taken
     """Edited in place, promoted and rolled back: what served before comes back, not what the folder holds now."""
     folder = changed(tmp_path, "laxer", "GB3", state="off", note="a test", confidence="M")
     with pytest.raises(inspection.RulesRefused, match="GB3 would be applied no more"):
-        rulebooks.promote(server.url, str(folder))
+        rulebooks.promote(server.url, str(folder), "a test")
     narrower = changed(tmp_path, "narrower", "age", channels=["sms"])
     assert rulebooks.lost_rules(BOOK, load_rulebook(narrower)) == ("age",)
     assert rulebooks.lost_rules(BOOK, BOOK) == ()
     monkeypatch.setenv("CROUPIER_RULES", str(folder))
     (folder / "packs" / "gb.yaml").write_text((SERVICE / "rulebook" / "packs" / "gb.yaml").read_text("utf8"), "utf8")
     laxer = changed(tmp_path, "again", "GB3", state="off", note="a test", confidence="M")
-    done = rulebooks.promote(server.url, str(laxer), weaker=True)
-    assert done.weaker == ("GB3",)
+    done = rulebooks.promote(server.url, str(laxer), "a test", weaker=True)
+    assert done.evidence == {"weaker": ["GB3"]}
     (folder / "packs" / "gb.yaml").write_text((laxer / "packs" / "gb.yaml").read_text("utf8"), "utf8")
-    assert rulebooks.rollback(server.url).rulebook == BOOK.hash
-    assert [one.action for one in rulebooks.history(store)] == ["promote", "rollback"]
+    assert rulebooks.rollback(server.url, "a test").version == BOOK.hash
+    assert [one.action for one in journal(store, "rules")] == ["promote", "rollback"]
 
 
 @pytest.mark.usefixtures("house")
 def test_a_rulebook_that_lint_warns_of_is_not_promoted(store: redis.Redis, server: Server, tmp_path: Path) -> None:
     lawless = changed(tmp_path, "lawless", "jurisdiction", licensed=["MT", "JP"])
     with pytest.raises(inspection.RulesRefused, match="JP is licensed, and no pack holds its law"):
-        rulebooks.promote(server.url, str(lawless))
+        rulebooks.promote(server.url, str(lawless), "a test")
     assert store.get(pointer_key("rules")) is None
 
 

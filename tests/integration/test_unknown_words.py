@@ -146,7 +146,7 @@ def test_a_catalogue_whose_tags_no_rule_can_mean_neither_starts_nor_passes_lint_
     found = lint_files(None, datetime.now(UTC).date())["findings"]
     assert len([one for one in found if one["grade"] == "error" and "did you mean" in one["what"]]) == 3
     with pytest.raises(RulesRefused, match="postal_address"):
-        promote(where.store, str(SERVICE / "rulebook"))
+        promote(where.store, str(SERVICE / "rulebook"), "a test")
 
 
 @pytest.mark.usefixtures("house")

@@ -24,7 +24,6 @@ ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("features", "models", "service", "pipelines")
 LATER: Final = {
     "pipelines.learning.learner": "train",  # MLflow is told where it is installed
-    "pipelines.training.promotion": "train",  # rules and policies share its lock, and promote no model
 }
 """Modules whose functions import what only another extra than that of their commands need have."""
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -92,6 +92,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
 pydantic, orjson, redis, rich, structlog) have none."""
 
 CLOCK: Final[Rooms] = {
+    "models/releases/release.py": "waits until serving processes report a release",
     "features/store/*.py": "deadlines of calls to the store",
     "service/api/*.py": "deadlines of requests, and how long they took",
     "pipelines/*/*.py": "commands and processes wait, show how long they took and bound what they wait for",
