@@ -8,8 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from features.files import CatalogueError
 from features.settings.environment import Environment, environment
-from service.rules.rulebook import rulebook_path
+from models.catalogue.offers import Catalogue, load_catalogue
+from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 
 def catalogue_path() -> Path:
@@ -27,6 +29,13 @@ class Settings:
     keys: Sequence[str] = ()
     read_seconds: float = Environment.read_seconds.default
     write_seconds: float = Environment.write_seconds.default
+
+    def files(self) -> tuple[Catalogue, Rulebook]:
+        """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
+        catalogue, book = load_catalogue(self.catalogue), load_rulebook(self.rules)
+        if strange := book.unknown_tags(catalogue):
+            raise CatalogueError("; ".join(f"{self.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
+        return catalogue, book
 
     @classmethod
     def here(cls, store: str) -> Self:

@@ -11,8 +11,11 @@ import redis
 from features.store.connection import TimedStore
 from features.store.keys import BUNDLES, LIVE, bundle_key, pointer_key
 
-KINDS: Final = ("rules", "plan", "churn", "policy")
+KINDS: Final = ("catalogue", "rules", "plan", "churn", "policy")
 """What serving processes follow, in the order in which they load it."""
+
+HASH_OF: Final = {"catalogue": "catalogue_hash", "rules": "rules_hash"}
+"""Under which name a serving process reports the content hash of a kind, whether promoted or of its files."""
 
 READY: Final = "ready"
 """What the report of a serving process holds beside the hashes once it was seen to serve."""

@@ -25,7 +25,14 @@ from features.moments import moment
 from features.store.bundles import keep, serving_hashes
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import CHURN_PROMOTIONS, POLICY_HISTORY, RULES_PROMOTIONS, lock_key, pointer_key
+from features.store.keys import (
+    CATALOGUE_PROMOTIONS,
+    CHURN_PROMOTIONS,
+    POLICY_HISTORY,
+    RULES_PROMOTIONS,
+    lock_key,
+    pointer_key,
+)
 from models.releases.journal import LEARN, Release, read_entry, serves
 
 LIVE_WAIT_SECONDS: Final = 30.0
@@ -46,6 +53,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "churn": Kind(CHURN_PROMOTIONS, "promoting"),
     "policy": Kind(POLICY_HISTORY, "policy"),
     "rules": Kind(RULES_PROMOTIONS, "rules"),
+    "catalogue": Kind(CATALOGUE_PROMOTIONS, "rules"),  # each is checked against the other
 }
 
 

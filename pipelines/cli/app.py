@@ -9,7 +9,7 @@ import typer
 from typer._click.exceptions import ClickException
 
 from features.errors import CroupierError
-from pipelines.cli import bench, experiments, house, imports, releases, rules, simulation, training, webhooks
+from pipelines.cli import bench, catalogue, experiments, house, imports, releases, rules, simulation, training, webhooks
 from pipelines.cli.terminal import Commands
 from pipelines.extras import missing_package
 from pipelines.worker.child import end_with_parent
@@ -46,6 +46,7 @@ app.add_typer(releases.promote, name="promote")
 app.add_typer(releases.rollback, name="rollback")
 app.add_typer(experiments.report, name="report")
 app.add_typer(rules.rules, name="rules")
+app.add_typer(catalogue.catalogue, name="catalogue")
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.add_typer(bench.bench, name="bench")
 

@@ -84,9 +84,9 @@ def serve(
     warn_of_unknown()
     if host not in LOOPBACK and not environment().keys:
         raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
+    Settings.here("").files()  # before anything starts, in one sentence
     with relying() as url:
         use_store(url)
-        Settings.here(url)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
             "service.api.app:create",

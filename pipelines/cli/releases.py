@@ -1,4 +1,4 @@
-"""Commands that choose what serves, and the journals of that: models, policies and rulebooks."""
+"""Commands that choose what serves, and its journals: models, policies, rulebooks, catalogues."""
 
 from __future__ import annotations
 
@@ -93,8 +93,30 @@ def rollback_rules(version: Earlier = None, reason: Reason = "", as_json: Json =
         show(_of_rules(go_back(url, reason, version)), as_json=as_json)
 
 
+@promote.command("catalogue")
+def promote_catalogue(
+    file: Annotated[str, typer.Argument(help="File of a catalogue, or the hash of one that served.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Let a catalogue serve that suits the rulebook. Example: croupier promote catalogue FILE --reason "summer"."""
+    from pipelines.rules.catalogues import promote as let_serve
+
+    with serving() as url:
+        show(told(let_serve(url, file, reason)), as_json=as_json)
+
+
+@rollback.command("catalogue")
+def rollback_catalogue(version: Earlier = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Let the catalogue before this one serve again. Example: croupier rollback catalogue --reason "wrong costs"."""
+    from pipelines.rules.catalogues import rollback as go_back
+
+    with serving() as url:
+        show(told(go_back(url, reason, version)), as_json=as_json)
+
+
 def releases(
-    kind: Annotated[str | None, typer.Argument(help="churn, policy or rules; by default all.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="churn, policy, rules or catalogue; by default all.")] = None,
     as_json: Json = False,
 ) -> None:
     """List what served, since when, who let it and why. Example: croupier releases rules."""

@@ -9,19 +9,30 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.terminal import Commands, Json, console, home, paper, serving, show
+from pipelines.cli.terminal import CommandRefused, Commands, Json, console, home, paper, serving, show
 
 rules = typer.Typer(cls=Commands, no_args_is_help=True, help="Read, check, explain and compare the rules of the house.")
 Folder = Annotated[Path | None, typer.Argument(help="Folder of a rulebook; by default CROUPIER_RULES or our own.")]
 
 
 @rules.command("lint")
-def rules_lint(folder: Folder = None, as_json: Json = False) -> None:
+def rules_lint(
+    folder: Folder = None,
+    served: Annotated[bool, typer.Option("--served", help="What serves, with the catalogue that serves.")] = False,
+    as_json: Json = False,
+) -> None:
     """Check a rulebook; exit code 2 if it does not load, 1 if it errs or warns. Example: croupier rules lint FOLDER."""
     from pipelines.rules.inspection import lint_files
+    from pipelines.rules.rulebooks import lint_served
     from pipelines.rules.tables import findings
 
-    found = lint_files(folder, datetime.now(UTC).date())
+    if served and folder:
+        raise CommandRefused("--served is what serves, not a folder: leave one of them out")
+    if served:
+        with serving() as url:
+            found = lint_served(url)
+    else:
+        found = lint_files(folder, datetime.now(UTC).date())
     show(found, as_json=True) if as_json else paper().print(findings(found))
     if any(one["grade"] != "note" for one in found["findings"]):
         sys.exit(1)

@@ -51,6 +51,7 @@ _LIBRARIES: Final = {
 }
 _STORE_FIRST: Final = "mend the store first, then look again"
 _MEND: Final = {
+    "catalogue": "`croupier rollback catalogue`, or promote one that this build reads",
     "rules": "`croupier rollback rules`, or promote one that this build reads",
     "plan": "run `croupier up` of this build once: it applies the feature definitions",
     "churn": "`croupier rollback churn`, or train one with this build",
@@ -263,7 +264,7 @@ def _api(reports: Sequence[Mapping[str, str]]) -> Finding:
 
 def _serving(stored: _Stored) -> list[Finding]:
     """Findings on whether this build can read the serving bundles, and every process serves them."""
-    catalogue, reports = load_catalogue(catalogue_path()), stored.reports or ()
+    catalogue, reports = _catalogue(stored), stored.reports or ()
     named = {kind: bundle for kind, bundle in stored.bundles.items() if bundle[0]}
     found = [
         Finding("serving", "fault", f"{kind} {digest[:12]}: {trouble}", _MEND[kind])
@@ -279,6 +280,15 @@ def _serving(stored: _Stored) -> list[Finding]:
     return or_ok("serving", f"this build reads {', '.join(sorted(named))}", found)
 
 
+def _catalogue(stored: _Stored) -> Catalogue:
+    """The catalogue that was promoted, else that of the files."""
+    _, bundle = stored.bundles.get("catalogue", ("", None))
+    try:
+        return load_catalogue(catalogue_path()) if bundle is None else Catalogue.model_validate_json(bundle)
+    except ValueError:  # which is a finding of its own
+        return load_catalogue(catalogue_path())
+
+
 def _unreadable(kind: str, digest: str, bundle: bytes | None, catalogue: Catalogue) -> str:
     """Why this build cannot read a bundle; empty if it can."""
     if bundle is None or hashlib.sha256(bundle).hexdigest() != digest:
@@ -292,7 +302,9 @@ def _unreadable(kind: str, digest: str, bundle: bytes | None, catalogue: Catalog
 
 def _read(kind: str, bundle: bytes, catalogue: Catalogue) -> None:
     """Read a bundle as a serving process does."""
-    if kind == "rules":
+    if kind == "catalogue":
+        Catalogue.model_validate_json(bundle)
+    elif kind == "rules":
         CompiledRulebook(Rulebook.model_validate_json(bundle), CandidateSpace(catalogue))
     elif kind == "churn":
         Scorer(ChurnBundle.loads(bundle))

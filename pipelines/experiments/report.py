@@ -17,13 +17,14 @@ from features.settings.mlflow_file import Mlflow, read_mlflow
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import REPORTS, bundle_key, report_key
+from features.store.keys import REPORTS, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.experiments.health import tallies
 from pipelines.experiments.uplift import Uplift, uplift
+from pipelines.served import kept_by_hash, served_catalogue
 from pipelines.worker.lake import reach
 from service.reports import Summary
 from service.settings import catalogue_path
@@ -93,7 +94,7 @@ def compute(
     """
     if not lake.is_dir():
         raise ReportRefused(f"there is no lake at {lake}")
-    catalogue = load_catalogue(catalogue_path())
+    catalogue = load_catalogue(catalogue_path()) if house is None else served_catalogue(house.client)
     with opened(lake) as connection:
         found = exposures(connection, costs(catalogue, settings), days or settings.report.window_days, experiment)
         draws = tallies(records(connection, found.experiment))
@@ -107,10 +108,10 @@ def compute(
 
 
 def shares(found: Exposures, running: Catalogue, house: LiveHouse | None) -> dict[str, Mapping[str, float]]:
-    """Variant shares by catalogue version: of the running file, and of versions that the store kept."""
+    """Variant shares by catalogue version: of the one that serves, and of versions that the store kept."""
     known: dict[str, Mapping[str, float]] = {running.hash: _shares(running)}
     for version in _others(found, known):
-        kept = cast("bytes | None", house.client.get(bundle_key(version))) if house else None
+        kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
             known[version] = _shares(Catalogue.model_validate_json(kept))
     return known

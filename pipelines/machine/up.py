@@ -38,6 +38,7 @@ from pipelines.worker.process import wait_until_applied, wait_until_in_lake
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
 from service.decisions.decide import requested_id
+from service.settings import Settings
 
 PLAYERS: Final = 500
 SEED: Final = 7
@@ -90,10 +91,11 @@ def up(options: Options, console: Console) -> None:
         StoreError: The store did not start, or holds another house than asked for.
         SettingError: mlflow.yaml is not valid.
         ScheduleError: It schedules what cannot be.
-        CatalogueError: The file of the webhooks is not valid.
+        CatalogueError: Catalogue, rulebook or the file of the webhooks is not valid.
     """
     read_schedules(options.home)
     read_webhooks()
+    Settings.here("").files()
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ENDING:
         signal.signal(name, _interrupt)

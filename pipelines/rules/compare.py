@@ -27,9 +27,9 @@ from features.store.connection import connect
 from features.store.deployment import open_house
 from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.offers import load_catalogue
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
+from pipelines.served import served_catalogue
 from service.contacts import limits
 from service.decisions import reasons
 from service.decisions.assess import Assessment, RecordedPlayer, assess
@@ -39,7 +39,6 @@ from service.decisions.replay import recorded_player, recorded_request
 from service.decisions.serving import Serving
 from service.players import sealing
 from service.rules.compiler import CompiledRulebook
-from service.settings import catalogue_path
 
 
 class ChangedDecisions(msgspec.Struct):
@@ -87,7 +86,7 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
         by the new rulebook, `contacts_put_off` to another moment; `changes` by rule and jurisdiction.
     """
     client = connect(url)
-    house, layout = open_house(client), CandidateSpace(load_catalogue(catalogue_path()))
+    house, layout = open_house(client), CandidateSpace(served_catalogue(client))
     laws = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
     before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None) for law in laws)
     counts: Counter[str] = Counter()

@@ -42,12 +42,16 @@ class RulesRefused(CroupierError):
 
 def lint_files(folder: Path | None, today: date) -> dict[str, Any]:
     """Lint a rulebook's files: hash, number of rules, findings; raises CatalogueError if they are not valid."""
-    book, catalogue = load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path())
+    return linted(load_rulebook(folder or rulebook_path()), load_catalogue(catalogue_path()), today)
+
+
+def linted(book: Rulebook, catalogue: Catalogue, today: date) -> dict[str, Any]:
+    """Lint a rulebook with a catalogue: hashes, number of rules, findings."""
     CompiledRulebook(book, CandidateSpace(catalogue))
     states = Counter(rule.state for pack in book.packs for rule in pack.rules)
     found = lint(book, catalogue, today)
     counts = {"packs": len(book.packs), "rules": sum(states.values()), **{str(state): n for state, n in states.items()}}
-    return {"rulebook": book.hash, **counts, "findings": found}
+    return {"rulebook": book.hash, "catalogue": catalogue.hash, **counts, "findings": found}
 
 
 def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, str]]:
@@ -62,6 +66,12 @@ def lint(book: Rulebook, catalogue: Catalogue, today: date) -> list[dict[str, st
         *_places_covered(book, today),
         *strange,
     ]
+
+
+def warnings_of(book: Rulebook, catalogue: Catalogue, today: date) -> list[str]:
+    """Findings of `lint` on which nothing is promoted, one sentence each."""
+    found = (one for one in lint(book, catalogue, today) if one["grade"] != "note")
+    return [f"{one['where']}: {one['what']}" for one in found]
 
 
 def _finding(grade: str, where: str, what: str) -> dict[str, str]:

@@ -6,86 +6,76 @@ folder --lint, compile--> store --> serving processes and worker;  every change 
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import redis
 
 from features.moments import moment
-from features.store.bundles import keep, published
+from features.store.bundles import keep
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
-from features.store.keys import bundle_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.offers import load_catalogue
 from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
 from models.releases.journal import has_served, previous, serves
 from models.releases.release import Released, alone, change, journal, new_release, reasoned
-from pipelines.rules.inspection import RulesRefused, lint
+from pipelines.rules.inspection import RulesRefused, linted, warnings_of
+from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_rulebook
 from pipelines.worker.consumer import serving_plan
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
-from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook, rulebook_path
-from service.settings import catalogue_path
+from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook
 
 
 def rulebook(name: str, client: redis.Redis | None = None) -> Rulebook:
     """A rulebook by its folder, or by a hash that the store keeps.
 
     Raises:
-        RulesRefused: There is neither.
+        RulesRefused: There is neither, or this build cannot read it.
         CatalogueError: Its files are not valid.
     """
     if Path(name).is_dir():
         return load_rulebook(Path(name))
     if re.fullmatch(r"[0-9a-f]{12}", name) and client is not None:
-        held = cast("bytes | None", client.get(bundle_key(name))) or published(client, name)
+        held = kept_by_hash(client, name)
         if held is not None:
-            return _read(held, name)
+            try:
+                return Rulebook.model_validate_json(held)
+            except ValueError as error:
+                raise RulesRefused(f"{name} is no rulebook that this build can read") from error
     raise RulesRefused(f"{name} is no folder of a rulebook, and the store keeps none of that hash")
+
+
+def lint_served(url: str) -> dict[str, Any]:
+    """Lint the rulebook that serves with the catalogue that serves; see `linted`."""
+    client = connect(url)
+    return linted(served_rulebook(client), served_catalogue(client), house_day(client))
 
 
 def served(client: redis.Redis) -> Serving:
     """Serving configuration for rules: rulebook, catalogue, read plan, and business rules as the policy."""
-    layout = CandidateSpace(load_catalogue(catalogue_path()))
+    layout = CandidateSpace(served_catalogue(client))
     ranks = priorities(layout.catalogue)
     plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
     policies: dict[str, Policy] = {"policy": plain, "business_rules": plain, "priority": Priority(ranks)}
-    law = CompiledRulebook(serving_rulebook(client), layout)
+    law = CompiledRulebook(served_rulebook(client), layout)
     return Serving(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
 
 
 def places_forbidden_to_policy(client: redis.Redis) -> dict[str, list[str]]:
     """Places where business rules serve, because the law forbids the learnt policy's readings; with those readings."""
-    policy, churn = (_bundle(client, kind) for kind in ("policy", "churn"))
+    policy, churn = (promoted(client, kind) for kind in ("policy", "churn"))
     if policy is None:
         return {}
     readings = PolicyVersion.loads(policy).features
     seen = ChurnBundle.loads(churn).features if churn and CHURN in readings else ()
     now_us = open_house(client).now_us(real_now_us(client))
-    found = serving_rulebook(client).barred((*readings, *seen), now_us)
+    found = served_rulebook(client).barred((*readings, *seen), now_us)
     return {place: list(names) for place, names in found.items()}
-
-
-def _bundle(client: redis.Redis, kind: str) -> bytes | None:
-    pointer = cast("bytes | None", client.get(pointer_key(kind)))
-    return cast("bytes | None", client.get(bundle_key(pointer.decode()))) if pointer else None
-
-
-def serving_rulebook(client: redis.Redis) -> Rulebook:
-    """The serving rulebook: the promoted one, else that of the files."""
-    held = _bundle(client, "rules")
-    return load_rulebook(rulebook_path()) if held is None else _read(held, "the one that was promoted")
-
-
-def _read(data: bytes, name: str) -> Rulebook:
-    try:
-        return Rulebook.model_validate_json(data)
-    except ValueError as error:
-        raise RulesRefused(f"{name} is no rulebook that this build can read") from error
 
 
 def promote(url: str, folder: str, reason: str, by: str | None = None, *, weaker: bool = False) -> Released:
@@ -105,26 +95,25 @@ def promote(url: str, folder: str, reason: str, by: str | None = None, *, weaker
         StoreError: A serving process did not load it; what served before goes on serving.
     """
     reason, client = reasoned(reason), connect(url)
-    book, catalogue = rulebook(folder, client), load_catalogue(catalogue_path())
-    CompiledRulebook(book, CandidateSpace(catalogue))
-    today = moment(open_house(client).now_us(real_now_us(client))).date()
-    warned = [one for one in lint(book, catalogue, today) if one["grade"] != "note"]
-    if warned:
-        found = "; ".join(": ".join((one["where"], one["what"])) for one in warned)
-        raise RulesRefused(f"not promoted: {found}")
+    book = rulebook(folder, client)
     with alone(client, "rules"):
-        before = serving_rulebook(client)
+        catalogue, before = served_catalogue(client), served_rulebook(client)
+        CompiledRulebook(book, CandidateSpace(catalogue))
+        if warned := warnings_of(book, catalogue, house_day(client)):
+            raise RulesRefused(f"not promoted: {'; '.join(warned)}")
         lost = lost_rules(before, book)
         if lost and not weaker:
             raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
-        keep(client, _bytes(before), before.hash)
-        evidence = {"weaker": list(lost)} if lost else {}
-        entry = new_release(client, "rules", "promote", book.hash, before.hash, reason=reason, by=by, evidence=evidence)
-        return change(client, entry, _bytes(book))
+        keep(client, bytes_of(before), before.hash)
+        evidence = {"catalogue": catalogue.hash} | ({"weaker": list(lost)} if lost else {})
+        replaced = serves(journal(client, "rules")) or before.hash
+        entry = new_release(client, "rules", "promote", book.hash, replaced, reason=reason, by=by, evidence=evidence)
+        return change(client, entry, bytes_of(book))
 
 
-def _bytes(book: Rulebook) -> bytes:
-    return book.model_dump_json(by_alias=True).encode()
+def house_day(client: redis.Redis) -> date:
+    """The day by the house's clock, UTC."""
+    return moment(open_house(client).now_us(real_now_us(client))).date()
 
 
 def lost_rules(before: Rulebook, after: Rulebook) -> tuple[str, ...]:
@@ -169,5 +158,5 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
             raise RulesRefused(f"{target} is no rulebook that served before the one that serves")
         book = rulebook(target, client)
         return change(
-            client, new_release(client, "rules", "rollback", target, serves(held), reason=reason, by=by), _bytes(book)
+            client, new_release(client, "rules", "rollback", target, serves(held), reason=reason, by=by), bytes_of(book)
         )

@@ -28,7 +28,11 @@ def findings(found: Mapping[str, Any]) -> Group:
     for one in sorted(found["findings"], key=lambda one: ("error", "warning", "note").index(one["grade"])):
         table.add_row(one["grade"], one["where"], one["what"])
     return Group(
-        Text(f"Rulebook {found['rulebook']}: {found['packs']} packs, {found['rules']} rules ({states})."), table
+        Text(
+            f"Rulebook {found['rulebook']}: {found['packs']} packs, {found['rules']} rules ({states}), "
+            f"with catalogue {found['catalogue']}."
+        ),
+        table,
     )
 
 
@@ -54,7 +58,7 @@ def explained(found: Mapping[str, Any]) -> Group:
     head = (
         f"{found['player_id']} at {found['at']}: jurisdiction {places}, harm {found['harm']}, stage {found['stage']}, "
         f"variant {found['variant']}, "
-        f"rulebook {found['rulebook']} ({', '.join(found['packs'])})."
+        f"rulebook {found['rulebook']} ({', '.join(found['packs'])}), catalogue {found['catalogue']}."
     )
     speaking = [
         f"{one['id']} {one['marker']} {one['value']:.3g}, from {one['threshold']:g}" for one in found["harm_markers"]
@@ -109,7 +113,8 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
 def differences(found: Mapping[str, Any]) -> Group:
     """Table of what another rulebook changes."""
     head = (
-        f"{found['decisions']:,} decisions judged under {found['old']} and {found['new']}; not judged: "
+        f"{found['decisions']:,} decisions judged under {found['old']} and {found['new']} "
+        f"with catalogue {found['catalogue']}; not judged: "
         f"{found['erased']:,} erased, {found['other_build']:,} of other features, {found['other_catalogue']:,} of "
         f"another catalogue. Of {found['made_under_old']:,} made under {found['old']}, "
         f"{found['reproduced']:,} came out exactly as logged. {found['contacts_stopped']:,} of {found['contacts']:,} "

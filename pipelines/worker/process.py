@@ -17,7 +17,8 @@ from features.store.cluster import is_away
 from features.store.connection import connect
 from features.store.deployment import order
 from features.store.errors import StoreError
-from features.store.keys import LAKE_LEASE, bundle_key, lease_key, pointer_key
+from features.store.keys import LAKE_LEASE, lease_key
+from pipelines.served import kept_of_served, read_kept
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.lake import Lake, reach
@@ -114,18 +115,15 @@ class Worker:
             _LOG.warning("store", partitions_away=self.consumer.away)
 
     def _follow_rules(self) -> None:
-        """Take up the harm settings of a newly promoted rulebook."""
-        pointer = cast("bytes", self._client.get(pointer_key("rules")) or b"")
-        if pointer == self._rules:
-            return
-        self._rules = pointer
-        held = cast("bytes | None", self._client.get(bundle_key(pointer.decode()))) if pointer else None
+        """Take up the harm settings of the rulebook that serves; of its own files until one is known to."""
         try:
-            book = load_rulebook(rulebook_path()) if held is None else Rulebook.model_validate_json(held)
-        except (ValueError, CatalogueError) as error:
+            kept = kept_of_served(self._client, "rules")
+            if kept is None or kept == self._rules:
+                return
+            self._rules = kept
+            self.consumer.settings = read_kept(Rulebook, kept).harm
+        except CatalogueError as error:
             _LOG.error("rulebook", trouble=str(error), kept="the signs of harm of the one before")
-            return
-        self.consumer.settings = book.harm
 
     def _half(self, work: Callable[[], None]) -> threading.Thread:
         """A thread beside the consumer; an exception in it ends the worker, which is then restarted."""

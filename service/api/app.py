@@ -16,20 +16,19 @@ import structlog
 from fastapi import FastAPI
 
 from features import zones
-from features.files import CatalogueError
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings.environment import Environment, SettingError, environment
-from features.store.bundles import KINDS, READY
+from features.store.bundles import HASH_OF, KINDS, READY
 from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.keys import LIVE, bundle_key, live_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
-from models.catalogue.offers import load_catalogue
+from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
-from models.policy.policy import BusinessRules, Priority, Uniform, priorities
+from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
 from service.api.readiness import Readiness
 from service.api.routing import Dependencies
@@ -37,7 +36,7 @@ from service.api.threaded_loop import ThreadedLoop
 from service.contacts.ledger import RedisLedger, finish_fetches
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
-from service.rules.rulebook import Rulebook, load_rulebook
+from service.rules.rulebook import Rulebook
 from service.settings import Settings
 
 POLL_SECONDS = 0.2
@@ -48,27 +47,34 @@ CONNECTIONS = 8
 SPARE_CONNECTIONS = 4
 """Kept for what restricts contact, so that nothing else stands before it."""
 
+_LAW = ("catalogue", "rules")
+_FOLLOWED = (_LAW, *((kind,) for kind in KINDS if kind not in _LAW))
+"""Kinds in the order in which they are loaded; those of one group serve as one set."""
+
 _LOG = structlog.get_logger()
 
 
 def serving_of_files(house: House, where: Settings) -> Serving:
     """What the files hold, before any bundle is loaded; raises CatalogueError if a file is not valid."""
-    catalogue, book = load_catalogue(where.catalogue), load_rulebook(where.rules)
-    if strange := book.unknown_tags(catalogue):
-        raise CatalogueError("; ".join(f"{where.catalogue.name}: offer {offer}: {what}" for offer, what in strange))
-    ranks = priorities(catalogue)
+    catalogue, book = where.files()
     return Serving(
         house=house,
         plan=None,
         law=CompiledRulebook(book, CandidateSpace(catalogue)),
-        policies={
-            "policy": Uniform(catalogue.size),
-            "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
-            "uniform": Uniform(catalogue.size),
-            "priority": Priority(ranks),
-        },
+        policies=_policies(catalogue, None),
         churn=None,
     )
+
+
+def _policies(catalogue: Catalogue, snapshot: PolicyVersion | None) -> dict[str, Policy]:
+    """Policy of each variant over a catalogue; `policy` draws uniformly until something was learnt."""
+    ranks = priorities(catalogue)
+    return {
+        "policy": Uniform(catalogue.size) if snapshot is None else LearnedPolicy(snapshot, catalogue),
+        "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
+        "uniform": Uniform(catalogue.size),
+        "priority": Priority(ranks),
+    }
 
 
 class Watch:
@@ -78,9 +84,10 @@ class Watch:
         self._store = store
         self._desk = deps
         self._readiness = readiness
-        self._law = deps.serving.law
+        self._files = deps.serving.law
+        self._snapshot: PolicyVersion | None = None
         self._serving: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[tuple[str, ...], dict[str, str]] = {}
         self._name = live_key(secrets.token_hex(6))
         self._reported: tuple[float, dict[str, str]] = (0.0, {})
         self._begins = True
@@ -105,7 +112,7 @@ class Watch:
 
     async def look(self) -> None:
         """Load whatever moved, then report: changes at once, and now and then to be known as alive."""
-        away = [trouble for kind in KINDS if (trouble := await self._follow(kind))]
+        away = [trouble for kinds in _FOLLOWED if (trouble := await self._follow(kinds))]
         if away and self._begins:
             raise away[0]  # what was never read must not be taken for what was never set
         self._begins = False
@@ -115,70 +122,91 @@ class Watch:
 
     async def _report(self) -> None:
         at, reported = self._reported
-        serving = self._serving | ({} if self._readiness.trouble else {READY: "yes"})
+        law = self._desk.serving.law
+        hashes = {HASH_OF["catalogue"]: law.layout.catalogue.hash, HASH_OF["rules"]: law.book.hash}
+        serving = self._serving | hashes | ({} if self._readiness.trouble else {READY: "yes"})
         if reported == serving and time.monotonic() - at < REPORT_SECONDS:
             return
         await self._store.command(2.0, "SET", self._name, msgspec.json.encode(serving), "EX", LIVE_SECONDS)
         await self._store.command(2.0, "SADD", LIVE, self._name)
         self._reported = (time.monotonic(), serving)
 
-    async def _follow(self, kind: str) -> StoreError | None:
-        """Load a kind if its pointer moved; the trouble if that cannot be known now, which holds up no other kind."""
+    async def _follow(self, kinds: tuple[str, ...]) -> StoreError | None:
+        """Load kinds if one of their pointers moved; the trouble if that cannot be known, which holds up no others."""
         try:
-            found = await self._store.command(2.0, "GET", pointer_key(kind))
-            digest = found.decode() if found else ""
-            if digest not in {self._serving.get(kind, ""), self._refused.get(kind)}:
-                await self._load(kind, digest)
+            digests = {kind: await self._pointer(kind) for kind in kinds}
+            now = {kind: self._serving.get(kind, "") for kind in kinds}
+            if digests not in (now, self._refused.get(kinds)):
+                await self._load(digests)
         except StoreError as error:
             return error
         return None
+
+    async def _pointer(self, kind: str) -> str:
+        found = await self._store.command(2.0, "GET", pointer_key(kind))
+        return found.decode() if found else ""
 
     async def close(self) -> None:
         """Withdraw the report."""
         with suppress(StoreError):
             await self._store.command(2.0, "DEL", self._name)
 
-    async def _load(self, kind: str, digest: str) -> None:
-        bundle = await self._store.command(2.0, "GET", bundle_key(digest)) if digest else None
-        if digest and (bundle is None or hashlib.sha256(bundle).hexdigest() != digest):
-            _LOG.error("bundle", kind=kind, digest=digest, trouble="missing or damaged; the old one goes on serving")
+    async def _load(self, digests: dict[str, str]) -> None:
+        """Load kinds that serve as one set; if one of them cannot be read, the old set serves on."""
+        kinds, named = tuple(digests), {"kind": " ".join(digests), "digest": " ".join(digests.values())}
+        bundles = {kind: await self._bundle(digest) for kind, digest in digests.items()}
+        if any(digest and bundles[kind] is None for kind, digest in digests.items()):
+            _LOG.error("bundle", **named, trouble="missing or damaged; the old one goes on serving")
             return
         try:
             # Reading a model takes tens of milliseconds, in which others must be answered.
-            self._swap(await asyncio.to_thread(self._read, kind, bundle))
+            self._swap(await asyncio.to_thread(self._read, bundles))
         except Exception as error:  # noqa: BLE001 - whatever a bundle holds, the old one goes on and others are looked for
-            self._refused[kind] = digest  # what cannot be read once cannot be read again
-            _LOG.error("bundle", kind=kind, digest=digest, trouble=f"{type(error).__name__}: {error}")
-            if kind == "rules" and self._begins:
+            self._refused[kinds] = digests  # what cannot be read once cannot be read again
+            _LOG.error("bundle", **named, trouble=f"{type(error).__name__}: {error}")
+            if kinds == _LAW and self._begins:
                 # Nothing of it ever served here: the files' rules may allow what it forbids.
                 self._swap({"lawful": False})
             return
-        self._serving[kind] = digest
-        self._refused.pop(kind, None)
+        self._serving |= digests
+        self._refused.pop(kinds, None)
         serving = self._desk.serving
         barred = serving.barred(serving.house.now_us(time.time_ns() // 1_000))
-        _LOG.info("serving", kind=kind, digest=digest[:12], **({"business_rules_in": sorted(barred)} if barred else {}))
+        _LOG.info("serving", **named, **({"business_rules_in": sorted(barred)} if barred else {}))
+
+    async def _bundle(self, digest: str) -> bytes | None:
+        """A bundle by its hash; None if it is missing or damaged."""
+        bundle: bytes | None = await self._store.command(2.0, "GET", bundle_key(digest)) if digest else None
+        return bundle if bundle is not None and hashlib.sha256(bundle).hexdigest() == digest else None
 
     def _swap(self, change: Mapping[str, Any]) -> None:
         self._desk.serving = replace(self._desk.serving, **change)
 
-    def _read(self, kind: str, bundle: bytes | None) -> dict[str, Any]:
-        """A bundle as the field of `Serving` that it fills; raises ValueError if it is not one."""
-        if kind == "rules":
-            return {"law": self._law if bundle is None else _law(bundle, self._desk.serving.layout), "lawful": True}
+    def _read(self, bundles: Mapping[str, bytes | None]) -> dict[str, Any]:
+        """Bundles as the fields of `Serving` that they fill, None for none; raises ValueError if one cannot be read."""
+        if tuple(bundles) == _LAW:
+            return self._read_law(bundles["catalogue"], bundles["rules"])
+        ((kind, bundle),) = bundles.items()
         if kind == "plan":
             return {"plan": None if bundle is None else _own_plan(bundle)}
         if kind == "churn":
             return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
-        serving = self._desk.serving
-        catalogue = serving.layout.catalogue
-        chosen = Uniform(catalogue.size) if bundle is None else LearnedPolicy(PolicyVersion.loads(bundle), catalogue)
-        return {"policies": {**serving.policies, "policy": chosen}}
+        snapshot = None if bundle is None else PolicyVersion.loads(bundle)
+        policies = _policies(self._desk.serving.layout.catalogue, snapshot)
+        self._snapshot = snapshot
+        return {"policies": policies}
 
-
-def _law(bundle: bytes, layout: CandidateSpace) -> CompiledRulebook:
-    """A rulebook as it was promoted, compiled for the catalogue."""
-    return CompiledRulebook(Rulebook.model_validate_json(bundle), layout)
+    def _read_law(self, catalogue: bytes | None, book: bytes | None) -> dict[str, Any]:
+        """The rulebook compiled for the catalogue, and all policies over it; what was never promoted is the files'."""
+        layout, rules = self._files.layout, self._files.book
+        if catalogue is not None:
+            layout = CandidateSpace(Catalogue.model_validate_json(catalogue))
+        if book is not None:
+            rules = Rulebook.model_validate_json(book)
+        if catalogue is not None and (strange := rules.unknown_tags(layout.catalogue)):
+            raise ValueError("; ".join(f"offer {offer}: {what}" for offer, what in strange))
+        law = self._files if catalogue is book is None else CompiledRulebook(rules, layout)
+        return {"law": law, "lawful": True, "policies": _policies(layout.catalogue, self._snapshot)}
 
 
 def _own_plan(bundle: bytes) -> ReadPlan:

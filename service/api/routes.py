@@ -261,7 +261,8 @@ async def _catalogue(record: Record, deps: Dependencies) -> Catalogue:
     current = deps.serving.layout.catalogue
     if record.versions.catalogue == current.hash:
         return current
-    kept = await read_bundle(deps.ledger.store, record.versions.catalogue)
+    name = record.versions.catalogue
+    kept = await read_bundle(deps.ledger.store, name) or await read_version(deps.ledger.store, name)
     try:
         return current if kept is None else Catalogue.model_validate_json(kept)
     except ValueError:  # of a build that asked less of a catalogue

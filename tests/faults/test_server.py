@@ -149,13 +149,18 @@ def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside
 
 
 ASKING = {
+    "catalogue diff": "service/catalogue.yaml",
+    "catalogue lint": "",
+    "catalogue show": "",
     "create": "",
     "import events": "FILE",
     "train churn": "",
+    "promote catalogue": "service/catalogue.yaml --reason test",
     "promote churn": "1 --reason test",
     "promote policy": "--reason test",
     "promote rules": "service/rulebook --reason test",
     "releases": "",
+    "rollback catalogue": "--reason test",
     "rollback churn": "--reason test",
     "rollback policy": "--reason test",
     "rollback rules": "--reason test",

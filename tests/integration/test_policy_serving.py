@@ -3,32 +3,16 @@
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import redis
+from support.snapshots import ONE, THREE, TWO
 
-from features.settings.mlflow_file import LearnerSettings
 from features.store.deployment import create_house
 from features.store.keys import pointer_key
 from features.store.server import Server
-from models.policy.context import READINGS
-from models.policy.learned import Cursor, PolicyVersion, SnapshotError
-from models.policy.learner import ALONE, Learner
+from models.policy.learned import SnapshotError
 from models.releases.release import GateRefused, journal
 from pipelines.learning import policy
-
-
-def snapshots(count: int) -> list[PolicyVersion]:
-    learner, random = Learner(LearnerSettings(batch=10, warm_up=10)), np.random.default_rng(1)
-    found: list[PolicyVersion] = []
-    while len(found) < count:
-        learner.zero(random.normal(size=len(READINGS)), ALONE)
-        if learner.closed:
-            found.append(learner.snapshot("one", 0, Cursor()))
-    return found
-
-
-ONE, TWO, THREE = snapshots(3)
 
 
 @pytest.fixture

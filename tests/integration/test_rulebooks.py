@@ -8,17 +8,15 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
 import redis
-import yaml
 from conftest import Opened, app_of
 from rich.console import Console
 from support.callers import asked, player_of, rules
 from support.players import adult_events, event, tell
-from support.rule_cases import BOOK, HOUSE, SERVICE
+from support.rule_cases import BOOK, HOUSE, SERVICE, changed
 
 from features.store.bundles import publish, serving_hashes
 from features.store.deployment import real_now_us
@@ -51,16 +49,6 @@ def checked(player: str, at: datetime, *, listed: bool) -> dict[str, Any]:
 
 
 LATE = [{"from": "23:58", "to": "23:59"}]
-
-
-def changed(tmp_path: Path, name: str, rule: str, **fields: Any) -> Path:
-    """A copy of the rulebook in which one rule says something else."""
-    folder = Path(copytree(SERVICE / "rulebook", tmp_path / name))
-    file = next(one for one in (folder / "packs").glob("*.yaml") if f"id: {rule}\n" in one.read_text("utf8"))
-    said = yaml.safe_load(file.read_text("utf8"))
-    next(one for one in said["rules"] if one["id"] == rule).update(fields)
-    file.write_text(yaml.safe_dump(said, sort_keys=False), "utf8")
-    return folder
 
 
 # Decisions ---------------------------------------------------------------------------------------------------------
@@ -256,7 +244,7 @@ def test_a_rulebook_that_lacks_rules_is_promoted_only_if_that_is_meant_and_taken
     (folder / "packs" / "gb.yaml").write_text((SERVICE / "rulebook" / "packs" / "gb.yaml").read_text("utf8"), "utf8")
     laxer = changed(tmp_path, "again", "GB3", state="off", note="a test", confidence="M")
     done = rulebooks.promote(server.url, str(laxer), "a test", weaker=True)
-    assert done.evidence == {"weaker": ["GB3"]}
+    assert done.evidence == {"catalogue": HOUSE.hash, "weaker": ["GB3"]}
     (folder / "packs" / "gb.yaml").write_text((laxer / "packs" / "gb.yaml").read_text("utf8"), "utf8")
     assert rulebooks.rollback(server.url, "a test").version == BOOK.hash
     assert [one.action for one in journal(store, "rules")] == ["promote", "rollback"]

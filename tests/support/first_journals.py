@@ -14,6 +14,7 @@ from models.releases.journal import Release
 from models.releases.release import journal
 from pipelines.learning import policy as policies
 from pipelines.rules import rulebooks as books
+from pipelines.served import served_rulebook
 from pipelines.training import promotion as promotions
 
 _WHY: Final = "a test"
@@ -53,5 +54,5 @@ policy: Final = SimpleNamespace(
 rulebooks: Final = SimpleNamespace(
     history=lambda client: [_rules_change(entry) for entry in journal(client, "rules")],
     rollback=_back_to_rulebook,
-    serving_rulebook=books.serving_rulebook,
+    serving_rulebook=served_rulebook,
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -200,3 +201,13 @@ def ruled(case: Mapping[str, Any], side: str) -> tuple[set[str], Verdict]:
         if one.begins_us <= send_us < one.ends_us and any(map(one.rule.forbids, words.get("readings", [])))
     }
     return barred | {name for name, bits in verdict.blocked.items() if bits & place}, verdict
+
+
+def changed(tmp_path: Path, name: str, rule: str, **fields: Any) -> Path:
+    """A copy of the rulebook in which one rule says something else."""
+    folder = Path(copytree(SERVICE / "rulebook", tmp_path / name))
+    file = next(one for one in (folder / "packs").glob("*.yaml") if f"id: {rule}\n" in one.read_text("utf8"))
+    said = yaml.safe_load(file.read_text("utf8"))
+    next(one for one in said["rules"] if one["id"] == rule).update(fields)
+    file.write_text(yaml.safe_dump(said, sort_keys=False), "utf8")
+    return folder
