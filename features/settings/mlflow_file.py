@@ -32,6 +32,9 @@ class Models(_Section, frozen=True):
     """Names of registered models."""
 
     churn: Annotated[str, Meta(description="Name of the churn model.")]
+    policy: Annotated[str, Meta(description="Name of the policies that somebody promoted or rolled back to.")] = (
+        "croupier-policy"
+    )
 
 
 class Gate(_Section, frozen=True):

@@ -53,6 +53,8 @@ CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 _REPLACED: Final = "replaced"
 _ENTRY: Final = "entry"
+_KIND: Final = "kind"
+_SNAPSHOT: Final = "snapshot"
 _WHY: Final = "why"
 _BUNDLE: Final = "bundle.msgpack"
 _ROWS: Final = "test_rows.parquet"
@@ -150,7 +152,8 @@ class ChurnRegistry:
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), trained, evaluation, test)
             self._client.log_artifacts(run.id, folder)
-        bundle = trained.bundle(self._register(run.id), measured | {"horizon_days": trained.horizon_days})
+        version = self._named(self._register(self._name, f"runs:/{run.id}/model", run.id))
+        bundle = trained.bundle(version, measured | {"horizon_days": trained.horizon_days})
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, _BUNDLE).write_bytes(bundle.dumps())
             self._client.log_artifacts(run.id, folder)
@@ -187,8 +190,7 @@ class ChurnRegistry:
         time, so that several in a row walk back through history. Recording an entry again changes nothing, so that
         one that was recorded half may be finished.
         """
-        told = {"action": entry.action, "by": entry.by, "at": entry.at, "from": entry.replaced or ""}
-        told |= {"to": entry.version, "evidence": json.dumps(entry.evidence, sort_keys=True), "reason": entry.reason}
+        told = _tags(entry)
         self._tell_run(entry, told)
         number = self._version(entry.version).version
         replaced = {_REPLACED: entry.replaced or ""} if entry.action == "promote" else {}
@@ -197,25 +199,44 @@ class ChurnRegistry:
         self._alias(CHAMPION, entry.version)
         self._alias(PREVIOUS, self._version(entry.version).tags.get(_REPLACED, ""))
 
-    def _tell_run(self, entry: Release, told: Mapping[str, str]) -> None:
-        if self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
-            return
+    def record_policy(self, entry: Release, snapshot: bytes) -> None:
+        """Register the snapshot that somebody promoted or rolled back to, once, and make it the champion."""
+        name = self.settings.models.policy
+        run = self._tell_run(entry, _tags(entry) | {_KIND: entry.kind})
+        known = self._client.search_model_versions(f"name = '{name}'") if self._is_registered(name) else []
+        found = next((one for one in known if one.tags.get(_SNAPSHOT) == entry.version), None)
+        if found is None:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, _BUNDLE).write_bytes(snapshot)
+                self._client.log_artifacts(run, folder)
+            found = self._register(name, f"runs:/{run}/{_BUNDLE}", run)
+            self._client.set_model_version_tag(name, found.version, _SNAPSHOT, entry.version)
+        self._client.set_registered_model_alias(name, CHAMPION, found.version)
+
+    def _tell_run(self, entry: Release, told: Mapping[str, str]) -> str:
+        """Record an entry once, in its own run or in one of its own; returns the run's id."""
+        if known := self._client.search_runs([self._experiment], f"tags.{_ENTRY} = '{entry.id}'"):
+            return str(known[0].info.run_id)
         tags = {**told, _ENTRY: entry.id}
         if entry.run:
             Run(self._client, entry.run).tell(metrics=entry.evidence, tags=tags)
-            return
+            return entry.run
         with self.run(f"{entry.action} {entry.version}") as run:
             run.tell(metrics=entry.evidence, tags=tags)
+        return run.id
 
     def records(self) -> list[Release]:
-        """All promotions and rollbacks, the latest first."""
+        """All promotions and rollbacks of the churn model, the latest first."""
         runs = self._client.search_runs([self._experiment], "tags.action != ''")
-        return [_entry(run.data.tags) for run in runs]
+        return [_entry(run.data.tags) for run in runs if _KIND not in run.data.tags]
 
-    def _register(self, run: str) -> str:
-        if not self._client.search_registered_models(f"name = '{self._name}'"):
-            self._client.create_registered_model(self._name)
-        return self._named(self._client.create_model_version(self._name, f"runs:/{run}/model", run))
+    def _register(self, name: str, source: str, run: str) -> ModelVersion:
+        if not self._is_registered(name):
+            self._client.create_registered_model(name)
+        return self._client.create_model_version(name, source, run)
+
+    def _is_registered(self, name: str) -> bool:
+        return bool(self._client.search_registered_models(f"name = '{name}'"))
 
     def _named(self, version: ModelVersion) -> str:
         return f"{self._name}/{version.version}"
@@ -308,6 +329,11 @@ class LearnerJournal:
             )
             self._run = str(made.info.run_id)
         return self._run
+
+
+def _tags(entry: Release) -> dict[str, str]:
+    told = {"action": entry.action, "by": entry.by, "at": entry.at, "from": entry.replaced or "", "to": entry.version}
+    return told | {"evidence": json.dumps(entry.evidence, sort_keys=True), "reason": entry.reason}
 
 
 def _entry(tags: Mapping[str, str]) -> Release:

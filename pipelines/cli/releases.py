@@ -40,7 +40,9 @@ def rollback_churn(version: Earlier = None, reason: Reason = "", as_json: Json =
     with serving() as url:
         done = go_back(home(), url, reason, version)
         show(told(done) | {"model_version": done.version}, as_json=as_json)
-        _record(url, apart=done.serving > 0)
+        if not done.serving:
+            settle()
+        _record_apart(url, done)
 
 
 @promote.command("policy")
@@ -49,7 +51,9 @@ def promote_policy(reason: Reason = "", as_json: Json = False) -> None:
     from pipelines.learning.policy import promote as let_go
 
     with serving() as url:
-        show(told(let_go(url, reason)) | _business_rules_in(url), as_json=as_json)
+        done = let_go(url, reason)
+        show(told(done) | _business_rules_in(url), as_json=as_json)
+        _record_apart(url, done)
 
 
 @rollback.command("policy")
@@ -67,7 +71,9 @@ def rollback_policy(
     from pipelines.learning.policy import rollback as go_back
 
     with serving() as url:
-        show(told(go_back(url, reason, version)), as_json=as_json)
+        done = go_back(url, reason, version)
+        show(told(done), as_json=as_json)
+        _record_apart(url, done)
 
 
 @promote.command("rules")
@@ -162,16 +168,15 @@ def _business_rules_in(url: str) -> dict[str, Any]:
     return {"business_rules_in": places_forbidden_to_policy(connect(url))}
 
 
-def _record(url: str, *, apart: bool) -> None:
-    """Tell MLflow what changed: beside us if a house is up, so that nobody waits for MLflow to be imported."""
-    if not apart:
-        settle()
+def _record_apart(url: str, done: Released) -> None:
+    """Tell MLflow what changed beside us if a house is up, so that nobody waits for it; else a later command does."""
+    if not done.serving:
         return
     from features.settings.environment import for_children
     from pipelines.worker.child import Child
 
     logs = home() / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     own = for_children(home(), url)
     Child("settle", [sys.executable, "-m", "pipelines", "settle"], own, logs / "settle.log").start()
 

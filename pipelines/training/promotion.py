@@ -9,7 +9,7 @@ itself or right after it. Whatever was left undone by a crash is done by the nex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,8 +18,8 @@ import redis
 
 from features.store.bundles import published
 from features.store.connection import connect
-from features.store.keys import CHURN_PROMOTIONS, CHURN_RECORDED
-from models.releases.journal import Release, has_served, previous, serves
+from features.store.keys import CHURN_PROMOTIONS, CHURN_RECORDED, POLICY_RECORDED
+from models.releases.journal import LEARN, Release, has_served, previous, serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
 
 if TYPE_CHECKING:
@@ -186,8 +186,20 @@ def settle(home: Path, client: redis.Redis) -> ChurnRegistry:
 
 
 def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
+    """Tell MLflow of promotions and rollbacks that it lacks: of the churn model, then of policies."""
+
+    def tell_policy(entry: Release) -> None:
+        if (snapshot := published(client, entry.version)) is not None:
+            registry.record_policy(entry, snapshot)
+
     with alone(client, "recording"):
-        done = int(cast("bytes | None", client.get(CHURN_RECORDED)) or 0)
-        for count, entry in enumerate(journal(client, "churn")[done:], done + 1):
-            registry.record(entry)
-            client.set(CHURN_RECORDED, count)
+        _record(client, "churn", CHURN_RECORDED, registry.record)
+        _record(client, "policy", POLICY_RECORDED, tell_policy)
+
+
+def _record(client: redis.Redis, kind: str, recorded: str, tell: Callable[[Release], None]) -> None:
+    done = int(cast("bytes | None", client.get(recorded)) or 0)
+    deliberate = [entry for entry in journal(client, kind) if entry.action != LEARN]
+    for count, entry in enumerate(deliberate[done:], done + 1):
+        tell(entry)
+        client.set(recorded, count)

@@ -20,6 +20,7 @@ import redis
 import yaml
 from conftest import Opened, app_of
 from frozen.cases import cases
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 from support.callers import asked
 from support.deadlines import PATIENT
@@ -37,6 +38,7 @@ from features.store.keys import (
     LIVE,
     POLICY_HELD,
     POLICY_HISTORY,
+    POLICY_RECORDED,
     POLICY_WAITING,
     RULES_PROMOTIONS,
     live_key,
@@ -44,6 +46,7 @@ from features.store.keys import (
 )
 from features.store.server import Server
 from models.catalogue.offers import load_catalogue
+from models.policy.learned import PolicyVersion
 from models.releases import release
 from models.releases.release import GateRefused, Released, journal
 from pipelines.cli.app import app
@@ -51,6 +54,7 @@ from pipelines.learning import policy
 from pipelines.rules import catalogues, compare, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.served import bytes_of, served_catalogue, served_rulebook
+from pipelines.training.promotion import settle
 from pipelines.worker.process import wait_until_in_lake
 from service.settings import Settings
 
@@ -293,3 +297,24 @@ def test_what_persons_did_stays_in_the_journal_however_much_is_learnt(
         policy.let_follow(store, msgspec.structs.replace(THREE, number=THREE.number + rows))
     assert [one.action for one in journal(store, "policy")] == ["rollback", "promote", "learn", "learn"]
     assert policy.rollback(server.url, WHY).version == ONE.version
+
+
+@pytest.mark.usefixtures("house")
+def test_mlflow_is_told_once_of_policies_that_somebody_chose_and_of_no_other(
+    store: redis.Redis, server: Server, tmp_path: Path
+) -> None:
+    learnt(store, server)
+    settle(tmp_path, store)
+    policy.promote(server.url, WHY)
+    for _ in range(2):
+        registry = settle(tmp_path, store)
+    store.delete(POLICY_RECORDED)
+    settle(tmp_path, store)
+    name, mlflow = registry.settings.models.policy, MlflowClient(registry.settings.tracking.uri)
+    versions = sorted(mlflow.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version))
+    assert [one.tags["snapshot"] for one in versions] == [ONE.version, THREE.version]
+    assert mlflow.get_model_version_by_alias(name, "champion").tags["snapshot"] == THREE.version
+    file = mlflow.download_artifacts(str(versions[1].run_id), "bundle.msgpack", str(tmp_path))
+    assert PolicyVersion.loads(Path(file).read_bytes()) == THREE
+    assert mlflow.get_run(str(versions[0].run_id)).data.tags["reason"] == WHY
+    assert registry.records() == [], "these are the churn model's"
