@@ -27,6 +27,7 @@ from features.aggregates import encode, forward
 from features.moments import micros
 from features.schema import CHURN_DEFAULT, MODEL_FEATURES, VECTOR
 from features.settings.mlflow_file import LearnerSettings
+from features.store.bundles import publish
 from features.store.connection import connect
 from features.store.deployment import House, real_now_us
 from features.store.server import start_server
@@ -36,7 +37,6 @@ from models.policy.context import context
 from models.policy.learned import Cursor, PolicyVersion
 from models.policy.learner import ALONE, Learner, NamedAction
 from models.policy.policy import Uniform, draw
-from models.releases.release import serve
 from pipelines.imports import bulk
 from pipelines.learning import policy
 from pipelines.machine.up import Options, prepare
@@ -78,7 +78,7 @@ def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) ->
             people(client, house, players, console)  # and the worker's last flush fills the lake
         vectors = _vectors(client, house, min(players, SAMPLED))
         with console.status("churn model and snapshot"):
-            serve(client, churn_model(vectors), "bench/1")
+            publish(client, "churn", churn_model(vectors), "bench/1")
             snapshots = learnt(vectors, catalogue)
             for snapshot in snapshots:
                 policy.let_follow(client, snapshot)

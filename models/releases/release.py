@@ -156,16 +156,11 @@ def follow(client: redis.Redis, release: Release, bundle: bytes) -> None:
             client.lrem(list_key, 1, learnt.decode())
 
 
-def serve(client: redis.Redis, bundle: bytes, version: str | None = None, kind: str = "churn") -> int:
-    """Publish a bundle without a release and wait like `change`; returns the number of serving processes."""
-    return _serve(client, kind, bundle, version, None, {})[0]
-
-
 def _serve(
     client: redis.Redis,
     kind: str,
     bundle: bytes,
-    version: str | None,
+    version: str,
     note: bytes | None,
     beside: Mapping[str, str | None],
 ) -> tuple[int, int]:

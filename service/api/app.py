@@ -135,8 +135,8 @@ class Watch:
         """Load kinds if one of their pointers moved; the trouble if that cannot be known, which holds up no others."""
         try:
             digests = {kind: await self._pointer(kind) for kind in kinds}
-            now = {kind: self._serving.get(kind, "") for kind in kinds}
-            if digests not in (now, self._refused.get(kinds)):
+            now, refused = {kind: self._serving.get(kind, "") for kind in kinds}, self._refused.get(kinds)
+            if digests != refused and (digests != now or refused is not None):
                 await self._load(digests)
         except StoreError as error:
             return error
@@ -154,15 +154,15 @@ class Watch:
     async def _load(self, digests: dict[str, str]) -> None:
         """Load kinds that serve as one set; if one of them cannot be read, the old set serves on."""
         kinds, named = tuple(digests), {"kind": " ".join(digests), "digest": " ".join(digests.values())}
-        bundles = {kind: await self._bundle(digest) for kind, digest in digests.items()}
-        if any(digest and bundles[kind] is None for kind, digest in digests.items()):
-            _LOG.error("bundle", **named, trouble="missing or damaged; the old one goes on serving")
-            return
         try:
+            bundles = {kind: await self._bundle(digest) for kind, digest in digests.items()}
             # Reading a model takes tens of milliseconds, in which others must be answered.
             self._swap(await asyncio.to_thread(self._read, bundles))
+        except StoreError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a bundle holds, the old one goes on and others are looked for
-            self._refused[kinds] = digests  # what cannot be read once cannot be read again
+            # What cannot be read once cannot be read again; what is missing may come.
+            self._refused[kinds] = {} if isinstance(error, FileNotFoundError) else digests
             _LOG.error("bundle", **named, trouble=f"{type(error).__name__}: {error}")
             if kinds == _LAW and self._begins:
                 # Nothing of it ever served here: the files' rules may allow what it forbids.
@@ -175,9 +175,13 @@ class Watch:
         _LOG.info("serving", **named, **({"business_rules_in": sorted(barred)} if barred else {}))
 
     async def _bundle(self, digest: str) -> bytes | None:
-        """A bundle by its hash; None if it is missing or damaged."""
-        bundle: bytes | None = await self._store.command(2.0, "GET", bundle_key(digest)) if digest else None
-        return bundle if bundle is not None and hashlib.sha256(bundle).hexdigest() == digest else None
+        """A bundle by its hash, None for none; raises FileNotFoundError if the store does not have it whole."""
+        if not digest:
+            return None
+        bundle: bytes | None = await self._store.command(2.0, "GET", bundle_key(digest))
+        if bundle is None or hashlib.sha256(bundle).hexdigest() != digest:
+            raise FileNotFoundError("missing or damaged; the old one goes on serving")
+        return bundle
 
     def _swap(self, change: Mapping[str, Any]) -> None:
         self._desk.serving = replace(self._desk.serving, **change)

@@ -48,7 +48,8 @@ from features.store.server import Server
 from models.catalogue.offers import load_catalogue
 from models.policy.learned import PolicyVersion
 from models.releases import release
-from models.releases.release import GateRefused, Released, journal
+from models.releases.journal import serves
+from models.releases.release import GateRefused, Released, change, journal, new_release
 from pipelines.cli.app import app
 from pipelines.learning import policy
 from pipelines.rules import catalogues, compare, rulebooks
@@ -180,10 +181,30 @@ async def test_a_catalogue_that_does_not_suit_the_rulebook_is_refused_and_the_ol
         assert journal(store, "catalogue") == []
         digest = publish(store, "catalogue", bytes_of(load_catalogue(strange)))
         for later in (ONE, TWO):  # the second is looked for after the catalogue was
-            await asyncio.to_thread(release.serve, store, later.dumps(), later.version, "policy")
+            await asyncio.to_thread(taken_up, store, later)
         assert digest not in serving_hashes(store, "catalogue")
         assert hashes(client) == files
         assert app_of(client).state.deps.serving.lawful
+
+
+@pytest.mark.usefixtures("house")
+async def test_a_process_that_begins_under_a_catalogue_it_cannot_read_is_silent_until_that_is_taken_back(
+    opened: Opened, store: redis.Redis
+) -> None:
+    publish(store, "catalogue", b"junk")
+    async with opened() as client:
+        assert not app_of(client).state.deps.serving.lawful
+        store.delete(pointer_key("catalogue"))
+        for later in (ONE, TWO):
+            await asyncio.to_thread(taken_up, store, later)
+        assert app_of(client).state.deps.serving.lawful
+
+
+def taken_up(store: redis.Redis, snapshot: PolicyVersion) -> None:
+    """Let a snapshot serve; returns when every process reports it."""
+    held = journal(store, "policy")
+    entry = new_release(store, "policy", "promote", snapshot.version, serves(held), reason=WHY)
+    change(store, entry, snapshot.dumps())
 
 
 # --- Every kind
