@@ -76,6 +76,8 @@ def _served(journal: Sequence[Release]) -> list[str | None]:
             served.append(entry.version)
         elif entry.action == _ROLLBACK and entry.version in served[:-1]:
             del served[_last(served[:-1], entry.version) + 1 :]
+        elif entry.action == _ROLLBACK and entry.kind != "policy" and served[-1] != entry.version:
+            served.append(entry.version)  # a way forward again, to one that an earlier rollback had left
         elif entry.action != _PROMOTE:
             served[-1] = entry.version
     return served

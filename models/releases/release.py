@@ -13,7 +13,7 @@ import getpass
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -139,7 +139,8 @@ def change(
     held = journal(client, release.kind)
     if held and serves(held) != release.replaced:
         raise StoreError("another command has changed what serves meanwhile: look, and run this one again")
-    note = None if release.version == release.replaced and not beside else msgspec.json.encode(release)
+    idle = held and release.version == release.replaced and not beside
+    note = None if idle else msgspec.json.encode(release)
     serving, silent = _serve(client, release.kind, bundle, release.version, note, beside or {})
     return Released(**msgspec.structs.asdict(release), serving=serving, silent=silent)
 
@@ -167,21 +168,30 @@ def _serve(
     """Point to a bundle and wait; returns how many processes serve, and how many fell silent meanwhile."""
     entry = None if note is None else (KINDS[kind].journal, note)
     digest = keep(client, bundle, version)
-    wanted = {pointer_key(kind): digest, **beside}
+    wanted = {**beside, pointer_key(kind): digest}
     before = {key: cast("bytes | None", client.get(key)) for key in wanted}
     began = len(serving_hashes(client, kind))
     _write(client, {key: None if value is None else value.encode() for key, value in wanted.items()}, entry)
+    try:
+        _await_reports(client, kind, digest)
+    except BaseException:  # whoever interrupts the wait must not leave behind what nobody may be able to load
+        with suppress(redis.RedisError):
+            _write(client, before, entry, back=True)
+        raise
+    serving = len(serving_hashes(client, kind))
+    return serving, max(0, began - serving)
+
+
+def _await_reports(client: redis.Redis, kind: str, digest: str) -> None:
+    """Wait until every live serving process reports a bundle; raises StoreError if one does not in time."""
     deadline = time.monotonic() + LIVE_WAIT_SECONDS
     while others := sum(one != digest for one in serving_hashes(client, kind)):
         if time.monotonic() > deadline:
-            _write(client, before, entry, back=True)
             raise StoreError(
                 f"{others} serving processes did not load the {kind} release in {LIVE_WAIT_SECONDS:g} seconds; "
                 "what served before goes on serving, and their log says why"
             )
         time.sleep(_POLL_SECONDS)
-    serving = len(serving_hashes(client, kind))
-    return serving, max(0, began - serving)
 
 
 def _write(

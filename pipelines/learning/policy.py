@@ -77,7 +77,9 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
     reason, client = reasoned(reason), connect(url)
     with alone(client, "policy"):
         held = journal(client, "policy")
-        target = version or (previous(held) if was_released(held) else _a_day_before(client, held))
+        target = version or (previous(held) if was_released(held) else None)
+        if target is None and not client.exists(POLICY_HELD):
+            target = _a_day_before(client, held)
         bundle = None if target is None else published(client, target)
         before = _replaced(client, held)
         if target is None or bundle is None or before == target:

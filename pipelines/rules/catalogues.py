@@ -18,7 +18,7 @@ from models.catalogue.offers import Catalogue, load_catalogue
 from models.releases.journal import has_served, previous, serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
 from pipelines.rules.inspection import lint
-from pipelines.rules.rulebooks import house_day
+from pipelines.rules.rulebooks import house_day, refuse_misfit
 from pipelines.served import bytes_of, kept_by_hash, read_kept, served_catalogue, served_rulebook
 from service.rules.compiler import CompiledRulebook
 
@@ -90,8 +90,10 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
             raise GateRefused("there is no promotion of a catalogue to take back")
         if target == serves(held) or not has_served(held, target):
             raise GateRefused(f"{target} is no catalogue that served before the one that serves")
+        chosen = catalogue(target, client)
+        refuse_misfit(served_rulebook(client), chosen)
         entry = new_release(client, "catalogue", "rollback", target, serves(held), reason=reason, by=by)
-        return change(client, entry, bytes_of(catalogue(target, client)))
+        return change(client, entry, bytes_of(chosen))
 
 
 def linted(client: redis.Redis, chosen: Catalogue, before: Catalogue | None = None) -> dict[str, Any]:

@@ -12,17 +12,19 @@ from typing import Any
 
 import redis
 
+from features.files import CatalogueError
 from features.moments import moment
 from features.store.bundles import keep
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from models.catalogue.candidates import CandidateSpace
+from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
 from models.releases.journal import has_served, previous, serves
-from models.releases.release import Released, alone, change, journal, new_release, reasoned
+from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
 from pipelines.rules.inspection import RulesRefused, linted, warnings_of
 from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_rulebook
 from pipelines.worker.consumer import serving_plan
@@ -97,18 +99,36 @@ def promote(url: str, folder: str, reason: str, by: str | None = None, *, weaker
     reason, client = reasoned(reason), connect(url)
     book = rulebook(folder, client)
     with alone(client, "rules"):
-        catalogue, before = served_catalogue(client), served_rulebook(client)
+        catalogue, before = served_catalogue(client), _before(client)
         CompiledRulebook(book, CandidateSpace(catalogue))
         if warned := warnings_of(book, catalogue, house_day(client)):
             raise RulesRefused(f"not promoted: {'; '.join(warned)}")
-        lost = lost_rules(before, book)
+        lost = ("all of a rulebook that this build cannot read",) if before is None else lost_rules(before, book)
         if lost and not weaker:
             raise RulesRefused(f"not promoted: {', '.join(lost)} would be applied no more; `--weaker` if that is meant")
-        keep(client, bytes_of(before), before.hash)
+        if before is not None:
+            keep(client, bytes_of(before), before.hash)
         evidence = {"catalogue": catalogue.hash} | ({"weaker": list(lost)} if lost else {})
-        replaced = serves(journal(client, "rules")) or before.hash
+        replaced = serves(journal(client, "rules")) or (before.hash if before else None)
         entry = new_release(client, "rules", "promote", book.hash, replaced, reason=reason, by=by, evidence=evidence)
         return change(client, entry, bytes_of(book))
+
+
+def _before(client: redis.Redis) -> Rulebook | None:
+    """The rulebook that serves; None if this build cannot read it, so that a promotion can end the silence."""
+    try:
+        return served_rulebook(client)
+    except CatalogueError:
+        if promoted(client, "rules") is None:
+            raise
+        return None
+
+
+def refuse_misfit(book: Rulebook, catalogue: Catalogue) -> None:
+    """Refuse a rulebook and a catalogue that processes cannot serve together; raises GateRefused."""
+    CompiledRulebook(book, CandidateSpace(catalogue))
+    if strange := book.unknown_tags(catalogue):
+        raise GateRefused("; ".join(f"offer {offer}: {what}" for offer, what in strange))
 
 
 def house_day(client: redis.Redis) -> date:
@@ -157,6 +177,7 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
         if target == serves(held) or not has_served(held, target):
             raise RulesRefused(f"{target} is no rulebook that served before the one that serves")
         book = rulebook(target, client)
+        refuse_misfit(book, served_catalogue(client))
         return change(
             client, new_release(client, "rules", "rollback", target, serves(held), reason=reason, by=by), bytes_of(book)
         )

@@ -9,6 +9,7 @@ itself or right after it. Whatever was left undone by a crash is done by the nex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -151,6 +152,8 @@ def _scores(version: str, bundle: bytes, rows: Rows) -> NDArray[np.float64]:
 
 def judge(version: str, evidence: Mapping[str, float], gate: Gate) -> None:
     """Apply the gate to a version's evidence; raises GateRefused unless it passes."""
+    if blind := [name for name, value in evidence.items() if not math.isfinite(value)]:
+        raise GateRefused(f"{version} is not promoted: its {', '.join(blind)} on the test rows cannot be measured")
     auc, rows = evidence["auc"], f"{evidence['test_rows']:,.0f} test rows"
     if auc < evidence["auc_recency"] + gate.auc_above_recency:
         raise GateRefused(
@@ -198,8 +201,9 @@ def _record_all(registry: ChurnRegistry, client: redis.Redis) -> None:
 
 
 def _record(client: redis.Redis, kind: str, recorded: str, tell: Callable[[Release], None]) -> None:
-    done = int(cast("bytes | None", client.get(recorded)) or 0)
-    deliberate = [entry for entry in journal(client, kind) if entry.action != LEARN]
+    with alone(client, kind):  # an entry that may still be taken back is not told of
+        deliberate = [entry for entry in journal(client, kind) if entry.action != LEARN]
+    done = min(int(cast("bytes | None", client.get(recorded)) or 0), len(deliberate))
     for count, entry in enumerate(deliberate[done:], done + 1):
         tell(entry)
         client.set(recorded, count)

@@ -123,7 +123,9 @@ class Watch:
     async def _report(self) -> None:
         at, reported = self._reported
         law = self._desk.serving.law
-        hashes = {HASH_OF["catalogue"]: law.layout.catalogue.hash, HASH_OF["rules"]: law.book.hash}
+        # A process that is silent, because it cannot read what was promoted, serves neither.
+        lawful = self._desk.serving.lawful
+        hashes = {HASH_OF["catalogue"]: law.layout.catalogue.hash, HASH_OF["rules"]: law.book.hash} if lawful else {}
         serving = self._serving | hashes | ({} if self._readiness.trouble else {READY: "yes"})
         if reported == serving and time.monotonic() - at < REPORT_SECONDS:
             return

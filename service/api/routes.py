@@ -147,10 +147,9 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> dict[str, Any]:
             raise  # an earlier request of this id may have been recorded
         return _unserved(body, "store_unavailable", "the store is not there, so nothing is sent") | waited
     _count(done)
-    serving = deps.serving
-    told = answers.decision(
-        done.record, body.player_id, serving.layout.catalogue, serving.reasons, recorded=done.recorded
-    )
+    # A retry is told by what its record was made with, which may have been replaced since.
+    catalogue, known = await _catalogue(done.record, deps), await _reasons(done.record, deps)
+    told = answers.decision(done.record, body.player_id, catalogue, known, recorded=done.recorded)
     if body.explain:
         told["why"] = why(done.record, await _evidence(done.record, deps))
     return told | waited

@@ -128,10 +128,11 @@ def forbidding(
     record: Record, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int
 ) -> tuple[str, ...]:
     """Rules and caps that forbid a decided contact if it is sent at a moment."""
-    if sent.purpose not in PROMOTIONAL:
-        return ()
     now_us = serving.house.now_us(snapshot.real_us)
     place = serving.layout.find(sent.offer, sent.channel, sent.timing_slot)
+    # An offer that became promotional since is judged as what it is now.
+    if sent.purpose not in PROMOTIONAL and not place & serving.layout.promotional:
+        return ()
     if not place:
         return ("offer_gone",)
     others = replace(snapshot, held=snapshot.held.without(record.decision_id))

@@ -82,6 +82,17 @@ def test_without_a_rollback_there_is_nothing_to_let_go_and_without_a_policy_noth
     assert pointer is None
 
 
+def test_who_let_go_before_anything_was_learnt_can_go_back_a_day_without_naming_a_version(
+    client: redis.Redis, server: Server
+) -> None:
+    for version in (ONE, TWO):
+        policy.let_follow(client, version)
+    policy.rollback(server.url, "a test")
+    policy.promote(server.url, "a test")
+    assert policy.let_follow(client, THREE)
+    assert policy.rollback(server.url, "a test").version == ONE.version
+
+
 def test_let_go_before_anything_was_learnt_the_next_one_follows(client: redis.Redis, server: Server) -> None:
     policy.let_follow(client, ONE)
     policy.let_follow(client, TWO)

@@ -1,5 +1,6 @@
 """The journal of releases: what serves, what a rollback returns to, and entries of the first build."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,8 +84,19 @@ def test_a_rollback_to_a_named_version_goes_on_from_there(versions: list[str], d
     assert not has_served(journal, "another")
 
 
+def test_a_way_forward_again_leaves_a_way_back() -> None:
+    """What served before the last deliberate change, also where that returned to what an earlier one had left."""
+    journal = [entry("promote", version, serves([])) for version in "1"]
+    for action, version in (("promote", "2"), ("promote", "3"), ("promote", "4"), ("rollback", "2"), ("rollback", "4")):
+        journal.append(entry(action, version, serves(journal)))
+    assert previous(journal) == "2"
+    journal.append(entry("rollback", "2", "4"))
+    assert previous(journal) == "1"
+
+
 def test_a_rollback_to_a_snapshot_of_no_release_has_nothing_before_it() -> None:
-    journal = [entry("learn", "1", None), entry("learn", "2", "1"), entry("rollback", "1", "2")]
+    made = [entry("learn", "1", None), entry("learn", "2", "1"), entry("rollback", "1", "2")]
+    journal = [msgspec.structs.replace(one, kind="policy") for one in made]
     assert serves(journal) == "1"
     assert previous(journal) is None
     journal.append(entry("promote", "3", "1"))
