@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from support.callers import asked, player_of, rules
 from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE, changed
 
-from features.store.bundles import publish, serving_hashes
+from features.store.bundles import HASH_OF, publish, serving_hashes
 from features.store.deployment import real_now_us
 from features.store.keys import pointer_key
 from features.store.server import Server
@@ -211,7 +212,7 @@ async def test_a_rulebook_that_does_not_load_leaves_the_old_one_serving(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_process_that_begins_under_a_rulebook_it_cannot_read_sends_nothing_promotional(
-    opened: Opened, store: redis.Redis
+    opened: Opened, store: redis.Redis, server: Server
 ) -> None:
     """The files' rules may allow what the promoted ones forbid."""
     publish(store, "rules", b"junk")
@@ -221,8 +222,12 @@ async def test_a_process_that_begins_under_a_rulebook_it_cannot_read_sends_nothi
         assert "rulebook_unreadable" in rules(found)
         assert found["candidates"]["eligible"] == 1
         assert (await asked(client, "adult", purpose="rg_intervention"))["action"] != "NO_CONTACT"
-        store.delete(pointer_key("rules"))
-        publish(store, "rules", BOOK.model_dump_json(by_alias=True).encode(), BOOK.hash)
+        # It tells no tool that it serves the files, so that rules of the promoted book cannot be dropped by mistake.
+        assert await asyncio.to_thread(serving_hashes, store, HASH_OF["rules"]) == [None]
+        with pytest.raises(inspection.RulesRefused, match="a rulebook that this build cannot read would be applied no"):
+            await asyncio.to_thread(rulebooks.promote, server.url, str(rulebook_path()), "a test")
+        promoting = partial(rulebooks.promote, server.url, str(rulebook_path()), "a test", weaker=True)
+        assert (await asyncio.to_thread(promoting)).version == BOOK.hash
         deadline = asyncio.get_running_loop().time() + 10
         while "rulebook_unreadable" in rules(await asked(client, "adult", dry_run=True)):
             assert asyncio.get_running_loop().time() < deadline
