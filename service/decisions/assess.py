@@ -91,7 +91,7 @@ class Assessment:
 
     @property
     def excluded(self) -> dict[str, Candidates]:
-        """Everything that denies, by rule, trouble or limit, with all that it denies."""
+        """Everything that forbids a contact, by rule, trouble or limit, each with the candidates that it denies."""
         return self.verdict.blocked | (self.limits or {})
 
     @property
