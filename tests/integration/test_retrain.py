@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -256,10 +257,16 @@ def served(url: str, home: Path) -> Iterator[int]:
     process = subprocess.Popen(words, env=environment)
     try:
         until(lambda: len(serving_hashes(connect(url), "churn")) == 2)
+        until(lambda: listens(port))  # a process reports before it listens
         yield port
     finally:
         process.terminate()
         process.wait(60)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Callers:
