@@ -12,7 +12,7 @@ from __future__ import annotations
 import getpass
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, cast
 
@@ -33,7 +33,7 @@ from features.store.keys import (
     lock_key,
     pointer_key,
 )
-from models.releases.journal import LEARN, Release, read_entry, serves
+from models.releases.journal import LEARN, Release, has_served, previous, read_entry, serves
 
 LIVE_WAIT_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02
@@ -83,6 +83,25 @@ def journal(client: redis.Redis, kind: str) -> list[Release]:
         return [read_entry(kind, entry) for entry in held]
     except msgspec.DecodeError as error:
         raise StoreError(f"the journal of {kind} in the store is not readable: {error}") from error
+
+
+def way_back(
+    held: Sequence[Release], version: str | None, noun: str, refused: type[CroupierError] = GateRefused
+) -> str:
+    """The version that a rollback returns to: the named one, else the one before the last promotion.
+
+    Args:
+        held: The journal.
+        version: One that served, if it is named.
+        noun: What a version is, for the sentence.
+        refused: Raised where there is none.
+    """
+    target = version or previous(held)
+    if target is None:
+        raise refused(f"there is no promotion of a {noun} to take back")
+    if target == serves(held) or not has_served(held, target):
+        raise refused(f"{target} is no {noun} that served before the one that serves")
+    return target
 
 
 def reasoned(reason: str) -> str:

@@ -15,8 +15,8 @@ from features.store.bundles import keep
 from features.store.connection import connect
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
-from models.releases.journal import has_served, previous, serves
-from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
+from models.releases.journal import serves
+from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
 from pipelines.rules.inspection import lint
 from pipelines.rules.rulebooks import house_day, refuse_misfit
 from pipelines.served import bytes_of, kept_by_hash, read_kept, served_catalogue, served_rulebook
@@ -85,11 +85,7 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
     reason, client = reasoned(reason), connect(url)
     with alone(client, "catalogue"):
         held = journal(client, "catalogue")
-        target = version or previous(held)
-        if target is None:
-            raise GateRefused("there is no promotion of a catalogue to take back")
-        if target == serves(held) or not has_served(held, target):
-            raise GateRefused(f"{target} is no catalogue that served before the one that serves")
+        target = way_back(held, version, "catalogue")
         chosen = catalogue(target, client)
         refuse_misfit(served_rulebook(client), chosen)
         entry = new_release(client, "catalogue", "rollback", target, serves(held), reason=reason, by=by)

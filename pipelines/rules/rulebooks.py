@@ -23,8 +23,8 @@ from models.churn.scorer import ChurnBundle
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
-from models.releases.journal import has_served, previous, serves
-from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned
+from models.releases.journal import serves
+from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
 from pipelines.rules.inspection import RulesRefused, linted, warnings_of
 from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_rulebook
 from pipelines.worker.consumer import serving_plan
@@ -171,11 +171,7 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
     reason, client = reasoned(reason), connect(url)
     with alone(client, "rules"):
         held = journal(client, "rules")
-        target = version or previous(held)
-        if target is None:
-            raise RulesRefused("there is no promotion of a rulebook to take back")
-        if target == serves(held) or not has_served(held, target):
-            raise RulesRefused(f"{target} is no rulebook that served before the one that serves")
+        target = way_back(held, version, "rulebook", RulesRefused)
         book = rulebook(target, client)
         refuse_misfit(book, served_catalogue(client))
         return change(
