@@ -24,6 +24,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "webhooks": "work",
     "simulate": "all",
     "report": "report",
+    "experiment plan": "report",
     "bench rules": "dev",
     "bench": "all",
 }

@@ -1,4 +1,4 @@
-"""The catalogue and the rulebook that a house serves, whatever files the shell of a tool names.
+"""The catalogue, the rulebook and the experiments that a house serves, whatever files the shell of a tool names.
 
 what live serving processes report --> else what was promoted --> else this shell's files
 """
@@ -14,6 +14,8 @@ from features.files import CatalogueError
 from features.store.bundles import HASH_OF, published, serving_hashes
 from features.store.keys import bundle_key, pointer_key
 from models.catalogue.offers import Catalogue, load_catalogue
+from models.experiments.allocation import of_catalogue
+from models.experiments.definition import Experiments
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 from service.settings import catalogue_path
 
@@ -32,6 +34,12 @@ def served_rulebook(client: redis.Redis) -> Rulebook:
     return load_rulebook(rulebook_path()) if kept is None else read_kept(Rulebook, kept)
 
 
+def served_experiments(client: redis.Redis) -> Experiments:
+    """The experiments that serve: those that were released, else the catalogue's own."""
+    kept = promoted(client, "experiments")
+    return of_catalogue(served_catalogue(client).experiment) if kept is None else read_kept(Experiments, kept)
+
+
 def kept_by_hash(client: redis.Redis, name: str) -> bytes | None:
     """A catalogue or a rulebook by the content hash that decisions name; None if the store keeps none."""
     return cast("bytes | None", client.get(bundle_key(name))) or published(client, name)
@@ -44,7 +52,7 @@ def promoted(client: redis.Redis, kind: str) -> bytes | None:
 
 
 def read_kept(model: type[Kept], data: bytes) -> Kept:
-    """A catalogue or a rulebook from its bytes; raises CatalogueError if this build cannot read them."""
+    """A catalogue, a rulebook or experiments from their bytes; raises CatalogueError if this build cannot read them."""
     try:
         return model.model_validate_json(data)
     except ValueError as error:
@@ -52,7 +60,7 @@ def read_kept(model: type[Kept], data: bytes) -> Kept:
 
 
 def bytes_of(kept: BaseModel) -> bytes:
-    """A catalogue or a rulebook as the store keeps it."""
+    """A catalogue, a rulebook or experiments as the store keeps them."""
     return kept.model_dump_json(by_alias=True).encode()
 
 

@@ -11,7 +11,7 @@ import redis
 from features.store.connection import TimedStore
 from features.store.keys import BUNDLES, LIVE, bundle_key, pointer_key
 
-KINDS: Final = ("catalogue", "rules", "plan", "churn", "policy")
+KINDS: Final = ("catalogue", "rules", "plan", "churn", "policy", "experiments")
 """What serving processes follow, in the order in which they load it."""
 
 HASH_OF: Final = {"catalogue": "catalogue_hash", "rules": "rules_hash"}

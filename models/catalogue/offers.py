@@ -152,7 +152,11 @@ class Experiment(_Part):
 
 
 class Catalogue(_Part):
-    """Offers, channels, limits and the experiment of one dated file; `currency` is the house's."""
+    """Offers, channels and limits of one dated file; `currency` is the house's.
+
+    Attributes:
+        experiment: Splits players until a release of experiments does.
+    """
 
     version: Literal[1]
     currency: Currency = "EUR"
@@ -162,7 +166,7 @@ class Catalogue(_Part):
     gaps: tuple[Gap, ...] = ()
     pauses: tuple[Pause, ...] = ()
     budgets: tuple[Budget, ...] = ()
-    experiment: Experiment
+    experiment: Experiment | None = None
     exploration_floor: float = Field(gt=0, le=1)
 
     @model_validator(mode="after")

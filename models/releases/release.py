@@ -28,6 +28,7 @@ from features.store.errors import StoreError
 from features.store.keys import (
     CATALOGUE_PROMOTIONS,
     CHURN_PROMOTIONS,
+    EXPERIMENT_RELEASES,
     POLICY_HISTORY,
     RULES_PROMOTIONS,
     lock_key,
@@ -54,6 +55,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "policy": Kind(POLICY_HISTORY, "policy"),
     "rules": Kind(RULES_PROMOTIONS, "rules"),
     "catalogue": Kind(CATALOGUE_PROMOTIONS, "rules"),  # each is checked against the other
+    "experiments": Kind(EXPERIMENT_RELEASES, "experiments"),
 }
 
 

@@ -1,13 +1,17 @@
-"""Commands about experiments: the uplift report."""
+"""Commands about experiments: plan, start, ramp, stop, list, and the uplift report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.terminal import Commands, Json, fields, home, show
+from pipelines.cli.terminal import CommandRefused, Commands, Json, Reason, fields, home, serving, show, told
+
+if TYPE_CHECKING:
+    from models.releases.release import Released
+    from pipelines.experiments.comparisons import Metric
 
 report = typer.Typer(cls=Commands, no_args_is_help=True, help="Report what an experiment brought.")
 
@@ -39,3 +43,150 @@ def report_uplift(
     shown.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
     if found.published:
         shown.print("published at /reports/uplift of the API", markup=False, highlight=False)
+
+
+experiment = typer.Typer(cls=Commands, no_args_is_help=True, help="Plan, start, ramp, stop and list experiments.")
+Key = Annotated[str, typer.Argument(help="Key of a running experiment, or global_holdout.")]
+
+
+@experiment.command("plan")
+def experiment_plan(
+    what: Annotated[str, typer.Argument(help="File with one experiment, or the key of a running one.")],
+    effect: Annotated[float, typer.Option(min=0.001, help="Difference to be seen, relative to the control.")] = 0.1,
+    metric: Annotated[str, typer.Option(help="What is to differ; a wrong name is answered with all.")] = "conversion",
+    power: Annotated[float, typer.Option(min=0.5, max=0.99, help="Probability of seeing it.")] = 0.8,
+    window_days: Annotated[int | None, typer.Option(min=1, max=365, help="By default mlflow.yaml's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how many players and days an experiment takes. Example: croupier experiment plan FILE --effect 0.05."""
+    from features.settings.mlflow_file import read_mlflow
+    from pipelines.experiments.plan import plan
+    from pipelines.experiments.releases import planned
+    from pipelines.experiments.report import costs
+
+    with serving() as url:
+        wanted, catalogue = planned(url, what)
+    settings = read_mlflow(home())
+    days = window_days or settings.report.window_days
+    sizes = plan(
+        home() / "lake",
+        wanted,
+        costs(catalogue, settings),
+        window_days=days,
+        metric=_metric(metric),
+        relative_effect=effect,
+        power=power,
+    )
+    if as_json:
+        show(fields(sizes), as_json=True)
+        return
+    lines = [
+        f"{sizes.experiment}: {sizes.metric} {sizes.mean:.4g} per player within {sizes.window_days} days (standard",
+        f"deviation {sizes.deviation:.4g}, {sizes.players_met:,} players); {sizes.met_a_day:,.1f} new players a day.",
+        f"To see {sizes.relative_effect:.1%} with {sizes.power:.0%} probability at level {sizes.level:g}:",
+    ]
+    print("\n".join(lines))
+    for pair in sizes.pairs:
+        days_said = "more than ten years" if pair.days is None else f"{pair.days:,} days"
+        far = ", by the last rate of new players" if pair.extrapolated else ""
+        print(f"  {pair.variant} against {pair.control}: {pair.players:,} players of both, {days_said}{far}")
+    for warning in sizes.warnings:
+        print(f"note: {warning}")
+
+
+def _metric(name: str) -> Metric:
+    from features.words import unknown
+    from pipelines.experiments.comparisons import METRICS
+
+    if name not in METRICS:
+        raise CommandRefused(unknown(name, "metric", sorted(METRICS)))
+    return METRICS[name]
+
+
+@experiment.command("start")
+def experiment_start(
+    file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="Experiments to start.")] = None,
+    holdout: Annotated[
+        float | None, typer.Option(min=0.0001, max=0.5, help="Share of all players whom no marketing reaches.")
+    ] = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Start experiments, or the global holdout. Example: croupier experiment start FILE --reason "summer offers"."""
+    from pipelines.experiments import releases
+
+    if (file is None) == (holdout is None):
+        raise CommandRefused("name a file of experiments, or --holdout with a share such as 0.05")
+    with serving() as url:
+        if file is not None:
+            show(of_experiments(releases.start(url, file, reason)), as_json=as_json)
+        elif holdout is not None:
+            show(of_experiments(releases.hold_out(url, holdout, reason)), as_json=as_json)
+
+
+@experiment.command("ramp")
+def experiment_ramp(
+    key: Key,
+    shares: Annotated[list[str], typer.Argument(help="NAME=SHARE of each variant that changes.", metavar="SHARES...")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Change shares; only who must moves. Example: croupier experiment ramp KEY learnt=0.5 rules=0.4 --reason WHY."""
+    from models.experiments.definition import GLOBAL_HOLDOUT
+    from pipelines.experiments import releases
+
+    wanted = dict(_share(said) for said in shares)
+    if len(wanted) < len(shares):
+        raise CommandRefused("a variant is named twice")
+    with serving() as url:
+        if key != GLOBAL_HOLDOUT:
+            show(of_experiments(releases.ramp(url, key, wanted, reason)), as_json=as_json)
+        elif list(wanted) == ["holdout"]:
+            show(of_experiments(releases.hold_out(url, wanted["holdout"], reason)), as_json=as_json)
+        else:
+            raise CommandRefused(f"of {GLOBAL_HOLDOUT} only the share of holdout can change: holdout=0.08")
+
+
+def _share(said: str) -> tuple[str, float]:
+    name, _, share = said.partition("=")
+    try:
+        return name, float(share)
+    except ValueError as error:
+        raise CommandRefused(f"shares are told as NAME=SHARE, such as learnt=0.5, not {said!r}") from error
+
+
+@experiment.command("stop")
+def experiment_stop(key: Key, reason: Reason = "", as_json: Json = False) -> None:
+    """End an experiment for good. Example: croupier experiment stop KEY --reason "the report is signed"."""
+    from pipelines.experiments import releases
+
+    with serving() as url:
+        show(of_experiments(releases.stop(url, key, reason)), as_json=as_json)
+
+
+@experiment.command("list")
+def experiment_list(as_json: Json = False) -> None:
+    """List what runs, with shares and phases, and every change. Example: croupier experiment list."""
+    from pipelines.experiments.releases import listed
+
+    with serving() as url:
+        runs = listed(url)
+    if as_json:
+        show(runs, as_json=True)
+        return
+    by = "by release" if runs["source"] == "release" else "by the catalogue"
+    print(f"Experiments {runs['version']}, {by}; global holdout {runs['global_holdout']:.2%} of all players.")
+    for one in runs["experiments"]:
+        begins, ends = one["range"]
+        print(f"{one['key']}, phase {one['phase']}, layer {one['layer']}, players {begins:g} to {ends:g}:")
+        for variant in one["variants"]:
+            left_out = [name for names in variant.get("leave_out", {}).values() for name in names]
+            leaves = f", without {', '.join(left_out)}" if left_out else ""
+            print(f"  {variant['share']:7.2%}  {variant['name']}: {variant.get('policy', 'as it is')}{leaves}")
+    for change in runs["changes"]:
+        print(f"{change['at'][:19]}  {change['action']} {change['version']} by {change['by']}: {change['reason']}")
+
+
+def of_experiments(done: Released) -> dict[str, Any]:
+    """A release of experiments for people."""
+    return told(done) | {"experiments": sorted(done.evidence["phases"]), **done.evidence}

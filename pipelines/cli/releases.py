@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.terminal import CommandRefused, Commands, Json, fields, home, paper, serving, show
+from pipelines.cli.terminal import CommandRefused, Commands, Json, Reason, fields, home, paper, serving, show, told
 
 if TYPE_CHECKING:
     from models.releases.release import Released
 
 promote = typer.Typer(cls=Commands, no_args_is_help=True, help="Let a version serve, if it passes its gate.")
 rollback = typer.Typer(cls=Commands, no_args_is_help=True, help="Let a version serve again that served before.")
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal; must be given.", show_default=False)]
 Earlier = Annotated[str | None, typer.Argument(help="One that served; by default the one before the last promotion.")]
 
 
@@ -121,8 +120,19 @@ def rollback_catalogue(version: Earlier = None, reason: Reason = "", as_json: Js
         show(told(go_back(url, reason, version)), as_json=as_json)
 
 
+@rollback.command("experiments")
+def rollback_experiments(version: Earlier = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Let experiments serve as before the last change. Example: croupier rollback experiments --reason "too early"."""
+    from pipelines.experiments.releases import rollback as go_back
+
+    with serving() as url:
+        show(told(go_back(url, reason, version)), as_json=as_json)
+
+
 def releases(
-    kind: Annotated[str | None, typer.Argument(help="churn, policy, rules or catalogue; by default all.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="churn, policy, rules, catalogue or experiments; by default all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List what served, since when, who let it and why. Example: croupier releases rules."""
@@ -146,15 +156,6 @@ def releases(
     for one in entries:
         table.add_row(one.at[:19], one.kind, one.action, one.version, one.replaced or "-", one.by, one.reason)
     paper().print(table, markup=False, highlight=False)
-
-
-def told(done: Released) -> dict[str, Any]:
-    """A release as its command prints it, without what stays between journal and MLflow."""
-    found = fields(done)
-    del found["id"], found["run"]
-    if not done.silent:
-        del found["silent"]
-    return found
 
 
 def _of_rules(done: Released) -> dict[str, Any]:

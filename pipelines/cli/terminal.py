@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from msgspec import Struct
     from rich.console import Console
 
+    from models.releases.release import Released
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the journal; must be given.", show_default=False)]
 
 
 class Commands(TyperGroup):
@@ -107,3 +110,12 @@ def log_to_stderr() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def told(done: Released) -> dict[str, Any]:
+    """A release as its command prints it, without what stays between journal and MLflow."""
+    found = fields(done)
+    del found["id"], found["run"]
+    if not done.silent:
+        del found["silent"]
+    return found

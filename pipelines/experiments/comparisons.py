@@ -113,6 +113,20 @@ def compare_all(players: pd.DataFrame, metrics: Sequence[Metric], pairs: Sequenc
     ]
 
 
+def players_needed(players: pd.DataFrame, metric: Metric, relative_effect: float, power: float) -> float:
+    """Players of two variants of one size together that show an effect, by tea-tasting's analysis of power.
+
+    Args:
+        players: Whose mean and spread it rests on.
+        metric: What is to differ; adjusted by its covariate as in the report.
+        relative_effect: Of the control's mean; not 0.
+        power: Probability of seeing it at LEVEL, in (0, 1).
+    """
+    test = tt.Mean(metric.name, metric.before, alpha=LEVEL, power=power, rel_effect_size=abs(relative_effect))
+    (found,) = test.solve_power(players, "n_obs")
+    return float(found.n_obs)
+
+
 def sides(players: pd.DataFrame, pair: Pair) -> pd.DataFrame:
     """Players of a variant and of its control."""
     return players[players["variant"].isin(pair)]

@@ -37,7 +37,18 @@ _EXPOSED: Final = """
         count(DISTINCT variant) AS variants
     FROM decisions
     WHERE role IN ('drawn', 'lost', 'holdout') AND experiment = $experiment
+        AND NOT (role = 'holdout' AND variant IN (
+            SELECT variant FROM decisions WHERE role IN ('drawn', 'lost') AND experiment = $experiment))
     GROUP BY player
+"""
+"""Players by their first decision; whom the global holdout silences, while their variant draws, are not exposed."""
+_REACH: Final = """
+    WITH last AS (SELECT max("at") AS latest FROM decisions),
+    met AS (
+        SELECT player, min(date_diff('day', "at", latest)) AS days_ago
+        FROM decisions, last WHERE role IN ('drawn', 'lost', 'holdout') GROUP BY player
+    )
+    SELECT days_ago + 1, sum(count(*)) OVER (ORDER BY days_ago) FROM met GROUP BY days_ago ORDER BY days_ago
 """
 _DONE: Final = """
     CREATE TABLE done AS
@@ -263,6 +274,11 @@ def exposures(
 def _number(connection: duckdb.DuckDBPyConnection, question: str) -> int:
     row = connection.execute(question).fetchone()
     return int(row[0]) if row else 0
+
+
+def met_within(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
+    """Days, and the players who were decided about within so many days before the last decision, the fewest first."""
+    return [(int(days), int(players)) for days, players in connection.execute(_REACH).fetchall()]
 
 
 def records(connection: duckdb.DuckDBPyConnection, experiment: str) -> Iterator[bytes]:

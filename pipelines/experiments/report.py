@@ -118,7 +118,8 @@ def shares(found: Exposures, running: Catalogue, house: LiveHouse | None) -> dic
 
 
 def _shares(catalogue: Catalogue) -> Mapping[str, float]:
-    return {str(variant): share for variant, share in catalogue.experiment.variants.items()}
+    block = catalogue.experiment
+    return {} if block is None else {str(variant): share for variant, share in block.variants.items()}
 
 
 def _others(found: Exposures, known: Iterable[str]) -> list[str]:

@@ -28,8 +28,10 @@ from features.store.bundles import READY, publish, serving_hashes
 from features.store.connection import connect, load_library
 from features.store.deployment import PARTITIONS, House, create_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import LEARNER_LEASE, SEEDED, lease_key, pointer_key
+from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, lease_key, pointer_key
 from features.store.server import Server, keeping, start_server, store_url
+from models.experiments.definition import GlobalHoldout
+from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
 from pipelines.simulation import world
 from pipelines.worker.child import LAST, Child
@@ -156,7 +158,10 @@ def _step(console: Console, name: str) -> Iterator[None]:
 def prepare(client: redis.Redis, options: Options, url: str) -> House:
     """Create or open the house, load the store's functions, apply changed feature definitions."""
     sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
+    is_new = not client.exists(HOUSE)
     house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
+    if is_new:
+        hold_out(url, GlobalHoldout().share, "the house was created")
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
     plan = serving_plan(client)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -21,6 +21,8 @@ from pipelines.rules.inspection import lint
 from pipelines.rules.rulebooks import house_day, refuse_misfit
 from pipelines.served import bytes_of, kept_by_hash, read_kept, served_catalogue, served_rulebook
 from service.rules.compiler import CompiledRulebook
+
+_IGNORED: Final = "ignored, because experiments were released: `croupier experiment list`"
 
 
 def catalogue(name: str | None, client: redis.Redis) -> Catalogue:
@@ -102,6 +104,8 @@ def linted(client: redis.Redis, chosen: Catalogue, before: Catalogue | None = No
     CompiledRulebook(book, CandidateSpace(chosen))
     known = [] if before is None else lint(book, before, today)
     found = [one for one in lint(book, chosen, today) if one not in known]
+    if chosen.experiment is not None and journal(client, "experiments"):
+        found.append({"grade": "note", "where": "experiment", "what": _IGNORED})
     return {"catalogue": chosen.hash, "rulebook": book.hash, "offers": len(chosen.offers), "findings": found}
 
 

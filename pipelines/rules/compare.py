@@ -27,6 +27,8 @@ from features.store.connection import connect
 from features.store.deployment import open_house
 from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates, CandidateSpace
+from models.experiments.assignment import Splits
+from models.experiments.definition import Experiments
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from pipelines.served import served_catalogue
@@ -88,7 +90,8 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
     client = connect(url)
     house, layout = open_house(client), CandidateSpace(served_catalogue(client))
     laws = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
-    before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None) for law in laws)
+    splits = Splits(Experiments(), layout)  # who was in which experiment stands in the records
+    before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None, splits=splits) for law in laws)
     counts: Counter[str] = Counter()
     changes: dict[tuple[str, str], ChangedDecisions] = {}
     for record in track(_records(lake, since), "decisions", console=console, total=None):

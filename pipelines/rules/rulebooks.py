@@ -20,13 +20,14 @@ from features.store.deployment import open_house, real_now_us
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle
+from models.experiments.assignment import Splits
 from models.policy.context import CHURN
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, priorities
 from models.releases.journal import serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
 from pipelines.rules.inspection import RulesRefused, linted, warnings_of
-from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_rulebook
+from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_experiments, served_rulebook
 from pipelines.worker.consumer import serving_plan
 from service.decisions.serving import Serving
 from service.rules.compiler import CompiledRulebook
@@ -63,9 +64,15 @@ def served(client: redis.Redis) -> Serving:
     layout = CandidateSpace(served_catalogue(client))
     ranks = priorities(layout.catalogue)
     plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
-    policies: dict[str, Policy] = {"policy": plain, "business_rules": plain, "priority": Priority(ranks)}
+    policies: dict[str, Policy] = {
+        "learnt": plain,
+        "uniform": plain,
+        "business_rules": plain,
+        "priority": Priority(ranks),
+    }
     law = CompiledRulebook(served_rulebook(client), layout)
-    return Serving(house=open_house(client), plan=serving_plan(client), law=law, policies=policies, churn=None)
+    splits, plan = Splits(served_experiments(client), layout), serving_plan(client)
+    return Serving(house=open_house(client), plan=plan, law=law, policies=policies, churn=None, splits=splits)
 
 
 def places_forbidden_to_policy(client: redis.Redis) -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def decision(
         "lease": None if record.action is None else {"valid_until": when(record.action.valid_until_us)},
         "churn": _churn(record),
         "harm_level": record.seen.harm_level,
-        "experiment": {"key": record.experiment, "variant": record.variant},
+        "experiment": {"key": record.experiment, "variant": record.variant} if record.experiment else None,
         "policy_version": record.choice.policy_version,
         "rules_version": record.versions.rules,
         "degraded": list(record.seen.degraded),

@@ -27,6 +27,9 @@ from features.store.keys import LIVE, bundle_key, live_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
+from models.experiments.allocation import of_catalogue
+from models.experiments.assignment import Splits
+from models.experiments.definition import Experiments
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
@@ -57,20 +60,22 @@ _LOG = structlog.get_logger()
 def serving_of_files(house: House, where: Settings) -> Serving:
     """What the files hold, before any bundle is loaded; raises CatalogueError if a file is not valid."""
     catalogue, book = where.files()
+    layout = CandidateSpace(catalogue)
     return Serving(
         house=house,
         plan=None,
-        law=CompiledRulebook(book, CandidateSpace(catalogue)),
+        law=CompiledRulebook(book, layout),
         policies=_policies(catalogue, None),
         churn=None,
+        splits=Splits(of_catalogue(catalogue.experiment), layout),
     )
 
 
 def _policies(catalogue: Catalogue, snapshot: PolicyVersion | None) -> dict[str, Policy]:
-    """Policy of each variant over a catalogue; `policy` draws uniformly until something was learnt."""
+    """Policies over a catalogue by name; `learnt` draws uniformly until something was learnt."""
     ranks = priorities(catalogue)
     return {
-        "policy": Uniform(catalogue.size) if snapshot is None else LearnedPolicy(snapshot, catalogue),
+        "learnt": Uniform(catalogue.size) if snapshot is None else LearnedPolicy(snapshot, catalogue),
         "business_rules": BusinessRules(ranks, catalogue.exploration_floor),
         "uniform": Uniform(catalogue.size),
         "priority": Priority(ranks),
@@ -86,6 +91,7 @@ class Watch:
         self._readiness = readiness
         self._files = deps.serving.law
         self._snapshot: PolicyVersion | None = None
+        self._experiments: Experiments | None = None
         self._serving: dict[str, str] = {}
         self._refused: dict[tuple[str, ...], dict[str, str]] = {}
         self._name = live_key(secrets.token_hex(6))
@@ -197,6 +203,9 @@ class Watch:
             return {"plan": None if bundle is None else _own_plan(bundle)}
         if kind == "churn":
             return {"churn": None if bundle is None else Scorer(ChurnBundle.loads(bundle))}
+        if kind == "experiments":
+            self._experiments = None if bundle is None else Experiments.model_validate_json(bundle)
+            return {"splits": self._splits(self._desk.serving.layout)}
         snapshot = None if bundle is None else PolicyVersion.loads(bundle)
         policies = _policies(self._desk.serving.layout.catalogue, snapshot)
         self._snapshot = snapshot
@@ -212,7 +221,12 @@ class Watch:
         if catalogue is not None and (strange := rules.unknown_tags(layout.catalogue)):
             raise ValueError("; ".join(f"offer {offer}: {what}" for offer, what in strange))
         law = self._files if catalogue is book is None else CompiledRulebook(rules, layout)
-        return {"law": law, "lawful": True, "policies": _policies(layout.catalogue, self._snapshot)}
+        policies, splits = _policies(layout.catalogue, self._snapshot), self._splits(layout)
+        return {"law": law, "lawful": True, "policies": policies, "splits": splits}
+
+    def _splits(self, layout: CandidateSpace) -> Splits:
+        """How players are split: by the release of experiments, else by what the catalogue says."""
+        return Splits(self._experiments or of_catalogue(layout.catalogue.experiment), layout)
 
 
 def _own_plan(bundle: bytes) -> ReadPlan:

@@ -35,7 +35,8 @@ class PlayerAnswer(Answer):
     features: dict[str, Any]
     harm: dict[str, Any]
     stage: str
-    experiment: dict[str, str]
+    experiment: dict[str, str] | None
+    experiments: list[dict[str, Any]]
     brand: str
     catalogue: str
     allowed: list[dict[str, str]]
@@ -80,7 +81,8 @@ def _shown(player: ExplainedPlayer, records: list[Record], serving: Serving) -> 
         "rulebook": may["rulebook"],
         "catalogue": may["catalogue"],
         "inputs": may["inputs"],
-        "experiment": {"key": assessed.assignment.experiment, "variant": assessed.assignment.variant},
+        "experiment": next(({"key": one["key"], "variant": one["variant"]} for one in may["experiments"]), None),
+        "experiments": may["experiments"],
         "allowed": may["allowed"],
         "denied": may["denied"],
         "put_off": may["put_off"],

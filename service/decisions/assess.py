@@ -13,8 +13,8 @@ from operator import or_
 from typing import NamedTuple
 
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.experiment import Assignment
 from models.catalogue.offers import PROMOTIONAL, SLOTS, Stage, Window, send_window
+from models.experiments.assignment import Assignment
 from service.contacts import limits
 from service.contacts.limits import Held, LimitQuery
 from service.contacts.snapshot import PlayerSnapshot
@@ -50,7 +50,7 @@ class Assessment:
 
     Attributes:
         at_us: The moment, unix microseconds of house time.
-        assignment: Experiment and variant.
+        assignment: What experiments make of the player.
         facts: As the brand sees them.
         behaviour: Features brought forward to the moment, or what is wrong with them.
         harm: Harm level, with its sources.
@@ -120,7 +120,7 @@ def assess(
         windows=_windows(known, asked, at_us),
         stage=harm.stage(vector, known, at_us, book.settings.stages),
         features=behaviour.trouble,
-        variant=assignment.variant,
+        withheld=assignment.withheld,
         asked=asked,
         lawful=serving.lawful,
     )

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from features import schema
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.experiment import assign
 from models.catalogue.offers import NO_CONTACT, PROMOTIONAL, SLOTS
+from models.experiments.assignment import Membership
 from models.policy.context import context
 from models.policy.policy import Policy, draw, uniform_number
 from service.contacts import limits
@@ -59,6 +59,10 @@ class Decision(NamedTuple):
         return PROMOTIONAL.issuperset(self.record.purposes)
 
 
+_NOWHERE: Final = Membership("", "", 1, "", 0.0)
+"""Of a player who is in no experiment."""
+
+
 def lost(decision: Decision) -> Decision:
     """The same draw without its contact: a budget over all players cannot bear it."""
     drawn = decision.record.choice
@@ -78,7 +82,7 @@ def compose(
     """Compose one decision from a snapshot of the player (key and own id). Pure but for the nonce of the seal."""
     key, own = player
     now_us = serving.house.now_us(snapshot.real_us)
-    assignment = assign(serving.layout.catalogue.experiment, own)
+    assignment = serving.splits.assign(own)
     assessed = assess(snapshot, request.asked, assignment, now_us, serving)
     domain = "dry_run" if request.dry_run else "draw"
     u = uniform_number(serving.house.digest(domain, name, str(attempt)))
@@ -88,6 +92,7 @@ def compose(
     choice = msgspec.structs.replace(choice, deferrals=_deferred(assessed.verdict, serving.layout))
     contact = _chosen_contact(choice.place, assessed)
     seal = snapshot.seal or sealing.new_seal()
+    member = assignment.memberships[0] if assignment.memberships else _NOWHERE
     record = Record(
         decision_id=name,
         player=key,
@@ -98,9 +103,9 @@ def compose(
         explain=request.explain,
         purposes=tuple(sorted(request.purposes)),
         decision_point=request.decision_point,
-        experiment=assignment.experiment,
-        variant=assignment.variant,
-        bucket=assignment.bucket,
+        experiment=member.key,
+        variant=member.variant,
+        bucket=member.bucket,
         action=contact,
         activated=request.activate and contact is not None,
         choice=choice,
@@ -220,11 +225,11 @@ def choose_policy(request: DecisionRequest, serving: Serving, assessed: Assessme
         return "priority", serving.policies["priority"]
     if assessed.objected:
         return "objected", serving.policies["priority"]
-    variant = assessed.assignment.variant
-    policy = serving.policies["policy" if variant == "holdout" else variant]
+    assignment = assessed.assignment
+    policy = serving.policies["learnt" if assignment.held_out else assignment.policy]
     if serving.law.bars(serving.seen_by(policy), assessed.inputs):
         policy = serving.policies["business_rules"]
-    return ("holdout" if variant == "holdout" else "drawn"), policy
+    return ("holdout" if assignment.held_out else "drawn"), policy
 
 
 def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:

@@ -137,7 +137,9 @@ def forbidding(
         return ("offer_gone",)
     others = replace(snapshot, held=snapshot.held.without(record.decision_id))
     asked = Asked(record.brand, settled=Window(send_us, sent.valid_until_us))
-    assessed = assess(others, asked, assignment(record), now_us, serving)
+    # What experiments kept back was not drawn, and whoever was in no holdout then may still be written to.
+    assigned = assignment(record)._replace(withheld={})
+    assessed = assess(others, asked, assigned, now_us, serving)
     # Its part of a budget was taken when it was reserved.
     full = {name: bits for name, bits in (assessed.limits or {}).items() if not name.startswith("budget:")}
     # Leave lasts for the whole window, so its end is asked about too.

@@ -7,7 +7,7 @@ but the request. What blocks is named by id: a rule of the rulebook, a trouble w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
@@ -51,7 +51,7 @@ class Standing:
         windows: Sending window of each timing slot, in the player's zone (UTC where it is unknown).
         stage: Lifecycle stage.
         features: Why features cannot be relied on (`features_unavailable`, `features_stale`), or None.
-        variant: Variant of the experiment.
+        withheld: What experiments keep from the player, by reason.
         asked: By the caller.
         lawful: Whether the rulebook that should serve could be read.
     """
@@ -62,7 +62,7 @@ class Standing:
     windows: Sequence[Window]
     stage: Stage
     features: str | None
-    variant: str
+    withheld: Mapping[str, Candidates]
     asked: Asked
     lawful: bool = True
 
@@ -90,7 +90,7 @@ def evaluate(standing: Standing) -> Verdict:
         "lifecycle_stage": layout.everything & ~layout.by_stage[standing.stage],
         "features_unavailable": layout.everything if standing.features == "features_unavailable" else 0,
         "features_stale": layout.everything if standing.features == "features_stale" else 0,
-        "holdout": layout.everything if standing.variant == "holdout" else 0,
+        **standing.withheld,
     }
     found = {name: bits & layout.promotional for name, bits in own.items()} | verdict.blocked
     found["not_requested"] = _not_requested(standing)

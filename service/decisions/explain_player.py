@@ -11,7 +11,6 @@ from features import zones
 from features.moments import moment
 from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates
-from models.catalogue.experiment import assign
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.decisions import reasons
@@ -50,7 +49,7 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
     keys, snapshot = await ledger.identities.with_owner(asked, read)
     own = own_id(player_id, snapshot, linked=keys.player != asked)
     now_us = serving.house.now_us(snapshot.real_us)
-    assignment = assign(serving.layout.catalogue.experiment, own)
+    assignment = serving.splits.assign(own)
     return ExplainedPlayer(own, keys, snapshot, assess(snapshot, Asked(brand), assignment, now_us, serving))
 
 
@@ -67,7 +66,8 @@ def explained(assessed: Assessment, serving: Serving) -> dict[str, Any]:
         "harm": assessed.harm.level,
         "harm_sources": assessed.harm.sources,
         "harm_markers": harm.explained(assessed.harm, assessed.inputs.places, serving.book.harm),
-        "variant": assessed.assignment.variant,
+        "variant": next((member.variant for member in assessed.assignment.memberships), None),
+        "experiments": [member._asdict() for member in assessed.assignment.memberships],
         "stage": assessed.stage,
         "allowed": list(_allowed(assessed)),
         "denied": [_denied(name, bits, serving) for name, bits in assessed.excluded.items()],

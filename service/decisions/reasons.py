@@ -30,6 +30,8 @@ OWN: Final = {
     "features_unavailable": Reason("behaviour could not be read", "house: unknown denies"),
     "features_stale": Reason("behaviour is older than it may be", "house: stale denies"),
     "holdout": Reason("the player belongs to the group that gets no marketing", "experiment"),
+    "global_holdout": Reason("the player belongs to the permanent group that no marketing reaches", "experiment"),
+    "left_out": Reason("the player's variant of an experiment goes without it", "experiment"),
     "not_requested": Reason("the caller asked for other purposes, channels or offers", "request"),
     "offer_gone": Reason("the catalogue that serves now has no such offer", "catalogue"),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.events import HarmLevel
-from models.catalogue.experiment import Assignment
+from models.experiments.assignment import REASONS, Assignment, Membership
 
 VERSION: Final = 1
 
@@ -140,8 +140,12 @@ _DECODER: Final = msgspec.msgpack.Decoder(Record)
 
 
 def assignment(record: Record) -> Assignment:
-    """The player's place in the experiment, as it was recorded."""
-    return Assignment(record.experiment, record.variant, record.bucket)
+    """What experiments made of the player, as it was recorded; sets are over the catalogue of the record."""
+    excluded = record.choice.excluded
+    return Assignment(
+        (Membership(record.experiment, "", 1, record.variant, record.bucket),) if record.experiment else (),
+        withheld={reason: int.from_bytes(excluded[reason], "big") for reason in REASONS if reason in excluded},
+    )
 
 
 def dump_record(record: Record) -> bytes:

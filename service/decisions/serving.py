@@ -12,6 +12,7 @@ from features.store.keys import PlayerKeys
 from features.words import ClosedList, Door
 from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
+from models.experiments.assignment import Splits
 from models.policy.context import CHURN
 from models.policy.policy import Policy
 from service.decisions import reasons
@@ -27,8 +28,9 @@ class Serving:
         house: Clock, secret and partitions.
         plan: How features are read; None until definitions were applied.
         law: The rulebook, compiled for the catalogue.
-        policies: Policy of each variant; `priority` serves purposes that no policy draws.
+        policies: By the names under which variants ask for them; `priority` serves purposes that no policy draws.
         churn: The churn model, None while none is promoted.
+        splits: How experiments split players, over the same catalogue.
         lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
     """
 
@@ -37,6 +39,7 @@ class Serving:
     law: CompiledRulebook
     policies: Mapping[str, Policy]
     churn: Scorer | None
+    splits: Splits
     lawful: bool = True
 
     @cached_property
@@ -65,7 +68,7 @@ class Serving:
 
     def barred(self, now_us: int) -> dict[str, list[str]]:
         """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
-        found = self.book.barred(self.seen_by(self.policies["policy"]), now_us)
+        found = self.book.barred(self.seen_by(self.policies["learnt"]), now_us)
         return {place: list(readings) for place, readings in found.items()}
 
     def seen_by(self, policy: Policy) -> tuple[str, ...]:

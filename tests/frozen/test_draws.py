@@ -10,6 +10,8 @@ from support.first_build import HOUSE, differences, frozen_catalogue, frozen_nam
 
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.experiment import bucket, fnv1a32, variant
+from models.experiments.allocation import of_catalogue
+from models.experiments.assignment import Splits
 from models.policy.learned import weigh
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities, uniform_number
 from service.contacts.limits import Held
@@ -34,14 +36,16 @@ def uniform_numbers(seed: str) -> str:
 def table() -> Serving:
     catalogue = frozen_catalogue()
     ranks = priorities(catalogue)
-    drawn: dict[str, Policy] = {"policy": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
+    drawn: dict[str, Policy] = {"learnt": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
     drawn |= {"business_rules": BusinessRules(ranks, catalogue.exploration_floor), "priority": Priority(ranks)}
+    space = CandidateSpace(catalogue)
     return Serving(
         house=HOUSE,
         plan=None,
-        law=CompiledRulebook(frozen_rulebook(), CandidateSpace(catalogue)),
+        law=CompiledRulebook(frozen_rulebook(), space),
         policies=drawn,
         churn=None,
+        splits=Splits(of_catalogue(catalogue.experiment), space),
     )
 
 
@@ -125,14 +129,14 @@ def experiment_variants(asked: list[Any]) -> list[Any]:
 
 
 def policy_names(name: str) -> str:
-    return table().policies[name].version
+    return table().policies["learnt" if name == "policy" else name].version
 
 
 def policy_2026(player_id: str) -> list[Any]:
     """Place and variant of a player in the experiment of the frozen catalogue."""
-    split = frozen_catalogue().experiment
-    assert split.key == "policy_2026"
-    return [bucket(split.key, player_id), variant(split.key, player_id, split.variants)]
+    (member,) = table().splits.assign(player_id).memberships
+    assert member.key == "policy_2026"
+    return [member.bucket, member.variant]
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -10,19 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import Opened
-from support.callers import asked, states
+from support.callers import asked, states, variant_of
 from support.players import adult_events, event, leased, tell
-from support.rule_cases import HOUSE
 
 from features.store.deployment import real_now_us
-from models.catalogue.experiment import variant
 from pipelines.worker.process import wait_until_in_lake
 from service.players import facts
 from service.players.facts import Assertion
-
-
-def group(player: str) -> str:
-    return variant(HOUSE.experiment.key, player, HOUSE.experiment.variants)
 
 
 async def confirm(client: Any, decision: dict[str, Any]) -> Any:
@@ -179,7 +173,7 @@ async def test_the_lake_tells_of_each_lease_that_was_taken_back_once(
 async def test_while_an_exclusion_is_acknowledged_no_confirm_succeeds_after_it(opened: Opened) -> None:
     """Confirms of many players race with their exclusions: each was confirmed before the acknowledgement or never."""
     async with opened() as client:
-        names = [name for name in (f"race-{number}" for number in range(30)) if group(name) != "holdout"]
+        names = [name for name in (f"race-{number}" for number in range(30)) if variant_of(name) != "holdout"]
         position = ""
         for name in names:
             position = await tell(client, adult_events(name))

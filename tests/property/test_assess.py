@@ -18,6 +18,8 @@ from features.schema import CHANNELS
 from features.store.deployment import FORMAT, PARTITIONS, House
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
+from models.experiments.allocation import of_catalogue
+from models.experiments.assignment import Splits
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.contacts.entries import Reservation
 from service.contacts.limits import Held
@@ -49,13 +51,15 @@ NOW_US: Final = 1_790_000_000_000_000
 def serving(plan: ReadPlan) -> Serving:
     catalogue = load_catalogue(SERVICE / "catalogue.yaml")
     ranks = priorities(catalogue)
-    policies: dict[str, Policy] = {"policy": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
+    policies: dict[str, Policy] = {"learnt": Uniform(catalogue.size), "uniform": Uniform(catalogue.size)}
     policies |= {"business_rules": BusinessRules(ranks, catalogue.exploration_floor), "priority": Priority(ranks)}
-    law = CompiledRulebook(load_rulebook(SERVICE / "rulebook"), CandidateSpace(catalogue))
+    space = CandidateSpace(catalogue)
+    law = CompiledRulebook(load_rulebook(SERVICE / "rulebook"), space)
+    splits = Splits(of_catalogue(catalogue.experiment), space)
     house = House(
         format=FORMAT, partitions=PARTITIONS, secret="00" * 32, real_us=0, house_us=0, rate=1.0, sandbox=False
     )
-    return Serving(house=house, plan=plan, law=law, policies=policies, churn=None)
+    return Serving(house=house, plan=plan, law=law, policies=policies, churn=None, splits=splits)
 
 
 def history(chance: Random, at_us: int) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def judged(law: CompiledRulebook, player: Inputs) -> Verdict:
             windows=random_rules.windows(player),
             stage="active",
             features=None,
-            variant="policy",
+            withheld={},
             asked=asked,
         )
     )

@@ -19,16 +19,22 @@ from service.contacts.ledger import RedisLedger
 from service.players import sealing
 
 
+def variant_of(player: str) -> str:
+    """The variant of a player in the house's catalogue."""
+    assert HOUSE.experiment is not None
+    return variant(HOUSE.experiment.key, player, HOUSE.experiment.variants)
+
+
 def player_of(group: str, prefix: str = "p") -> str:
     """A player of a variant."""
     names = (f"{prefix}{number}" for number in range(1_000))
-    return next(one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) == group)
+    return next(one for one in names if variant_of(one) == group)
 
 
 def among(*variants: str) -> list[str]:
     """Players of some variants, by name."""
     names = (f"person-{number}" for number in range(400))
-    return [one for one in names if variant(HOUSE.experiment.key, one, HOUSE.experiment.variants) in variants]
+    return [one for one in names if variant_of(one) in variants]
 
 
 PLAYER, OTHER, *MORE = among("policy")

@@ -18,6 +18,8 @@ from pipelines.worker.lake import SCHEMAS
 from service.decisions.record import Choice, ObservedInputs, Record, Versions, dump_record, pack_floats, pack_places
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
+assert CATALOGUE.experiment is not None
+SPLIT = CATALOGUE.experiment
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
 ACTIONS = 5
@@ -57,7 +59,7 @@ class Lake:
             "decision_id": name,
             "at": at,
             "known_at": at,
-            "experiment": CATALOGUE.experiment.key,
+            "experiment": SPLIT.key,
             "variant": variant,
             "role": choice.role,
             "policy_version": choice.policy_version,
@@ -110,7 +112,7 @@ def record(name: str, player: str, variant: str, choice: Choice) -> Record:
         explain=False,
         purposes=("bonus", "marketing"),
         decision_point=None,
-        experiment=CATALOGUE.experiment.key,
+        experiment=SPLIT.key,
         variant=variant,
         bucket=0.0,
         action=None,
@@ -133,7 +135,7 @@ def experiment(players: int, seed: int = 0, lift: Mapping[str, float] | None = N
         days: First decisions are spread over these days.
     """
     chance, lake = np.random.default_rng(seed), Lake()
-    shares = CATALOGUE.experiment.variants
+    shares = SPLIT.variants
     for number in range(players):
         player = f"{{p000}}{number:030x}"
         variant = str(chance.choice(list(shares), p=list(shares.values())))

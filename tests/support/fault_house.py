@@ -329,6 +329,7 @@ def now() -> str:
 def players(prefix: str, count: int = 1) -> list[str]:
     """Players whose actions a policy draws."""
     experiment = load_catalogue(catalogue_path()).experiment
+    assert experiment is not None
     names = (f"{prefix}{number}" for number in range(10_000))
     drawn = [name for name in names if variant(experiment.key, name, experiment.variants) == "policy"]
     return drawn[:count]

@@ -45,7 +45,7 @@ def record(name: str, player: str, at_us: int, place: int, random: np.random.Gen
         explain=False,
         purposes=("bonus", "marketing"),
         decision_point=None,
-        experiment=catalogue.experiment.key,
+        experiment="policy_2026",
         variant="uniform",
         bucket=0.5,
         action=sent(place, at_us, catalogue),

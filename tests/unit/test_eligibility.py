@@ -70,7 +70,7 @@ def situation(now_us: int = NOW, law: CompiledRulebook = LAW, purposes: Any = EV
         windows=windows(now_us, said["time_zone"] or "UTC"),
         stage="active",
         features=None,
-        variant="policy",
+        withheld={},
         asked=Asked(purposes=purposes),
     )
 
@@ -108,7 +108,7 @@ def test_an_adult_who_consented_may_be_offered_what_is_for_them_and_nothing_else
         ("unknown_player", {"known": False}, LAYOUT.promotional),
         ("features_unavailable", {"features": "features_unavailable"}, LAYOUT.promotional),
         ("features_stale", {"features": "features_stale"}, LAYOUT.promotional),
-        ("holdout", {"variant": "holdout"}, LAYOUT.promotional),
+        ("holdout", {"withheld": {"holdout": LAYOUT.everything}}, LAYOUT.promotional),
         *(
             ("lifecycle_stage", {"stage": stage}, LAYOUT.promotional & ~LAYOUT.by_stage[stage])
             for stage in get_args(Stage)
@@ -229,7 +229,7 @@ WORST: dict[str, Any] = {
 @pytest.mark.parametrize("trouble", [None, "features_unavailable", "features_stale"])
 def test_no_law_silences_service_safer_gambling_and_regulatory_messages(place: str, trouble: str | None) -> None:
     found = situation(**WORST, jurisdiction="MT" if place == "*" else place)
-    found = replace(found, features=trouble, variant="holdout", known=False)
+    found = replace(found, features=trouble, withheld={"holdout": LAYOUT.everything}, known=False)
     assert allowed(found) == PASSING
     verdict = evaluate(replace(found, asked=Asked(purposes=frozenset[Purpose]({"rg_intervention"}))))
     assert not verdict.blocked["self_excluded"] & PASSING

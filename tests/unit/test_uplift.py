@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.experiment_lakes import CATALOGUE, DAY, SHARES, START, Lake, experiment, frame
+from support.experiment_lakes import CATALOGUE, DAY, SHARES, SPLIT, START, Lake, experiment, frame
 
 from features.events import micros
 from features.settings.mlflow_file import read_mlflow
@@ -331,5 +331,5 @@ def test_the_newest_experiment_is_reported_and_others_are_named(tmp_path: Path) 
     lake.decision("a", "policy", START, experiment="old")
     lake.decision("a", "holdout", START + DAY)
     told = read(lake.write(tmp_path))
-    assert (told.experiment, told.others) == (CATALOGUE.experiment.key, ["old"])
+    assert (told.experiment, told.others) == (SPLIT.key, ["old"])
     assert told.latest_us == micros(START + DAY)
