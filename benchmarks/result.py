@@ -92,7 +92,7 @@ def kind(answer: CallerAnswer) -> str:
 def _reason(body: Mapping[str, Any]) -> str:
     if not body["recorded"]:
         return f"not recorded ({', '.join(body['degraded'])})"
-    if body["experiment"]["variant"] == "holdout":
+    if (body["experiment"] or {}).get("variant") == "holdout":
         return "holdout"
     if "lost" in body:
         return "budget lost"

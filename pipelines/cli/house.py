@@ -63,11 +63,11 @@ def _clock(text: str | None) -> int | None:
 def create() -> None:
     """Create or bring up to date what a store needs of a house, and end. Example: croupier create."""
     from features.store.connection import connect
-    from pipelines.machine.up import Options, prepare
+    from pipelines.machine.up import Options, settle_in
 
     home().mkdir(mode=0o700, parents=True, exist_ok=True)
     with serving() as url:
-        prepare(connect(url), Options(home(), players=0), url)
+        settle_in(connect(url), Options(home(), players=0), url)
 
 
 def serve(

@@ -25,16 +25,14 @@ RUNNING_AT_ONCE: Final = 1
 Part = TypeVar("Part", bound=BaseModel)
 
 
-def begun(before: Experiments, wanted: Experiments) -> Experiments:
+def begun(before: Experiments, wanted: Experiments, at_once: int = RUNNING_AT_ONCE) -> Experiments:
     """What serves, with more experiments in it; raises GateRefused if they cannot run beside each other."""
     known = {one.key for one in before.running}
     for one in wanted.running:
         if one.key in known:
             raise GateRefused(f"{one.key} runs already: `croupier experiment ramp` changes its shares")
         if one.key in before.ended:
-            raise GateRefused(
-                f"{one.key} was stopped, and its decisions stand in the log: give the new one its own key"
-            )
+            raise GateRefused(f"{one.key} was stopped, and its decisions stand in the log: take another key")
         if one.phase != 1:
             raise GateRefused(f"{one.key}: an experiment begins with phase 1")
     layers = {layer.layer: layer for layer in before.layers}
@@ -48,16 +46,16 @@ def begun(before: Experiments, wanted: Experiments) -> Experiments:
         layers=tuple(layers.values()),
         ended=before.ended,
     )
-    _refuse_crowd(after)
+    _refuse_crowd(after, at_once)
     return ordered(after)
 
 
-def _refuse_crowd(after: Experiments) -> None:
+def _refuse_crowd(after: Experiments, at_once: int) -> None:
     """Refuse more experiments than a record has room for."""
     keys = [one.key for one in after.running]
-    if len(keys) > RUNNING_AT_ONCE:
+    if len(keys) > at_once:
         raise GateRefused(
-            f"a decision's record has room for {RUNNING_AT_ONCE} experiment beside the global holdout, not for "
+            f"a decision's record has room for {at_once} experiment beside the global holdout, not for "
             f"{' and '.join(keys)}: stop one first"
         )
 

@@ -105,7 +105,7 @@ def up(options: Options, console: Console) -> None:
     with _store(options, console) as (url, server):
         client = connect(url)
         with _step(console, "house and feature definitions"):
-            house = prepare(client, options, url)
+            house = settle_in(client, options, url)
         children = _children(options, url)
         watch = ProcessWatch(children, server, options, console)
         try:
@@ -155,13 +155,19 @@ def _step(console: Console, name: str) -> Iterator[None]:
     console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
 
 
+def settle_in(client: redis.Redis, options: Options, url: str) -> House:
+    """Prepare a house, and start the global holdout in one that is new; later nobody is silenced unasked."""
+    is_new = not client.exists(HOUSE)
+    house = prepare(client, options, url)
+    if is_new:
+        hold_out(url, GlobalHoldout().share, "the house was created")
+    return house
+
+
 def prepare(client: redis.Redis, options: Options, url: str) -> House:
     """Create or open the house, load the store's functions, apply changed feature definitions."""
     sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
-    is_new = not client.exists(HOUSE)
     house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
-    if is_new:
-        hold_out(url, GlobalHoldout().share, "the house was created")
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
     plan = serving_plan(client)

@@ -13,7 +13,7 @@ import heapq
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -30,6 +30,7 @@ from features.errors import CroupierError
 from features.events import micros, moment
 from features.schema import DAY, MICROS
 from models.catalogue.offers import NO_CONTACT, Catalogue
+from models.experiments.definition import GLOBAL_HOLDOUT
 from models.policy.policy import BusinessRules, priorities
 from pipelines.simulation import players
 from pipelines.simulation.players import Person
@@ -309,7 +310,7 @@ class SimulationDriver:
         person, recent = member.person, member.recent(now_us)
         net = players.net_value(person, self._catalogue, recent, self._day(now_us))
         eligible, place = answer["candidates"]["eligible"], self._place(answer["action"])
-        variant = answer["experiment"]["variant"]
+        variant = _variant(answer)
         mask = await self._eligible(answer["decision_id"]) if variant == "policy" and eligible > 1 else None
         others = (np.nan, np.nan, np.nan) if mask is None else self._alternatives(net, mask)
         self.result.steps.append(
@@ -417,3 +418,10 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def _variant(answer: Mapping[str, Any]) -> str:
+    """The variant that an answer was given under; of whom the global holdout silences, that."""
+    if any(why["rule"] == GLOBAL_HOLDOUT for why in answer.get("exclusions", ())):
+        return GLOBAL_HOLDOUT
+    return str((answer["experiment"] or {}).get("variant", ""))

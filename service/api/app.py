@@ -29,7 +29,7 @@ from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.experiments.allocation import of_catalogue
 from models.experiments.assignment import Splits
-from models.experiments.definition import Experiments
+from models.experiments.definition import Experiments, GlobalHoldout
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
@@ -53,6 +53,9 @@ SPARE_CONNECTIONS = 4
 _LAW = ("catalogue", "rules")
 _FOLLOWED = (_LAW, *((kind,) for kind in KINDS if kind not in _LAW))
 """Kinds in the order in which they are loaded; those of one group serve as one set."""
+
+_NOBODY = Experiments(holdout=GlobalHoldout(share=1.0))
+"""Holds everybody out."""
 
 _LOG = structlog.get_logger()
 
@@ -175,6 +178,9 @@ class Watch:
             if kinds == _LAW and self._begins:
                 # Nothing of it ever served here: the files' rules may allow what it forbids.
                 self._swap({"lawful": False})
+            if kinds == ("experiments",) and self._begins:
+                # Who cannot be assigned is left alone: the catalogue's split would open a holdout.
+                self._swap({"splits": Splits(_NOBODY, self._desk.serving.layout)})
             return
         self._serving |= digests
         self._refused.pop(kinds, None)

@@ -51,6 +51,7 @@ from models.releases import release
 from models.releases.journal import serves
 from models.releases.release import GateRefused, Released, change, journal, new_release
 from pipelines.cli.app import app
+from pipelines.experiments import releases as experiments
 from pipelines.learning import policy
 from pipelines.rules import catalogues, compare, rulebooks
 from pipelines.rules.explain import explain
@@ -225,6 +226,12 @@ def tried(kind: str, tmp_path: Path) -> Tried:
     if kind == "catalogue":
         file = str(own(tmp_path, "tried"))
         return Tried(kind, lambda url: catalogues.promote(url, file, WHY), lambda url: catalogues.rollback(url, WHY))
+    if kind == "experiments":
+        return Tried(
+            kind,
+            lambda url: experiments.hold_out(url, 0.05, WHY),
+            lambda url: experiments.rollback(url, WHY),
+        )
     return Tried(kind, lambda url: policy.promote(url, WHY), lambda url: policy.rollback(url, WHY, ONE.version))
 
 
@@ -245,7 +252,7 @@ def reported(store: redis.Redis, kind: str, milliseconds: int) -> None:
 
 
 @pytest.mark.usefixtures("house")
-@pytest.mark.parametrize("kind", ["policy", "rules", "catalogue"])
+@pytest.mark.parametrize("kind", ["policy", "rules", "catalogue", "experiments"])
 def test_a_release_that_one_process_does_not_load_is_taken_back_and_one_that_ended_is_not_waited_for(
     kind: str, store: redis.Redis, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +266,7 @@ def test_a_release_that_one_process_does_not_load_is_taken_back_and_one_that_end
     now = store.get(pointer_key(kind)), journal(store, kind), store.get(POLICY_HELD), store.get(POLICY_WAITING)
     assert now == before
     monkeypatch.undo()
-    reported(store, kind, 300)
+    reported(store, kind, 3_000)
     done = does.promote(server.url)
     assert (done.serving, done.silent) == (0, 1)
     assert journal(store, kind)[-1].reason == WHY
@@ -304,7 +311,7 @@ def test_all_journals_are_listed_those_of_the_first_build_too(
     assert listed[1].split()[1:3] == ["catalogue", "promote"]
     assert listed[1].endswith("ann  summer offers")
     refused = CliRunner().invoke(app, ["releases", "journeys"])
-    assert str(refused.exception) == "journeys is no kind of release: churn, policy, rules, catalogue"
+    assert str(refused.exception) == "journeys is no kind of release: churn, policy, rules, catalogue, experiments"
 
 
 @pytest.mark.usefixtures("house")
