@@ -77,9 +77,8 @@ class Reach:
     def __init__(self, curve: Sequence[tuple[int, int]]) -> None:
         self._curve = curve
         self.days, self.players = curve[-1]
-        half = next(players for days, players in curve if 2 * days >= self.days)
-        half_days = next(days for days, _ in curve if 2 * days >= self.days)
-        self.a_day = (self.players - half) / (self.days - half_days) if self.days > half_days else self.players
+        half_days, half = next((point for point in reversed(curve) if 2 * point[0] <= self.days), (0, 0))
+        self.a_day = (self.players - half) / (self.days - half_days)
 
     def until(self, players: float) -> tuple[int | None, bool]:
         """Days until some players were met, None for longer than ten years; and whether that is extrapolated."""

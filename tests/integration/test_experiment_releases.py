@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import redis
 import yaml
 from conftest import Opened, app_of
 from support.callers import asked, player_of, variant_of
+from support.experiment_lakes import experiment
 from support.players import adult_events, tell
 from support.rule_cases import HOUSE
 from typer.testing import CliRunner
@@ -224,3 +226,23 @@ def test_a_catalogue_without_an_experiment_may_serve(server: Server, store: redi
     file.write_text(yaml.safe_dump(said, sort_keys=False), "utf8")
     catalogues.promote(server.url, str(file), WHY)
     assert list(served_experiments(store).running) == []
+
+
+@pytest.mark.usefixtures("house")
+def test_every_command_of_the_page_about_experiments_does_what_the_page_says(
+    server: Server, store: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(up.__file__).parents[2] / "docs" / "experiments.md").read_text("utf8")
+    (tmp_path / "summer.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], "utf8")
+    experiment(500, 1, days=28).write(tmp_path / "lake")
+    monkeypatch.setenv("CROUPIER_STORE", server.url)
+    monkeypatch.setenv("CROUPIER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in page.splitlines() if line.startswith("croupier ")]
+    said = [run(*shlex.split(line)[1:]) for line in lines]
+    assert len(said) == 9
+    assert "ours against control: " in said[0]
+    assert "summer_2026, phase 2, layer policy, players 0 to 1:" not in said[5]
+    entries = journal(store, "experiments")
+    assert [entry.action for entry in entries] == ["promote"] * 4 + ["rollback"] + ["promote"] * 2
+    assert served_experiments(store).holdout is not None
