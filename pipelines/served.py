@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from features.files import CatalogueError
 from features.store.bundles import HASH_OF, published, serving_hashes
+from features.store.errors import StoreError
 from features.store.keys import bundle_key, pointer_key
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
@@ -35,8 +36,15 @@ def served_rulebook(client: redis.Redis) -> Rulebook:
 
 
 def served_experiments(client: redis.Redis) -> Experiments:
-    """The experiments that serve: those that were released, else the catalogue's own."""
+    """The experiments that serve: those that were released, else the catalogue's own.
+
+    Raises:
+        StoreError: What was released is not there.
+        CatalogueError: It cannot be read by this build.
+    """
     kept = promoted(client, "experiments")
+    if kept is None and client.exists(pointer_key("experiments")):
+        raise StoreError("the store lacks the experiments that it says were released: roll back to earlier ones")
     return of_catalogue(served_catalogue(client).experiment) if kept is None else read_kept(Experiments, kept)
 
 
@@ -56,7 +64,7 @@ def read_kept(model: type[Kept], data: bytes) -> Kept:
     try:
         return model.model_validate_json(data)
     except ValueError as error:
-        raise CatalogueError(f"a {model.__name__.lower()} of the store cannot be read by this build") from error
+        raise CatalogueError(f"{model.__name__.lower()} of the store cannot be read by this build") from error
 
 
 def bytes_of(kept: BaseModel) -> bytes:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from features.events import Channel
 from features.files import load_yaml
@@ -34,6 +34,13 @@ _USES: Final[Mapping[str, Use]] = {"none": "control", "uniform": "explore"}
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _in_buckets(share: float) -> float:
+    """A share as its number of buckets says it; raises ValueError for a part of one."""
+    if abs(share * BUCKETS - round(share * BUCKETS)) > 1e-6:
+        raise ValueError(f"a share is a multiple of {1 / BUCKETS}")
+    return round(share * BUCKETS) / BUCKETS
 
 
 class LeftOut(_Part):
@@ -62,6 +69,8 @@ class Variant(_Part):
     leave_out: LeftOut = LeftOut()
     buckets: tuple[tuple[int, int], ...] | None = None
 
+    _whole = field_validator("share")(_in_buckets)
+
     @model_validator(mode="before")
     @classmethod
     def _used(cls, said: Any) -> Any:  # noqa: ANN401 - whatever the file says
@@ -69,8 +78,6 @@ class Variant(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if abs(self.share * BUCKETS - self.size) > 1e-6:
-            raise ValueError(f"{self.name}: a share is a multiple of {1 / BUCKETS}")
         if self.policy is not None and self.leave_out != LeftOut():
             raise ValueError(f"{self.name}: a variant names a policy or leaves something out, in layers of their own")
         if self.policy == "none" and self.use != "control":
@@ -151,8 +158,10 @@ class Layer(_Part):
 class GlobalHoldout(_Part):
     """Share of all players whom no marketing reaches, by a salt of its own."""
 
-    share: Share = 0.05
+    share: float = Field(default=0.05, gt=0, le=0.5)
     salt: Salt = "global-holdout"
+
+    _whole = field_validator("share")(_in_buckets)
 
 
 class Experiments(_Part):

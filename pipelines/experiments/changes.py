@@ -33,6 +33,8 @@ def begun(before: Experiments, wanted: Experiments, at_once: int = RUNNING_AT_ON
             raise GateRefused(f"{one.key} runs already: `croupier experiment ramp` changes its shares")
         if one.key in before.ended:
             raise GateRefused(f"{one.key} was stopped, and its decisions stand in the log: take another key")
+        if any(variant.use == "eval" for variant in one.variants):
+            raise GateRefused(f"{one.key}: use: eval waits until records say what a decision serves for; leave it out")
         if one.phase != 1:
             raise GateRefused(f"{one.key}: an experiment begins with phase 1")
     layers = {layer.layer: layer for layer in before.layers}

@@ -37,11 +37,9 @@ _EXPOSED: Final = """
         count(DISTINCT variant) AS variants
     FROM decisions
     WHERE role IN ('drawn', 'lost', 'holdout') AND experiment = $experiment
-        AND NOT (role = 'holdout' AND variant IN (
-            SELECT variant FROM decisions WHERE role IN ('drawn', 'lost') AND experiment = $experiment))
     GROUP BY player
 """
-"""Players by their first decision; whom the global holdout silences, while their variant draws, are not exposed."""
+"""Players by their first decision; by intention to treat, so whom the global holdout silences is among them."""
 _REACH: Final = """
     WITH last AS (SELECT max("at") AS latest FROM decisions),
     met AS (

@@ -123,8 +123,11 @@ def plan(
             f"the window of {window_days} days has passed for {len(whole):,} players, and their {metric.title} "
             "does not differ: there is nothing to plan by; shorten the window or wait"
         )
+    compared = _compared(experiment)
+    if not compared:
+        raise ReportRefused(f"{experiment.key} has no two variants to compare")
     equal = players_needed(whole, metric, relative_effect, power)
-    pairs = [_pair(one, control, equal, experiment, reach, window_days) for one, control in _compared(experiment)]
+    pairs = [_pair(one, control, equal, experiment, reach, window_days) for one, control in compared]
     return Plan(
         experiment=experiment.key,
         metric=metric.name,

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import redis
 
+from features.files import CatalogueError
 from features.store.bundles import keep
 from features.store.connection import connect
+from features.store.errors import StoreError
 from features.words import unknown
 from models.catalogue.offers import Catalogue
 from models.experiments.definition import Experiment, Experiments, Layer, load_experiments
@@ -45,7 +47,9 @@ def start(url: str, file: Path, reason: str, by: str | None = None) -> Released:
 
     def started(client: redis.Redis, before: Experiments) -> Experiments:
         _refuse_unknown(client, wanted)
-        return begun(before, wanted)
+        after = begun(before, wanted)
+        _refuse_used(client, before, wanted)
+        return after
 
     return _released(url, "promote", started, reason, by)
 
@@ -115,7 +119,7 @@ def _released(
 ) -> Released:
     reason, client = reasoned(reason), connect(url)
     with alone(client, KIND):
-        before = served_experiments(client)
+        before = _serving(client, action)
         after = made(client, before)
         if after == before:
             raise GateRefused("that is what serves already")
@@ -126,10 +130,27 @@ def _released(
         return change(client, entry, bytes_of(after))
 
 
+def _serving(client: redis.Redis, action: str) -> Experiments:
+    """What serves; for a rollback nothing, if it cannot be read: then that is the way out."""
+    try:
+        return served_experiments(client)
+    except (CatalogueError, StoreError):
+        if action == "rollback":
+            return Experiments()
+        raise
+
+
 def _phase(client: redis.Redis, key: str) -> int:
     """Number of the next phase of an experiment: no two sets of shares have the same."""
     phases = (entry.evidence.get("phases", {}).get(key, 1) for entry in journal(client, KIND))
     return max(phases, default=1) + 1
+
+
+def _refuse_used(client: redis.Redis, before: Experiments, wanted: Experiments) -> None:
+    """Refuse keys of experiments that ran once, also of those that a rollback ended."""
+    ran = {key for entry in journal(client, KIND) for key in entry.evidence.get("phases", {})}
+    if again := sorted(ran.intersection(each.key for each in wanted.running) - {each.key for each in before.running}):
+        raise GateRefused(f"{again[0]} ran already, and its decisions stand in the log: take another key")
 
 
 def _refuse_unknown(client: redis.Redis, wanted: Experiments) -> None:

@@ -109,17 +109,20 @@ def compute(
 
 def shares(found: Exposures, running: Catalogue, house: LiveHouse | None) -> dict[str, Mapping[str, float]]:
     """Variant shares by catalogue version: of the one that serves, and of versions that the store kept."""
-    known: dict[str, Mapping[str, float]] = {running.hash: _shares(running)}
+    known: dict[str, Mapping[str, float]] = {running.hash: _shares(running, found.experiment)}
     for version in _others(found, known):
         kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
-            known[version] = _shares(Catalogue.model_validate_json(kept))
-    return known
+            known[version] = _shares(Catalogue.model_validate_json(kept), found.experiment)
+    return {version: split for version, split in known.items() if split}
 
 
-def _shares(catalogue: Catalogue) -> Mapping[str, float]:
+def _shares(catalogue: Catalogue, key: str) -> Mapping[str, float]:
+    """Shares of an experiment by a catalogue; none if that names another."""
     block = catalogue.experiment
-    return {} if block is None else {str(variant): share for variant, share in block.variants.items()}
+    return (
+        {} if block is None or block.key != key else {str(variant): share for variant, share in block.variants.items()}
+    )
 
 
 def _others(found: Exposures, known: Iterable[str]) -> list[str]:

@@ -31,6 +31,7 @@ from features.store.errors import StoreError
 from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, lease_key, pointer_key
 from features.store.server import Server, keeping, start_server, store_url
 from models.experiments.definition import GlobalHoldout
+from models.releases.release import journal
 from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
 from pipelines.simulation import world
@@ -159,7 +160,7 @@ def settle_in(client: redis.Redis, options: Options, url: str) -> House:
     """Prepare a house, and start the global holdout in one that is new; later nobody is silenced unasked."""
     is_new = not client.exists(HOUSE)
     house = prepare(client, options, url)
-    if is_new:
+    if is_new and not journal(client, "experiments"):
         hold_out(url, GlobalHoldout().share, "the house was created")
     return house
 

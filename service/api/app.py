@@ -54,7 +54,7 @@ _LAW = ("catalogue", "rules")
 _FOLLOWED = (_LAW, *((kind,) for kind in KINDS if kind not in _LAW))
 """Kinds in the order in which they are loaded; those of one group serve as one set."""
 
-_NOBODY = Experiments(holdout=GlobalHoldout(share=1.0))
+_NOBODY = Experiments(holdout=GlobalHoldout.model_construct(share=1.0))
 """Holds everybody out."""
 
 _LOG = structlog.get_logger()
@@ -180,6 +180,7 @@ class Watch:
                 self._swap({"lawful": False})
             if kinds == ("experiments",) and self._begins:
                 # Who cannot be assigned is left alone: the catalogue's split would open a holdout.
+                self._experiments = _NOBODY
                 self._swap({"splits": Splits(_NOBODY, self._desk.serving.layout)})
             return
         self._serving |= digests

@@ -348,7 +348,7 @@ async def get_ready(request: Request) -> Response:
             "ready": True,
             "store": {"nodes": nodes, "partitions_away": away},
             "churn_model": None if serving.churn is None else serving.churn.bundle.version,
-            "policy": serving.policies["policy"].version,
+            "policy": serving.policies["learnt"].version,
             "rulebook": serving.book.hash,
             "barred": serving.barred(now_us),
             "clock": {"now": when(now_us), "rate": serving.house.rate, "sandbox": serving.house.sandbox},

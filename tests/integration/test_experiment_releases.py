@@ -20,10 +20,13 @@ from support.players import adult_events, tell
 from support.rule_cases import HOUSE
 from typer.testing import CliRunner
 
+from features.files import CatalogueError
 from features.store.bundles import publish
+from features.store.errors import StoreError
 from features.store.keys import pointer_key
 from features.store.server import Server
 from models.experiments.assignment import Splits
+from models.experiments.definition import GlobalHoldout
 from models.releases.release import GateRefused, journal
 from pipelines.cli.app import app
 from pipelines.experiments import releases
@@ -43,6 +46,15 @@ def summer(tmp_path: Path) -> Path:
     file = tmp_path / "summer.yaml"
     said = {"version": 1, "layers": [{"layer": "policy", "experiments": [{"key": "summer", "variants": variants}]}]}
     file.write_text(yaml.safe_dump(said), "utf8")
+    return file
+
+
+def plain(tmp_path: Path) -> Path:
+    """The house's catalogue without an experiment."""
+    said = yaml.safe_load((Path(up.__file__).parents[2] / "service" / "catalogue.yaml").read_text("utf8"))
+    del said["experiment"]
+    file = tmp_path / "plain.yaml"
+    file.write_text(yaml.safe_dump(said, sort_keys=False), "utf8")
     return file
 
 
@@ -159,14 +171,42 @@ async def test_a_variant_goes_without_what_its_experiment_leaves_out(
 
 @pytest.mark.usefixtures("house")
 async def test_a_process_that_begins_under_experiments_it_cannot_read_leaves_everybody_alone(
-    opened: Opened, store: redis.Redis
+    opened: Opened, server: Server, store: redis.Redis, tmp_path: Path
 ) -> None:
     publish(store, "experiments", b"junk")
     async with opened() as client:
         assert held_out(splits(client)) == NAMES
+        await asyncio.to_thread(catalogues.promote, server.url, str(plain(tmp_path)), WHY)
+        assert held_out(splits(client)) == NAMES, "another catalogue opens no holdout"
     store.delete(pointer_key("experiments"))
     async with opened() as client:
         assert held_out(splits(client)) == []
+
+
+@pytest.mark.usefixtures("house")
+def test_experiments_that_are_gone_or_unreadable_stop_changes_and_are_rolled_back(
+    server: Server, store: redis.Redis
+) -> None:
+    for share in (0.05, 0.06):
+        releases.hold_out(server.url, share, WHY)
+    for broken in (b"no such bundle", None):
+        if broken is None:
+            publish(store, "experiments", b"junk")
+        else:
+            store.set(pointer_key("experiments"), broken)
+        with pytest.raises((StoreError, CatalogueError), match=r"experiments"):
+            releases.hold_out(server.url, 0.07, WHY)
+    releases.rollback(server.url, WHY)
+    assert served_experiments(store).holdout == GlobalHoldout(share=0.05)
+
+
+@pytest.mark.usefixtures("house")
+def test_a_key_that_ran_never_begins_anew_whatever_was_rolled_back(server: Server, tmp_path: Path) -> None:
+    releases.stop(server.url, "policy_2026", WHY)
+    releases.start(server.url, summer(tmp_path), WHY)
+    releases.rollback(server.url, WHY)
+    with pytest.raises(GateRefused, match=r"^summer ran already"):
+        releases.start(server.url, summer(tmp_path), WHY)
 
 
 def run(*words: str) -> str:
@@ -220,11 +260,7 @@ def test_a_new_house_has_a_global_holdout_and_one_that_stood_gets_none(
 
 @pytest.mark.usefixtures("house")
 def test_a_catalogue_without_an_experiment_may_serve(server: Server, store: redis.Redis, tmp_path: Path) -> None:
-    said = yaml.safe_load((Path(up.__file__).parents[2] / "service" / "catalogue.yaml").read_text("utf8"))
-    del said["experiment"]
-    file = tmp_path / "plain.yaml"
-    file.write_text(yaml.safe_dump(said, sort_keys=False), "utf8")
-    catalogues.promote(server.url, str(file), WHY)
+    catalogues.promote(server.url, str(plain(tmp_path)), WHY)
     assert list(served_experiments(store).running) == []
 
 
