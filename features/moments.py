@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, overload
 
 MICROSECOND: Final = timedelta(microseconds=1)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,6 +21,14 @@ def moment(unix_us: int) -> datetime:
 
 HOUR_US: Final = 3_600_000_000
 DAY_US: Final = 24 * HOUR_US
+
+
+@overload
+def when(unix_us: int) -> str: ...
+
+
+@overload
+def when(unix_us: int | None) -> str | None: ...
 
 
 def when(unix_us: int | None) -> str | None:

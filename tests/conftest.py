@@ -13,6 +13,7 @@ import redis
 from fastapi import FastAPI
 from hypothesis import settings
 from support.cluster import cluster
+from support.contracts import conforms
 from support.deadlines import PATIENT
 from support.fault_house import Caller, Serving, World
 from support.faulty_store import Between
@@ -163,7 +164,11 @@ def opened(
         app.state.settings = where
         async with lifespan(app):
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:
+            # Whatever a test is about, what it is answered is as the page of the API says.
+            hooks = {"response": [conforms]}
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://croupier", timeout=60, event_hooks=hooks
+            ) as client:
                 client.app = app  # type: ignore[attr-defined]
                 yield client
 

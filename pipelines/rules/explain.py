@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import msgspec
+
 from features.store.connection import Store, connect, deadline
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import served
@@ -35,7 +37,7 @@ def explain(url: str, player_id: str, brand: str = "main") -> dict[str, Any]:
     player = asyncio.run(_read(url, player_id, brand, serving))
     if not player.snapshot.facts:
         raise RulesRefused(f"nothing is known of a player {player_id}")
-    return {"player_id": player_id} | explained(player.assessment, serving)
+    return {"player_id": player_id, **msgspec.to_builtins(explained(player.assessment, serving))}
 
 
 async def _read(url: str, player_id: str, brand: str, serving: Serving) -> ExplainedPlayer:

@@ -1,23 +1,44 @@
-"""API answers: decision records as JSON, the same bytes for the same record. Pure."""
+"""API answers: decision records as structs, the same bytes for the same record. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType, structs
 from numpy.typing import NDArray
 
 from features.aggregates import forward
 from features.moments import when
 from features.schema import STORED, VECTOR, schema_hash
 from models.catalogue.offers import NO_CONTACT, Catalogue
-from service.decisions.explain import action_names, extent
+from service.api.schemas import (
+    AskedFor,
+    CandidateCount,
+    ChurnScore,
+    Decided,
+    DecisionAnswer,
+    Deferral,
+    Draw,
+    EligibleAction,
+    Exclusion,
+    ExperimentPlace,
+    Lease,
+    OfferAnswer,
+    Offered,
+    Personal,
+    RecordAnswer,
+    RecordedFeatures,
+    StoredFeatures,
+)
+from service.decisions.explain import Why, action_names, extent
+from service.decisions.explain_player import read_inputs
 from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
 _NO_CONTACT: Final = "NO_CONTACT"
+_LOST: Final = "the contact drawn would have cost more than a budget over all players had left"
 
 
 Reasons = Mapping[str, Reason]
@@ -25,131 +46,154 @@ Reasons = Mapping[str, Reason]
 
 
 def decision(
-    record: Record, player_id: str | None, catalogue: Catalogue, reasons: Reasons, *, recorded: bool
-) -> dict[str, Any]:
+    record: Record,
+    player_id: str | None,
+    catalogue: Catalogue,
+    reasons: Reasons,
+    *,
+    recorded: bool,
+    after_reached: bool | UnsetType = UNSET,
+) -> DecisionAnswer:
     """The answer to a decision request; with every reason and number if it asked to explain."""
-    answer: dict[str, Any] = {
-        "decision_id": record.decision_id if recorded else None,
-        "player_id": player_id,
-        "action": _action(record.action),
-        "propensity": record.choice.propensity,
-        "lease": None if record.action is None else {"valid_until": when(record.action.valid_until_us)},
-        "churn": _churn(record),
-        "harm_level": record.seen.harm_level,
-        "experiment": {"key": record.experiment, "variant": record.variant} if record.experiment else None,
-        "policy_version": record.choice.policy_version,
-        "rules_version": record.versions.rules,
-        "degraded": list(record.seen.degraded),
-        "recorded": recorded,
-        "sandbox": record.sandbox,
-    }
-    if record.sandbox:
-        answer["assumed"] = list(record.seen.assumed)
-    if record.action is None and record.choice.place != NO_CONTACT:
-        answer["lost"] = "the contact drawn would have cost more than a budget over all players had left"
+    action, choice, seen = record.action, record.choice, record.seen
+    answer = DecisionAnswer(
+        decision_id=record.decision_id if recorded else None,
+        player_id=player_id,
+        action=_action(action),
+        propensity=choice.propensity,
+        lease=None if action is None else Lease(valid_until=when(action.valid_until_us)),
+        churn=_churn(record),
+        harm_level=seen.harm_level,
+        experiment=ExperimentPlace(key=record.experiment, variant=record.variant) if record.experiment else None,
+        policy_version=choice.policy_version,
+        rules_version=record.versions.rules,
+        degraded=list(seen.degraded),
+        recorded=recorded,
+        sandbox=record.sandbox,
+        assumed=list(seen.assumed) if record.sandbox else UNSET,
+        lost=_LOST if action is None and choice.place != NO_CONTACT else UNSET,
+        after_reached=after_reached,
+    )
     if record.explain:
-        return answer | _explanation(record, catalogue, reasons)
-    if record.action is None:
-        answer["exclusions"] = [_reason(rule, reasons) for rule in record.choice.excluded]
+        _explain(answer, record, catalogue, reasons)
+    elif action is None:
+        answer.exclusions = [_exclusion(rule, reasons) for rule in choice.excluded]
     return answer
 
 
-def unserved(player_id: str, rule: str, why: str) -> dict[str, Any]:
+def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | UnsetType = UNSET) -> DecisionAnswer:
     """The answer when nothing could be committed: leave the player alone, without a propensity."""
-    return {
-        "decision_id": None,
-        "player_id": player_id,
-        "action": _NO_CONTACT,
-        "propensity": None,
-        "lease": None,
-        "churn": None,
-        "harm_level": None,
-        "experiment": None,
-        "policy_version": None,
-        "rules_version": None,
-        "degraded": [rule],
-        "recorded": False,
-        "exclusions": [{"rule": rule, "reason": why}],
-    }
-
-
-def whole(record: Record, player_id: str | None, catalogue: Catalogue, reasons: Reasons) -> dict[str, Any]:
-    """A record with its reasons, as `GET /v1/decisions/{id}` tells it."""
-    choice = record.choice
-    return (
-        decision(record, player_id, catalogue, reasons, recorded=True)
-        | _explanation(record, catalogue, reasons)
-        | {
-            "player": record.player,
-            "brand": record.brand,
-            "at": when(record.at_us),
-            "attempt": record.attempt,
-            "purposes": list(record.purposes),
-            "decision_point": record.decision_point,
-            "role": choice.role,
-            "bucket": record.bucket,
-            "draw": {"u": choice.u, "place": choice.place},
-            "eligible": _eligible(record, catalogue),
-            "versions": msgspec.to_builtins(record.versions),
-            "schema": {"stored": [feature.name for feature in STORED]},
-            "facts_version": record.seen.facts_version,
-            "ledger_version": record.seen.ledger_version,
-            "format": record.v,
-        }
+    return DecisionAnswer(
+        decision_id=None,
+        player_id=player_id,
+        action=_NO_CONTACT,
+        propensity=None,
+        lease=None,
+        churn=None,
+        harm_level=None,
+        experiment=None,
+        policy_version=None,
+        rules_version=None,
+        degraded=[rule],
+        recorded=False,
+        exclusions=[Exclusion(rule=rule, reason=why)],
+        after_reached=after_reached,
     )
 
 
-def _churn(record: Record) -> dict[str, Any] | None:
+def whole(
+    record: Record, personal: Mapping[str, Any] | None, catalogue: Catalogue, reasons: Reasons, why: Why
+) -> RecordAnswer:
+    """A record with its reasons, as `GET /v1/decisions/{id}` tells it; `personal` is None once it was erased."""
+    player_id = None if personal is None else personal["player_id"]
+    answer = decision(record, player_id, catalogue, reasons, recorded=True)
+    _explain(answer, record, catalogue, reasons)
+    choice = record.choice
+    return RecordAnswer(
+        **{name: getattr(answer, name) for name in Decided.__struct_fields__},
+        player=record.player,
+        brand=record.brand,
+        at=when(record.at_us),
+        attempt=record.attempt,
+        purposes=list(record.purposes),
+        decision_point=record.decision_point,
+        role=choice.role,
+        bucket=record.bucket,
+        draw=Draw(u=choice.u, place=choice.place),
+        eligible=_eligible(record, catalogue),
+        versions=record.versions,
+        schema=StoredFeatures(stored=[feature.name for feature in STORED]),
+        facts_version=record.seen.facts_version,
+        ledger_version=record.seen.ledger_version,
+        format=record.v,
+        personal=None if personal is None else _personal(personal),
+        why=why,
+    )
+
+
+def _personal(unsealed: Mapping[str, Any]) -> Personal:
+    """What was sealed; the first builds sealed less."""
+    asked, audited = unsealed.get("asked"), unsealed.get("inputs")
+    return Personal(
+        player_id=unsealed["player_id"],
+        request_id=unsealed["request_id"],
+        context=unsealed["context"],
+        facts=unsealed["facts"],
+        inputs=UNSET if audited is None else read_inputs(audited),
+        contacts=unsealed.get("contacts", UNSET),
+        asked=UNSET if asked is None else AskedFor(**asked),
+    )
+
+
+def _churn(record: Record) -> ChurnScore | None:
     """The churn score; none of a player who objected to profiling."""
     if record.seen.churn_score is None:
         return None
-    return {"score": record.seen.churn_score, "model_version": record.versions.churn}
+    return ChurnScore(score=record.seen.churn_score, model_version=record.versions.churn)
 
 
-def _action(sent: ChosenContact | None) -> dict[str, Any] | str:
+def _action(sent: ChosenContact | None) -> Offered | Literal["NO_CONTACT"]:
     if sent is None:
         return _NO_CONTACT
-    offer = {"id": sent.offer, "name": sent.name, "template": sent.template, "parameters": sent.parameters}
-    return {
-        "offer": offer,
-        "channel": sent.channel,
-        "timing_slot": sent.timing_slot,
-        "purpose": sent.purpose,
-        "send_at": when(sent.send_us),
-    }
+    return Offered(
+        offer=OfferAnswer(id=sent.offer, name=sent.name, template=sent.template, parameters=sent.parameters),
+        channel=sent.channel,
+        timing_slot=sent.timing_slot,
+        purpose=sent.purpose,
+        send_at=when(sent.send_us),
+    )
 
 
-def _reason(rule: str, reasons: Reasons) -> dict[str, str]:
+def _exclusion(rule: str, reasons: Reasons) -> Exclusion:
     known = reason(rule, reasons)
-    return {"rule": rule, "reason": known.reason, "source": known.source}
+    return Exclusion(rule=rule, reason=known.reason, source=known.source)
 
 
-def _explanation(record: Record, catalogue: Catalogue, reasons: Reasons) -> dict[str, Any]:
-    return {
-        "exclusions": [
-            _reason(rule, reasons) | _extent(blocked, record, catalogue)
-            for rule, blocked in record.choice.excluded.items()
-        ],
-        "deferrals": [_deferral(one, record, catalogue) for one in record.choice.deferrals],
-        "candidates": {"all": catalogue.size, "eligible": len(unpack_floats(record.choice.pmf))},
-        "score": _chosen_score(record, catalogue),
-        "stage": record.seen.stage,
-        "markers": record.seen.markers,
-        "harm_sources": record.seen.harm_sources,
-        "features": _features(record),
-    }
+def _explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reasons) -> None:
+    """Add every reason and number to an answer."""
+    choice, seen = record.choice, record.seen
+    answer.exclusions = [
+        structs.replace(_exclusion(rule, reasons), **_extent(blocked, record, catalogue))
+        for rule, blocked in choice.excluded.items()
+    ]
+    answer.deferrals = [_deferral(put_off, record, catalogue) for put_off in choice.deferrals]
+    answer.candidates = CandidateCount(all=catalogue.size, eligible=len(unpack_floats(choice.pmf)))
+    answer.score = _chosen_score(record, catalogue)
+    answer.stage, answer.markers, answer.harm_sources = seen.stage, seen.markers, seen.harm_sources
+    answer.features = _features(record)
 
 
 def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
-    """What a rule reached: how many actions, and every offer, channel and slot among them."""
+    """What a rule reached, as fields of a struct: how many actions; all offers, channels and slots among them."""
     if record.versions.catalogue != catalogue.hash:
         return {}
     return extent(unpack_places(blocked, catalogue.size), catalogue)
 
 
-def _deferral(one: DeferredContact, record: Record, catalogue: Catalogue) -> dict[str, Any]:
+def _deferral(put_off: DeferredContact, record: Record, catalogue: Catalogue) -> Deferral:
     """What a rule put off, and to when."""
-    return {"rule": one.rule, "allowed_from": when(one.allowed_from_us)} | _extent(one.candidates, record, catalogue)
+    reached = _extent(put_off.candidates, record, catalogue)
+    return Deferral(rule=put_off.rule, allowed_from=when(put_off.allowed_from_us), **reached)
 
 
 def _chosen_score(record: Record, catalogue: Catalogue) -> float | None:
@@ -163,29 +207,24 @@ def _mask(record: Record, catalogue: Catalogue) -> NDArray[np.bool_]:
     return unpack_places(record.choice.mask, size)
 
 
-def _eligible(record: Record, catalogue: Catalogue) -> list[dict[str, Any]]:
+def _eligible(record: Record, catalogue: Catalogue) -> list[EligibleAction]:
     """Every eligible action with score and probability, in the order of the catalogue's places."""
     numbers = zip(unpack_floats(record.choice.scores).tolist(), unpack_floats(record.choice.pmf).tolist(), strict=True)
     named = record.versions.catalogue == catalogue.hash
     return [
-        {
-            "place": int(place),
-            **(action_names(int(place), catalogue) if named else {}),
-            "score": score,
-            "probability": p,
-        }
+        EligibleAction(
+            place=int(place), **(action_names(int(place), catalogue) if named else {}), score=score, probability=p
+        )
         for place, (score, p) in zip(np.flatnonzero(_mask(record, catalogue)), numbers, strict=False)
     ]
 
 
-def _features(record: Record) -> dict[str, Any]:
+def _features(record: Record) -> RecordedFeatures:
     """Features as the decision saw them: brought forward to its moment, None where nothing ever happened."""
-    stored = unpack_floats(record.seen.features)
-    if record.versions.schema != schema_hash():
-        return {"age_seconds": record.seen.age_seconds, "as_of": when(record.seen.as_of_us), "values": None}
-    values = dict(zip((reading.name for reading in VECTOR), forward(stored, record.at_us).tolist(), strict=True))
-    return {
-        "age_seconds": record.seen.age_seconds,
-        "as_of": when(record.seen.as_of_us),
-        "values": {name: None if np.isnan(value) else value for name, value in values.items()},
-    }
+    values: dict[str, float | None] | None = None
+    if record.versions.schema == schema_hash():
+        numbers = forward(unpack_floats(record.seen.features), record.at_us).tolist()
+        values = {
+            reading.name: None if np.isnan(value) else value for reading, value in zip(VECTOR, numbers, strict=True)
+        }
+    return RecordedFeatures(age_seconds=record.seen.age_seconds, as_of=when(record.seen.as_of_us), values=values)

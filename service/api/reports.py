@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import FastAPI, Path, Response
 
 from features.store.keys import REPORTS, report_key
-from service.api.routing import Dependencies, Deps, Problem, Route, summary
+from service.api.routing import Dependencies, Deps, Operation, add_route
 from service.errors import UnknownReportError
-from service.reports import Summary
+from service.reports import PublishedReport, Summary
 
 _TYPES: Final = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8", "json": "application/json"}
 _SEALED: Final = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -80,25 +80,12 @@ def _item(name: str, one: Summary) -> str:
 
 def add(app: FastAPI) -> None:
     """Add the routes of the reports to an application."""
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 404, 422, 503)
-    }
-    routes = (
-        ("/reports", get_reports, "html"),
+    tag, one, unknown = "Report", "/reports/{name}", (UnknownReportError,)
+    for operation in (
+        Operation("/reports", get_reports, tag, "text/html", ()),
         # Before the page, whose name would swallow the ending.
-        ("/reports/{name}.csv", get_report_csv, "csv"),
-        ("/reports/{name}.json", get_report_json, "json"),
-        ("/reports/{name}", get_report, "html"),
-    )
-    for path, endpoint, kind in routes:
-        content: dict[str, Any] = {_TYPES[kind].partition(";")[0]: {}}
-        app.router.add_api_route(
-            path,
-            endpoint,
-            methods=["GET"],
-            response_class=Response,
-            responses=problems | {200: {"content": content, "description": "The report"}},
-            route_class_override=Route,
-            summary=summary(endpoint),
-            tags=["Report"],
-        )
+        Operation(f"{one}.csv", get_report_csv, tag, "text/csv", unknown),
+        Operation(f"{one}.json", get_report_json, tag, PublishedReport, unknown),
+        Operation(one, get_report, tag, "text/html", unknown),
+    ):
+        add_route(app, operation)

@@ -1,4 +1,4 @@
-"""Routing: keys, request bodies, answers and RFC 9457 problems, for every route alike."""
+"""Routing: keys, request bodies, answers and refusals, for every route alike."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
 import orjson
 import structlog
-from fastapi import Depends, FastAPI, Path, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from msgspec import Struct, to_builtins
 from prometheus_client import Histogram
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from features.errors import CroupierError
-from features.events import AnyEvent
 from features.store.errors import StoreError
-from features.words import sentence
 from models.churn.scorer import Scorer
+from service.api import contract
+from service.api.problems import EVERYWHERE, REFUSALS, Refusals, invalid, refuse
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.contacts.ledger import RedisLedger
 from service.decisions.serving import Serving
-from service.errors import (
-    FaultError,
-    InvalidBodyError,
-    InvalidJsonError,
-    RequestRefused,
-    TooLargeError,
-    UnauthorisedError,
-    UnknownTypeError,
-)
+from service.errors import FaultError, TooLargeError, UnauthorisedError
 
 BODY_BYTES: Final = 256 * 1024
 RESTRICTING_SECONDS: Final = 5.0
@@ -92,53 +84,9 @@ class Dependencies:
         return replace(self, ledger=self.ledger.by(until), until=until)
 
 
-class Answer(BaseModel):
-    """What an answer holds at least; more may be added to it."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem; `code` is for machines, `pointer` names the place in the body."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    code: str
-    detail: str
-    pointer: str | None = None
-
-
-_TITLES: Final = {
-    400: "Bad request",
-    401: "Unauthorised",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Conflict",
-    413: "Too large",
-    422: "Not valid",
-    500: "Fault",
-    503: "Unavailable",
-}
-REFUSALS: Final = (RequestRefused, StoreError)
-"""Errors that a caller is told of; any other is a fault of ours."""
-
-
-def respond(body: object, status: int = 200) -> Response:
+def respond(body: Struct) -> Response:
     """Answer with JSON."""
-    return Response(orjson.dumps(body), status, media_type="application/json")
-
-
-def refuse(error: CroupierError) -> Response:
-    """Answer with a problem."""
-    headers = {"retry-after": "1"} if error.status == 503 else None
-    return Response(orjson.dumps(problem(error)), error.status, headers, "application/problem+json")
-
-
-def problem(error: CroupierError) -> dict[str, Any]:
-    """The problem of an error."""
-    told = {"type": "about:blank", "title": _TITLES[error.status], "status": error.status, "code": error.code}
-    return told | error.members()
+    return Response(orjson.dumps(to_builtins(body)), media_type="application/json")
 
 
 def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[Any, Doubts]:
@@ -148,28 +96,7 @@ def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[
         raise invalid(error) from error
 
 
-def invalid(error: ValidationError) -> RequestRefused:
-    """A body that is not valid, by its first wrong place."""
-    first = error.errors(include_url=False)[0]
-    if first["type"] == "json_invalid":
-        return InvalidJsonError(first["msg"])
-    # pydantic puts the event type into the path of a union; the body has no such level.
-    path = [part for part in first["loc"] if part not in _EVENT_TYPES]
-    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        return UnknownTypeError(sentence(first), f"{pointer}/type")
-    return InvalidBodyError(sentence(first), pointer)
-
-
-def _event_types() -> frozenset[str]:
-    schema = TypeAdapter(AnyEvent).json_schema()
-    return frozenset(schema["discriminator"]["mapping"])
-
-
-_EVENT_TYPES: Final = _event_types()
-
-
-async def retriable(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work returns
+async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
     """Do what may be asked again under the same id, and say so where the store fails."""
     try:
         return await work
@@ -237,30 +164,41 @@ def dependencies_of(request: Request) -> Dependencies:
 
 
 Deps = Annotated[Dependencies, Depends(dependencies_of)]
-DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$")]
 
 
-_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 422, 503)
-}
+class Operation(NamedTuple):
+    """An operation of the API as its page tells it.
+
+    Attributes:
+        path: With `{name}` for each parameter.
+        endpoint: What answers; the first line of its docstring is the summary, the rest the description.
+        tag: Under which heading it stands.
+        answer: The struct of its answer, or the media type of what is no JSON.
+        refusals: Errors that it may answer with.
+        method: GET or POST.
+    """
+
+    path: str
+    endpoint: Callable[..., Any]
+    tag: str
+    answer: type[Struct] | str
+    refusals: Refusals
+    method: str = "GET"
 
 
-def add_route(
-    app: FastAPI, path: str, endpoint: Callable[..., Any], method: str, model: type[BaseModel], tag: str
-) -> None:
-    """Add a route that answers JSON of a model."""
+def add_route(app: FastAPI, operation: Operation, kind: type[APIRoute] = Route) -> None:
+    """Add a route; those of kind `Route` ask for a key where the house has any."""
+    told, _, more = (inspect.getdoc(operation.endpoint) or "").partition("\n")
+    keyed = kind is Route
     app.router.add_api_route(
-        path,
-        endpoint,
-        methods=[method],
-        response_model=model,
-        responses=_PROBLEMS,
-        route_class_override=Route,
-        summary=summary(endpoint),
-        tags=[tag],
+        operation.path,
+        operation.endpoint,
+        methods=[operation.method],
+        response_class=Response,
+        responses=contract.responses(operation.answer, operation.refusals + (EVERYWHERE if keyed else ())),
+        route_class_override=kind,
+        summary=told.rstrip("."),
+        description=more.strip(),
+        tags=[operation.tag],
+        openapi_extra={"security": contract.SECURITY} if keyed else None,
     )
-
-
-def summary(endpoint: Callable[..., Any]) -> str:
-    """The first line of an endpoint's docstring, as the page shows it."""
-    return (endpoint.__doc__ or "").split("\n")[0].rstrip(".")

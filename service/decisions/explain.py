@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from features.aggregates import forward
@@ -36,19 +38,87 @@ class Evidence:
     churn: Scorer | None
 
 
-def why(record: Record, evidence: Evidence | None) -> dict[str, Any]:
+class ScoreParts(msgspec.Struct, frozen=True, kw_only=True):
+    """Parts of a score: net = lever x (worth - worth left alone) - cost - (penalty - penalty left alone)."""
+
+    conversion_probability: float
+    worth_minor: float
+    worth_left_alone_minor: float
+    lever: float
+    cost_minor: float
+    penalty_minor: float
+    penalty_left_alone_minor: float
+    net_minor: float
+
+
+class ScoredAction(msgspec.Struct, frozen=True, kw_only=True):
+    """An action with its score and probability: `action` for leaving the player alone, else offer, channel, slot."""
+
+    action: str | UnsetType = UNSET
+    offer: str | UnsetType = UNSET
+    channel: str | UnsetType = UNSET
+    timing_slot: str | UnsetType = UNSET
+    score: float
+    probability: float
+    parts: Annotated[ScoreParts | UnsetType, Meta(description="For policies that were learnt.")] = UNSET
+
+
+class Leaning(msgspec.Struct, frozen=True, kw_only=True):
+    """A reading of the player that speaks for or against the action, in log odds of a conversion."""
+
+    reading: str
+    log_odds: float
+
+
+class ActionReasons(msgspec.Struct, frozen=True, kw_only=True):
+    """The chosen action beside the best other one."""
+
+    policy: str
+    role: str
+    chosen: ScoredAction
+    next_best: ScoredAction | None
+    explored: Annotated[bool, Meta(description="Whether another action had a higher score.")]
+    leanings: list[Leaning]
+
+
+class ChurnReason(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature that moved the churn score, in log odds; `value` is null where it never happened."""
+
+    feature: str
+    log_odds: float
+    value: float | None
+
+
+class ChurnReasons(msgspec.Struct, frozen=True, kw_only=True):
+    """The churn score with the features that moved it most (LightGBM's own contributions)."""
+
+    score: float
+    model_version: str | None
+    base_log_odds: Annotated[float | UnsetType, Meta(description="Where the model is kept.")] = UNSET
+    reasons: list[ChurnReason]
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """Reasons of a decision, numbers as the decision saw them; money in minor units."""
+
+    action: Annotated[ActionReasons | None, Meta(description="Null where its catalogue is not kept any more.")]
+    churn: ChurnReasons | None
+    missing: Annotated[str | UnsetType, Meta(description="Why there are no reasons.")] = UNSET
+
+
+def why(record: Record, evidence: Evidence | None) -> Why:
     """The reasons of a decision, numbers as the decision saw them; money in minor units.
 
     What is not kept any more, or was made by another build, is told by `missing` and never guessed.
     """
     if evidence is None or record.versions.schema != schema_hash():
         why_not = "its models could not be read" if evidence is None else "it was made with features of another build"
-        return {"action": None, "churn": None, "missing": why_not}
+        return Why(action=None, churn=None, missing=why_not)
     vector = forward(unpack_floats(record.seen.features), record.at_us)
-    return {"action": _action(record, evidence, vector), "churn": _churn(record, evidence, vector)}
+    return Why(action=_action(record, evidence, vector), churn=_churn(record, evidence, vector))
 
 
-def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any] | None:
+def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> ActionReasons | None:
     """The chosen action beside the best other one; None where the catalogue of the record is not kept."""
     choice, catalogue = record.choice, evidence.catalogue
     if catalogue.hash != record.versions.catalogue:
@@ -60,68 +130,65 @@ def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> 
     others = np.flatnonzero(places != choice.place)
     best = int(others[np.argmax(scores[others])]) if len(others) else None
 
-    def told(at: int) -> dict[str, Any]:
+    def scored_action(at: int) -> ScoredAction:
         place = int(places[at])
-        parts = {} if scored is None else {"parts": _parts(scored, place, catalogue)}
-        return {**action_names(place, catalogue), "score": float(scores[at]), "probability": float(pmf[at]), **parts}
+        parts = UNSET if scored is None else _parts(scored, place, catalogue)
+        names = action_names(place, catalogue)
+        return ScoredAction(**names, score=float(scores[at]), probability=float(pmf[at]), parts=parts)
 
     chosen = int(np.searchsorted(places, choice.place))
-    return {
-        "policy": choice.policy_version,
-        "role": choice.role,
-        "chosen": told(chosen),
-        "next_best": None if best is None else told(best),
-        "explored": bool(scores[chosen] < scores.max()),
-        "leanings": [] if evidence.policy is None else _leanings(evidence.policy, seen, choice.place, catalogue),
-    }
+    return ActionReasons(
+        policy=choice.policy_version,
+        role=choice.role,
+        chosen=scored_action(chosen),
+        next_best=None if best is None else scored_action(best),
+        explored=bool(scores[chosen] < scores.max()),
+        leanings=[] if evidence.policy is None else _leanings(evidence.policy, seen, choice.place, catalogue),
+    )
 
 
-def _parts(scored: ScoreTerms, place: int, catalogue: Catalogue) -> dict[str, float]:
-    """What a score is made of: net = lever x (worth - worth left alone) - cost - (penalty - penalty left alone)."""
-    lever = 1.0 if place == NO_CONTACT else catalogue.action(place).offer.lever
-    return {
-        "conversion_probability": float(scored.conversion[place]),
-        "worth_minor": float(scored.worth[place]),
-        "worth_left_alone_minor": float(scored.worth[NO_CONTACT]),
-        "lever": lever,
-        "cost_minor": float(scored.cost[place]),
-        "penalty_minor": float(scored.penalty[place]),
-        "penalty_left_alone_minor": float(scored.penalty[NO_CONTACT]),
-        "net_minor": float(scored.net[place]),
-    }
+def _parts(scored: ScoreTerms, place: int, catalogue: Catalogue) -> ScoreParts:
+    return ScoreParts(
+        conversion_probability=float(scored.conversion[place]),
+        worth_minor=float(scored.worth[place]),
+        worth_left_alone_minor=float(scored.worth[NO_CONTACT]),
+        lever=1.0 if place == NO_CONTACT else catalogue.action(place).offer.lever,
+        cost_minor=float(scored.cost[place]),
+        penalty_minor=float(scored.penalty[place]),
+        penalty_left_alone_minor=float(scored.penalty[NO_CONTACT]),
+        net_minor=float(scored.net[place]),
+    )
 
 
-def _leanings(
-    policy: LearnedPolicy, seen: NDArray[np.float64], place: int, catalogue: Catalogue
-) -> list[dict[str, str | float | None]]:
-    """Readings of the player that speak most for or against the action, in log odds of a conversion."""
-    return _largest(policy.contributions(seen, place, catalogue), "reading")
+def _leanings(policy: LearnedPolicy, seen: NDArray[np.float64], place: int, catalogue: Catalogue) -> list[Leaning]:
+    """Readings of the player that speak most for or against the action."""
+    largest = _largest(policy.contributions(seen, place, catalogue))
+    return [Leaning(reading=name, log_odds=log_odds) for name, log_odds in largest.items()]
 
 
-def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> dict[str, Any] | None:
-    """The churn score with the features that moved it most, in log odds (LightGBM's own contributions)."""
-    if record.seen.churn_score is None:
+def _churn(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> ChurnReasons | None:
+    score, version = record.seen.churn_score, record.versions.churn
+    if score is None:
         return None
-    told: dict[str, Any] = {"score": record.seen.churn_score, "model_version": record.versions.churn}
     if evidence.churn is None:
-        return told | {"reasons": []}
+        return ChurnReasons(score=score, model_version=version, reasons=[])
     contributions = evidence.churn.contributions(vector)
     base = contributions.pop("")
     values = dict(zip((reading.name for reading in VECTOR), vector.tolist(), strict=True))
-    reasons = _largest(contributions, "feature")
-    for one in reasons:
-        value = values[str(one["feature"])]
-        one["value"] = None if value != value else value  # noqa: PLR0124 - NaN: it never happened
-    return told | {"base_log_odds": base, "reasons": reasons}
+    reasons = [
+        ChurnReason(feature=name, log_odds=log_odds, value=None if np.isnan(values[name]) else values[name])
+        for name, log_odds in _largest(contributions).items()
+    ]
+    return ChurnReasons(score=score, model_version=version, base_log_odds=base, reasons=reasons)
 
 
-def _largest(found: Mapping[str, float], kind: str) -> list[dict[str, str | float | None]]:
-    ranked = sorted(found, key=lambda name: -abs(found[name]))[:SHOWN]
-    return [{kind: name, "log_odds": found[name]} for name in ranked if found[name]]
+def _largest(contributions: Mapping[str, float]) -> dict[str, float]:
+    ranked = sorted(contributions, key=lambda name: -abs(contributions[name]))[:SHOWN]
+    return {name: contributions[name] for name in ranked if contributions[name]}
 
 
 def extent(blocked: NDArray[np.bool_], catalogue: Catalogue) -> dict[str, Any]:
-    """What a reason denies, over all places: how many actions, and every offer, channel and slot among them."""
+    """What a reason denies, over all places, as fields of a struct: how many actions; all offers, channels, slots."""
     cube = blocked[1:].reshape(catalogue.shape)
     return {
         "actions": int(cube.sum()),
@@ -131,8 +198,8 @@ def extent(blocked: NDArray[np.bool_], catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def action_names(place: int, catalogue: Catalogue) -> dict[str, str]:
-    """An action by its names."""
+def action_names(place: int, catalogue: Catalogue) -> dict[str, Any]:
+    """An action by its names, as fields of a struct: `action`, or `offer`, `channel` and `timing_slot`."""
     if place == NO_CONTACT:
         return {"action": "NO_CONTACT"}
     offer, channel, slot = catalogue.action(place)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 
 from features import zones
 from features.moments import moment
@@ -20,6 +22,7 @@ from service.decisions.eligibility import Asked
 from service.decisions.explain import extent
 from service.decisions.serving import Serving, player_keys
 from service.players import harm
+from service.players.harm import TriggeredMarker
 
 
 class ExplainedPlayer(NamedTuple):
@@ -38,6 +41,75 @@ class ExplainedPlayer(NamedTuple):
     assessment: Assessment
 
 
+class ExperimentMembership(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment that the player is in."""
+
+    key: str
+    version: str
+    phase: int
+    variant: str
+    bucket: float
+
+
+class AllowedContact(msgspec.Struct, frozen=True, kw_only=True):
+    """A contact that nothing denies, with the player's local time from which it may be sent."""
+
+    offer: str
+    channel: str
+    timing_slot: str
+    send_at: str
+
+
+class DeniedContacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one reason denies: how many actions, and every offer, channel and slot among them."""
+
+    rule: str
+    reason: str
+    source: str
+    confidence: str | None
+    actions: int
+    offers: list[str]
+    channels: list[str]
+    timing_slots: list[str]
+
+
+class PutOff(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule puts off, and to when."""
+
+    rule: str
+    timing_slot: str
+    allowed_from: str
+
+
+class InputRead(msgspec.Struct, frozen=True, kw_only=True):
+    """An input of rules: its value, its age, and why it cannot be relied on."""
+
+    value: Any
+    age_seconds: float | UnsetType = UNSET
+    trouble: Annotated[str | UnsetType, Meta(description="`unknown`, `stale` or `future`: it denies.")] = UNSET
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """An assessment for people: what it was made by, what may be sent from when, what not and why."""
+
+    at: str
+    brand: str
+    places: list[str]
+    rulebook: str
+    catalogue: str
+    packs: list[str]
+    harm: str
+    harm_sources: dict[str, str]
+    harm_markers: list[TriggeredMarker]
+    variant: str | None
+    experiments: list[ExperimentMembership]
+    stage: str
+    allowed: list[AllowedContact]
+    denied: list[DeniedContacts]
+    put_off: list[PutOff]
+    inputs: dict[str, InputRead]
+
+
 async def read_player(player_id: str, brand: str, serving: Serving, ledger: RedisLedger) -> ExplainedPlayer:
     """Read and assess a player by any of their ids; raises StoreError if the store does not answer."""
     asked = serving.house.player_key(player_id)
@@ -53,33 +125,37 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
     return ExplainedPlayer(own, keys, snapshot, assess(snapshot, Asked(brand), assignment, now_us, serving))
 
 
-def explained(assessed: Assessment, serving: Serving) -> dict[str, Any]:
-    """An assessment as JSON: what it was made by, what may be sent from when, what not and why."""
-    needs = serving.law.needs(assessed.inputs.places)
-    return {
-        "at": moment(assessed.at_us).isoformat(),
-        "brand": assessed.standing.asked.brand,
-        "places": sorted(assessed.inputs.named or ()),
-        "rulebook": serving.book.hash,
-        "catalogue": serving.layout.catalogue.hash,
-        "packs": list(serving.law.packs(assessed.inputs.places)),
-        "harm": assessed.harm.level,
-        "harm_sources": assessed.harm.sources,
-        "harm_markers": harm.explained(assessed.harm, assessed.inputs.places, serving.book.harm),
-        "variant": next((member.variant for member in assessed.assignment.memberships), None),
-        "experiments": [member._asdict() for member in assessed.assignment.memberships],
-        "stage": assessed.stage,
-        "allowed": list(_allowed(assessed)),
-        "denied": [_denied(name, bits, serving) for name, bits in assessed.excluded.items()],
-        "put_off": [
-            {"rule": one.rule, "timing_slot": one.timing_slot, "allowed_from": moment(one.allowed_from_us).isoformat()}
+def explained(assessed: Assessment, serving: Serving) -> Explanation:
+    """Explain an assessment."""
+    return Explanation(
+        at=moment(assessed.at_us).isoformat(),
+        brand=assessed.standing.asked.brand,
+        places=sorted(assessed.inputs.named or ()),
+        rulebook=serving.book.hash,
+        catalogue=serving.layout.catalogue.hash,
+        packs=list(serving.law.packs(assessed.inputs.places)),
+        harm=assessed.harm.level,
+        harm_sources=assessed.harm.sources,
+        harm_markers=harm.explained(assessed.harm, assessed.inputs.places, serving.book.harm),
+        variant=next((member.variant for member in assessed.assignment.memberships), None),
+        experiments=[ExperimentMembership(**member._asdict()) for member in assessed.assignment.memberships],
+        stage=assessed.stage,
+        allowed=list(_allowed(assessed)),
+        denied=[_denied(name, bits, serving) for name, bits in assessed.excluded.items()],
+        put_off=[
+            PutOff(rule=one.rule, timing_slot=one.timing_slot, allowed_from=moment(one.allowed_from_us).isoformat())
             for one in assessed.verdict.deferrals
         ],
-        "inputs": assessed.inputs.audit(needs),
-    }
+        inputs=read_inputs(assessed.inputs.audit(serving.law.needs(assessed.inputs.places))),
+    )
 
 
-def _allowed(assessed: Assessment) -> Iterator[dict[str, str]]:
+def read_inputs(audited: Mapping[str, Mapping[str, Any]]) -> dict[str, InputRead]:
+    """Inputs as rules read them, or as a record's sealed part holds them."""
+    return {name: InputRead(**one) for name, one in audited.items()}
+
+
+def _allowed(assessed: Assessment) -> Iterator[AllowedContact]:
     """Promotional candidates that nothing denies, with the local time from which each may be sent."""
     space, zone = assessed.space, zones.zone(assessed.facts.time_zone or "UTC")
     left = assessed.eligible & space.promotional
@@ -87,16 +163,15 @@ def _allowed(assessed: Assessment) -> Iterator[dict[str, str]]:
         for place in np.flatnonzero(space.array(left & bits)):
             offer, channel, slot = space.catalogue.action(int(place))
             local = moment(at_us).astimezone(zone).isoformat(timespec="minutes")
-            yield {"offer": offer.id, "channel": channel, "timing_slot": slot, "send_at": local}
+            yield AllowedContact(offer=offer.id, channel=channel, timing_slot=slot, send_at=local)
 
 
-def _denied(name: str, bits: Candidates, serving: Serving) -> dict[str, Any]:
-    """What one reason denies, by the offers, channels and slots in which it denies anything."""
+def _denied(name: str, bits: Candidates, serving: Serving) -> DeniedContacts:
     why = reasons.reason(name, serving.reasons)
-    return {
-        "rule": name,
-        "reason": why.reason,
-        "source": why.source,
-        "confidence": why.confidence,
+    return DeniedContacts(
+        rule=name,
+        reason=why.reason,
+        source=why.source,
+        confidence=why.confidence,
         **extent(serving.layout.array(bits), serving.layout.catalogue),
-    }
+    )

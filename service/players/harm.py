@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -110,6 +111,16 @@ class Harm(NamedTuple):
     level: HarmLevel
     markers: dict[str, float]
     sources: dict[str, str]
+
+
+class TriggeredMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """A marker of harm at or above its threshold, with its definition."""
+
+    marker: str
+    id: str
+    value: float
+    threshold: float
+    what: str
 
 
 class AgeAndPlaces(NamedTuple):
@@ -277,10 +288,10 @@ def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage
     return "lapsing" if idle >= bounds.lapsing_days else "active"
 
 
-def explained(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[dict[str, Any]]:
-    """Triggered markers for explanations: id, value, threshold and definition."""
+def explained(harm: Harm, places: frozenset[str], settings: HarmSettings) -> list[TriggeredMarker]:
+    """Triggered markers for explanations."""
     heard = {name: settings.markers[name] for name in triggered(harm.markers, places, settings)}
     return [
-        {"marker": name, "id": one.id, "value": harm.markers[name], "threshold": one.threshold, "what": one.definition}
+        TriggeredMarker(marker=name, id=one.id, value=harm.markers[name], threshold=one.threshold, what=one.definition)
         for name, one in heard.items()
     ]

@@ -9,8 +9,8 @@ from support.fault_house import World, calling
 from support.faulty_store import Between, Fault
 
 from features.store.bundles import READY, serving_hashes
+from service.api.decisions import DECISIONS
 from service.api.readiness import TIMES
-from service.api.routes import DECISIONS
 
 LATE = 0.3
 """Longer than a decision may take, so a store this slow serves nobody."""

@@ -167,13 +167,13 @@ def test_what_a_decision_finds_is_what_explanations_tell_and_what_its_record_giv
 
         assessed = assess(snapshot, request.asked, assignment(record), record.at_us, serving)
         told = explained(assessed, serving)
-        assert {one["rule"] for one in told["denied"]} == record.choice.excluded.keys()
-        named = {(one["offer"], one["channel"], one["timing_slot"]) for one in told["allowed"]}
+        assert {one.rule for one in told.denied} == record.choice.excluded.keys()
+        named = {(one.offer, one.channel, one.timing_slot) for one in told.allowed}
         assert named == {(offer.id, channel, slot) for offer, channel, slot in map(catalogue.action, eligible)}
         put_off = [
             (one.rule, one.timing_slot, moment(one.allowed_from_us).isoformat()) for one in record.choice.deferrals
         ]
-        assert [(one["rule"], one["timing_slot"], one["allowed_from"]) for one in told["put_off"]] == put_off
+        assert [(one.rule, one.timing_slot, one.allowed_from) for one in told.put_off] == put_off
 
         personal = sealing.unseal(snapshot.seal, record.sealed, record.decision_id)
         assert personal is not None

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import to_builtins
 from support.architecture import ROOT
 
 from features.errors import CroupierError
 from features.store.lane import SilentError
-from service.api.routing import REFUSALS, problem
+from service.api.problems import REFUSALS, problem
 from service.contacts.snapshot import Linked
 from service.errors import InvalidBodyError, NoContactError, Revoked, TooEarlyError
 
@@ -127,11 +129,15 @@ def test_a_caller_is_told_of_what_has_a_status_of_its_own(tree: set[type[Croupie
 def test_a_problem_holds_what_its_class_knows() -> None:
     head = {"type": "about:blank", "title": "Conflict", "status": 409}
     detail = "the decision was to leave the player alone"
-    assert problem(NoContactError()) == head | {"code": "no_contact", "detail": detail}
-    assert problem(NoContactError(pointer="/decision_id"))["pointer"] == "/decision_id"
-    assert problem(InvalidBodyError("no", ""))["pointer"] == "", "the whole body"
-    assert problem(Revoked("no", ("GB1",))) == head | {"code": "revoked", "detail": "no", "rules": ["GB1"]}
-    assert problem(TooEarlyError("wait")) == head | {"code": "too_early", "detail": "wait", "rules": []}
+
+    def told(error: CroupierError) -> dict[str, Any]:
+        return dict(to_builtins(problem(error)))
+
+    assert told(NoContactError()) == head | {"code": "no_contact", "detail": detail}
+    assert told(NoContactError(pointer="/decision_id"))["pointer"] == "/decision_id"
+    assert told(InvalidBodyError("no", ""))["pointer"] == "", "the whole body"
+    assert told(Revoked("no", ("GB1",))) == head | {"code": "revoked", "detail": "no", "rules": ["GB1"]}
+    assert told(TooEarlyError("wait")) == head | {"code": "too_early", "detail": "wait", "rules": []}
 
 
 def test_a_command_ends_with_the_sentence_and_the_exit_code_of_the_class(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from service.players.harm import (
     Harm,
     HarmSettings,
     StageDays,
+    TriggeredMarker,
     assess,
     explained,
     markers,
@@ -325,14 +326,9 @@ def test_more_places_never_lower_the_level(
 
 def test_what_speaks_is_told_with_its_number_value_and_threshold() -> None:
     found = level(shown({"night_share"}))
+    what = SETTINGS.markers["night_share"].definition
     assert explained(found, GROWN.places, SETTINGS) == [
-        {
-            "marker": "night_share",
-            "id": "M12",
-            "value": 0.3,
-            "threshold": 0.3,
-            "what": SETTINGS.markers["night_share"].definition,
-        }
+        TriggeredMarker(marker="night_share", id="M12", value=0.3, threshold=0.3, what=what)
     ]
 
 

@@ -1,0 +1,202 @@
+"""The contract of the API: its OpenAPI page, from the structs of answers, the tree of errors and recorded examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from msgspec import UNSET, Struct, UnsetType
+
+from features.errors import CroupierError
+from service.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, TITLES, Refusals
+from service.api.schemas import ANSWERS, Problem
+from service.errors import NoSuchMethodError, NoSuchRouteError
+
+ABOUT: Final = """Croupier deals the next best action to each player, under the rules of the house.
+
+1. **Know.** Tell what players do as *events*. Facts such as a self-exclusion hold the moment they are acknowledged.
+2. **Decide.** Ask for a *decision*, and *confirm* its contact just before you send it.
+3. **Learn.** Tell the *outcomes* of contacts.
+
+Every write is idempotent under your own `event_id`, `request_id` or `outcome_id`: after a time-out or a 503, send the
+same again. What is refused is answered with a problem (RFC 9457), whose `code` is for machines. Moments are ISO 8601,
+money is in minor units. Under `/v1` fields and codes are added, never changed or removed: pass over those that you do
+not know."""
+TAGS: Final = [
+    {"name": "Know", "description": "What players do, and what is known of them."},
+    {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
+    {"name": "Learn", "description": "What became of a contact."},
+    {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
+    {"name": "Operate", "description": "Whether a process is alive and serves. These ask for no key."},
+]
+SECURITY: Final[list[dict[str, list[str]]]] = [{"key": []}, {}]
+"""A key of the house, or none where the house has no keys."""
+_SCHEMES: Final = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "One of the house; a house without keys asks for none.",
+    }
+}
+_RETRY_AFTER: Final = {
+    "retry-after": {
+        "description": "Seconds to wait.",
+        "schema": {"type": "integer", "minimum": 0, "examples": [RETRY_AFTER_SECONDS]},
+    }
+}
+_JSON: Final = "application/json"
+_REFERENCE: Final = "#/components/schemas/{name}"
+_OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
+"""Schemas of refusals that FastAPI documents for its own routes; ours refuse with problems."""
+
+
+class Example(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An exchange with the API as it was recorded: what is sent to an operation, and what was answered.
+
+    Attributes:
+        operation: Method and path, as `POST /v1/decisions`.
+        name: Of the example, unique in its operation.
+        summary: What it shows, for people.
+        path: Parameters of the path.
+        body: Of the request.
+        status: Of the answer.
+        answer: Its body; unset for one that is no JSON.
+    """
+
+    operation: str
+    name: str
+    summary: str
+    path: dict[str, str] = {}
+    body: Any | UnsetType = UNSET
+    status: int = 200
+    answer: Any | UnsetType = UNSET
+
+
+@cache
+def examples() -> tuple[Example, ...]:
+    """The recorded examples, in the order in which they were sent."""
+    text = (files("service.api") / "examples.json").read_bytes()
+    return msgspec.json.decode(text, type=tuple[Example, ...])
+
+
+def responses(answer: type[Struct] | str, refusals: Refusals) -> dict[int | str, dict[str, Any]]:
+    """Responses of an operation: its answer, as a struct or by media type, and the problems of its errors."""
+    if isinstance(answer, str):
+        shown: dict[str, Any] = {"description": "As text", "content": {answer: {"schema": {"type": "string"}}}}
+    else:
+        schema = {"$ref": _REFERENCE.format(name=answer.__name__)}
+        shown = {"description": _first_line(answer), "content": {_JSON: {"schema": schema}}}
+    statuses = sorted({error.status for error in refusals})
+    return {200: shown, **{status: _refused(status, refusals) for status in statuses}}
+
+
+def _refused(status: int, refusals: Refusals) -> dict[str, Any]:
+    """A response with the problems of one status: every code, with what it means."""
+    errors = [error for error in refusals if error.status == status]
+    codes = {error.code: f"- `{error.code}`: {_meaning(error)}" for error in errors}
+    schema = {
+        "allOf": [
+            {"$ref": _REFERENCE.format(name=Problem.__name__)},
+            {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}},
+        ]
+    }
+    shown: dict[str, Any] = {
+        "description": "\n".join((f"{TITLES[status]}\n", *codes.values())),
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }
+    return shown | ({"headers": _RETRY_AFTER} if status == 503 else {})
+
+
+def _meaning(error: type[CroupierError]) -> str:
+    return _first_line(error).rstrip(".")
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").partition("\n")[0]
+
+
+def describe(app: FastAPI) -> None:
+    """Let an application, which has all its routes, describe itself by the contract."""
+    page: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not page:
+            page.update(document(app))
+        return page
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI page of an application, with the recorded examples."""
+    page = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+    )
+    schemas = page["components"]["schemas"]
+    for name in _OF_FASTAPI:
+        schemas.pop(name, None)
+    _, answered = msgspec.json.schema_components(ANSWERS, ref_template=_REFERENCE)
+    schemas |= answered
+    schemas[Problem.__name__]["properties"]["code"]["enum"] = sorted(_codes(page))
+    page["components"] |= {"schemas": dict(sorted(schemas.items())), "securitySchemes": _SCHEMES}
+    _untitle(page["components"]["schemas"].values())
+    for name, operation in operations(page):
+        if _is_of_fastapi(operation["responses"].get("422", {})):
+            del operation["responses"]["422"]
+        if operation["description"] == operation["summary"] + ".":
+            del operation["description"]
+        _illustrate(operation, [example for example in examples() if example.operation == name])
+    return page
+
+
+def operations(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Operations of a page by method and path, as `POST /v1/decisions`."""
+    for path, methods in page["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def _codes(page: Mapping[str, Any]) -> set[str]:
+    """Codes of the problems of all operations, and of what is none."""
+    refused = [
+        part["enum"]
+        for _, operation in operations(page)
+        for response in operation["responses"].values()
+        for part in _properties(response.get("content", {}).get(MEDIA_TYPE, {}))
+    ]
+    return {code for codes in refused for code in codes} | {NoSuchRouteError.code, NoSuchMethodError.code}
+
+
+def _properties(media: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [media["schema"]["allOf"][1]["properties"]["code"]] if media else []
+
+
+def _is_of_fastapi(response: Mapping[str, Any]) -> bool:
+    return _JSON in response.get("content", {})
+
+
+def _untitle(schemas: Iterable[dict[str, Any]]) -> None:
+    """Drop the titles of fields, which say their names again."""
+    for schema in schemas:
+        for field in schema.get("properties", {}).values():
+            field.pop("title", None)
+
+
+def _illustrate(operation: dict[str, Any], recorded: Iterable[Example]) -> None:
+    """Put recorded examples where the page shows them."""
+    for example in recorded:
+        told = {"summary": example.summary}
+        if example.body is not UNSET:
+            asked = operation["requestBody"]["content"][_JSON]
+            asked.setdefault("examples", {})[example.name] = told | {"value": example.body}
+        if example.answer is not UNSET:
+            (media,) = operation["responses"][str(example.status)]["content"].values()
+            media.setdefault("examples", {})[example.name] = told | {"value": example.answer}
+        for parameter in operation.get("parameters", ()):
+            if parameter["name"] in example.path and example.status == 200:
+                parameter["example"] = example.path[parameter["name"]]

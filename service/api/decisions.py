@@ -1,0 +1,262 @@
+"""Decisions at the HTTP door: ask for one or many, read one with its reasons, confirm one just before sending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import structlog
+from fastapi import FastAPI, Path, Response
+from msgspec import UNSET, UnsetType
+from prometheus_client import Counter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+
+from features.moments import when
+from features.store.bundles import read_bundle, read_version
+from features.store.deployment import order
+from features.store.errors import StoreAbsentError, StoreError
+from features.store.keys import PlayerKeys
+from models.catalogue.offers import Catalogue
+from models.churn.scorer import ChurnBundle, Scorer
+from models.policy.learned import LearnedPolicy, PolicyVersion
+from models.policy.policy import Policy
+from service.api import answers
+from service.api.problems import OF_A_BODY, REFUSALS, invalid, problem
+from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
+from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
+from service.decisions.confirm import confirm
+from service.decisions.decide import Decided, decide
+from service.decisions.explain import Evidence, why
+from service.decisions.reasons import Reason, reasons
+from service.decisions.record import Record, load_record
+from service.decisions.request import DecisionRequest
+from service.errors import (
+    Contended,
+    Expired,
+    ForeignPositionError,
+    NoContactError,
+    Released,
+    RequestIdReused,
+    Revoked,
+    TooEarlyError,
+    UnknownDecisionError,
+)
+from service.players import sealing
+from service.rules.rulebook import Rulebook
+
+AFTER_SECONDS: Final = 0.05
+"""What is left of a request's time when it stops waiting for an event position."""
+_AFTER_STEP: Final = 0.005
+BATCH_SECONDS: Final = 30.0
+"""Deadline of a batch as a whole, shared by the items that name none."""
+BATCH_MOST: Final = 500
+_ABSENT: Final = "store_unavailable"
+_LOG: Final = structlog.get_logger()
+
+DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")]
+DECISIONS: Final = Counter("croupier_decisions", "Decisions answered", ["variant", "action", "recorded"])
+EXCLUSIONS: Final = Counter("croupier_exclusions", "Decisions in which a rule or cap excluded something", ["rule"])
+
+
+_ITEM: Final = {
+    "anyOf": [
+        {"$ref": "#/components/schemas/DecisionRequest"},
+        {
+            "type": "object",
+            "description": "What is not valid gets a problem in its place.",
+            "additionalProperties": True,
+        },
+    ]
+}
+
+
+class BatchRequest(BaseModel):
+    """Decisions for many players; each is checked on its own."""
+
+    model_config = ConfigDict(extra="forbid")
+    requests: list[Annotated[dict[str, Any], WithJsonSchema(_ITEM)]] = Field(max_length=BATCH_MOST)
+
+
+async def post_decision(body: DecisionRequest, deps: Deps) -> Response:
+    """Ask what to do for a player now."""
+    return respond(await _decided(body, deps.within(deps.read_seconds)))
+
+
+async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
+    """A decision as it is told, within the deadline that the request names or else by default."""
+    if body.deadline_ms is not None:
+        deps = deps.within(body.deadline_ms / 1_000)
+    reached = UNSET if body.after is None else await _wait(body.after, body, deps)
+    try:
+        done = await decide(body, deps.serving, deps.ledger)
+    except StoreAbsentError:
+        if body.request_id is not None:
+            raise  # an earlier request of this id may have been recorded
+        return _unserved(body, reached)
+    _count(done)
+    # A retry is told by what its record was made with, which may have been replaced since.
+    catalogue, known = await _catalogue(done.record, deps), await _reasons(done.record, deps)
+    answer = answers.decision(
+        done.record, body.player_id, catalogue, known, recorded=done.recorded, after_reached=reached
+    )
+    if body.explain:
+        answer.why = why(done.record, await _evidence(done.record, deps))
+    return answer
+
+
+def _unserved(body: DecisionRequest, reached: bool | UnsetType) -> DecisionAnswer:  # noqa: FBT001 - as it is told
+    DECISIONS.labels("none", "no_contact", "false").inc()
+    EXCLUSIONS.labels(_ABSENT).inc()
+    said = "the store is not there, so nothing is sent"
+    return answers.unserved(body.player_id, _ABSENT, said, after_reached=reached)
+
+
+def _count(done: Decided) -> None:
+    action = "no_contact" if done.record.action is None else "contact"
+    DECISIONS.labels(done.record.variant, action, str(done.recorded).lower()).inc()
+    for rule in done.record.choice.excluded:
+        EXCLUSIONS.labels(rule).inc()
+
+
+async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
+    """Wait, bounded, until the features of the player's partition include a position; whether they do."""
+    asked = deps.serving.house.player_key(body.player_id)
+    ledger = deps.ledger.by(deps.until - AFTER_SECONDS)
+    try:
+        keys = PlayerKeys(await ledger.identities.owner(asked))
+    except StoreError:
+        return False  # the decision meets the same store and answers for it
+    if int(after[1:4]) != keys.partition:
+        raise ForeignPositionError
+    wanted = order(after[5:])
+    try:
+        while order(await ledger.progress(keys.partition)) < wanted:  # noqa: ASYNC110 - what is waited for is in the store
+            await asyncio.sleep(_AFTER_STEP)
+    except StoreError:
+        return False
+    return True
+
+
+async def post_batch(body: BatchRequest, deps: Deps) -> Response:
+    """Ask for many players at once; one bad item never spoils the rest."""
+    deps = deps.within(BATCH_SECONDS)
+    return respond(BatchAnswer(answers=await asyncio.gather(*(_item(item, deps) for item in body.requests))))
+
+
+_REQUEST: Final = TypeAdapter(DecisionRequest)
+
+
+async def _item(item: dict[str, Any], deps: Dependencies) -> DecisionAnswer | Problem:
+    try:
+        return await retriable(_decided(_REQUEST.validate_python(item, context=deps.serving.door), deps))
+    except ValidationError as error:
+        return problem(invalid(error))
+    except REFUSALS as refusal:
+        return problem(refusal)
+
+
+async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
+    """The whole record of a decision, with its reasons."""
+    held = await deps.ledger.record(decision_id) if _is_decision_id(decision_id) else None
+    if held is None:
+        raise UnknownDecisionError
+    record = load_record(held)
+    personal = sealing.unseal(await deps.ledger.seal_of(PlayerKeys(record.player)), record.sealed, decision_id)
+    catalogue, known = await _catalogue(record, deps), await _reasons(record, deps)
+    return respond(answers.whole(record, personal, catalogue, known, why(record, await _evidence(record, deps))))
+
+
+async def _evidence(record: Record, deps: Dependencies) -> Evidence | None:
+    """What a record was made with: what serves if it is that, else what is kept; None if that cannot be read."""
+    try:
+        catalogue = await _catalogue(record, deps)
+        policy, churn = await _policy(record, catalogue, deps), await _churn(record, deps)
+    except (StoreError, ValueError) as error:
+        _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
+        return None
+    return Evidence(catalogue, policy, churn)
+
+
+async def _policy(record: Record, catalogue: Catalogue, deps: Dependencies) -> LearnedPolicy | None:
+    """The snapshot that a record names; None for policies that were not learnt."""
+    name = record.choice.policy_version
+    serving: dict[str, Policy] = {one.version: one for one in deps.serving.policies.values()}
+    if name in serving and catalogue is deps.serving.layout.catalogue:
+        found: Policy | None = serving[name]
+    else:
+        kept = await read_version(deps.ledger.store, name)
+        found = LearnedPolicy(PolicyVersion.loads(kept), catalogue) if kept else None
+    return found if isinstance(found, LearnedPolicy) else None
+
+
+async def _churn(record: Record, deps: Dependencies) -> Scorer | None:
+    """The churn model that a record names."""
+    name, serving = record.versions.churn, deps.serving.churn
+    if name is None or (serving is not None and serving.bundle.version == name):
+        return None if name is None else serving
+    if name not in deps.kept and (kept := await read_version(deps.ledger.store, name)):
+        deps.kept.clear()  # one is enough: explanations of old decisions come in runs
+        deps.kept[name] = await asyncio.to_thread(Scorer, ChurnBundle.loads(kept))
+    return deps.kept.get(name)
+
+
+async def _catalogue(record: Record, deps: Dependencies) -> Catalogue:
+    """The catalogue that a record was made from, which may have been replaced since."""
+    current = deps.serving.layout.catalogue
+    if record.versions.catalogue == current.hash:
+        return current
+    name = record.versions.catalogue
+    kept = await read_bundle(deps.ledger.store, name) or await read_version(deps.ledger.store, name)
+    try:
+        return current if kept is None else Catalogue.model_validate_json(kept)
+    except ValueError:  # of a build that asked less of a catalogue
+        return current
+
+
+async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
+    """The reasons of the rulebook that a record was made under, which may have been replaced since."""
+    if record.versions.rules == deps.serving.book.hash:
+        return deps.serving.reasons
+    name = record.versions.rules
+    kept = await read_bundle(deps.ledger.store, name) or await read_version(deps.ledger.store, name)
+    try:
+        return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
+    except ValueError:  # of a build whose rules were told otherwise
+        return {}
+
+
+async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
+    """Ask, just before sending, whether a decided contact may still be sent."""
+    if not _is_decision_id(decision_id):
+        raise UnknownDecisionError
+    done = await confirm(decision_id, deps.serving, deps.ledger)
+    return respond(
+        ConfirmAnswer(
+            decision_id=decision_id,
+            confirmed_at=when(done.confirmed_us),
+            send_at=when(done.send_us),
+            send_by=when(done.send_by_us),
+        )
+    )
+
+
+def _is_decision_id(text: str) -> bool:
+    return len(text) == 28 and text[:3].isdigit() and int(text[:3]) < 256 and text[3] == "-" and text[4:].isalnum()
+
+
+_DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended)
+_NOT_SENT: Final = (UnknownDecisionError, NoContactError, Revoked, Expired, Released, TooEarlyError, Contended)
+
+
+def add(app: FastAPI) -> None:
+    """Add the routes to an application."""
+    path, tag = "/v1/decisions", "Decide"
+    one = f"{path}/{{decision_id}}"
+    for operation in (
+        Operation(path, post_decision, tag, DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
+        Operation(f"{one}/confirm", post_confirm, tag, ConfirmAnswer, _NOT_SENT, "POST"),
+        Operation(f"{path}/batch", post_batch, tag, BatchAnswer, OF_A_BODY, "POST"),
+        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError,)),
+    ):
+        add_route(app, operation)

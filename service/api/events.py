@@ -1,0 +1,88 @@
+"""Events and outcomes at the HTTP door: what players did, and what became of contacts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from fastapi import FastAPI, Response
+from msgspec import UNSET
+
+from features.events import AnyEvent
+from features.moments import moment
+from service.api import reading
+from service.api.problems import OF_A_BODY
+from service.api.routing import Dependencies, Deps, Operation, add_route, respond
+from service.api.schemas import AcceptedAnswer
+from service.contacts.ledger import RedisLedger
+from service.decisions.outcomes import WITHDRAWING, Outcome, take
+from service.errors import (
+    AlreadyLinkedError,
+    BeforeTradingError,
+    EventIdReused,
+    EventInFutureError,
+    EventTooOldError,
+    NoContactError,
+    OutcomeIdReused,
+    OutcomeInFutureError,
+    OutcomeTooOldError,
+    UnknownDecisionError,
+    UnknownTypeError,
+)
+from service.events.accept import Accepted, accept
+from service.players.facts import restricts
+
+
+async def post_event(body: AnyEvent, deps: Deps) -> Response:
+    """Tell what a player did, or a fact about them; answered once it holds and is durable."""
+    serving, door = deps.serving, deps.serving.door
+    reading.check(body, door)
+    beside = reading.beside(body, deps.doubts, door)
+    today = moment(serving.house.now_us(time.time_ns() // 1_000)).date()
+    work = lambda ledger: accept(body, serving.house, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, deps, reading.doubtful(body, today), restricting=restricts(body))
+
+
+async def post_outcome(body: Outcome, deps: Deps) -> Response:
+    """Tell what became of a contact."""
+    serving, beside = deps.serving, reading.beside(body, deps.doubts, deps.serving.door)
+    work = lambda ledger: take(body, serving.house, serving.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
+    return await _accepted(work, deps, restricting=body.type in WITHDRAWING)
+
+
+async def _accepted(
+    work: Callable[[RedisLedger], Coroutine[Any, Any, Accepted]],
+    deps: Dependencies,
+    doubtful: Iterable[str] = (),
+    *,
+    restricting: bool,
+) -> Response:
+    done = await (deps.restricting(work) if restricting else work(deps.ledger))
+    warnings = [*deps.doubts.values(), *doubtful] or UNSET
+    return respond(AcceptedAnswer(position=done.position, duplicate=done.duplicate, warnings=warnings))
+
+
+_OF_AN_EVENT: Final = (
+    UnknownTypeError,
+    EventInFutureError,
+    EventTooOldError,
+    BeforeTradingError,
+    EventIdReused,
+    AlreadyLinkedError,
+)
+_OF_AN_OUTCOME: Final = (
+    UnknownDecisionError,
+    NoContactError,
+    OutcomeInFutureError,
+    OutcomeTooOldError,
+    OutcomeIdReused,
+)
+
+
+def add(app: FastAPI) -> None:
+    """Add the routes to an application."""
+    told = "/v1/events", post_event, "Know", AcceptedAnswer, OF_A_BODY + _OF_AN_EVENT, "POST"
+    became = "/v1/outcomes", post_outcome, "Learn", AcceptedAnswer, OF_A_BODY + _OF_AN_OUTCOME, "POST"
+    for operation in (Operation(*told), Operation(*became)):
+        add_route(app, operation)

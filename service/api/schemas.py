@@ -1,0 +1,411 @@
+"""Schemas of what the API answers: a struct for each body, from which the OpenAPI page is made.
+
+A field that may be left out has `UNSET` for its default, one that may be null names None. Fields are added at the end
+of what they belong to, and never changed or removed (`docs/compatibility.md`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from features.events import HarmLevel
+from service.decisions.explain import Why
+from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, InputRead, PutOff
+from service.decisions.record import Versions
+from service.players.harm import TriggeredMarker
+from service.reports import PublishedReport
+
+Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
+
+
+class Problem(Struct, kw_only=True):
+    """A problem as RFC 9457 has them; `code` is for machines, `detail` for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: Annotated[str, Meta(description="A word for machines, which keeps its meaning.")]
+    detail: str
+    pointer: Annotated[str | UnsetType, Meta(description="The place in the body, as a JSON pointer.")] = UNSET
+    rules: Annotated[list[str] | UnsetType, Meta(description="What forbids the contact, by id.")] = UNSET
+
+
+# --- Decisions
+
+
+class OfferAnswer(Struct, kw_only=True):
+    """The offer of the catalogue."""
+
+    id: str
+    name: str
+    template: str
+    parameters: Annotated[dict[str, Any], Meta(description="As the catalogue has them: yours.")]
+
+
+class Offered(Struct, kw_only=True):
+    """What to send: the offer, how, and from when."""
+
+    offer: OfferAnswer
+    channel: str
+    timing_slot: str
+    purpose: str
+    send_at: Moment
+
+
+class Lease(Struct, kw_only=True):
+    """The right to send, once it is confirmed."""
+
+    valid_until: Moment
+
+
+class ChurnScore(Struct, kw_only=True):
+    """Probability of no approved deposit within the model's horizon."""
+
+    score: float
+    model_version: str | None
+
+
+class ExperimentPlace(Struct, kw_only=True):
+    """The player's place in the experiment."""
+
+    key: str
+    variant: str
+
+
+class Exclusion(Struct, kw_only=True):
+    """Why actions were not eligible."""
+
+    rule: Annotated[str, Meta(description="Id of a rule, of a limit as `cap:ID`, or of a reason of the house.")]
+    reason: str
+    source: str | UnsetType = UNSET
+    actions: int | UnsetType = UNSET
+    offers: list[str] | UnsetType = UNSET
+    channels: list[str] | UnsetType = UNSET
+    timing_slots: list[str] | UnsetType = UNSET
+
+
+class Deferral(Struct, kw_only=True):
+    """What a rule put off, and to when."""
+
+    rule: str
+    allowed_from: Moment
+    actions: int | UnsetType = UNSET
+    offers: list[str] | UnsetType = UNSET
+    channels: list[str] | UnsetType = UNSET
+    timing_slots: list[str] | UnsetType = UNSET
+
+
+class CandidateCount(Struct, kw_only=True):
+    """Actions of the catalogue, and those left after rules and limits; leaving the player alone is one of each."""
+
+    all: int
+    eligible: int
+
+
+class RecordedFeatures(Struct, kw_only=True):
+    """Features as the decision saw them, brought forward to its moment."""
+
+    age_seconds: float | None
+    as_of: Moment | None
+    values: Annotated[
+        dict[str, float | None] | None,
+        Meta(description="By name, null where it never happened; null as a whole for features of another build."),
+    ]
+
+
+class Decided(Struct, kw_only=True):
+    """What every answer about a decision holds."""
+
+    decision_id: Annotated[str | None, Meta(description="Null when nothing was recorded.")]
+    player_id: Annotated[str | None, Meta(description="Yours, as you sent it; null once the player was erased.")]
+    action: Offered | Literal["NO_CONTACT"]
+    propensity: Annotated[float | None, Meta(description="The exact probability with which the action was drawn.")]
+    lease: Annotated[Lease | None, Meta(description="Null when there is nothing to send.")]
+    churn: Annotated[ChurnScore | None, Meta(description="Null for a player who objected to profiling.")]
+    harm_level: HarmLevel | None
+    experiment: Annotated[ExperimentPlace | None, Meta(description="Null for who is in no experiment.")]
+    policy_version: str | None
+    rules_version: str | None
+    degraded: Annotated[list[str], Meta(description="What was missing and done without.")]
+    recorded: Annotated[bool, Meta(description="Whether the decision is logged and its contact reserved.")]
+    sandbox: bool | UnsetType = UNSET
+    assumed: Annotated[list[str] | UnsetType, Meta(description="Facts that a sandbox assumed.")] = UNSET
+    lost: Annotated[str | UnsetType, Meta(description="Why the contact that was drawn is not sent.")] = UNSET
+    exclusions: Annotated[
+        list[Exclusion] | UnsetType, Meta(description="Why not: for no contact, and where it is to be explained.")
+    ] = UNSET
+    deferrals: list[Deferral] | UnsetType = UNSET
+    candidates: CandidateCount | UnsetType = UNSET
+    score: Annotated[float | UnsetType | None, Meta(description="The policy's score of the chosen action.")] = UNSET
+    stage: Annotated[str | UnsetType, Meta(description="Stage of the player's life, as `new` or `lapsing`.")] = UNSET
+    markers: Annotated[dict[str, float] | UnsetType, Meta(description="Markers of harm, by name.")] = UNSET
+    harm_sources: Annotated[dict[str, str] | UnsetType, Meta(description="The harm level of each source.")] = UNSET
+    features: RecordedFeatures | UnsetType = UNSET
+
+
+class DecisionAnswer(Decided, kw_only=True):
+    """What now for this player: an action with its exact probability, or to leave the player alone.
+
+    From `deferrals` on, fields are there where the request asked to explain.
+    """
+
+    why: Why | UnsetType = UNSET
+    after_reached: Annotated[
+        bool | UnsetType, Meta(description="Whether the features include the position that `after` named.")
+    ] = UNSET
+
+
+class Draw(Struct, kw_only=True):
+    """The draw: a uniform number, and the place that it fell on."""
+
+    u: float
+    place: int
+
+
+class EligibleAction(Struct, kw_only=True):
+    """An eligible action: `action` for leaving the player alone, else offer, channel and slot."""
+
+    place: int
+    action: str | UnsetType = UNSET
+    offer: str | UnsetType = UNSET
+    channel: str | UnsetType = UNSET
+    timing_slot: str | UnsetType = UNSET
+    score: float
+    probability: float
+
+
+class StoredFeatures(Struct, kw_only=True):
+    """Names of the stored features, in order."""
+
+    stored: list[str]
+
+
+class AskedFor(Struct, kw_only=True):
+    """What the request narrowed the answer to."""
+
+    channels: list[str] | None
+    offers: list[str] | None
+    activate: bool
+
+
+class Personal(Struct, kw_only=True):
+    """What of a record is personal: sealed in the log, and gone once the player is erased."""
+
+    player_id: str
+    request_id: str | None
+    context: dict[str, str]
+    facts: Annotated[dict[str, str], Meta(description="As the store held them, by field.")]
+    inputs: Annotated[dict[str, InputRead] | UnsetType, Meta(description="What rules looked at, by name.")] = UNSET
+    contacts: Annotated[
+        list[tuple[int, str, str]] | UnsetType,
+        Meta(description="Contacts that rules counted: unix microseconds, offer, channel."),
+    ] = UNSET
+    asked: AskedFor | UnsetType = UNSET
+
+
+class RecordAnswer(Decided, kw_only=True):
+    """The whole record of a decision, with its reasons."""
+
+    player: Annotated[str, Meta(description="The player's key inside the house.")]
+    brand: str
+    at: Moment
+    attempt: int
+    purposes: list[str]
+    decision_point: str | None
+    role: Annotated[str, Meta(description="How it was chosen: drawn, lost, holdout, objected or priority.")]
+    bucket: float
+    draw: Draw
+    eligible: list[EligibleAction]
+    versions: Versions
+    schema: StoredFeatures
+    facts_version: str
+    ledger_version: str
+    format: int
+    personal: Annotated[Personal | None, Meta(description="Null once the player was erased.")]
+    why: Why
+
+
+class BatchAnswer(Struct, kw_only=True):
+    """One answer or problem per request, in order."""
+
+    # Any: a union of structs without a tag; the page says which.
+    answers: Annotated[
+        list[Any],
+        Meta(
+            extra_json_schema={
+                "items": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/DecisionAnswer"},
+                        {"$ref": "#/components/schemas/Problem"},
+                    ]
+                }
+            }
+        ),
+    ]
+
+
+class ConfirmAnswer(Struct, kw_only=True):
+    """Leave to send, from `send_at` and by `send_by`."""
+
+    decision_id: str
+    confirmed_at: Moment
+    send_at: Moment
+    send_by: Moment
+
+
+# --- Events and outcomes
+
+
+class AcceptedAnswer(Struct, kw_only=True):
+    """Taken and durable."""
+
+    position: Annotated[str, Meta(description="May be given as `after` to a decision that must have seen it.")]
+    duplicate: Annotated[bool, Meta(description="Whether it was taken before, and changed nothing now.")]
+    warnings: Annotated[
+        list[str] | UnsetType, Meta(description="What was unknown or cannot be, and how it was read.")
+    ] = UNSET
+
+
+# --- Players
+
+
+class Fact(Struct, kw_only=True):
+    """A fact with the moment since which it holds; null for those without one, `assumed` in a sandbox."""
+
+    fact: str
+    value: str
+    since: str | None
+
+
+class FeatureValue(Struct, kw_only=True):
+    """A feature brought forward to now; null where it never happened."""
+
+    value: float | None
+    unit: str
+
+
+class PlayerFeatures(Struct, kw_only=True):
+    """Behaviour, and how old it is; stale where the worker lags more than `max_age_seconds`."""
+
+    age_seconds: float | None
+    max_age_seconds: float
+    as_of: Moment | None
+    trouble: Annotated[str | None, Meta(description="Why behaviour cannot be used.")]
+    values: Annotated[dict[str, FeatureValue], Meta(description="By name.")]
+
+
+class PlayerHarm(Struct, kw_only=True):
+    """The harm level, the level of each source, every marker, and those that speak."""
+
+    level: HarmLevel
+    sources: dict[str, str]
+    markers: dict[str, float]
+    speaking: list[TriggeredMarker]
+
+
+class ReservedContact(Struct, kw_only=True):
+    """A contact that is reserved, confirmed or was given back."""
+
+    decision_id: str
+    state: str
+    offer: str
+    channel: str
+    send_at: Moment
+    valid_until: Moment
+
+
+class PlayerDecision(Struct, kw_only=True):
+    """A recent decision: `action` for no contact, else offer, channel and slot."""
+
+    decision_id: str
+    at: Moment
+    action: str | UnsetType = UNSET
+    offer: str | UnsetType = UNSET
+    channel: str | UnsetType = UNSET
+    timing_slot: str | UnsetType = UNSET
+    propensity: float
+    policy_version: str
+    excluded_by: list[str]
+
+
+class PlayerAnswer(Struct, kw_only=True):
+    """A player as the house sees them now."""
+
+    player_id: Annotated[str, Meta(description="The id that the player was first known by.")]
+    player: Annotated[str, Meta(description="The player's key inside the house.")]
+    household: Annotated[str | None, Meta(description="Key of the household that the player lives in.")]
+    at: Moment
+    brand: str
+    sandbox: bool
+    facts: list[Fact]
+    features: PlayerFeatures
+    churn: Annotated[float | None, Meta(description="Null without a model, or for who objected to profiling.")]
+    harm: PlayerHarm
+    stage: str
+    rules: Annotated[list[str], Meta(description="Packs of rules that bind the player.")]
+    rulebook: str
+    catalogue: str
+    inputs: Annotated[dict[str, InputRead], Meta(description="What rules look at, by name.")]
+    experiment: Annotated[ExperimentPlace | None, Meta(description="The first of `experiments`.")]
+    experiments: Annotated[list[ExperimentMembership], Meta(description="Every experiment that the player is in.")]
+    allowed: list[AllowedContact]
+    denied: list[DeniedContacts]
+    put_off: list[PutOff]
+    reservations: list[ReservedContact]
+    decisions: list[PlayerDecision]
+
+
+# --- Operation
+
+
+class HealthAnswer(Struct, kw_only=True):
+    """The process is alive."""
+
+    alive: bool
+
+
+class StoreReach(Struct, kw_only=True):
+    """Nodes of the store and whether each answers, and partitions that cannot be reached."""
+
+    nodes: dict[str, bool]
+    partitions_away: list[int]
+
+
+class HouseClock(Struct, kw_only=True):
+    """The clock of the house; its rate is of house seconds per real second."""
+
+    now: Moment
+    rate: float
+    sandbox: bool
+
+
+class ReadyAnswer(Struct, kw_only=True):
+    """The process serves, and what it serves."""
+
+    ready: bool
+    store: StoreReach
+    churn_model: str | None
+    policy: str
+    rulebook: str
+    barred: Annotated[
+        dict[str, list[str]],
+        Meta(description="Places where a law bars the policy, with the readings: business rules serve there."),
+    ]
+    clock: HouseClock
+
+
+ANSWERS: Final = (
+    DecisionAnswer,
+    RecordAnswer,
+    BatchAnswer,
+    ConfirmAnswer,
+    AcceptedAnswer,
+    PlayerAnswer,
+    PublishedReport,
+    HealthAnswer,
+    ReadyAnswer,
+    Problem,
+)
+"""Every body that is answered."""
