@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types format bench ledger assess faults mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -59,6 +59,9 @@ types: install ## Types
 map: install ## The maps of code and tests, and docs/settings.md, from the code
 	$(BIN)/python tests/support/architecture.py
 	$(BIN)/python tests/support/settings_page.py
+
+contract: install ## The examples of the API, recorded anew in a small house, and docs/openapi.json
+	PYTHONPATH=tests:. $(BIN)/python tests/support/examples.py
 
 format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format

@@ -267,7 +267,7 @@ class NotReadyError(RequestRefused):
 
 
 class FaultError(CroupierError):
-    """What a caller is told of any other error."""
+    """A mistake of ours: what a caller is told of any other error."""
 
     code = "fault"
     sentence = "this is our mistake, and it was logged"

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from msgspec import UNSET, Struct, UnsetType
 
 from features.errors import CroupierError
-from service.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, TITLES, Refusals
+from service.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, TITLES, Refusals, problem
 from service.api.schemas import ANSWERS, Problem
 from service.errors import NoSuchMethodError, NoSuchRouteError
 
@@ -105,11 +105,18 @@ def _refused(status: int, refusals: Refusals) -> dict[str, Any]:
             {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}},
         ]
     }
+    content = {"schema": schema, "examples": {error.code: _shown(error) for error in errors}}
     shown: dict[str, Any] = {
         "description": "\n".join((f"{TITLES[status]}\n", *codes.values())),
-        "content": {MEDIA_TYPE: {"schema": schema}},
+        "content": {MEDIA_TYPE: content},
     }
     return shown | ({"headers": _RETRY_AFTER} if status == 503 else {})
+
+
+def _shown(error: type[CroupierError]) -> dict[str, Any]:
+    """The problem of an error as an example, for where none was recorded."""
+    meaning = _meaning(error)
+    return {"summary": meaning, "value": msgspec.to_builtins(problem(error() if error.sentence else error(meaning)))}
 
 
 def _meaning(error: type[CroupierError]) -> str:
@@ -196,7 +203,10 @@ def _illustrate(operation: dict[str, Any], recorded: Iterable[Example]) -> None:
             asked.setdefault("examples", {})[example.name] = told | {"value": example.body}
         if example.answer is not UNSET:
             (media,) = operation["responses"][str(example.status)]["content"].values()
-            media.setdefault("examples", {})[example.name] = told | {"value": example.answer}
+            shown = media.setdefault("examples", {})
+            if example.status != 200:
+                shown.pop(example.answer["code"], None)
+            shown[example.name] = told | {"value": example.answer}
         for parameter in operation.get("parameters", ()):
             if parameter["name"] in example.path and example.status == 200:
                 parameter["example"] = example.path[parameter["name"]]

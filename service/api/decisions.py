@@ -79,7 +79,11 @@ class BatchRequest(BaseModel):
 
 
 async def post_decision(body: DecisionRequest, deps: Deps) -> Response:
-    """Ask what to do for a player now."""
+    """Ask what to do for a player now.
+
+    The answer is one contact to send, or `NO_CONTACT`, with the exact probability of the draw. The contact is reserved
+    until its lease ends: confirm it just before you send it. With a `request_id`, a retry gets the same answer.
+    """
     return respond(await _decided(body, deps.within(deps.read_seconds)))
 
 
@@ -139,7 +143,11 @@ async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
 
 
 async def post_batch(body: BatchRequest, deps: Deps) -> Response:
-    """Ask for many players at once; one bad item never spoils the rest."""
+    """Ask for many players at once.
+
+    Answers stand in the order of the requests; one that is not valid gets a problem in its place and spoils nothing.
+    They share a deadline of 30 seconds.
+    """
     deps = deps.within(BATCH_SECONDS)
     return respond(BatchAnswer(answers=await asyncio.gather(*(_item(item, deps) for item in body.requests))))
 
@@ -157,7 +165,10 @@ async def _item(item: dict[str, Any], deps: Dependencies) -> DecisionAnswer | Pr
 
 
 async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
-    """The whole record of a decision, with its reasons."""
+    """The whole record of a decision, with its reasons.
+
+    Why this action and not the next: everything eligible with score and probability, everything excluded with its rule.
+    """
     held = await deps.ledger.record(decision_id) if _is_decision_id(decision_id) else None
     if held is None:
         raise UnknownDecisionError
@@ -227,7 +238,11 @@ async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
 
 
 async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
-    """Ask, just before sending, whether a decided contact may still be sent."""
+    """Ask, just before sending, whether a contact may still be sent.
+
+    Facts, rules and limits are asked again. 200 is leave to send from `send_at` and by `send_by`; 409 forbids it, and
+    `rules` say why. Ask within a minute of the decision's `send_at` or later; to ask again changes nothing.
+    """
     if not _is_decision_id(decision_id):
         raise UnknownDecisionError
     done = await confirm(decision_id, deps.serving, deps.ledger)

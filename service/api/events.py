@@ -35,7 +35,12 @@ from service.players.facts import restricts
 
 
 async def post_event(body: AnyEvent, deps: Deps) -> Response:
-    """Tell what a player did, or a fact about them; answered once it holds and is durable."""
+    """Tell what a player did, or a fact about them.
+
+    It is answered once it holds and is durable. What restricts contact is never refused for its moment or for a word
+    that nobody knows: it is taken in its strictest reading, and `warnings` say so. Other events enter within 35 days;
+    older ones by `croupier import`. The same `event_id` again is answered as a `duplicate`.
+    """
     serving, door = deps.serving, deps.serving.door
     reading.check(body, door)
     beside = reading.beside(body, deps.doubts, door)
@@ -45,7 +50,11 @@ async def post_event(body: AnyEvent, deps: Deps) -> Response:
 
 
 async def post_outcome(body: Outcome, deps: Deps) -> Response:
-    """Tell what became of a contact."""
+    """Tell what became of a contact.
+
+    `failed` and `cancelled` give its room back; `unsubscribed` and `complained` withdraw consent in the same call, and
+    may name player and channel in place of a decision. The same `outcome_id` again is answered as a `duplicate`.
+    """
     serving, beside = deps.serving, reading.beside(body, deps.doubts, deps.serving.door)
     work = lambda ledger: take(body, serving.house, serving.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
     return await _accepted(work, deps, restricting=body.type in WITHDRAWING)

@@ -21,7 +21,10 @@ async def get_health() -> Response:
 
 
 async def get_ready(request: Request) -> Response:
-    """Whether this process serves: it was seen to, and some of the store answers; what of it does not is told."""
+    """Whether the process serves, and what.
+
+    It does once it was seen to decide and to write in time, and while some of the store answers; the rest is named.
+    """
     deps = dependencies_of(request).asked()
     readiness: Readiness = request.app.state.readiness
     try:

@@ -39,7 +39,11 @@ BrandName = Annotated[str, Query(max_length=32, description="Whose contacts are 
 
 
 async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main") -> Response:
-    """What is known of a player: facts, features with their age, harm, decisions; what may be sent, and why not."""
+    """What is known of a player, and what may be sent to them.
+
+    Facts, features with their age, signs of harm, recent decisions; what may be sent from when, what not and why. Any
+    of a player's linked ids will do.
+    """
     serving = deps.serving
     if not is_id(player_id):
         raise InvalidIdError
