@@ -14,8 +14,19 @@ from msgspec import UNSET, Struct, UnsetType
 
 from features.errors import CroupierError
 from service.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, TITLES, Refusals, problem
-from service.api.schemas import ANSWERS, Problem
+from service.api.schemas import (
+    AcceptedAnswer,
+    BatchAnswer,
+    ConfirmAnswer,
+    DecisionAnswer,
+    HealthAnswer,
+    PlayerAnswer,
+    Problem,
+    ReadyAnswer,
+    RecordAnswer,
+)
 from service.errors import NoSuchMethodError, NoSuchRouteError
+from service.reports import PublishedReport
 
 ABOUT: Final = """Croupier deals the next best action to each player, under the rules of the house.
 
@@ -34,6 +45,15 @@ TAGS: Final = [
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
     {"name": "Operate", "description": "Whether a process is alive and serves. These ask for no key."},
 ]
+_ANSWERS: Final = (
+    AcceptedAnswer,
+    *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
+    PlayerAnswer,
+    PublishedReport,
+    *(HealthAnswer, ReadyAnswer),
+    Problem,
+)
+"""Every body that is answered."""
 SECURITY: Final[list[dict[str, list[str]]]] = [{"key": []}, {}]
 """A key of the house, or none where the house has no keys."""
 _SCHEMES: Final = {
@@ -147,7 +167,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas = page["components"]["schemas"]
     for name in _OF_FASTAPI:
         schemas.pop(name, None)
-    _, answered = msgspec.json.schema_components(ANSWERS, ref_template=_REFERENCE)
+    _, answered = msgspec.json.schema_components(_ANSWERS, ref_template=_REFERENCE)
     schemas |= answered
     schemas[Problem.__name__]["properties"]["code"]["enum"] = sorted(_codes(page))
     page["components"] |= {"schemas": dict(sorted(schemas.items())), "securitySchemes": _SCHEMES}

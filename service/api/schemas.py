@@ -6,7 +6,7 @@ of what they belong to, and never changed or removed (`docs/compatibility.md`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -15,7 +15,6 @@ from service.decisions.explain import Why
 from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, InputRead, PutOff
 from service.decisions.record import Versions
 from service.players.harm import TriggeredMarker
-from service.reports import PublishedReport
 
 Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
 
@@ -394,18 +393,3 @@ class ReadyAnswer(Struct, kw_only=True):
         Meta(description="Places where a law bars the policy, with the readings: business rules serve there."),
     ]
     clock: HouseClock
-
-
-ANSWERS: Final = (
-    DecisionAnswer,
-    RecordAnswer,
-    BatchAnswer,
-    ConfirmAnswer,
-    AcceptedAnswer,
-    PlayerAnswer,
-    PublishedReport,
-    HealthAnswer,
-    ReadyAnswer,
-    Problem,
-)
-"""Every body that is answered."""
