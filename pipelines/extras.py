@@ -11,6 +11,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "create": "all",
     "serve": "serve",
     "doctor": "all",
+    "backup": "all",
+    "restore": "all",
     "screen": "all",
     "worker": "work",
     "learn": "work",

@@ -140,12 +140,12 @@ def heard(home: Path, say: Say = aloud) -> str:
     Raises:
         StoreError: It is silent for ten minutes.
     """
-    if _is_own(home):
+    if is_own(home):
         _Looking(home, say).until_heard()
     return store_url(home)
 
 
-def _is_own(home: Path) -> bool:
+def is_own(home: Path) -> bool:
     """Whether the store is the home's own server."""
     return store_url(home) == f"unix://{_socket(home)}"
 
@@ -366,7 +366,7 @@ def relying(home: Path, say: Say = aloud) -> Iterator[str]:
     Raises:
         StoreError: It is silent for ten minutes.
     """
-    if not _is_own(home):
+    if not is_own(home):
         yield store_url(home)
         return
     user = _shared(home, say)

@@ -76,6 +76,19 @@ def making(file: Path) -> Iterator[None]:
         yield
 
 
+def copy(file: Path, to: Path) -> None:
+    """Copy a database that MLflow may be writing, whole and as of one moment.
+
+    Raises:
+        RegistryError: It cannot be read.
+    """
+    try:
+        with closing(_open(file)) as database:
+            _copy(database, to)
+    except sqlite3.Error as error:
+        raise RegistryError(f"MLflow's database {file} cannot be copied: {error}") from error
+
+
 # --- Its schema
 
 

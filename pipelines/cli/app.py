@@ -9,7 +9,19 @@ import typer
 from typer._click.exceptions import ClickException
 
 from features.errors import CroupierError
-from pipelines.cli import bench, catalogue, experiments, house, imports, releases, rules, simulation, training, webhooks
+from pipelines.cli import (
+    backups,
+    bench,
+    catalogue,
+    experiments,
+    house,
+    imports,
+    releases,
+    rules,
+    simulation,
+    training,
+    webhooks,
+)
 from pipelines.cli.terminal import Commands
 from pipelines.extras import missing_package
 from pipelines.worker.child import end_with_parent
@@ -35,6 +47,7 @@ def prepare(context: typer.Context) -> None:
 
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
+    *(backups.backup, backups.restore),
     *(training.retrain, simulation.simulate, releases.releases),
 ):
     app.command()(command)

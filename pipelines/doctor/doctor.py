@@ -29,6 +29,7 @@ from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us
 from features.store.errors import StoreError
 from features.store.keys import LEARNER_LEASE, LIVE, bundle_key, lease_key, log_key, pointer_key
+from features.store.restored import Restored, restored
 from features.store.server import read_lock, server_binary, socket_path, store_url
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
@@ -78,6 +79,7 @@ class _Stored(NamedTuple):
         last: The last decision that a log still has.
         bundles: Kind -> hash that its pointer names, empty where it has none, and the bundle.
         reports: Bundles that each live serving process reports; None if unknown.
+        restored: The mark of a restored house.
     """
 
     house: House
@@ -88,6 +90,7 @@ class _Stored(NamedTuple):
     last: Record | None
     bundles: Mapping[str, tuple[str, bytes | None]]
     reports: Sequence[Mapping[str, str]] | None
+    restored: Restored | None
 
 
 def examine(home: Path) -> list[Finding]:
@@ -168,7 +171,7 @@ def _of_house(home: Path, servers: Sequence[ServerReading], answering: Sequence[
         return [Finding("house", "fault", str(error), _another(str(error)))]
     except (redis.RedisError, TimeoutError):
         return [Finding("house", "fault", "the part of the store that holds it does not answer", _STORE_FIRST)]
-    found = [_house(stored)]
+    found = [_house(stored), *findings.restored(stored.restored)]
     found += findings.clocks(answering, stored.house, stored.now_us, stored.newest_ms)
     found += _checked("zones", lambda: _recorded_zones(stored.last))
     found += findings.watermarks(stored.leases, stored.now_us) + _processes(stored)
@@ -197,7 +200,8 @@ def _stored(url: str) -> _Stored:
         newest = max((order(one["last-generated-id"].decode())[0] for one in logs), default=0)
         held = [(int(until or 0), int(mark or 0)) for until, mark in leases.values()]
         (learner,) = _replies(client, [("HGET", LEARNER_LEASE, "until")]).values() or (None,)
-        return _Stored(house, now_us, held, int(learner or 0), newest, _last(logs), _bundles(client), _reports(client))
+        read = (_last(logs), _bundles(client), _reports(client), restored(client))
+        return _Stored(house, now_us, held, int(learner or 0), newest, *read)
 
 
 def _replies(client: redis.Redis, commands: Sequence[tuple[str, ...]]) -> dict[int, Any]:

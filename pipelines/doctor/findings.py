@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from features.moments import moment
 from features.settings.environment import Unknown
 from features.store.deployment import PARTITIONS, House
+from features.store.restored import Restored
 from features.store.server import Lock
 from pipelines.extras import EXTRAS
 
@@ -212,6 +213,18 @@ def functions(server: ServerReading, ours: Mapping[str, str]) -> list[Finding]:
 
 
 # --- The house
+
+
+def restored(told: Restored | None) -> list[Finding]:
+    """Findings on a restored house: that it sends nothing, or who let it."""
+    if told is None:
+        return []
+    seen = f"restored on {told.at} by {told.by} from {told.backup}, taken {told.taken_at}"
+    if told.accepted is None:
+        do = "once the former house is down for good: `croupier restore --accept --reason TEXT`"
+        return [Finding("restored", "warning", f"{seen}; it sends nothing", do)]
+    accepted = told.accepted
+    return [Finding("restored", "ok", f"{seen}; {accepted.by} let it send on {accepted.at}: {accepted.reason}")]
 
 
 def clocks(servers: Sequence[ServerReading], house: House, store_us: int, newest_ms: int) -> list[Finding]:

@@ -99,6 +99,8 @@ class EndpointQueue:
 class Dispatcher:
     """Delivers to subscribed endpoints until stopped; a store error ends it.
 
+    In a restored house the outboxes stay as they are until somebody accepts it: the former house may deliver the same.
+
     Args:
         url: The store.
         webhooks: Settings of endpoints and delivery.
@@ -114,6 +116,7 @@ class Dispatcher:
         self._entries: dict[int, set[OutboxEntry]] = {}
         self._tasks: dict[asyncio.Task[AttemptResult], tuple[EndpointQueue, Delivery]] = {}
         self._clock = (0, 0.0)
+        self._held = False
 
     def run(self) -> None:
         """Deliver until `stop`; without subscribers, trim the outboxes only."""
@@ -123,7 +126,8 @@ class Dispatcher:
                 asyncio.run(self._work())
             return
         while not self._stopping.wait(TRIM_SECONDS):
-            self._outbox.trim(self._owned())
+            if not self._outbox.is_held_back():
+                self._outbox.trim(self._owned())
 
     def stop(self) -> None:
         """Ask `run` to end; requests under way get a grace period."""
@@ -156,6 +160,9 @@ class Dispatcher:
 
     async def _look(self) -> None:
         """Take up new entries, and drop those of partitions that another worker owns now."""
+        if await self._call(self._outbox.is_held_back):
+            self._tell_held()
+            return
         owned = sorted(self._owned())
         seen = await self._call(self._outbox.look, owned)
         self._clock = seen.now_us, time.monotonic()
@@ -169,6 +176,12 @@ class Dispatcher:
                 await self._take(entry)
             else:
                 await self._drop(entry, trouble)
+
+    def _tell_held(self) -> None:
+        """Log once that nothing is delivered."""
+        if not self._held:
+            self._held = True
+            _LOG.warning("webhooks", held="the house was restored: `croupier restore --accept` lets it send")
 
     async def _take(self, entry: OutboxEntry) -> None:
         for name, lane in self._lanes.items():

@@ -118,12 +118,13 @@ class Reach(msgspec.Struct, kw_only=True):
     heads: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-_POSITION: Final = "_position.json"
+POSITION: Final = "_position.json"
+"""The file of a lake that says how far it reaches."""
 
 
 def reach(folder: Path) -> Reach:
     """Reach of a lake; the beginning where nothing was flushed."""
-    file = folder / _POSITION
+    file = folder / POSITION
     return msgspec.json.decode(file.read_bytes(), type=Reach) if file.exists() else Reach()
 
 
@@ -134,7 +135,7 @@ class Lake:
         self._client = client
         self._step = step
         self._folder = folder
-        self._file = folder / _POSITION
+        self._file = folder / POSITION
         folder.mkdir(parents=True, exist_ok=True)
         self.reach = reach(folder)
 
@@ -243,6 +244,18 @@ class Lake:
                 kept = min(order((cursor or b"0-0").decode()), (self.reach.flushed, 0))
                 pipe.xtrim(log_key(partition), minid=f"{kept[0]}-{kept[1] + 1}", approximate=False)
         replies(pipe)  # what is away now is trimmed by the next flush
+
+
+@contextmanager
+def standing_still(folder: Path) -> Iterator[Reach]:
+    """Reach of a lake that no worker writes while the block runs; waits for the flush under way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield reach(folder)
+    finally:
+        os.close(held)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import redis
 
 from features.store.deployment import real_now_us
 from features.store.keys import WEBHOOKS_GONE, outbox_key, outbox_state_key, undelivered_key
+from features.store.restored import may_send
 from pipelines.worker.webhooks import Endpoint, Notice, notice
 
 KEPT: Final = 10_000
@@ -78,6 +79,15 @@ class Outbox:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._read: dict[int, str] = {}
+        self._free = False
+
+    def is_held_back(self) -> bool:
+        """Whether nothing may be sent: the house was restored, and nobody accepted that yet.
+
+        A running house is never marked, so that the answer no holds for good.
+        """
+        self._free = self._free or may_send(self._client)
+        return not self._free
 
     def look(self, owned: Collection[int]) -> OutboxReading:
         """Read new entries; of a newly owned partition, all."""

@@ -61,6 +61,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "pyarrow": {
         "features/batch.py": "writes features in batch",
         "models/releases/registry.py": "test rows of a model",
+        "pipelines/backup/checks.py": "reads the lake",
         "pipelines/experiments/exposures.py": "reads the lake",
         "pipelines/learning/training_log.py": "reads the lake",
         "pipelines/rules/compare.py": "reads the lake",

@@ -1,0 +1,209 @@
+"""Restore a backup into an empty home, check it there, and mark the house as restored.
+
+hashes --> laid out in HOME/.restoring --> its store starts once: the noted ids, bundles, decisions --> marked
+chain of the lake, MLflow and its champion              --> moved up
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import redis
+
+from features.settings.mlflow_file import read_mlflow
+from features.store.connection import connect
+from features.store.deployment import PARTITIONS
+from features.store.keys import LAKE_LEASE, LEARNER_LEASE, LIVE, lease_key
+from features.store.restored import Acceptance, Restored, mark, restored
+from features.store.server import Say, start_server
+from models.releases.registry_database import prepare
+from pipelines.backup.checks import check_chain, check_models, check_store, database_of
+from pipelines.backup.contents import LAKE, STAGING, copy_file
+from pipelines.backup.layout import clear, closed_to_others, lay_out
+from pipelines.backup.manifest import HOME, SETTINGS, STORE, BackupError, Manifest, checked, read_manifest
+from pipelines.backup.progress import Progress
+
+
+class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was restored, and what was seen of it.
+
+    Attributes:
+        home: The new home.
+        backup: The backup.
+        taken_at: When that was taken, ISO 8601.
+        partitions: Partitions whose last id is the noted one.
+        keys: Keys that never expire, as noted.
+        decisions: Decisions of the store's log that were read.
+        chained: Decisions of the lake whose chain holds.
+        champion: The churn model that was loaded from MLflow; None if there is none.
+        named: What is not in the backup, and where it is.
+        settings: Variable of the environment -> the file of the new home that it should name.
+        held_back: Whether the house sends nothing until somebody accepts it; no where its store is elsewhere.
+    """
+
+    home: str
+    backup: str
+    taken_at: str
+    partitions: int
+    keys: int
+    decisions: int
+    chained: int
+    champion: str | None
+    named: dict[str, str]
+    settings: dict[str, str]
+    held_back: bool
+
+
+def restore(target: Path, home: Path, by: str, now: datetime, say: Say) -> RestoreResult:
+    """Restore a backup into a home that holds nothing; returns what was seen of it.
+
+    Args:
+        target: The backup.
+        home: The new home.
+        by: Who restores, for the mark.
+        now: This moment, aware.
+        say: Told how far it is.
+
+    Raises:
+        BackupError: The backup is not whole, the home holds something, or what was laid out is not the house of the
+            backup. The home holds nothing then.
+        StoreError: The store does not start.
+    """
+    _refuse(home)
+    manifest = read_manifest(target)
+    names = checked(target, manifest, say)
+    say(f"  {len(names):,} files are as they were when the backup was taken")
+    with closed_to_others(), _staging(home, say) as staging:
+        try:
+            _lay_out(target, manifest, names, staging, say)
+            told = Restored(at=now.isoformat(), by=by, backup=str(target.resolve()), taken_at=manifest.taken_at)
+            found = _checked(staging, manifest, told, say)
+            _move_up(staging, home)
+        except OSError as error:
+            raise BackupError(f"{home} cannot be written ({error.strerror}); nothing was restored") from error
+        if (database := database_of(home)) is not None:
+            prepare(database, Path(read_mlflow(home).tracking.artifacts))
+    settings = {name: str(home.resolve() / file) for name, file in manifest.settings.items()}
+    return msgspec.structs.replace(found, home=str(home), backup=str(target), settings=settings)
+
+
+def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored:
+    """Let a restored house send again; returns its mark.
+
+    Raises:
+        BackupError: The house was never restored, or that was accepted before.
+    """
+    told = restored(client)
+    if told is None:
+        raise BackupError("this house was not restored from a backup: nothing is held back")
+    if told.accepted is not None:
+        raise BackupError(f"{told.accepted.by} accepted that on {told.accepted.at}: {told.accepted.reason}")
+    done = msgspec.structs.replace(told, accepted=Acceptance(at=now.isoformat(), by=by, reason=reason))
+    mark(client, done)
+    return done
+
+
+def _refuse(home: Path) -> None:
+    if home.exists() and [entry.name for entry in home.iterdir()] not in ([], [STAGING]):
+        raise BackupError(f"{home} holds something already: name a home that is not there or empty")
+
+
+@contextmanager
+def _staging(home: Path, say: Say) -> Iterator[Path]:
+    """A folder of the home that is gone afterwards, and the home with it if nothing else is in it and it was made."""
+    made = not home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    lock = os.open(home, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BackupError(f"another process restores into {home}") from error
+        _refuse(home)
+        staging = home / STAGING
+        staging.mkdir(exist_ok=True)
+        clear(staging, staging, say)
+        try:
+            yield staging
+        finally:
+            clear(staging, staging, say)
+            staging.rmdir()
+            if made and not any(home.iterdir()):
+                home.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _lay_out(target: Path, manifest: Manifest, names: list[str], staging: Path, say: Say) -> None:
+    """Lay out a backup as a home."""
+    progress = Progress("laying out", len(names), say)
+    for name in names:
+        top, _, rest = name.partition("/")
+        if top in {HOME, SETTINGS}:
+            copy_file(target / name, staging / (rest if top == HOME else name))
+        progress.step()
+    if manifest.store is not None:
+        lay_out(target / STORE, staging, shutil.copyfile)
+    if (database := database_of(staging)) is not None:
+        # Where there are none yet, new ones must not go where the former home's lie.
+        artifacts = Path(read_mlflow(staging).tracking.artifacts)
+        if artifacts.parent == database.parent:
+            artifacts.mkdir(exist_ok=True)
+
+
+def _checked(staging: Path, manifest: Manifest, told: Restored, say: Say) -> RestoreResult:
+    """Check what was laid out, and mark its store."""
+    decisions = 0
+    if manifest.store is not None:
+        server = start_server(staging, say)
+        try:
+            with closing(connect(server.url)) as client:
+                decisions = check_store(client, manifest.store)
+                _free(client)
+                mark(client, told)
+        finally:
+            server.stop(say)
+        say(f"  store: ends where the backup noted, {decisions:,} of its last decisions read")
+    chained = check_chain(staging / LAKE, say)
+    say(f"  lake: the chain of {chained:,} decisions holds")
+    champion = None
+    if database_of(staging) is not None:
+        champion = check_models(staging)
+        say(f"  MLflow: opens, {'no champion yet' if champion is None else f'{champion} loads'}")
+    return RestoreResult(
+        home="",
+        backup="",
+        taken_at=manifest.taken_at,
+        partitions=0 if manifest.store is None else len(manifest.store.last_ids),
+        keys=0 if manifest.store is None else manifest.store.lasting,
+        decisions=decisions,
+        chained=chained,
+        champion=champion,
+        named=manifest.named,
+        settings={},
+        held_back=manifest.store is not None,
+    )
+
+
+def _free(client: redis.Redis) -> None:
+    """Free what processes of the former house held, none of which is here."""
+    for lease in (*map(lease_key, range(PARTITIONS)), LEARNER_LEASE, LAKE_LEASE):
+        if client.exists(lease):
+            client.hset(lease, "until", "0")
+    client.delete(LIVE, *cast("set[bytes]", client.smembers(LIVE)))
+
+
+def _move_up(staging: Path, home: Path) -> None:
+    """Give the house its place: the store last, without which a home holds no house."""
+    os.sync()
+    for entry in sorted(staging.iterdir(), key=lambda entry: (entry.name == "store", entry.name)):
+        entry.rename(home / entry.name)
+    os.sync()
