@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -28,7 +28,7 @@ from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.server import Say, is_own, serving, start_server
 from models.releases import registry_database
-from pipelines.backup.checks import check_store, database_of, read_store
+from pipelines.backup.checks import database_of, read_store, store_faults
 from pipelines.backup.contents import CHECKPOINT, LAKE, copy_file, files_of, lake_files, other_files
 from pipelines.backup.dump import Dump, at_once
 from pipelines.backup.layout import clear, closed_to_others, lay_out
@@ -95,8 +95,8 @@ def back_up(home: Path, target: Path, say: Say) -> Manifest:
         say: Told how far it is.
 
     Raises:
-        BackupError: The target cannot be one, there is no house, memory or disk do not suffice, or what was copied
-            cannot be read back. Nothing stands under the target's name then.
+        BackupError: The target cannot be one, there is no house, or memory or disk do not suffice; nothing stands under
+            the target's name then.
         StoreError: The store does not answer, or holds no house.
     """
     _refuse(home, target)
@@ -167,18 +167,20 @@ def _fill(draft: Draft, home: Path, url: str, client: redis.Redis, say: Say) -> 
     _copy_lake(draft, home / LAKE, reached, say)
     _copy_database(draft, home, say)
     _copy_rest(draft, home, say)
+    found, faults = _read_back(draft, say) if own else (None, [])
     return Manifest(
         build=version("croupier"),
         taken_at=moment(taken_us).isoformat(),
         house_at=moment(house.now_us(taken_us)).isoformat(),
         home=str(home.resolve()),
         sandbox=house.sandbox,
-        store=_read_back(draft, say) if own else None,
+        store=found,
         named=_named(home, None if own else url),
         settings=_copy_settings(draft),
         lake_until_ms=reached.flushed,
         files=len(draft.sums),
         bytes=draft.bytes,
+        faults=faults,
         sums=write_sums(draft.folder, draft.sums),
     )
 
@@ -262,8 +264,9 @@ def _named(home: Path, url: str | None) -> dict[str, str]:
 
 
 def _without_password(url: str) -> str:
-    told = urlsplit(url)
-    return urlunsplit(told._replace(netloc=told.netloc.rpartition("@")[2]))
+    """An address without user, password and what stands behind a question mark, however odd they are."""
+    scheme, mark, rest = url.partition("?")[0].partition("://")
+    return scheme + mark + (rest if scheme == "unix" else rest.rpartition("@")[2])
 
 
 # --- The dump, read back
@@ -286,18 +289,17 @@ def _available_bytes() -> int | None:
     return None
 
 
-def _read_back(draft: Draft, say: Say) -> StoreReading:
-    """Read the dump back in a server of its own, and note what it holds."""
+def _read_back(draft: Draft, say: Say) -> tuple[StoreReading, list[str]]:
+    """Read the dump back in a server of its own; returns what it holds, and what is wrong with it."""
     home = draft.folder / _READING
     lay_out(draft.folder / STORE, home, os.link)
     server = start_server(home, say)
     try:
         with closing(connect(server.url)) as client:
-            check_store(client, None)
-            found = read_store(client)
+            found, faults = read_store(client), store_faults(client)
     finally:
         server.stop(say)
     clear(home, home, say)
     home.rmdir()
     say(f"  store: read back, {found.keys:,} keys, {found.entries:,} entries in its logs")
-    return found
+    return found, faults

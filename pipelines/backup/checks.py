@@ -1,4 +1,8 @@
-"""What a restored house must show before it is one: the store of the manifest, its bundles, the chain, the models."""
+"""What is seen of a restored house: the store that was noted, its bundles and decisions, the chain, the models.
+
+Files and store that are not what the backup noted are refused. Everything else that is wrong was so in the former
+house: it is told, and keeps nobody from having that house back.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from features.errors import CroupierError
 from features.settings.mlflow_file import read_mlflow
 from features.store.bundles import KINDS
-from features.store.deployment import PARTITIONS, open_house, order
+from features.store.deployment import PARTITIONS, open_house, order, position
 from features.store.keys import BUNDLES, bundle_key, log_key, pointer_key
 from features.store.server import Say
 from pipelines.backup.manifest import BackupError, StoreReading
@@ -43,84 +46,81 @@ def read_store(client: redis.Redis) -> StoreReading:
     )
 
 
-def check_store(client: redis.Redis, noted: StoreReading | None) -> int:
-    """Check that a store is the one that was noted, and that what it serves is whole.
-
-    Args:
-        client: A store of which nothing was changed yet.
-        noted: What the manifest says.
-
-    Returns:
-        How many decisions of its log were read.
+def compare_store(client: redis.Redis, noted: StoreReading) -> None:
+    """Compare a store, of which nothing was changed yet, with what was noted.
 
     Raises:
-        BackupError: It is another one, or something is missing or damaged.
+        BackupError: It is another one.
         StoreError: It holds no house, or one of another format.
     """
     open_house(client)
-    if noted is not None:
-        found = read_store(client)
-        if others := [name for name, last in noted.last_ids.items() if found.last_ids.get(name) != last]:
-            raise BackupError(f"the store ends elsewhere than noted in {len(others)} partitions, as in {others[0]}")
-        if (found.entries, found.lasting) != (noted.entries, noted.lasting):
-            told = f"{found.entries} entries and {found.lasting} lasting keys"
-            raise BackupError(f"the store holds {told}, noted are {noted.entries} and {noted.lasting}")
-    _check_bundles(client)
-    return _read_decisions(client)
+    found = read_store(client)
+    if others := [name for name, last in noted.last_ids.items() if found.last_ids.get(name) != last]:
+        raise BackupError(f"the store ends elsewhere than noted in {len(others)} partitions, as in {others[0]}")
+    if (found.entries, found.lasting) != (noted.entries, noted.lasting):
+        told = f"{found.entries} entries and {found.lasting} lasting keys"
+        raise BackupError(f"the store holds {told}, noted are {noted.entries} and {noted.lasting}")
 
 
-def _check_bundles(client: redis.Redis) -> None:
-    """Check that every bundle that a pointer or a version names is there with its hash."""
+def store_faults(client: redis.Redis) -> list[str]:
+    """Bundles that a pointer or a version names and that are missing or damaged, and unreadable decisions."""
     pointers = {kind: cast("bytes | None", client.get(pointer_key(kind))) for kind in KINDS}
     versions = cast("dict[bytes, bytes]", client.hgetall(BUNDLES))
-    named = {kind: digest.decode() for kind, digest in pointers.items() if digest}
-    named |= {name.decode(): digest.decode() for name, digest in versions.items()}
+    named = {name.decode(): digest.decode() for name, digest in versions.items()}
+    named |= {kind: digest.decode() for kind, digest in pointers.items() if digest}
+    return [*_bundle_faults(client, named), *_decision_faults(client)]
+
+
+def _bundle_faults(client: redis.Redis, named: Mapping[str, str]) -> Iterator[str]:
     for name, digest in named.items():
         bundle = cast("bytes | None", client.get(bundle_key(digest)))
-        if bundle is None or hashlib.sha256(bundle).hexdigest() != digest:
-            raise BackupError(f"the bundle {name} ({digest[:12]}) is {'missing' if bundle is None else 'damaged'}")
+        if bundle is None:
+            yield f"the bundle {name} ({digest[:12]}) is missing"
+        elif hashlib.sha256(bundle).hexdigest() != digest:
+            yield f"the bundle {name} ({digest[:12]}) is damaged"
 
 
-def _read_decisions(client: redis.Redis) -> int:
-    """Read the last decisions of each log; returns how many."""
+def _decision_faults(client: redis.Redis) -> Iterator[str]:
+    """The last unreadable decision of each log, of a sample."""
     pipe = client.pipeline(transaction=False)
     for partition in range(PARTITIONS):
         pipe.xrevrange(log_key(partition), count=_SAMPLE)
-    entries = [fields for log in pipe.execute() for _, fields in log]
-    try:
-        return len([load_record(fields[b"b"]) for fields in entries if fields.get(b"k") == b"decision"])
-    except (ValueError, KeyError) as error:
-        raise BackupError(f"a decision of the log cannot be read: {error}") from error
+    for partition, log in enumerate(pipe.execute()):
+        for place, fields in log:
+            try:
+                if fields.get(b"k") == b"decision":
+                    load_record(fields[b"b"])
+            except (ValueError, KeyError) as error:
+                yield f"the decision at {position(partition, place.decode())} cannot be read: {error}"
+                break
 
 
-def check_chain(lake: Path, say: Say) -> int:
-    """Check that the chain of every partition runs from its beginning to the head that is noted.
+def chain_faults(lake: Path, say: Say) -> tuple[int, list[str]]:
+    """Follow the chain of every partition from its beginning to the head that the lake notes.
 
     Args:
         lake: The lake's folder.
         say: Told how far it is.
 
     Returns:
-        How many decisions were looked at.
-
-    Raises:
-        BackupError: It breaks, or ends elsewhere; the text names the place.
+        How many decisions were followed, and where the chain breaks first or that it ends elsewhere.
     """
     heads, count = defaultdict[str, bytes](bytes), 0
     files = _flushes(lake)
     progress = Progress("chain", len(files), say)
     for flush in files.values():
         progress.step()
-        for place, record, link in _links(flush):
-            partition = str(int(place[1:4]))
-            heads[partition] = hashlib.sha256(heads[partition] + record).digest()
-            count += 1
-            if heads[partition] != link:
-                raise BackupError(f"the chain of the lake breaks at {place}")
+        try:
+            for place, record, link in _links(flush):
+                partition = str(int(place[1:4]))
+                heads[partition] = hashlib.sha256(heads[partition] + record).digest()
+                if heads[partition] != link:
+                    return count, [f"the chain of the lake breaks at {place}"]
+                count += 1
+        except (OSError, pa.ArrowException) as error:
+            return count, [f"{flush[0].name} of the lake cannot be read: {error}"]
     told = {partition: head.hex() for partition, head in heads.items()}
-    if told != reach(lake).heads:
-        raise BackupError("the chain of the lake ends elsewhere than its last flush noted")
-    return count
+    return count, [] if told == reach(lake).heads else ["the chain of the lake ends elsewhere than its position says"]
 
 
 def _flushes(lake: Path) -> Mapping[str, Sequence[Path]]:
@@ -134,10 +134,7 @@ def _flushes(lake: Path) -> Mapping[str, Sequence[Path]]:
 def _links(flush: Sequence[Path]) -> Iterator[tuple[str, bytes, bytes]]:
     """Place, record and link of the decisions of a flush, in the order of the log."""
     columns = ["position", "record", "chain"]
-    try:
-        rows = [row for file in flush for row in pq.read_table(file, columns=columns).to_pylist()]
-    except (OSError, pa.ArrowException) as error:
-        raise BackupError(f"{flush[0]} cannot be read: {error}") from error
+    rows = [row for file in flush for row in pq.read_table(file, columns=columns).to_pylist()]
     for row in sorted(rows, key=lambda one: (one["position"][:4], order(one["position"][5:]))):
         yield row["position"], row["record"], row["chain"]
 
@@ -149,20 +146,17 @@ def database_of(home: Path) -> Path | None:
     return file if uri.startswith(SQLITE) and file.is_relative_to(home.resolve()) and file.exists() else None
 
 
-def check_models(home: Path) -> str | None:
-    """Open the registry of a home and load its champion; returns that version, None if there is none.
-
-    Raises:
-        BackupError: The registry does not open, or the champion does not load.
-    """
+def load_champion(home: Path) -> tuple[str | None, list[str]]:
+    """Open the registry of a home and load its champion: that version, None if there is none, and what failed."""
     from models.churn.scorer import ChurnBundle, Scorer  # noqa: PLC0415 - LightGBM's library, and seconds of MLflow
     from models.releases.registry import ChurnRegistry  # noqa: PLC0415
 
+    champion = None
     try:
         registry = ChurnRegistry(home)
         champion = registry.champion()
         if champion is not None:
             Scorer(ChurnBundle.loads(registry.bundle(champion)))
-    except (CroupierError, ValueError, OSError) as error:
-        raise BackupError(f"MLflow's models cannot be loaded: {error}") from error
-    return champion
+    except Exception as error:  # noqa: BLE001 - whatever MLflow meets: the house is restored all the same
+        return champion, [f"MLflow's models cannot be loaded: {error}"]
+    return champion, []

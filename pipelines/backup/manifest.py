@@ -68,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         settings: Variable of the environment -> its file in the backup.
         lake_until_ms: How far the lake reaches, stream milliseconds.
         files, bytes: Of all files.
+        faults: What was seen to be wrong with the store.
         sums: SHA-256 of SHA256SUMS.
     """
 
@@ -83,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     lake_until_ms: int
     files: int
     bytes: int
+    faults: list[str]
     sums: str
 
 

@@ -25,7 +25,7 @@ from features.store.keys import LAKE_LEASE, LEARNER_LEASE, LIVE, lease_key
 from features.store.restored import Acceptance, Restored, mark, restored
 from features.store.server import Say, start_server
 from models.releases.registry_database import prepare
-from pipelines.backup.checks import check_chain, check_models, check_store, database_of
+from pipelines.backup.checks import chain_faults, compare_store, database_of, load_champion, store_faults
 from pipelines.backup.contents import LAKE, STAGING, copy_file
 from pipelines.backup.layout import clear, closed_to_others, lay_out
 from pipelines.backup.manifest import HOME, SETTINGS, STORE, BackupError, Manifest, checked, read_manifest
@@ -41,9 +41,9 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
         taken_at: When that was taken, ISO 8601.
         partitions: Partitions whose last id is the noted one.
         keys: Keys that never expire, as noted.
-        decisions: Decisions of the store's log that were read.
         chained: Decisions of the lake whose chain holds.
-        champion: The churn model that was loaded from MLflow; None if there is none.
+        champion: The churn model that serves according to MLflow; None if there is none.
+        faults: What is wrong with the house, and was when the backup was taken.
         named: What is not in the backup, and where it is.
         settings: Variable of the environment -> the file of the new home that it should name.
         held_back: Whether the house sends nothing until somebody accepts it; no where its store is elsewhere.
@@ -54,9 +54,9 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     taken_at: str
     partitions: int
     keys: int
-    decisions: int
     chained: int
     champion: str | None
+    faults: list[str]
     named: dict[str, str]
     settings: dict[str, str]
     held_back: bool
@@ -161,32 +161,33 @@ def _lay_out(target: Path, manifest: Manifest, names: list[str], staging: Path, 
 
 def _checked(staging: Path, manifest: Manifest, told: Restored, say: Say) -> RestoreResult:
     """Check what was laid out, and mark its store."""
-    decisions = 0
+    faults = []
     if manifest.store is not None:
         server = start_server(staging, say)
         try:
             with closing(connect(server.url)) as client:
-                decisions = check_store(client, manifest.store)
+                compare_store(client, manifest.store)
+                faults += store_faults(client)
                 _free(client)
                 mark(client, told)
         finally:
             server.stop(say)
-        say(f"  store: ends where the backup noted, {decisions:,} of its last decisions read")
-    chained = check_chain(staging / LAKE, say)
-    say(f"  lake: the chain of {chained:,} decisions holds")
-    champion = None
-    if database_of(staging) is not None:
-        champion = check_models(staging)
-        say(f"  MLflow: opens, {'no champion yet' if champion is None else f'{champion} loads'}")
+        for lock in (staging / "store").glob("*.lock"):
+            lock.unlink()  # else it would name this place as the house's former one
+        say(f"  store: {len(manifest.store.last_ids)} partitions end where the backup noted")
+    chained, broken = chain_faults(staging / LAKE, say)
+    say(f"  lake: the chain of {chained:,} decisions was followed")
+    champion, unloaded = (None, []) if database_of(staging) is None else load_champion(staging)
+    say(f"  MLflow: {champion or 'no champion'}")
     return RestoreResult(
         home="",
         backup="",
         taken_at=manifest.taken_at,
         partitions=0 if manifest.store is None else len(manifest.store.last_ids),
         keys=0 if manifest.store is None else manifest.store.lasting,
-        decisions=decisions,
         chained=chained,
         champion=champion,
+        faults=[*faults, *broken, *unloaded],
         named=manifest.named,
         settings={},
         held_back=manifest.store is not None,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pipelines.cli.terminal import CommandRefused, Json, console, fields, home, serving, show
+
+if TYPE_CHECKING:
+    from pipelines.backup.restore import RestoreResult
 
 
 def backup(
@@ -26,6 +30,8 @@ def backup(
         show(fields(found) | {"backup": str(target)}, as_json=True)
         return
     print(f"{target} holds the house as of {found.taken_at}: {found.files:,} files, {found.bytes / 1e6:,.1f} MB")
+    for fault in found.faults:
+        print(f"wrong with the house: {fault}")
     for what, place in found.named.items():
         print(f"not copied: {what}, which is at {place}")
 
@@ -41,7 +47,7 @@ def restore(
     reason: Annotated[str, typer.Option(help="Why it may, for the record; must be given.", show_default=False)] = "",
     as_json: Json = False,
 ) -> None:
-    """Restore a backup and check it; nothing is sent yet. Example: croupier restore /backups/monday --home var2."""
+    """Restore a backup; exit code 1 if the house has faults. Example: croupier restore /backups/monday --home var2."""
     if accept:
         _accept(target, new_home, reason, as_json=as_json)
         return
@@ -55,8 +61,16 @@ def restore(
     found = restoring.restore(target, place, user(), datetime.now(UTC), console().print)
     if as_json:
         show(fields(found), as_json=True)
-        return
-    print(f"{place} holds the house of {target}, as of {found.taken_at}")
+    else:
+        _tell(found)
+    if found.faults:
+        sys.exit(1)
+
+
+def _tell(found: RestoreResult) -> None:
+    print(f"{found.home} holds the house of {found.backup}, as of {found.taken_at}")
+    for fault in found.faults:
+        print(f"wrong with the house, and was when the backup was taken: {fault}")
     for what, where in found.named.items():
         print(f"not in the backup: {what}, which is at {where}")
     for variable, file in found.settings.items():

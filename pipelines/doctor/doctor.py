@@ -28,8 +28,8 @@ from features.store.bundles import KINDS, READY
 from features.store.cluster import Cluster, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, open_house, order, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import LEARNER_LEASE, LIVE, bundle_key, lease_key, log_key, pointer_key
-from features.store.restored import Restored, restored
+from features.store.keys import LEARNER_LEASE, LIVE, RESTORED, bundle_key, lease_key, log_key, pointer_key
+from features.store.restored import Restored, read_mark
 from features.store.server import read_lock, server_binary, socket_path, store_url
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
@@ -200,7 +200,8 @@ def _stored(url: str) -> _Stored:
         newest = max((order(one["last-generated-id"].decode())[0] for one in logs), default=0)
         held = [(int(until or 0), int(mark or 0)) for until, mark in leases.values()]
         (learner,) = _replies(client, [("HGET", LEARNER_LEASE, "until")]).values() or (None,)
-        read = (_last(logs), _bundles(client), _reports(client), restored(client))
+        (mark,) = _replies(client, [("GET", RESTORED)]).values() or (None,)
+        read = (_last(logs), _bundles(client), _reports(client), read_mark(mark))
         return _Stored(house, now_us, held, int(learner or 0), newest, *read)
 
 

@@ -149,6 +149,7 @@ def test_a_silent_server_is_waited_for_with_a_word_and_nothing_is_started_beside
 
 
 ASKING = {
+    "backup": "FILE.backup",
     "catalogue diff": "service/catalogue.yaml",
     "catalogue lint": "",
     "catalogue show": "",
@@ -187,12 +188,13 @@ APART = {
     "rules lint",
     "rules list",
     "rules page",
+    "restore",
     "screen",
     "simulate",
     "webhooks check",
     "webhooks test",
 }
-"""Commands that never wait for it: doctor says that it is silent, and benches make houses of their own."""
+"""Commands that never wait for it: doctor says that it is silent, benches and restores make houses of their own."""
 
 
 def test_of_every_command_it_is_known_here_whether_it_asks_the_store() -> None:

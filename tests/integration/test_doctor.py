@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,10 @@ from features.store.cluster import plain
 from features.store.connection import connect, load_library
 from features.store.deployment import create_house, real_now_us
 from features.store.keys import pointer_key
+from features.store.restored import Restored, mark
 from features.store.server import server_binary, socket_path, start_server
 from pipelines.__main__ import app
+from pipelines.backup.restore import accept
 from pipelines.worker.process import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +128,19 @@ def test_the_same_stands_in_one_object_for_machines(served: World) -> None:
     assert (done.returncode, told["healthy"], told["home"]) == (0, True, str(served.home))
     assert {"check", "grade", "seen", "do"} == set(told["checks"][0])
     assert {one["check"]: one["grade"] for one in told["checks"]}["store"] == "ok"
+
+
+def test_of_a_restored_house_it_says_that_nothing_is_sent_and_who_let_it_send(world: World) -> None:
+    assert not [line for line in doctor(world.home).lines if " restored " in line]
+    told = Restored(at="2026-11-29T00:00:00+00:00", by="ann", backup="/backups/monday", taken_at="2026-11-28")
+    mark(world.client, told)
+    line = doctor(world.home).line("restored", "warning")
+    assert (
+        "restored on 2026-11-29T00:00:00+00:00 by ann from /backups/monday, taken 2026-11-28; it sends nothing" in line
+    )
+    assert line.endswith("to do: once the former house is down for good: `croupier restore --accept --reason TEXT`")
+    accept(world.client, "bob", "a drill", datetime(2026, 11, 30, tzinfo=UTC))
+    assert doctor(world.home).line("restored", "ok").endswith("bob let it send on 2026-11-30T00:00:00+00:00: a drill")
 
 
 # --- Homes

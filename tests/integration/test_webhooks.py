@@ -30,8 +30,10 @@ from support.workers import running
 
 from features.store.deployment import House
 from features.store.keys import WEBHOOKS_GONE, outbox_key, outbox_state_key, tag, undelivered_key
+from features.store.restored import Restored, mark
 from features.store.server import Server
 from pipelines import __main__ as cli
+from pipelines.backup.restore import accept
 from pipelines.worker import dispatcher as courier_file
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.http_client import AT_ONCE
@@ -215,6 +217,24 @@ async def test_a_self_exclusion_is_told_to_senders_signed_and_without_the_player
         assert house.player_key("p1") not in one.text
         assert "p1" not in told["data"].values()
     assert len({one.id for one in senders.got}) == len(senders.got)
+
+
+def test_a_restored_house_tells_nobody_and_forgets_nothing_until_somebody_accepts_it(
+    senders: Senders, server: Server, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Restored(at="2026-11-29T00:00:00+00:00", by="ann", backup="/backups/monday", taken_at="2026-11-28")
+    mark(store, told)
+    monkeypatch.setattr(courier_file, "TRIM_SECONDS", 0.01)
+    revoke(store, "017-a")
+    for webhooks in (senders.told("crm"), Webhooks()):
+        asked = store.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]  # type: ignore[union-attr]
+        with working(server.url, webhooks):
+            until(lambda asked=asked: store.info("commandstats")["cmdstat_get"]["calls"] > asked + 3)  # type: ignore[misc]
+        assert (senders.got, store.xlen(OUTBOX)) == ([], 1)
+    with working(server.url, senders.told("crm")):
+        accept(store, "ann", "the former house is gone", datetime.now(UTC))
+        until(lambda: settled(store))
+    assert [one.decision for one in senders.got] == ["017-a"]
 
 
 def test_failed_attempts_are_repeated_under_the_same_id_until_one_succeeds(

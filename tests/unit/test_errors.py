@@ -58,6 +58,7 @@ ENDING = {
     "command_refused",
     "gate_refused",
     "import_refused",
+    "invalid_backup",
     "invalid_file",
     "invalid_learner",
     "invalid_registry",
