@@ -15,6 +15,8 @@ import pandas as pd
 import tea_tasting as tt
 from numpy.typing import NDArray
 
+from service.reports import Difference, RelativeDifference
+
 CONFIDENCE: Final = 0.95
 LEVEL: Final = 0.05
 CLEAR_OF_ZERO: Final = 10.0
@@ -43,23 +45,6 @@ METRICS: Final = {one.name: one for one in (NET_REVENUE, CONVERSION, DEPOSITS, U
 GUARDRAILS: Final = frozenset({"unsubscribed", "harm"})
 
 
-class Estimate(msgspec.Struct, frozen=True):
-    """A difference with 95 % interval and p-value; None where players do not vary."""
-
-    estimate: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-
-
-class Relative(msgspec.Struct, frozen=True):
-    """A difference relative to the control's mean."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of one comparison; means per mature player, `absolute` after CUPED where `cuped` is true.
 
@@ -76,8 +61,8 @@ class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
     n_control: int
     mean: float
     mean_control: float
-    absolute: Estimate
-    relative: Relative | None
+    absolute: Difference
+    relative: RelativeDifference | None
     p_adjusted: float | None
     cuped: bool
 
@@ -208,7 +193,7 @@ def _row(
         n_control=len(control),
         mean=float(treated.mean()),
         mean_control=float(control.mean()),
-        absolute=_absolute(result) if result else Estimate(difference, None, None, None),
+        absolute=_absolute(result) if result else Difference(difference, None, None, None),
         relative=_relative(result, control) if result else None,
         p_adjusted=p_adjusted,
         cuped=result is not None
@@ -217,15 +202,15 @@ def _row(
     )
 
 
-def _absolute(result: Any) -> Estimate:  # noqa: ANN401 - tea-tasting's named tuples
+def _absolute(result: Any) -> Difference:  # noqa: ANN401 - tea-tasting's named tuples
     bounds = result.effect_size, result.effect_size_ci_lower, result.effect_size_ci_upper, result.pvalue
-    return Estimate(*map(float, bounds))
+    return Difference(*map(float, bounds))
 
 
-def _relative(result: Any, control: NDArray[np.float64]) -> Relative | None:  # noqa: ANN401 - tea-tasting's named tuples
+def _relative(result: Any, control: NDArray[np.float64]) -> RelativeDifference | None:  # noqa: ANN401 - see above
     """Relative difference; None where the control's mean is not clear of 0, as the ratio then means nothing."""
     error = float(control.std(ddof=1)) / len(control) ** 0.5
     if control.mean() <= 0 or control.mean() < CLEAR_OF_ZERO * error:
         return None
     bounds = result.rel_effect_size, result.rel_effect_size_ci_lower, result.rel_effect_size_ci_upper
-    return Relative(*map(float, bounds)) if np.isfinite(bounds).all() else None
+    return RelativeDifference(*map(float, bounds)) if np.isfinite(bounds).all() else None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from service.decisions.record import Choice, load_record, unpack_floats, unpack_places
+from service.reports import ReportHealth, SampleRatio
 
 ALARM: Final = 0.001
 LEAST_EXPECTED: Final = 5.0
@@ -25,15 +26,6 @@ MOST_LAG_SECONDS: Final = 86_400.0
 _CHUNK: Final = 2_048
 
 Floats = NDArray[np.float64]
-
-
-class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """Players per variant against the experiment's shares; `p_value` is None where it cannot be computed."""
-
-    p_value: float | None
-    alarm: bool
-    observed: dict[str, int]
-    expected: dict[str, float] | None
 
 
 class VersionCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,13 +59,6 @@ class Maturity(msgspec.Struct, frozen=True, kw_only=True):
     mature: int
     immature_share: float
     by_variant: dict[str, int]
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether the experiment can be trusted, and every reason why not."""
-
-    ok: bool
-    reasons: list[str]
 
 
 def sample_ratio(observed: Mapping[str, int], expected: Mapping[str, float] | None) -> SampleRatio:
@@ -264,7 +249,7 @@ def health(
     mature: Mapping[str, int],
     crossed_share: float,
     lag_seconds: float | None,
-) -> Health:
+) -> ReportHealth:
     """Every reason why the experiment must not be trusted.
 
     Args:
@@ -289,4 +274,4 @@ def health(
     few = {name: count for name, count in sorted(mature.items()) if count < LEAST_PLAYERS}
     thin = [f"{name} has {count} mature players, fewer than {LEAST_PLAYERS}" for name, count in few.items()]
     reasons = [reason for reason, holds in found.items() if holds] + thin
-    return Health(not reasons, reasons)
+    return ReportHealth(not reasons, reasons)

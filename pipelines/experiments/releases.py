@@ -163,7 +163,7 @@ def _refuse_unknown(client: redis.Redis, wanted: Experiments) -> None:
 
 
 def listed(url: str) -> dict[str, Any]:
-    """What runs, and every change of it: `version`, `holdout`, `experiments` and `changes`, the latest last."""
+    """What runs and what changed, the latest last: keys as `experiment list --json` prints them."""
     client = connect(url)
     serving, entries = served_experiments(client), journal(client, KIND)
     began = {key: entry.at for entry in reversed(entries) for key in entry.evidence.get("phases", {})}

@@ -29,15 +29,14 @@ from pipelines.experiments.comparisons import (
 from pipelines.experiments.exposures import BEFORE_DAYS, DAY_US, Exposures
 from pipelines.experiments.health import (
     LEAST_PLAYERS,
-    Health,
     Maturity,
     PropensityRatio,
     PropensityTally,
-    SampleRatio,
     health,
     propensity_ratio,
     sample_ratio,
 )
+from service.reports import ReportHealth, SampleRatio
 
 _DAILY_DAYS: Final = 21
 _LEAST_POINT: Final = 10
@@ -93,7 +92,7 @@ class Uplift(msgspec.Struct, frozen=True, kw_only=True):
     as_of: str
     config_hash: str
     primary: str
-    health: Health
+    health: ReportHealth
     srm: SampleRatio
     propensity_srm: PropensityRatio
     maturity: Maturity

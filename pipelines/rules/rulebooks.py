@@ -66,7 +66,6 @@ def served(client: redis.Redis) -> Serving:
     plain = BusinessRules(ranks, layout.catalogue.exploration_floor)
     policies: dict[str, Policy] = {
         "learnt": plain,
-        "uniform": plain,
         "business_rules": plain,
         "priority": Priority(ranks),
     }
