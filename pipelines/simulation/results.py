@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy import stats
 
+from models.experiments.definition import GLOBAL_HOLDOUT
 from pipelines.simulation.players import WINDOW_DAYS
 from pipelines.simulation.simulate import DAY_US, SimulatedDecision, SimulationRun
 
-VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout")
+VARIANTS: Final = ("policy", "business_rules", "uniform", "holdout", GLOBAL_HOLDOUT)
 _COLOURS: Final = {"policy": "#1f5fa8", "business_rules": "#d08a1d", "uniform": "#8a8f98", "holdout": "#3d8b5c"}
 _BINS: Final = 12
 TRUTH_DAYS: Final = 14

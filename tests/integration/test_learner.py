@@ -246,7 +246,7 @@ async def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_
     published = PolicyVersion.loads(serving(store))
     async with opened() as client:
         assert (await client.get("/readyz")).json()["policy"] == published.version
-        policy = app_of(client).state.deps.serving.policies["policy"]
+        policy = app_of(client).state.deps.serving.policies["learnt"]
     context = np.random.default_rng(6).normal(size=len(published.features))
     pmf = policy.pmf(policy.scores(context), np.ones(CATALOGUE.size, dtype=np.bool_))
     assert pmf[0] > 0.9

@@ -66,12 +66,15 @@ def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str) -> N
     assert len(operations) == 14
     for operation in operations:
         leading = paths.get(operation.label, [])
+        bodies = [UNSET, *(example.body for example in recorded() if example.operation == operation.label)]
 
         @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(), path=st.sampled_from([None, *leading]))
-        def law(case: schemathesis.Case, path: dict[str, str] | None) -> None:
+        @given(case=operation.as_strategy(), path=st.sampled_from([None, *leading]), body=st.sampled_from(bodies))
+        def law(case: schemathesis.Case, path: dict[str, str] | None, body: Any) -> None:
             if path is not None:
                 case.path_parameters = path
+            if body is not UNSET:  # what is random rarely fits together
+                case.body = body
             answer = case.call_and_validate(base_url=served, checks=CHECKS)
             answered.add((case.operation.label, answer.status_code))
 

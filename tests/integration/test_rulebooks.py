@@ -87,7 +87,7 @@ async def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_e
         deps = app_of(client).state.deps
         served = {}
         for sees, policy in (("much", Seeing(HOUSE.size)), ("little", Uniform(HOUSE.size))):
-            deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": policy})
+            deps.serving = replace(deps.serving, policies={**deps.serving.policies, "learnt": policy})
             for place, make in (("DK", dane), ("MT", adult_events)):
                 player = player_of("policy", f"{place}-{sees}-")
                 position = await tell(client, make(player))
@@ -102,7 +102,7 @@ async def test_where_a_law_forbids_what_a_policy_sees_business_rules_serve_and_e
         }
         ready = (await client.get("/readyz")).json()
         assert ready["barred"] == {}
-        deps.serving = replace(deps.serving, policies={**deps.serving.policies, "policy": Seeing(HOUSE.size)})
+        deps.serving = replace(deps.serving, policies={**deps.serving.policies, "learnt": Seeing(HOUSE.size)})
         ready = (await client.get("/readyz")).json()
         assert ready["barred"]["DK"] == ["last_bet_days_ago"]
 
