@@ -20,14 +20,15 @@ from features.store.errors import StoreError
 from features.store.keys import HOUSE, tag
 
 PARTITIONS: Final = 256
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of the houses that this build writes; it reads every earlier one. 2: records name every experiment."""
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
     """What is fixed when a house is created.
 
     Attributes:
-        format: Version of keys and records.
+        format: Version of keys and records; raised by the first process that writes a later one.
         partitions: Streams and hash tags; another number is refused.
         sandbox: Whether the clock may differ from the store's and imports may assume facts.
         real_us: The store's clock when the house was created, unix microseconds.
@@ -125,7 +126,13 @@ def _read_house(found: bytes | None) -> House:
     if found is None:
         raise StoreError("the store holds no house yet: run `croupier up` once")
     house = msgspec.json.decode(found, type=House)
-    if (house.format, house.partitions) != (FORMAT, PARTITIONS):
-        held = f"format {house.format} and {house.partitions} partitions"
-        raise StoreError(f"the house has {held}, not {FORMAT} and {PARTITIONS}")
+    if house.format > FORMAT:
+        raise StoreError(f"the house has format {house.format}, of a later build; this one reads up to {FORMAT}")
+    if house.partitions != PARTITIONS:
+        raise StoreError(f"the house has {house.partitions} partitions, not {PARTITIONS}")
     return house
+
+
+def raised(house: House) -> House:
+    """The house in the format that this build writes: builds that cannot read what it writes refuse it from then on."""
+    return msgspec.structs.replace(house, format=FORMAT)

@@ -111,7 +111,7 @@ class Splits:
         return Assignment(
             tuple(membership for membership, _, _ in found),
             "learnt" if choosing is None or choosing.policy is None else choosing.policy,
-            _use(variant.use for _, variant, _ in found),
+            "control" if held else _use(variant.use for _, variant, _ in found),
             _union([*(withheld for _, _, withheld in found), *([self._everything] if held else [])]),
         )
 

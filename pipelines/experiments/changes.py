@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,12 +20,10 @@ from models.experiments.definition import (
 )
 from models.releases.release import GateRefused
 
-RUNNING_AT_ONCE: Final = 1
-"""Experiments beside the global holdout, as many as a decision's record has room for."""
 Part = TypeVar("Part", bound=BaseModel)
 
 
-def begun(before: Experiments, wanted: Experiments, at_once: int = RUNNING_AT_ONCE) -> Experiments:
+def begun(before: Experiments, wanted: Experiments) -> Experiments:
     """What serves, with more experiments in it; raises GateRefused if they cannot run beside each other."""
     known = {one.key for one in before.running}
     for one in wanted.running:
@@ -33,8 +31,6 @@ def begun(before: Experiments, wanted: Experiments, at_once: int = RUNNING_AT_ON
             raise GateRefused(f"{one.key} runs already: `croupier experiment ramp` changes its shares")
         if one.key in before.ended:
             raise GateRefused(f"{one.key} was stopped, and its decisions stand in the log: take another key")
-        if any(variant.use == "eval" for variant in one.variants):
-            raise GateRefused(f"{one.key}: use: eval waits until records say what a decision serves for; leave it out")
         if one.phase != 1:
             raise GateRefused(f"{one.key}: an experiment begins with phase 1")
     layers = {layer.layer: layer for layer in before.layers}
@@ -48,18 +44,7 @@ def begun(before: Experiments, wanted: Experiments, at_once: int = RUNNING_AT_ON
         layers=tuple(layers.values()),
         ended=before.ended,
     )
-    _refuse_crowd(after, at_once)
     return ordered(after)
-
-
-def _refuse_crowd(after: Experiments, at_once: int) -> None:
-    """Refuse more experiments than a record has room for."""
-    keys = [one.key for one in after.running]
-    if len(keys) > at_once:
-        raise GateRefused(
-            f"a decision's record has room for {at_once} experiment beside the global holdout, not for "
-            f"{' and '.join(keys)}: stop one first"
-        )
 
 
 def widened(before: Experiments, share: float) -> Experiments:

@@ -24,20 +24,33 @@ DAY_US: Final = 86_400_000_000
 BEFORE_DAYS: Final = 28
 """Days before the first decision whose money serves as covariate."""
 
+_ASSIGNED: Final = """
+    CREATE VIEW assigned AS
+    WITH members AS (
+        SELECT player, decision_id, "at", role, record, catalogue_version, unnest(experiments) AS member FROM decisions
+        WHERE experiments IS NOT NULL
+        UNION ALL
+        SELECT player, decision_id, "at", role, record, catalogue_version,
+            {'key': experiment, 'version': '', 'phase': 1, 'variant': variant, 'bucket': NULL} FROM decisions
+        WHERE experiments IS NULL AND experiment IS NOT NULL
+    )
+    SELECT player, decision_id, "at", role, record, member.key AS experiment, member.variant AS variant,
+        coalesce(nullif(member.version, ''), catalogue_version, 'none') AS split
+    FROM members
+    WHERE role IN ('drawn', 'lost', 'holdout')
+"""
+"""Decisions by the experiments that the player was in; `split` is what split them, a release or a catalogue."""
 _EXPERIMENTS: Final = """
-    SELECT experiment FROM decisions WHERE role IN ('drawn', 'lost', 'holdout') AND experiment IS NOT NULL
-    GROUP BY experiment ORDER BY max("at") DESC, experiment
+    SELECT experiment FROM assigned GROUP BY experiment ORDER BY max("at") DESC, experiment
 """
 _EXPOSED: Final = """
     CREATE TABLE exposed AS
     SELECT player,
         arg_min(variant, {'at': "at", 'id': decision_id}) AS variant,
-        coalesce(arg_min(catalogue_version, {'at': "at", 'id': decision_id}), 'none') AS catalogue_version,
+        arg_min(split, {'at': "at", 'id': decision_id}) AS split,
         min(epoch_us("at")) AS first_us,
         count(DISTINCT variant) AS variants
-    FROM decisions
-    WHERE role IN ('drawn', 'lost', 'holdout') AND experiment = $experiment
-    GROUP BY player
+    FROM assigned WHERE experiment = $experiment GROUP BY player
 """
 """Players by their first decision; by intention to treat, so whom the global holdout silences is among them."""
 _REACH: Final = """
@@ -136,7 +149,7 @@ _LATEST: Final = """
         UNION ALL SELECT coalesce(known_at, occurred_at) FROM outcomes)
 """
 _RECORDS: Final = """
-    SELECT record FROM decisions
+    SELECT variant, record FROM assigned
     WHERE role IN ('drawn', 'lost') AND experiment = $experiment AND octet_length(record) > 0
     ORDER BY decision_id
 """
@@ -181,7 +194,8 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         experiment: Key of the experiment.
         others: Keys of the other experiments in the lake.
-        players: One row per player, sorted: `player`, `variant` and `catalogue_version` of the first decision,
+        players: One row per player, sorted: `player`, `variant` and `split` (hash of what split them) of the first
+            decision,
             `first_us` (unix microseconds, UTC), `variants` (how many the player was seen in), and over the window
             that begins there: `conversion`, `unsubscribed`, `harm` (0 or 1), `contacts`, `deposits_minor`,
             `net_revenue_minor`, `cost_minor`, and over the 28 days before: `before_deposits_minor`,
@@ -212,6 +226,7 @@ def opened(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("SET TimeZone = 'UTC'")
         for table, schema in SCHEMAS.items():
             _view(connection, lake, table, schema)
+        connection.execute(_ASSIGNED)
         yield connection
 
 
@@ -279,8 +294,8 @@ def met_within(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
     return [(int(days), int(players)) for days, players in connection.execute(_REACH).fetchall()]
 
 
-def records(connection: duckdb.DuckDBPyConnection, experiment: str) -> Iterator[bytes]:
-    """Records of an experiment's drawn decisions, by decision id."""
+def records(connection: duckdb.DuckDBPyConnection, experiment: str) -> Iterator[tuple[str, bytes]]:
+    """Variant and record of an experiment's drawn decisions, by decision id."""
     asked = connection.execute(_RECORDS, {"experiment": experiment})
     while rows := asked.fetchmany(10_000):
-        yield from (record for (record,) in rows)
+        yield from rows

@@ -152,20 +152,20 @@ class PropensityTally:
         return self.decisions > 0 and len(self.cells()) > 1 and self.expected.sum() >= 2 * LEAST_EXPECTED
 
 
-def tallies(records: Iterable[bytes]) -> dict[str, PropensityTally]:
-    """Tallies by variant, from records of drawn decisions.
+def tallies(records: Iterable[tuple[str, bytes]]) -> dict[str, PropensityTally]:
+    """Tallies by variant, from variants and records of drawn decisions.
 
     A learning policy is many versions of few draws each, in which nothing could be seen; all draws of a variant have
     one sum of pmfs, however often the policy changed.
     """
     found: dict[str, PropensityTally] = {}
     waiting: dict[str, list[tuple[Floats, int]]] = {}
-    for data in records:
-        record = load_record(data)
-        rows = waiting.setdefault(record.variant, [])
-        rows.append((_whole(record.choice), record.choice.place))
+    for variant, data in records:
+        choice = load_record(data).choice
+        rows = waiting.setdefault(variant, [])
+        rows.append((_whole(choice), choice.place))
         if len(rows) >= _CHUNK:
-            _add(found, record.variant, waiting.pop(record.variant))
+            _add(found, variant, waiting.pop(variant))
     for variant, rows in waiting.items():
         _add(found, variant, rows)
     return dict(sorted(found.items()))
@@ -260,7 +260,7 @@ def health(
         lag_seconds: How far the lake is behind the house; None if unknown.
     """
     found = {
-        "the shares of the experiment are unknown: no known catalogue has the version that the decisions name": (
+        "the shares of the experiment are unknown: nothing that is kept has the version that the decisions name": (
             ratio.expected is None
         ),
         f"the variants are not filled as planned (sample ratio p = {ratio.p_value or 0:.2g})": ratio.alarm,

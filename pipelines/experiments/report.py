@@ -5,7 +5,7 @@ lake --duckdb--> players --uplift--> report --> reports/uplift.{html,csv,json} -
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -20,11 +20,13 @@ from features.store.errors import StoreError
 from features.store.keys import REPORTS, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
+from models.experiments.allocation import of_catalogue
+from models.experiments.definition import Experiments
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.experiments.health import tallies
 from pipelines.experiments.uplift import Uplift, uplift
-from pipelines.served import kept_by_hash, served_catalogue
+from pipelines.served import kept_by_hash, served_catalogue, served_experiments
 from pipelines.worker.lake import reach
 from service.reports import Summary
 from service.settings import catalogue_path
@@ -101,32 +103,42 @@ def compute(
     return uplift(
         found,
         found.latest_us if house is None else house.complete_us,
-        shares(found, catalogue, house),
+        shares(found, _running(catalogue, house), house),
         draws,
         None if house is None else house.lag_seconds,
     )
 
 
-def shares(found: Exposures, running: Catalogue, house: LiveHouse | None) -> dict[str, Mapping[str, float]]:
-    """Variant shares by catalogue version: of the one that serves, and of versions that the store kept."""
-    known: dict[str, Mapping[str, float]] = {running.hash: _shares(running, found.experiment)}
-    for version in _others(found, known):
+def _running(catalogue: Catalogue, house: LiveHouse | None) -> dict[str, Experiments]:
+    """What splits players now, by the versions that decisions name: those of the first builds name the catalogue."""
+    of_file = of_catalogue(catalogue.experiment)
+    serving = of_file if house is None else served_experiments(house.client)
+    return {catalogue.hash: of_file, of_file.hash: of_file, serving.hash: serving}
+
+
+def shares(
+    found: Exposures, running: Mapping[str, Experiments], house: LiveHouse | None
+) -> dict[str, Mapping[str, float]]:
+    """Variant shares by what split the players: what serves, and what the store kept."""
+    known = dict(running)
+    for version in sorted(set(found.players["split"].unique()) - set(known)):
         kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
-            known[version] = _shares(Catalogue.model_validate_json(kept), found.experiment)
-    return {version: split for version, split in known.items() if split}
+            known[version] = _splitting(kept)
+    return {version: split for version, one in known.items() if (split := _shares(one, found.experiment))}
 
 
-def _shares(catalogue: Catalogue, key: str) -> Mapping[str, float]:
-    """Shares of an experiment by a catalogue; none if that names another."""
-    block = catalogue.experiment
-    return (
-        {} if block is None or block.key != key else {str(variant): share for variant, share in block.variants.items()}
-    )
+def _splitting(kept: bytes) -> Experiments:
+    """Experiments, or those that a kept catalogue names."""
+    if "offers" in msgspec.json.decode(kept):
+        return of_catalogue(Catalogue.model_validate_json(kept).experiment)
+    return Experiments.model_validate_json(kept)
 
 
-def _others(found: Exposures, known: Iterable[str]) -> list[str]:
-    return sorted(set(found.players["catalogue_version"].unique()) - set(known))
+def _shares(experiments: Experiments, key: str) -> Mapping[str, float]:
+    """Shares of an experiment's players; none if it is not among them."""
+    sizes = {variant.name: variant.size for one in experiments.running if one.key == key for variant in one.variants}
+    return {name: size / sum(sizes.values()) for name, size in sizes.items() if size}
 
 
 def running(home: Path) -> LiveHouse | None:

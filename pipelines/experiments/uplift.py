@@ -117,7 +117,7 @@ def uplift(
     Args:
         found: Its players.
         as_of_us: The house's clock, unix microseconds: who is mature by then enters.
-        shares: Shares of the variants by catalogue version, as far as they are known.
+        shares: Shares of the variants by what split the players, as far as they are known.
         tallies: Draws by policy version (`health.tallies`).
         lag_seconds: How far the lake is behind the house; None if unknown.
 
@@ -167,9 +167,9 @@ def uplift(
 
 
 def planned(players: pd.DataFrame, shares: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:
-    """Expected players by variant, each by the shares of the deciding catalogue; None if those are unknown."""
+    """Expected players by variant, each by the shares of what split them; None if those are unknown."""
     expected: dict[str, float] = {}
-    for version, count in players["catalogue_version"].value_counts().items():
+    for version, count in players["split"].value_counts().items():
         if version not in shares:
             return None
         for variant, share in shares[str(version)].items():
@@ -314,6 +314,6 @@ def _config_hash(found: Exposures, metrics: Sequence[Metric]) -> str:
         "confidence": CONFIDENCE,
         "clear_of_zero": CLEAR_OF_ZERO,
         "metrics": [[one.name, one.title, one.unit, one.before] for one in metrics],
-        "catalogues": sorted(found.players["catalogue_version"].unique()),
+        "catalogues": sorted(found.players["split"].unique()),  # as the first build called what splits players
     }
     return hashlib.sha256(msgspec.json.encode(chosen)).hexdigest()[:12]

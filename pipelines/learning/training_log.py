@@ -104,9 +104,14 @@ def _last(flush: str) -> int:
 
 
 def drawn(record: Record) -> DrawnDecision | None:
-    """The decision of a record for training; None if it was not drawn, or made with another build's features."""
+    """The decision of a record for training; None if it was not drawn, or made with another build's features.
+
+    What serves for evaluation is left out: a policy is not judged by what it learnt from.
+    """
     choice, sent, churn = record.choice, record.action, record.seen.churn_score
     if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
+        return None
+    if record.use == "eval":
         return None
     vector = forward(unpack_floats(record.seen.features), record.at_us)
     seen = context(vector, churn).astype("<f4").tobytes()

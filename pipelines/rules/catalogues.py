@@ -15,6 +15,7 @@ from features.store.bundles import keep
 from features.store.connection import connect
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
+from models.experiments.allocation import of_catalogue
 from models.releases.journal import serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
 from pipelines.rules.inspection import lint
@@ -62,7 +63,9 @@ def promote(url: str, file: str, reason: str, by: str | None = None) -> Released
         found = [one for one in linted(client, chosen, before)["findings"] if one["grade"] != "note"]
         if found:
             raise GateRefused(f"not promoted: {'; '.join(': '.join((one['where'], one['what'])) for one in found)}")
-        keep(client, bytes_of(before), before.hash)
+        splits = of_catalogue(chosen.experiment)  # what its decisions name while no experiments were released
+        for kept in (before, splits):
+            keep(client, bytes_of(kept), kept.hash)
         replaced = serves(journal(client, "catalogue")) or before.hash
         evidence = {"rulebook": served_rulebook(client).hash, **_counts(before, chosen)}
         entry = new_release(

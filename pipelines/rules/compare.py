@@ -36,10 +36,10 @@ from service.contacts import limits
 from service.decisions import reasons
 from service.decisions.assess import Assessment, RecordedPlayer, assess
 from service.decisions.eligibility import Asked
+from service.decisions.personal import personal
 from service.decisions.record import Record, assignment, load_record
 from service.decisions.replay import recorded_player, recorded_request
 from service.decisions.serving import Serving
-from service.players import sealing
 from service.rules.compiler import CompiledRulebook
 
 
@@ -150,10 +150,10 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Record
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
     key = cast("bytes | None", client.get(PlayerKeys(record.player).seal))
-    personal = sealing.unseal(key, record.sealed, record.decision_id)
-    if personal is None:
+    opened = personal(key, record)
+    if opened is None:
         return "erased"
-    return RecordedCase(record, recorded_player(record, personal), recorded_request(record, personal))
+    return RecordedCase(record, recorded_player(record, opened), recorded_request(record, opened))
 
 
 def _compare(

@@ -29,12 +29,22 @@ from features.events import moment
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, position, real_now_us
 from features.store.keys import lease_key, log_key
+from models.experiments.definition import GLOBAL_HOLDOUT
 from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
 from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 
 _MOMENT: Final = pa.timestamp("us", tz="UTC")
 _KNOWN: Final = [("known_at", _MOMENT), ("position", pa.string())]
+_MEMBERSHIP: Final = pa.struct(
+    [
+        *((name, pa.string()) for name in ("key", "version")),
+        ("phase", pa.int32()),
+        ("variant", pa.string()),
+        ("bucket", pa.float64()),
+    ]
+)
+_JOURNEY: Final = pa.struct([*((name, pa.string()) for name in ("id", "instance", "node")), ("visit", pa.int32())])
 _PLACED: Final = [("time_zone", pa.string()), ("timing_slot", pa.string()), ("night", pa.bool_())]
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "events": pa.schema(
@@ -101,11 +111,17 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
             ("record", pa.binary()),
             ("chain", pa.binary()),
             *_KNOWN,
+            ("experiments", pa.list_(_MEMBERSHIP)),
+            ("global_holdout", pa.bool_()),
+            ("use", pa.string()),
+            ("journey", _JOURNEY),
+            ("experiments_version", pa.string()),
         ]
     ),
 }
 """Columns of the lake; money in minor units, moments in UTC, `player` is the player key.
 
+`experiment` and `variant` are the first of `experiments`; files of the first builds lack that and all columns after it.
 An outcome that names no decision has "" for it. A file with outcomes that a clock far ahead told has `told_at` too: the
 moment it told, while `occurred_at` is when they began to hold."""
 
@@ -303,7 +319,7 @@ def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
 
 
 def _decision(record: Record, body: bytes) -> dict[str, Any]:
-    sent, choice = record.action, record.choice
+    sent, choice, first = record.action, record.choice, next(iter(record.experiments), None)
     contact = (
         {}
         if sent is None
@@ -322,8 +338,8 @@ def _decision(record: Record, body: bytes) -> dict[str, Any]:
         "at": record.at_us,
         "brand": record.brand,
         "decision_point": record.decision_point,
-        "experiment": record.experiment or None,
-        "variant": record.variant or None,
+        "experiment": first and first.key,
+        "variant": first and first.variant,
         "role": choice.role,
         "policy_version": choice.policy_version,
         "activated": record.activated,
@@ -338,4 +354,9 @@ def _decision(record: Record, body: bytes) -> dict[str, Any]:
         "catalogue_version": record.versions.catalogue,
         "rules_version": record.versions.rules,
         "record": body,
+        "experiments": [one._asdict() for one in record.experiments],
+        "global_holdout": GLOBAL_HOLDOUT in choice.excluded,
+        "use": record.use,
+        "journey": None if record.journey is None else msgspec.structs.asdict(record.journey),
+        "experiments_version": record.versions.experiments,
     }

@@ -32,8 +32,9 @@ from service.api.schemas import (
     RecordedFeatures,
     StoredFeatures,
 )
+from service.decisions import personal
 from service.decisions.explain import Why, action_names, extent
-from service.decisions.explain_player import read_inputs
+from service.decisions.explain_player import ExperimentMembership
 from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
@@ -64,7 +65,8 @@ def decision(
         lease=None if action is None else Lease(valid_until=when(action.valid_until_us)),
         churn=_churn(record),
         harm_level=seen.harm_level,
-        experiment=ExperimentPlace(key=record.experiment, variant=record.variant) if record.experiment else None,
+        experiment=next((ExperimentPlace(key=one.key, variant=one.variant) for one in record.experiments), None),
+        experiments=[ExperimentMembership(**one._asdict()) for one in record.experiments],
         policy_version=choice.policy_version,
         rules_version=record.versions.rules,
         degraded=list(seen.degraded),
@@ -92,6 +94,7 @@ def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | Unset
         churn=None,
         harm_level=None,
         experiment=None,
+        experiments=[],
         policy_version=None,
         rules_version=None,
         degraded=[rule],
@@ -102,10 +105,10 @@ def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | Unset
 
 
 def whole(
-    record: Record, personal: Mapping[str, Any] | None, catalogue: Catalogue, reasons: Reasons, why: Why
+    record: Record, opened: personal.Personal | None, catalogue: Catalogue, reasons: Reasons, why: Why
 ) -> RecordAnswer:
-    """A record with its reasons, as `GET /v1/decisions/{id}` tells it; `personal` is None once it was erased."""
-    player_id = None if personal is None else personal["player_id"]
+    """A record with its reasons, as `GET /v1/decisions/{id}` tells it; `opened` is None once it was erased."""
+    player_id = None if opened is None else opened.player_id
     answer = decision(record, player_id, catalogue, reasons, recorded=True)
     _explain(answer, record, catalogue, reasons)
     choice = record.choice
@@ -118,7 +121,7 @@ def whole(
         purposes=list(record.purposes),
         decision_point=record.decision_point,
         role=choice.role,
-        bucket=record.bucket,
+        bucket=next((one.bucket for one in record.experiments), 0.0),
         draw=Draw(u=choice.u, place=choice.place),
         eligible=_eligible(record, catalogue),
         versions=record.versions,
@@ -126,22 +129,33 @@ def whole(
         facts_version=record.seen.facts_version,
         ledger_version=record.seen.ledger_version,
         format=record.v,
-        personal=None if personal is None else _personal(personal),
+        personal=None if opened is None else _personal(opened),
         why=why,
+        use=record.use,
+        journey=record.journey,
+        shadows=list(record.shadows),
     )
 
 
-def _personal(unsealed: Mapping[str, Any]) -> Personal:
+def _personal(opened: personal.Personal) -> Personal:
     """What was sealed; the first builds sealed less."""
-    asked, audited = unsealed.get("asked"), unsealed.get("inputs")
     return Personal(
-        player_id=unsealed["player_id"],
-        request_id=unsealed["request_id"],
-        context=unsealed["context"],
-        facts=unsealed["facts"],
-        inputs=UNSET if audited is None else read_inputs(audited),
-        contacts=unsealed.get("contacts", UNSET),
-        asked=UNSET if asked is None else AskedFor(**asked),
+        player_id=opened.player_id,
+        request_id=opened.request_id,
+        context=dict(opened.context),
+        facts={name.decode(): text.decode() for name, text in opened.facts.items()},
+        inputs=UNSET if opened.inputs is None else dict(opened.inputs),
+        contacts=UNSET if opened.contacts is None else [(*contact,) for contact in opened.contacts],
+        asked=UNSET if opened.asked is None else _asked_for(opened.asked),
+    )
+
+
+def _asked_for(asked: personal.Narrowed) -> AskedFor:
+    channels, offers = asked.channels, asked.offers
+    return AskedFor(
+        channels=None if channels is None else list(channels),
+        offers=None if offers is None else list(offers),
+        activate=asked.activate,
     )
 
 

@@ -21,9 +21,9 @@ from features.schema import schema_hash
 from features.settings.environment import Environment, SettingError, environment
 from features.store.bundles import HASH_OF, KINDS, READY
 from features.store.connection import Store
-from features.store.deployment import House
+from features.store.deployment import FORMAT, House, raised
 from features.store.errors import StoreError
-from features.store.keys import LIVE, bundle_key, live_key, pointer_key
+from features.store.keys import HOUSE, LIVE, bundle_key, live_key, pointer_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
@@ -249,7 +249,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     where: Settings = app.state.settings
     store = Store(where.store, CONNECTIONS)
     try:
-        house = await store.house()
+        house = await _raised(store)
         serving = serving_of_files(house, where)
         await _keep(store, serving)
         async with _spare(where.store) as (spare, restricting_loop):
@@ -277,9 +277,18 @@ async def _spare(url: str) -> AsyncIterator[tuple[Store, ThreadedLoop]]:
             await restricting_loop.run(spare.close())
 
 
+async def _raised(store: Store) -> House:
+    """The house, in the format of what this process writes, from before it writes anything."""
+    house = await store.house()
+    if house.format < FORMAT:
+        house = raised(house)
+        await store.command(5.0, "SET", HOUSE, msgspec.json.encode(house))
+    return house
+
+
 async def _keep(store: Store, serving: Serving) -> None:
-    """Keep catalogue and rules by their hashes: records name them, and must be explained after they have changed."""
-    for kept in (serving.layout.catalogue, serving.book):
+    """Keep what records name by hash, so that they can be explained after it has changed."""
+    for kept in (serving.layout.catalogue, serving.book, serving.splits.experiments):
         await store.command(5.0, "SET", bundle_key(kept.hash), kept.model_dump_json(by_alias=True), "NX")
 
 

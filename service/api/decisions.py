@@ -28,6 +28,7 @@ from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Prob
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, decide
 from service.decisions.explain import Evidence, why
+from service.decisions.personal import personal
 from service.decisions.reasons import Reason, reasons
 from service.decisions.record import Record, load_record
 from service.decisions.request import DecisionRequest
@@ -42,7 +43,6 @@ from service.errors import (
     TooEarlyError,
     UnknownDecisionError,
 )
-from service.players import sealing
 from service.rules.rulebook import Rulebook
 
 AFTER_SECONDS: Final = 0.05
@@ -117,8 +117,9 @@ def _unserved(body: DecisionRequest, reached: bool | UnsetType) -> DecisionAnswe
 
 
 def _count(done: Decided) -> None:
+    variant = next((member.variant for member in done.record.experiments), "")
     action = "no_contact" if done.record.action is None else "contact"
-    DECISIONS.labels(done.record.variant, action, str(done.recorded).lower()).inc()
+    DECISIONS.labels(variant, action, str(done.recorded).lower()).inc()
     for rule in done.record.choice.excluded:
         EXCLUSIONS.labels(rule).inc()
 
@@ -173,9 +174,9 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     if held is None:
         raise UnknownDecisionError
     record = load_record(held)
-    personal = sealing.unseal(await deps.ledger.seal_of(PlayerKeys(record.player)), record.sealed, decision_id)
+    opened = personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
     catalogue, known = await _catalogue(record, deps), await _reasons(record, deps)
-    return respond(answers.whole(record, personal, catalogue, known, why(record, await _evidence(record, deps))))
+    return respond(answers.whole(record, opened, catalogue, known, why(record, await _evidence(record, deps))))
 
 
 async def _evidence(record: Record, deps: Dependencies) -> Evidence | None:

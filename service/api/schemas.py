@@ -12,9 +12,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from features.events import HarmLevel
 from service.decisions.explain import Why
-from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, InputRead, PutOff
-from service.decisions.record import Versions
+from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, PutOff
+from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
 from service.players.harm import TriggeredMarker
+from service.rules.inputs import InputRead
 
 Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
 
@@ -124,7 +125,7 @@ class Decided(Struct, kw_only=True):
     lease: Annotated[Lease | None, Meta(description="Null when there is nothing to send.")]
     churn: Annotated[ChurnScore | None, Meta(description="Null for a player who objected to profiling.")]
     harm_level: HarmLevel | None
-    experiment: Annotated[ExperimentPlace | None, Meta(description="Null for who is in no experiment.")]
+    experiment: Annotated[ExperimentPlace | None, Meta(description="The first of `experiments`; null for none.")]
     policy_version: str | None
     rules_version: str | None
     degraded: Annotated[list[str], Meta(description="What was missing and done without.")]
@@ -142,6 +143,7 @@ class Decided(Struct, kw_only=True):
     markers: Annotated[dict[str, float] | UnsetType, Meta(description="Markers of harm, by name.")] = UNSET
     harm_sources: Annotated[dict[str, str] | UnsetType, Meta(description="The harm level of each source.")] = UNSET
     features: RecordedFeatures | UnsetType = UNSET
+    experiments: Annotated[list[ExperimentMembership], Meta(description="Every experiment that the player is in.")]
 
 
 class DecisionAnswer(Decided, kw_only=True):
@@ -213,8 +215,8 @@ class RecordAnswer(Decided, kw_only=True):
     attempt: int
     purposes: list[str]
     decision_point: str | None
-    role: Annotated[str, Meta(description="How it was chosen: drawn, lost, holdout, objected or priority.")]
-    bucket: float
+    role: Annotated[str, Meta(description="How it was chosen: drawn, lost, holdout, objected, priority or fallback.")]
+    bucket: Annotated[float, Meta(description="In the first of its experiments; 0 in none.")]
     draw: Draw
     eligible: list[EligibleAction]
     versions: Versions
@@ -224,6 +226,9 @@ class RecordAnswer(Decided, kw_only=True):
     format: int
     personal: Annotated[Personal | None, Meta(description="Null once the player was erased.")]
     why: Why
+    use: Annotated[str, Meta(description="What it serves for: train, eval, explore or control.")]
+    journey: Annotated[JourneyPlace | None, Meta(description="The step of a journey that asked.")]
+    shadows: Annotated[list[ShadowPolicy], Meta(description="Policies that are asked after the answer.")]
 
 
 class BatchAnswer(Struct, kw_only=True):

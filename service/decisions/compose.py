@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from features import schema
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, PROMOTIONAL, SLOTS
-from models.experiments.assignment import Membership
 from models.policy.context import context
 from models.policy.policy import Policy, draw, uniform_number
 from service.contacts import limits
@@ -24,6 +23,7 @@ from service.contacts.entries import Reservation, State
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.assess import Assessment, assess
+from service.decisions.personal import Narrowed, SealedPart, seal_part
 from service.decisions.record import (
     Choice,
     ChosenContact,
@@ -59,10 +59,6 @@ class Decision(NamedTuple):
         return PROMOTIONAL.issuperset(self.record.purposes)
 
 
-_NOWHERE: Final = Membership("", "", 1, "", 0.0)
-"""Of a player who is in no experiment."""
-
-
 def lost(decision: Decision) -> Decision:
     """The same draw without its contact: a budget over all players cannot bear it."""
     drawn = decision.record.choice
@@ -92,7 +88,6 @@ def compose(
     choice = msgspec.structs.replace(choice, deferrals=_deferred(assessed.verdict, serving.layout))
     contact = _chosen_contact(choice.place, assessed)
     seal = snapshot.seal or sealing.new_seal()
-    member = assignment.memberships[0] if assignment.memberships else _NOWHERE
     record = Record(
         decision_id=name,
         player=key,
@@ -103,16 +98,15 @@ def compose(
         explain=request.explain,
         purposes=tuple(sorted(request.purposes)),
         decision_point=request.decision_point,
-        experiment=member.key,
-        variant=member.variant,
-        bucket=member.bucket,
+        experiments=assignment.memberships,
+        use=assignment.use,
         action=contact,
         activated=request.activate and contact is not None,
         choice=choice,
         seen=_observed(serving, snapshot, churn, assessed),
         versions=_versions(serving, assessed),
         sandbox=serving.house.sandbox,
-        sealed=sealing.seal(seal, _personal(request, snapshot, assessed), name),
+        sealed=seal_part(seal, _sealed_part(request, snapshot, assessed), name),
     )
     return _with_limits(serving, snapshot, record, seal, ever=serving.law.ever(assessed.inputs.places))
 
@@ -213,6 +207,7 @@ def _versions(serving: Serving, assessed: Assessment) -> Versions:
         time_zones=tzdata.IANA_VERSION,
         build=f"numpy-{np.__version__} {platform.machine()}",
         packs=serving.law.packs(assessed.inputs.places),
+        experiments=serving.splits.experiments.hash,
     )
 
 
@@ -267,13 +262,13 @@ def reservation(record: Record) -> Reservation | None:
     )
 
 
-def _personal(request: DecisionRequest, snapshot: PlayerSnapshot, assessed: Assessment) -> dict[str, Any]:
-    return {
-        "player_id": request.player_id,
-        "request_id": request.request_id,
-        "context": request.context.model_dump(exclude_none=True) if request.context else {},
-        "facts": {name.decode(): value.decode() for name, value in snapshot.facts.items()},
-        "inputs": assessed.inputs.audit(assessed.standing.law.needs(assessed.inputs.places)),
-        "contacts": [list(one) for one in assessed.inputs.contacts],
-        "asked": {"channels": request.channels, "offers": request.offers, "activate": request.activate},
-    }
+def _sealed_part(request: DecisionRequest, snapshot: PlayerSnapshot, assessed: Assessment) -> SealedPart:
+    return SealedPart(
+        player_id=request.player_id,
+        request_id=request.request_id,
+        context=request.context.model_dump(exclude_none=True) if request.context else {},
+        facts=snapshot.facts,
+        inputs=assessed.inputs.values(assessed.standing.law.needs(assessed.inputs.places)),
+        contacts=assessed.inputs.contacts,
+        asked=Narrowed(request.channels, request.offers, request.activate),
+    )

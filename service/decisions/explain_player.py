@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, UnsetType
 
 from features import zones
 from features.moments import moment
@@ -23,6 +22,7 @@ from service.decisions.explain import extent
 from service.decisions.serving import Serving, player_keys
 from service.players import harm
 from service.players.harm import TriggeredMarker
+from service.rules.inputs import InputRead
 
 
 class ExplainedPlayer(NamedTuple):
@@ -79,14 +79,6 @@ class PutOff(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     timing_slot: str
     allowed_from: str
-
-
-class InputRead(msgspec.Struct, frozen=True, kw_only=True):
-    """An input of rules: its value, its age, and why it cannot be relied on."""
-
-    value: Any
-    age_seconds: float | UnsetType = UNSET
-    trouble: Annotated[str | UnsetType, Meta(description="`unknown`, `stale` or `future`: it denies.")] = UNSET
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,13 +138,8 @@ def explained(assessed: Assessment, serving: Serving) -> Explanation:
             PutOff(rule=one.rule, timing_slot=one.timing_slot, allowed_from=moment(one.allowed_from_us).isoformat())
             for one in assessed.verdict.deferrals
         ],
-        inputs=read_inputs(assessed.inputs.audit(serving.law.needs(assessed.inputs.places))),
+        inputs=assessed.inputs.in_words(serving.law.needs(assessed.inputs.places)),
     )
-
-
-def read_inputs(audited: Mapping[str, Mapping[str, Any]]) -> dict[str, InputRead]:
-    """Inputs as rules read them, or as a record's sealed part holds them."""
-    return {name: InputRead(**one) for name, one in audited.items()}
 
 
 def _allowed(assessed: Assessment) -> Iterator[AllowedContact]:

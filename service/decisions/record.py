@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from features.events import HarmLevel
 from models.experiments.assignment import REASONS, Assignment, Membership
+from models.experiments.definition import Use
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class ChosenContact(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +49,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     are little-endian float64 of the eligible places, in order.
 
     Attributes:
-        role: `drawn` from a policy, `lost` if it was drawn but a budget could not bear it, `holdout`, `objected`, or
-            `priority` for purposes that are asked for.
+        role: `drawn` from a policy, `lost` if it was drawn but a budget could not bear it, `holdout`, `objected`,
+            `priority` for purposes that are asked for, or `fallback` where the policy asked for did not answer.
         u: The uniform number of the draw.
         excluded: Rule or cap id -> bit set of the candidates that it blocked.
         mask: Bit set of the eligible candidates.
@@ -93,7 +94,8 @@ class ObservedInputs(msgspec.Struct, frozen=True, kw_only=True):
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
     """Content hashes of all that took part; scores reproduce bit for bit on the same `build` only.
 
-    `packs` are the packs of rules that bound the player, with version and the day they were last checked.
+    `packs` are the packs of rules that bound the player, with version and the day they were last checked;
+    `experiments` is None in records that say it of each experiment alone.
     """
 
     catalogue: str
@@ -103,14 +105,27 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     time_zones: str
     build: str
     packs: tuple[str, ...] = ()
+    experiments: str | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision, as it is logged. Moments are unix microseconds of house time.
+class JourneyPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """The step of a journey that asked: the journey, one player's run through it, the node, and which visit it is."""
 
-    `request` is the digest of the request's body; `sealed` holds the personal fields; `chain` is room for the
-    hash of the record before it in its partition.
-    """
+    id: str
+    instance: str
+    node: str
+    visit: int
+
+
+class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy that is to be asked after the answer, and its snapshot; what it says is an entry of its own."""
+
+    policy: str
+    snapshot: str
+
+
+class _Logged(msgspec.Struct, frozen=True, kw_only=True):
+    """What the records of every version hold."""
 
     v: int = VERSION
     decision_id: str
@@ -122,9 +137,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     explain: bool
     purposes: tuple[str, ...]
     decision_point: str | None
-    experiment: str
-    variant: str
-    bucket: float
     action: ChosenContact | None
     activated: bool
     choice: Choice
@@ -135,26 +147,73 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     chain: bytes | None = None
 
 
+class Record(_Logged, frozen=True, kw_only=True):
+    """One decision, as it is logged. Moments are unix microseconds of house time.
+
+    Attributes:
+        v: Version of the format that it was logged in.
+        request: Digest of the request's body.
+        sealed: Personal fields, see `service.decisions.personal`.
+        chain: Room for the hash of the record before it in its partition.
+        experiments: Every experiment that the player was in.
+        use: What the decision serves for; nothing is learnt from `eval`.
+        journey: What asked, if a journey did.
+        shadows: Policies to be asked what they would have done.
+    """
+
+    experiments: tuple[Membership, ...]
+    use: Use
+    journey: JourneyPlace | None = None
+    shadows: tuple[ShadowPolicy, ...] = ()
+
+
+class FirstRecord(_Logged, frozen=True, kw_only=True):
+    """A record of version 1, which had room for one experiment; empty texts are none."""
+
+    experiment: str
+    variant: str
+    bucket: float
+
+    def read(self) -> Record:
+        """The record as later versions have it; its experiment had no phases and no releases."""
+        member = Membership(self.experiment, "", 1, self.variant, self.bucket)
+        held_out = self.choice.role == "holdout"
+        return Record(
+            **{name: getattr(self, name) for name in _Logged.__struct_fields__},
+            experiments=(member,) if self.experiment else (),
+            use="control" if held_out else "explore" if self.variant == "uniform" else "train",
+        )
+
+
+class _Versioned(msgspec.Struct):
+    v: int = 1
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
+_VERSIONED: Final = msgspec.msgpack.Decoder(_Versioned)
 _DECODER: Final = msgspec.msgpack.Decoder(Record)
+_FIRST: Final = msgspec.msgpack.Decoder(FirstRecord)
 
 
 def assignment(record: Record) -> Assignment:
     """What experiments made of the player, as it was recorded; sets are over the catalogue of the record."""
     excluded = record.choice.excluded
     return Assignment(
-        (Membership(record.experiment, "", 1, record.variant, record.bucket),) if record.experiment else (),
+        record.experiments,
+        use=record.use,
         withheld={reason: int.from_bytes(excluded[reason], "big") for reason in REASONS if reason in excluded},
     )
 
 
 def dump_record(record: Record) -> bytes:
-    """The record's bytes, the same for the same record."""
-    return _ENCODER.encode(record)
+    """The record's bytes in the version that is written today, the same for the same record."""
+    return _ENCODER.encode(record if record.v == VERSION else msgspec.structs.replace(record, v=VERSION))
 
 
 def load_record(data: bytes) -> Record:
-    """Read a record back."""
+    """Read a record of any version; raises msgspec.MsgspecError for what is none."""
+    if _VERSIONED.decode(data).v == 1:
+        return _FIRST.decode(data).read()
     return _DECODER.decode(data)
 
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from features.aggregates import forward
 from models.catalogue.offers import Purpose
 from service.decisions.assess import RecordedPlayer
 from service.decisions.behaviour import Behaviour
 from service.decisions.eligibility import Asked
+from service.decisions.personal import Narrowed, Personal
 from service.decisions.record import Record, unpack_floats
-from service.rules.inputs import CountedContact
 
 _TROUBLES = frozenset({"features_unavailable", "features_stale"})
 
 
-def recorded_player(record: Record, personal: Mapping[str, Any]) -> RecordedPlayer:
-    """The player as a decision saw them.
-
-    Args:
-        record: Made with the features of this build (`versions.schema`).
-        personal: Its personal fields, unsealed.
-    """
-    known = {name.encode(): value.encode() for name, value in personal["facts"].items()}
-    contacts = tuple(CountedContact(*one) for one in personal.get("contacts", ()))
-    return RecordedPlayer(known, _behaviour(record), contacts)
+def recorded_player(record: Record, personal: Personal) -> RecordedPlayer:
+    """The player as a decision saw them; the record was made with the features of this build (`versions.schema`)."""
+    return RecordedPlayer(personal.facts, _behaviour(record), personal.contacts or ())
 
 
 def _behaviour(record: Record) -> Behaviour:
@@ -38,14 +30,13 @@ def _behaviour(record: Record) -> Behaviour:
     return Behaviour(stored, vector, whole, strictest, seen.as_of_us, seen.age_seconds, trouble)
 
 
-def recorded_request(record: Record, personal: Mapping[str, Any]) -> Asked:
-    """What a decision was asked for."""
-    asked: Mapping[str, Any] = personal.get("asked", {})
-    channels, offers = asked.get("channels"), asked.get("offers")
+def recorded_request(record: Record, personal: Personal) -> Asked:
+    """What a decision was asked for; the first builds kept nothing of what narrowed it."""
+    asked = personal.asked or Narrowed(None, None, activate=False)
     return Asked(
         record.brand,
         frozenset(cast("tuple[Purpose, ...]", record.purposes)),
-        None if channels is None else frozenset(channels),
-        None if offers is None else frozenset(offers),
-        bool(asked.get("activate")),
+        None if asked.channels is None else frozenset(asked.channels),
+        None if asked.offers is None else frozenset(asked.offers),
+        asked.activate,
     )

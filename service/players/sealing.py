@@ -19,18 +19,28 @@ def new_seal() -> bytes:
     return os.urandom(32)
 
 
-def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
-    """Encrypt personal fields, bound to `about` (the record's id)."""
+def encrypt(key: bytes, plain: bytes, about: str) -> bytes:
+    """Encrypt bytes, bound to `about` (an id)."""
     nonce = os.urandom(_NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, msgspec.json.encode(content), about.encode())
+    return nonce + AESGCM(key).encrypt(nonce, plain, about.encode())
+
+
+def decrypt(key: bytes | None, sealed: bytes, about: str) -> bytes | None:
+    """Decrypt bytes; None if the key was destroyed or does not fit."""
+    if key is None:
+        return None
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
+    except InvalidTag:
+        return None
+
+
+def seal(key: bytes, content: dict[str, Any], about: str) -> bytes:
+    """Encrypt personal fields, bound to `about` (an id)."""
+    return encrypt(key, msgspec.json.encode(content), about)
 
 
 def unseal(key: bytes | None, sealed: bytes, about: str) -> dict[str, Any] | None:
     """Decrypt personal fields; None if the key was destroyed or does not fit."""
-    if key is None:
-        return None
-    try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
-    except InvalidTag:
-        return None
-    return dict(msgspec.json.decode(plain))
+    plain = decrypt(key, sealed, about)
+    return None if plain is None else dict(msgspec.json.decode(plain))

@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from features import zones
@@ -91,6 +93,22 @@ class CountedContact(NamedTuple):
     channel: str
 
 
+class InputValue(NamedTuple):
+    """An input as rules looked at it: `told_us` since when it holds, `trouble` why it cannot be relied on."""
+
+    value: Any
+    told_us: int | None
+    trouble: str | None
+
+
+class InputRead(msgspec.Struct, frozen=True, kw_only=True):
+    """An input of rules: its value, its age, and why it cannot be relied on."""
+
+    value: Any
+    age_seconds: float | UnsetType = UNSET
+    trouble: Annotated[str | UnsetType, Meta(description="`unknown`, `stale` or `future`: it denies.")] = UNSET
+
+
 @dataclass(slots=True, kw_only=True)
 class Inputs:
     """All inputs of rules about a player at a moment; None is unknown, 0 for a moment is never.
@@ -164,29 +182,37 @@ class Inputs:
         worth = [counted.worth.get(name) for name in (*near, offer)]
         return sum(math.inf if one is None else one for one in worth)
 
-    def audit(self, needs: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Inputs with value, age in seconds and trouble, for the decision record."""
-        found = {}
-        for name in needs:
-            told = self.told_us.get(name)
-            age = {} if told is None else {"age_seconds": (self.now_us - told) / 1e6}
-            trouble = {"trouble": self.troubles[name]} if name in self.troubles else {}
-            found[name] = {"value": self._value(name)} | age | trouble
-        return found
+    def values(self, needs: Iterable[str]) -> dict[str, InputValue]:
+        """Inputs as they are, by name, for the decision record."""
+        return {name: InputValue(self._value(name), self.told_us.get(name), self.troubles.get(name)) for name in needs}
 
     def _value(self, name: str) -> Any:  # noqa: ANN401 - inputs are of many types
-        """An input for people: moments in UTC or `never`, the harm level by name."""
         attribute = _NAMED.get(name)
-        value: Any = self.listed.get(name) if attribute is None else getattr(self, attribute)
-        if value is None:
-            return None
-        if name == "residence":
-            return sorted(value)
-        if name == "consent":
-            return {":".join(key): _consent_text(one) for key, one in sorted(value.items())}
-        if name == "harm":
-            return LEVELS[value]
-        return _when(value) if str(attribute).endswith("_us") else value
+        return self.listed.get(name) if attribute is None else getattr(self, attribute)
+
+    def in_words(self, needs: Iterable[str]) -> dict[str, InputRead]:
+        """Inputs for people, by name."""
+        return {name: in_words(name, value, self.now_us) for name, value in self.values(needs).items()}
+
+
+def in_words(name: str, read: InputValue, at_us: int) -> InputRead:
+    """An input for people, at the moment of its decision (unix microseconds)."""
+    return InputRead(
+        value=None if read.value is None else _in_words(name, read.value),
+        age_seconds=UNSET if read.told_us is None else (at_us - read.told_us) / 1e6,
+        trouble=UNSET if read.trouble is None else read.trouble,
+    )
+
+
+def _in_words(name: str, value: Any) -> Any:  # noqa: ANN401 - inputs are of many types
+    """A value for people: moments in UTC or `never`, the harm level by name."""
+    if name == "residence":
+        return sorted(value)
+    if name == "consent":
+        return {":".join(key): _consent_text(Consent(*one)) for key, one in sorted(value.items())}
+    if name == "harm":
+        return LEVELS[value]
+    return _when(value) if _NAMED.get(name, "").endswith("_us") else value
 
 
 def _consent_text(one: Consent) -> str:

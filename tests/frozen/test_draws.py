@@ -67,13 +67,14 @@ def decisions(asked: dict[str, Any]) -> dict[str, Any]:
     key = HOUSE.player_key(request.player_id)
     name = requested_id(HOUSE, key, key, asked["seed"])
     record = compose(request, table(), NOBODY, (key, request.player_id), name, asked["attempt"]).record
+    (member,) = record.experiments
     return {
         "decision_id": record.decision_id,
         "u": record.choice.u.hex(),
         "request": record.request.hex(),
-        "experiment": record.experiment,
-        "variant": record.variant,
-        "bucket": record.bucket,
+        "experiment": member.key,
+        "variant": member.variant,
+        "bucket": member.bucket,
         "policy_version": record.choice.policy_version,
         "catalogue": record.versions.catalogue,
         "rules": record.versions.rules,

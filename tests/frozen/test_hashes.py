@@ -40,7 +40,7 @@ from pipelines.worker import lake as lakes
 from service.contacts.ledger import Entry
 from service.decisions import outcomes
 from service.decisions.outcomes import Contact, Outcome
-from service.decisions.record import ChosenContact, Record
+from service.decisions.record import ChosenContact, FirstRecord, Record
 from service.decisions.request import DecisionRequest
 from service.events import accept
 from service.rules.hashed import PACK
@@ -69,7 +69,7 @@ def first(entry: Entry) -> bytes:
 
 @cache
 def _contact() -> tuple[Record, ChosenContact]:
-    record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=Record)
+    record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=FirstRecord).read()
     assert record.action is not None
     return record, record.action
 
@@ -139,7 +139,7 @@ def report_hashes(asked: dict[str, Any]) -> str:
     found = Exposures(
         experiment=asked["experiment"],
         others=[],
-        players=pd.DataFrame({"catalogue_version": asked["catalogues"]}),
+        players=pd.DataFrame({"split": asked["catalogues"]}),
         window_days=asked["window_days"],
         has_bets=True,
         unpriced=0,

@@ -21,6 +21,7 @@ import redis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from frozen.cases import assert_gives
+from frozen.test_readers import show_snapshot
 from support.fault_house import linked, once, rows, until
 from support.first_journals import policy, promotion, rulebooks
 
@@ -277,7 +278,9 @@ def test_the_learner_goes_on_from_its_checkpoint(house: Opened) -> None:
         for flush in one.waiting():
             one.learn(flush)
     assert afresh.newest is not None
-    assert (resumed.newest.version, resumed.open) == (afresh.newest.version, afresh.open)
+    assert resumed.open == afresh.open
+    # Another kind of processor than that of the checkpoint rounds the last digits otherwise.
+    assert_gives(show_snapshot(resumed.newest), show_snapshot(afresh.newest), digits=9)
     process = LearnerProcess(house.url, house.home, school(), lambda _: None, lambda _: None)
     process.work()
     process.stop()

@@ -28,7 +28,7 @@ from service.contacts.ledger import Booking, RedisLedger
 from service.decisions import outcomes
 from service.decisions.decide import requested_id
 from service.decisions.outcomes import Outcome
-from service.decisions.record import Record, dump_record
+from service.decisions.record import FirstRecord, dump_record
 from service.events.accept import accept
 from service.players.facts import Assertion
 
@@ -53,7 +53,7 @@ def booking(name: str, channel: str, seal: bytes, now_us: int) -> Booking:
     held = Reservation(
         now_us, now_us + HOUR_US, "reserved", "bonus", "welcome_bonus", channel, "morning", charges=charged
     )
-    record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=Record)
+    record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=FirstRecord).read()
     data = dump_record(msgspec.structs.replace(record, decision_id=name, player=PLAYER))
     return Booking(name, data, "", "", seal, held, (), {charged[0][0]: 1_000}, ())
 

@@ -28,7 +28,7 @@ from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot
 from service.players import facts, identity
 from service.players.facts import Assertion
 
-WRITTEN: Final = {"features": 1, "lake": 1, "store": 1}
+WRITTEN: Final = {"features": 1, "lake": 2, "store": 1}
 """Versions that today's build writes of what consumer, lake and calls of the store make."""
 PARTITIONS: Final = range(256)
 AT: Final = 1_795_521_600_000_000

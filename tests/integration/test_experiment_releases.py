@@ -34,6 +34,7 @@ from pipelines.machine import up
 from pipelines.rules import catalogues
 from pipelines.rules.explain import explain
 from pipelines.served import served_experiments
+from service.decisions.record import VERSION
 
 WHY = "a test"
 NAMES = [f"member-{number}" for number in range(300)]
@@ -143,7 +144,7 @@ async def test_an_experiment_takes_the_place_of_the_catalogues_ramps_in_phases_a
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_variant_goes_without_what_its_experiment_leaves_out(
+async def test_a_second_experiment_leaves_out_what_it_says_beside_the_first(
     opened: Opened, server: Server, tmp_path: Path
 ) -> None:
     offers = [offer.id for offer in HOUSE.offers if offer.promotional]
@@ -154,12 +155,21 @@ async def test_a_variant_goes_without_what_its_experiment_leaves_out(
     file = tmp_path / "fewer.yaml"
     file.write_text(yaml.safe_dump({"layers": [{"layer": "offers", "experiments": [said]}]}), "utf8")
     async with opened() as client:
-        await asyncio.to_thread(releases.stop, server.url, "policy_2026", WHY)
         await asyncio.to_thread(releases.start, server.url, file, WHY)
-        position = await tell(client, adult_events("p-fewer"))
-        answer = await asked(client, "p-fewer", after=position, explain=True)
-        shown = (await client.get("/v1/players/p-fewer")).json()
+        player = player_of("policy")
+        position = await tell(client, adult_events(player))
+        answer = await asked(client, player, after=position, explain=True)
+        shown = (await client.get(f"/v1/players/{player}")).json()
+        record = (await client.get(f"/v1/decisions/{answer['decision_id']}")).json()
+        version = splits(client).experiments.hash
+        assert [(one["key"], one["variant"]) for one in answer["experiments"]] == [
+            ("fewer", "fewer"),
+            ("policy_2026", "policy"),
+        ]
         assert answer["experiment"] == {"key": "fewer", "variant": "fewer"}
+        assert record["experiments"] == answer["experiments"] == shown["experiments"]
+        assert {one["version"] for one in answer["experiments"]} == {record["versions"]["experiments"]} == {version}
+        assert (record["use"], record["format"], record["role"]) == ("train", VERSION, "drawn")
         assert {one["offer"] for one in shown["allowed"]} <= {offers[0]}
         assert "sms" not in {one["channel"] for one in shown["allowed"]}
         assert "left_out" in {one["rule"] for one in shown["denied"]}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from features.events import micros
 from features.settings.mlflow_file import LearnerSettings
 from features.store.keys import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
+from models.experiments.definition import Use
 from models.policy.learned import PolicyVersion
 from pipelines.learning import learner
 from pipelines.learning.attribution import RewardTerms
@@ -225,6 +226,13 @@ def test_decisions_that_were_not_drawn_among_several_teach_nothing() -> None:
     )
     assert drawn(record("d", "{p001}a", BEGAN, 3, random, choice=choice)) is None
     assert drawn(held) is not None
+
+
+def test_decisions_that_serve_for_evaluation_teach_nothing() -> None:
+    """A policy is judged by them, and would be judged by what it learnt."""
+    random = np.random.default_rng(1)
+    found = {use: drawn(record("d", "{p001}a", BEGAN, 3, random, use=use)) for use in get_args(Use)}
+    assert {use for use, one in found.items() if one is None} == {"eval"}
 
 
 async def test_offered_only_harm_the_policy_of_the_next_decision_leaves_players_alone(

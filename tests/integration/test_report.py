@@ -2,9 +2,11 @@
 
 import json
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import redis
 import structlog
@@ -17,8 +19,10 @@ from features.settings.mlflow_file import read_mlflow
 from features.store.deployment import create_house, real_now_us
 from features.store.keys import REPORTS, bundle_key
 from features.store.server import Server
+from models.experiments.definition import Experiments
 from pipelines import __main__ as cli
 from pipelines.experiments import exposures, report
+from pipelines.served import bytes_of
 from pipelines.worker.process import wait_until_in_lake
 from service.api import app
 
@@ -126,6 +130,45 @@ def test_shares_of_an_earlier_catalogue_are_taken_from_the_store(home: Path, sto
     store.set(bundle_key("earlier00000"), CATALOGUE.model_dump_json(by_alias=True))
     assert report.compute(home / "other", read_mlflow(home), house).srm.expected is not None
     house.client.close()
+
+
+def test_each_of_several_experiments_is_reported_by_the_releases_that_split_its_players(
+    home: Path, store: redis.Redis
+) -> None:
+    """Half of the players came before a ramp, half after it: the sample ratio expects the shares of both phases."""
+    lake, chance = experiment(1_200, 3), np.random.default_rng(4)
+    players = sorted({row["player"] for row in lake.rows["decisions"]})
+    releases = [fewer({"all": 0.5, "less": 0.5}, 1), fewer({"all": 0.9, "less": 0.1}, 2)]
+    late = set(players[::2])
+    variants = {one: chance.choice(["all", "less"], p=[0.9, 0.1] if one in late else [0.5, 0.5]) for one in players}
+    for row in lake.rows["decisions"]:
+        release = releases[row["player"] in late]
+        member = {"key": "fewer", "version": release.hash, "phase": 1 + (row["player"] in late), "bucket": 0.5}
+        policy = {"key": row["experiment"], "version": "", "phase": 1, "variant": row["variant"], "bucket": 0.5}
+        row["experiments"] = [policy, member | {"variant": str(variants[row["player"]])}]
+    lake.write(home / "other")
+    house = report.running(home)
+    assert house is not None
+    unknown = report.compute(home / "other", read_mlflow(home), house, experiment="fewer")
+    assert unknown.srm.expected is None
+    assert "Other experiments in the lake: policy_2026." in unknown.notes
+    for release in releases:
+        store.set(bundle_key(release.hash), bytes_of(release))
+    told = report.compute(home / "other", read_mlflow(home), house, experiment="fewer")
+    counted = Counter(variants.values())
+    assert told.srm.observed == dict(sorted(counted.items()))
+    wanted = {"all": 0.7, "less": 0.3}
+    assert told.srm.expected == pytest.approx({name: share * len(players) for name, share in wanted.items()})
+    assert not told.srm.alarm
+    assert report.compute(home / "other", read_mlflow(home), house, experiment="policy_2026").srm.expected is not None
+    house.client.close()
+
+
+def fewer(shares: dict[str, float], phase: int) -> Experiments:
+    """A release with one experiment of these shares."""
+    variants = [{"name": name, "share": share} for name, share in shares.items()]
+    said = {"key": "fewer", "phase": phase, "variants": variants}
+    return Experiments.model_validate({"layers": [{"layer": "offers", "experiments": [said]}]})
 
 
 def test_somebody_elses_files_need_no_store_and_are_not_published(

@@ -28,11 +28,12 @@ from service.decisions.assess import assess
 from service.decisions.compose import Decision, compose, reservation
 from service.decisions.confirm import forbidding
 from service.decisions.explain_player import explained
+from service.decisions.personal import personal
 from service.decisions.record import Record, assignment, unpack_places
 from service.decisions.replay import recorded_player, recorded_request
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
-from service.players import facts, sealing
+from service.players import facts
 from service.players.facts import Assertion
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import load_rulebook
@@ -175,10 +176,11 @@ def test_what_a_decision_finds_is_what_explanations_tell_and_what_its_record_giv
         ]
         assert [(one.rule, one.timing_slot, one.allowed_from) for one in told.put_off] == put_off
 
-        personal = sealing.unseal(snapshot.seal, record.sealed, record.decision_id)
-        assert personal is not None
+        opened = personal(snapshot.seal, record)
+        assert opened is not None
+        assert opened.inputs == told.inputs
         again = assess(
-            recorded_player(record, personal), recorded_request(record, personal), assignment(record), at_us, serving
+            recorded_player(record, opened), recorded_request(record, opened), assignment(record), at_us, serving
         )
         assert again.limits is None
         assert assessed.limits is not None

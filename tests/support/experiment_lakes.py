@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.catalogue.offers import load_catalogue
+from models.experiments.assignment import Membership
 from models.policy.policy import draw
 from pipelines.worker.lake import SCHEMAS
 from service.decisions.record import Choice, ObservedInputs, Record, Versions, dump_record, pack_floats, pack_places
@@ -112,9 +113,8 @@ def record(name: str, player: str, variant: str, choice: Choice) -> Record:
         explain=False,
         purposes=("bonus", "marketing"),
         decision_point=None,
-        experiment=SPLIT.key,
-        variant=variant,
-        bucket=0.0,
+        experiments=(Membership(SPLIT.key, "", 1, variant, 0.0),),
+        use="train",
         action=None,
         activated=False,
         choice=choice,
@@ -178,7 +178,7 @@ def frame(chance: np.random.Generator, players: int, shares: Mapping[str, float]
         {
             "player": [f"p{number}" for number in range(players)],
             "variant": chance.choice(list(planned), players, p=list(planned.values())),
-            "catalogue_version": "c1",
+            "split": "c1",
             "first_us": np.sort(chance.integers(0, 56 * 86_400_000_000, players)),
             "variants": 1,
             "conversion": (chance.random(players) < 0.3).astype(int),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from features.events import moment
 from features.schema import STORED, schema_hash
 from models.catalogue.offers import Catalogue, load_catalogue
+from models.experiments.assignment import Membership
 from pipelines.worker.lake import SCHEMAS, Reach
 from service.decisions.record import (
     Choice,
@@ -45,9 +46,8 @@ def record(name: str, player: str, at_us: int, place: int, random: np.random.Gen
         explain=False,
         purposes=("bonus", "marketing"),
         decision_point=None,
-        experiment="policy_2026",
-        variant="uniform",
-        bucket=0.5,
+        experiments=(Membership("policy_2026", "", 1, "uniform", 0.5),),
+        use="explore",
         action=sent(place, at_us, catalogue),
         activated=False,
         choice=Choice(

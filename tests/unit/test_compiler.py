@@ -26,7 +26,7 @@ from service.players import facts
 from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
 from service.rules.compiler import CompiledRulebook, _lost, _months_after
-from service.rules.inputs import INPUTS, CountedContact, Inputs, age_of, jurisdictions, read
+from service.rules.inputs import INPUTS, CountedContact, InputRead, Inputs, age_of, jurisdictions, read
 from service.rules.rule import ConditionGroup, Money
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
 from service.rules.types import ContactsToCount, CountCap, SelectionBasis, TermLimit, ValueCap
@@ -390,12 +390,12 @@ def test_consent_to_a_product_comes_before_consent_that_names_none() -> None:
     assert seen.consent("email", "casino") is None
 
 
-def test_an_audit_tells_what_a_register_said_and_what_became_of_consent() -> None:
+def test_inputs_in_words_tell_what_a_register_said_and_what_became_of_consent() -> None:
     seen = player(registers={"rofus": {"listed": True}, "oasis": {"listed": False}}, consent={"granted": False})
-    told = seen.audit(["rofus", "oasis", "consent"])
-    assert told["rofus"] == {"value": True, "age_seconds": 0.0}
-    assert told["oasis"]["value"] is False
-    assert told["consent"]["value"]["sms:*"] == "withdrawn express site since 2026-01-01T00:00:00+00:00"
+    told = seen.in_words(["rofus", "oasis", "consent"])
+    assert told["rofus"] == InputRead(value=True, age_seconds=0.0)
+    assert told["oasis"].value is False
+    assert told["consent"].value["sms:*"] == "withdrawn express site since 2026-01-01T00:00:00+00:00"
 
 
 def test_age_is_that_of_the_players_own_day_and_of_a_verified_identity_only() -> None:
@@ -436,7 +436,7 @@ def test_a_player_is_where_they_live_are_licensed_and_are_now() -> None:
 def test_what_is_told_for_later_is_not_known_now(name: str, change: dict[str, Any]) -> None:
     found = told(**change)
     assert found.troubles == {name: "future"}
-    assert found.audit([name])[name]["value"] is None
+    assert found.in_words([name])[name].value is None
     near = {key: _nearer(value) for key, value in change.items()}
     assert told(**near).troubles == {}, "clocks may differ by some seconds"
 
@@ -483,7 +483,7 @@ def test_behaviour_that_cannot_be_relied_on_leaves_its_inputs_unknown() -> None:
     found = read(facts_of(BASE["player"], NOW), None, NOBODY, (), NOW, BOOK.ages_us, BOOK.settings)
     lost = {"last_login", "last_deposit", "net_loss_week", "net_deposit_month", "bonuses", "has_played", "harm"}
     assert found.troubles == dict.fromkeys(lost, "unknown")
-    assert {name for name in lost if found.audit([name])[name]["value"] is not None} == set()
+    assert {name for name in lost if found.in_words([name])[name].value is not None} == set()
     assert lost < set(INPUTS)
 
 

@@ -38,7 +38,7 @@ from service.players import harm
 from service.players.facts import Facts, FactValue
 from service.players.harm import Harm
 from service.rules.compiler import CompiledRulebook, Verdict
-from service.rules.inputs import INPUTS, read
+from service.rules.inputs import INPUTS, InputRead, read
 
 NOW = us("2026-06-01T12:00:00+02:00")
 NOTICE = Offer.model_validate(HOUSE.offers[-1].model_dump() | {"id": "terms_changed", "purpose": "regulatory"})
@@ -345,13 +345,13 @@ def _mask(place: str, level: str) -> str:
 
 def test_inputs_are_kept_with_value_age_and_trouble() -> None:
     found = situation(jurisdiction="DK", registers={"rofus": {"checked": _iso(NOW - 30 * 3_600_000_000)}}).inputs
-    told = found.audit(LAW.needs(found.places))
-    assert told["rofus"] == {"value": None, "age_seconds": 30 * 3600.0, "trouble": "stale"}
-    assert told["age"]["value"] == 46
-    assert told["residence"]["value"] == ["DK"]
-    assert told["harm"]["value"] == "none"
-    assert told["returned"]["value"] == "never"
-    assert told["consent"]["value"]["sms:casino"] == "granted express site since 2026-01-01T00:00:00+00:00"
+    told = found.in_words(LAW.needs(found.places))
+    assert told["rofus"] == InputRead(value=None, age_seconds=30 * 3600.0, trouble="stale")
+    assert told["age"].value == 46
+    assert told["residence"].value == ["DK"]
+    assert told["harm"].value == "none"
+    assert told["returned"].value == "never"
+    assert told["consent"].value["sms:casino"] == "granted express site since 2026-01-01T00:00:00+00:00"
     assert set(LAW.needs(found.places)) == set(told)
 
 

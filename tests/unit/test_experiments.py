@@ -176,7 +176,7 @@ def test_layers_in_another_order_are_the_same_release() -> None:
     back = Experiments.model_validate(
         {"layers": [{"layer": "b", "experiments": parts[1][::-1]}, {"layer": "a", "experiments": parts[0]}]}
     )
-    assert changes.begun(Experiments(), there, at_once=9).hash == changes.begun(Experiments(), back, at_once=9).hash
+    assert changes.begun(Experiments(), there).hash == changes.begun(Experiments(), back).hash
 
 
 def test_nobody_moves_as_the_catalogues_experiment_becomes_a_release() -> None:
@@ -223,7 +223,6 @@ def test_layers_split_players_independently_and_leave_out_what_they_say() -> Non
     release = changes.begun(
         Experiments(),
         parsed([experiment(holdout=0.2, learnt=0.8)], [leaving_out("a", first)], [leaving_out("b", second)]),
-        at_once=9,
     )
     splits = Splits(release, SPACE)
     table = np.zeros((2, 2, 2), dtype=int)
@@ -243,7 +242,7 @@ def test_layers_split_players_independently_and_leave_out_what_they_say() -> Non
 def test_ranges_of_a_layer_take_players_apart() -> None:
     offers = [offer.id for offer in HOUSE.offers]
     layer = [leaving_out("a", offers[0], range=[0, 0.3]), leaving_out("b", offers[1], range=[0.3, 1])]
-    splits = Splits(changes.begun(Experiments(), parsed(layer), at_once=9), SPACE)
+    splits = Splits(changes.begun(Experiments(), parsed(layer)), SPACE)
     keys = [[member.key for member in splits.assign(player).memberships] for player in PLAYERS]
     assert all(len(found) == 1 for found in keys)
     assert abs(sum(found == ["a"] for found in keys) / len(PLAYERS) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(PLAYERS))
@@ -256,6 +255,7 @@ def test_the_holdout_is_an_exclusion_beside_assignments_that_are_computed_all_th
     held = [one for one in assigned if one.held_out]
     assert abs(len(held) / len(PLAYERS) - 0.05) < 4 * np.sqrt(0.05 * 0.95 / len(PLAYERS))
     assert all(one.withheld == {"global_holdout": SPACE.everything} and one.memberships for one in held)
+    assert {one.use for one in held} == {"control"}
     assert {one.memberships[0].variant for one in held} == {"learnt", "rules"}
     assert variants(release) == variants(begun([experiment(learnt=0.5, rules=0.5)]))
 
@@ -275,14 +275,6 @@ def test_an_offer_that_the_catalogue_lost_is_ignored() -> None:
     release = begun([leaving_out("a", "long_gone")])
     splits = Splits(release, SPACE)
     assert {splits.assign(player).withheld.get("left_out", 0) for player in PLAYERS[:200]} == {0}
-
-
-def test_a_second_experiment_waits_until_a_record_has_room_for_it() -> None:
-    release = begun([experiment(learnt=1.0)])
-    with pytest.raises(
-        GateRefused, match=r"^a decision's record has room for 1 experiment beside the global holdout, not"
-    ):
-        changes.begun(release, parsed([], [leaving_out("a", HOUSE.offers[0].id)]), at_once=1)
 
 
 def test_a_key_runs_once() -> None:

@@ -12,8 +12,8 @@ from service.decisions.record import dump_record
 PLACES = 8
 
 
-def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: str = "v1") -> list[bytes]:
-    """Records of draws from a masked pmf; `masked` says whether the log holds that pmf or the one before the mask."""
+def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: str = "v1") -> list[tuple[str, bytes]]:
+    """Variants and records of draws from a masked pmf; `masked`: the log holds it, else what was before the mask."""
     found = []
     for number in range(decisions):
         scored = chance.dirichlet(np.full(4, 4.0))
@@ -24,7 +24,7 @@ def logs(chance: np.random.Generator, decisions: int, *, masked: bool, version: 
         choice = drawn("drawn", version, honest, float(chance.random()))
         logged = drawn("drawn", version, claimed, 0.0)
         told = msgspec.structs.replace(choice, mask=logged.mask, pmf=logged.pmf)
-        found.append(dump_record(record(f"d{number}", "p", "policy", told)))
+        found.append(("policy", dump_record(record(f"d{number}", "p", "policy", told))))
     return found
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from features.schema import STORED, VECTOR
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
+from models.experiments.assignment import Membership
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
 from service.decisions.compose import Decision, choose, lost
 from service.decisions.record import (
@@ -21,8 +22,10 @@ from service.decisions.record import (
     Choice,
     ChosenContact,
     DeferredContact,
+    JourneyPlace,
     ObservedInputs,
     Record,
+    ShadowPolicy,
     Versions,
     dump_record,
     load_record,
@@ -93,6 +96,7 @@ SEEN = st.builds(
     ledger_version=WORD,
     harm_sources=st.dictionaries(WORD, WORD, max_size=3),
 )
+BUCKET = st.integers(0, 9_999).map(lambda bucket: bucket / 10_000)
 RECORD = st.builds(
     Record,
     decision_id=WORD,
@@ -104,9 +108,10 @@ RECORD = st.builds(
     explain=st.booleans(),
     purposes=st.lists(WORD, max_size=2).map(tuple),
     decision_point=st.none() | TEXT,
-    experiment=WORD,
-    variant=WORD,
-    bucket=st.integers(0, 9_999).map(lambda bucket: bucket / 10_000),
+    experiments=st.lists(st.builds(Membership, WORD, WORD, st.integers(1, 9), WORD, BUCKET), max_size=3).map(tuple),
+    use=st.sampled_from(["train", "eval", "explore", "control"]),
+    journey=st.none() | st.builds(JourneyPlace, id=WORD, instance=WORD, node=WORD, visit=st.integers(1, 99)),
+    shadows=st.lists(st.builds(ShadowPolicy, policy=WORD, snapshot=WORD), max_size=2).map(tuple),
     action=st.none() | SENT,
     activated=st.booleans(),
     choice=CHOICE,
@@ -120,6 +125,7 @@ RECORD = st.builds(
         time_zones=WORD,
         build=TEXT,
         packs=st.lists(WORD, max_size=3).map(tuple),
+        experiments=st.none() | WORD,
     ),
     sandbox=st.booleans(),
     sealed=st.binary(max_size=40),
@@ -134,7 +140,7 @@ def test_a_record_is_read_as_it_was_written_and_written_as_it_was_read(record: R
     found = load_record(data)
     assert found == record
     assert dump_record(found) == data
-    assert found.v == VERSION == 1
+    assert found.v == VERSION
 
 
 @SETTINGS
@@ -143,9 +149,26 @@ def test_a_record_without_what_was_added_later_is_still_read(record: Record) -> 
     told = msgspec.to_builtins(record, builtin_types=(bytes,))
     for part, name in (("choice", "deferrals"), ("seen", "harm_sources"), ("versions", "packs")):
         del told[part][name]
+    del told["journey"], told["shadows"], told["versions"]["experiments"]
     found = load_record(msgspec.msgpack.encode(told))
     assert (found.choice.deferrals, found.seen.harm_sources, found.versions.packs) == ((), {}, ())
+    assert (found.journey, found.shadows, found.versions.experiments) == (None, (), None)
     assert found.seen.features == record.seen.features
+
+
+@SETTINGS
+@given(RECORD, WORD)
+def test_a_record_of_the_first_version_is_read_as_one_of_one_experiment_or_none(record: Record, key: str) -> None:
+    told = msgspec.to_builtins(record, builtin_types=(bytes,))
+    for name in ("experiments", "use", "journey", "shadows"):
+        del told[name]
+    told |= {"v": 1, "experiment": key, "variant": "policy" if key else "", "bucket": 0.25}
+    found = load_record(msgspec.msgpack.encode(told))
+    assert found.experiments == ((Membership(key, "", 1, "policy", 0.25),) if key else ())
+    assert found.use == ("control" if record.choice.role == "holdout" else "train")
+    same = msgspec.structs.replace(found, v=VERSION, experiments=(), use="train")
+    assert same == msgspec.structs.replace(record, experiments=(), use="train", journey=None, shadows=())
+    assert msgspec.structs.replace(load_record(dump_record(found)), v=1) == found
 
 
 @SETTINGS
