@@ -121,6 +121,14 @@ class UnknownDecisionError(RequestRefused):
     sentence = "no decision of this id is kept"
 
 
+class ArchivedError(RequestRefused):
+    """A decision whose record is kept in a lake that this host does not have."""
+
+    code = "archived"
+    status = 404
+    sentence = "the record lies in the lake"
+
+
 class NoContactError(RequestRefused):
     """A decision without a contact, asked about as if it had one."""
 

@@ -29,6 +29,7 @@ class Settings:
     keys: Sequence[str] = ()
     read_seconds: float = Environment.read_seconds.default
     write_seconds: float = Environment.write_seconds.default
+    lake: Path | None = None
 
     def files(self) -> tuple[Catalogue, Rulebook]:
         """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
@@ -48,4 +49,5 @@ class Settings:
             keys=held.keys,
             read_seconds=held.read_seconds,
             write_seconds=held.write_seconds,
+            lake=held.home / "lake",
         )

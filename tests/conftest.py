@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,11 +122,11 @@ def worker(
 
 
 @pytest.fixture
-def where(server: Stored, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def where(server: Stored, lake: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # The deadline has tests of its own; elsewhere a busy machine must not decide the outcome.
     for name, seconds in PATIENT.items():
         monkeypatch.setenv(name, seconds)
-    return Settings.here(server.url)
+    return replace(Settings.here(server.url), lake=lake)
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,12 @@ def position(partition: int, stream_id: str) -> str:
     return f"p{partition:03d}:{stream_id}"
 
 
+def place(position: str) -> tuple[int, str]:
+    """Partition and stream id of a place's public name."""
+    partition, _, stream_id = position.partition(":")
+    return int(partition[1:]), stream_id
+
+
 def order(stream_id: str) -> tuple[int, int]:
     """A stream id as it sorts."""
     milliseconds, _, sequence = stream_id.partition("-")

@@ -72,7 +72,7 @@ class PlayerKeys:
 
 
 def decision_key(decision_id: str) -> str:
-    """String, the record of a decision; written by its reservation, 35 days."""
+    """String, what is kept of a decision, after its place in the log; written by its reservation, 35 days."""
     return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
 
 

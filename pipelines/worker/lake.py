@@ -6,6 +6,8 @@ says how far the lake reaches; a flush that died is done again with the same bou
 Boundaries only ever grow: where the store's clock was set back, the next lies behind the last entry.
 
     lake/events/day=2020-03-02/1583107200000-1583107215000.parquet      (day: when it became known, house time)
+
+Beside each file of decisions lies one of their records (`features.lake.records`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ import redis
 
 from features.aggregates import local_parts
 from features.events import moment
+from features.lake.records import SUFFIX, pack_records
 from features.store.cluster import is_away, replies
-from features.store.deployment import PARTITIONS, order, position, real_now_us
+from features.store.deployment import PARTITIONS, order, place, position, real_now_us
 from features.store.keys import lease_key, log_key
 from models.experiments.definition import GLOBAL_HOLDOUT
 from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
@@ -183,6 +186,8 @@ class Lake:
         tables, heads, count = self._tables(f"({first}-0", f"{last}-0")
         for (table, day), rows in tables.items():
             self._write(table, day, f"{first}-{last}", rows)
+            if table == "decisions":
+                self._write_records(day, f"{first}-{last}", rows)
         self.reach = Reach(flushed=last, heads=heads)
         self._save()
         self._step("trim")
@@ -232,6 +237,12 @@ class Lake:
             schema = schema.append(pa.field(TOLD_AT, _MOMENT))
         content = pa.Table.from_pylist(rows, schema=schema)
         self._put(folder / f"{name}.parquet", lambda file: pq.write_table(content, file, compression="zstd"))
+
+    def _write_records(self, day: str, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write what serving processes read of a flush: they have no Parquet."""
+        records = [(*place(row["position"]), row["record"]) for row in rows]
+        file = self._folder / "decisions" / f"day={day}" / f"{name}{SUFFIX}"
+        self._put(file, lambda unfinished: unfinished.write_bytes(pack_records(records)))
 
     def _save(self) -> None:
         self._put(self._file, lambda file: file.write_bytes(msgspec.json.encode(self.reach)))

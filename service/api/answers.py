@@ -35,6 +35,7 @@ from service.api.schemas import (
 from service.decisions import personal
 from service.decisions.explain import Why, action_names, extent
 from service.decisions.explain_player import ExperimentMembership
+from service.decisions.kept import KeptDecision
 from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
@@ -47,39 +48,36 @@ Reasons = Mapping[str, Reason]
 
 
 def decision(
-    record: Record,
+    kept: KeptDecision,
     player_id: str | None,
-    catalogue: Catalogue,
     reasons: Reasons,
     *,
     recorded: bool,
     after_reached: bool | UnsetType = UNSET,
 ) -> DecisionAnswer:
-    """The answer to a decision request; with every reason and number if it asked to explain."""
-    action, choice, seen = record.action, record.choice, record.seen
+    """The answer to a decision request."""
+    action = kept.action
     answer = DecisionAnswer(
-        decision_id=record.decision_id if recorded else None,
+        decision_id=kept.decision_id if recorded else None,
         player_id=player_id,
         action=_action(action),
-        propensity=choice.propensity,
+        propensity=kept.propensity,
         lease=None if action is None else Lease(valid_until=when(action.valid_until_us)),
-        churn=_churn(record),
-        harm_level=seen.harm_level,
-        experiment=next((ExperimentPlace(key=one.key, variant=one.variant) for one in record.experiments), None),
-        experiments=[ExperimentMembership(**one._asdict()) for one in record.experiments],
-        policy_version=choice.policy_version,
-        rules_version=record.versions.rules,
-        degraded=list(seen.degraded),
+        churn=_churn(kept),
+        harm_level=kept.harm_level,
+        experiment=next((ExperimentPlace(key=one.key, variant=one.variant) for one in kept.experiments), None),
+        experiments=[ExperimentMembership(**one._asdict()) for one in kept.experiments],
+        policy_version=kept.policy_version,
+        rules_version=kept.rules_version,
+        degraded=list(kept.degraded),
         recorded=recorded,
-        sandbox=record.sandbox,
-        assumed=list(seen.assumed) if record.sandbox else UNSET,
-        lost=_LOST if action is None and choice.place != NO_CONTACT else UNSET,
+        sandbox=kept.sandbox,
+        assumed=list(kept.assumed) if kept.sandbox else UNSET,
+        lost=_LOST if action is None and kept.place != NO_CONTACT else UNSET,
         after_reached=after_reached,
     )
-    if record.explain:
-        _explain(answer, record, catalogue, reasons)
-    elif action is None:
-        answer.exclusions = [_exclusion(rule, reasons) for rule in choice.excluded]
+    if action is None:
+        answer.exclusions = [_exclusion(rule, reasons) for rule in kept.excluded_by]
     return answer
 
 
@@ -109,8 +107,8 @@ def whole(
 ) -> RecordAnswer:
     """A record with its reasons, as `GET /v1/decisions/{id}` tells it; `opened` is None once it was erased."""
     player_id = None if opened is None else opened.player_id
-    answer = decision(record, player_id, catalogue, reasons, recorded=True)
-    _explain(answer, record, catalogue, reasons)
+    answer = decision(KeptDecision.of(record), player_id, reasons, recorded=True)
+    explain(answer, record, catalogue, reasons)
     choice = record.choice
     return RecordAnswer(
         **{name: getattr(answer, name) for name in Decided.__struct_fields__},
@@ -159,11 +157,11 @@ def _asked_for(asked: personal.Narrowed) -> AskedFor:
     )
 
 
-def _churn(record: Record) -> ChurnScore | None:
+def _churn(kept: KeptDecision) -> ChurnScore | None:
     """The churn score; none of a player who objected to profiling."""
-    if record.seen.churn_score is None:
+    if kept.churn_score is None:
         return None
-    return ChurnScore(score=record.seen.churn_score, model_version=record.versions.churn)
+    return ChurnScore(score=kept.churn_score, model_version=kept.churn_version)
 
 
 def _action(sent: ChosenContact | None) -> Offered | Literal["NO_CONTACT"]:
@@ -183,7 +181,7 @@ def _exclusion(rule: str, reasons: Reasons) -> Exclusion:
     return Exclusion(rule=rule, reason=known.reason, source=known.source)
 
 
-def _explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reasons) -> None:
+def explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reasons) -> None:
     """Add every reason and number to an answer."""
     choice, seen = record.choice, record.seen
     answer.exclusions = [

@@ -255,7 +255,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _spare(where.store) as (spare, restricting_loop):
             ledgers = RedisLedger(store, house), RedisLedger(spare, house)
             deps = Dependencies(
-                serving, *ledgers, restricting_loop, frozenset(where.keys), where.read_seconds, where.write_seconds
+                serving,
+                *ledgers,
+                restricting_loop,
+                frozenset(where.keys),
+                where.read_seconds,
+                where.write_seconds,
+                where.lake,
             )
             readiness = Readiness(deps)
             async with _watched(Watch(store, deps, readiness)), _running(readiness):

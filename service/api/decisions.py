@@ -25,14 +25,16 @@ from service.api import answers
 from service.api.problems import OF_A_BODY, REFUSALS, invalid, problem
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
 from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
+from service.decisions.archive import find_record
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, decide
 from service.decisions.explain import Evidence, why
 from service.decisions.personal import personal
 from service.decisions.reasons import Reason, reasons
-from service.decisions.record import Record, load_record
+from service.decisions.record import Record
 from service.decisions.request import DecisionRequest
 from service.errors import (
+    ArchivedError,
     Contended,
     Expired,
     ForeignPositionError,
@@ -100,11 +102,10 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
         return _unserved(body, reached)
     _count(done)
     # A retry is told by what its record was made with, which may have been replaced since.
-    catalogue, known = await _catalogue(done.record, deps), await _reasons(done.record, deps)
-    answer = answers.decision(
-        done.record, body.player_id, catalogue, known, recorded=done.recorded, after_reached=reached
-    )
-    if body.explain:
+    known = await _reasons(done.kept.rules_version, deps)
+    answer = answers.decision(done.kept, body.player_id, known, recorded=done.recorded, after_reached=reached)
+    if body.explain and done.record is not None:
+        answers.explain(answer, done.record, await _catalogue(done.record, deps), known)
         answer.why = why(done.record, await _evidence(done.record, deps))
     return answer
 
@@ -117,10 +118,10 @@ def _unserved(body: DecisionRequest, reached: bool | UnsetType) -> DecisionAnswe
 
 
 def _count(done: Decided) -> None:
-    variant = next((member.variant for member in done.record.experiments), "")
-    action = "no_contact" if done.record.action is None else "contact"
+    variant = next((member.variant for member in done.kept.experiments), "")
+    action = "no_contact" if done.kept.action is None else "contact"
     DECISIONS.labels(variant, action, str(done.recorded).lower()).inc()
-    for rule in done.record.choice.excluded:
+    for rule in done.kept.excluded_by:
         EXCLUSIONS.labels(rule).inc()
 
 
@@ -170,12 +171,11 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
 
     Why this action and not the next: everything eligible with score and probability, everything excluded with its rule.
     """
-    held = await deps.ledger.record(decision_id) if _is_decision_id(decision_id) else None
-    if held is None:
+    if not _is_decision_id(decision_id):
         raise UnknownDecisionError
-    record = load_record(held)
+    record = await find_record(decision_id, deps.ledger, deps.lake)
     opened = personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
-    catalogue, known = await _catalogue(record, deps), await _reasons(record, deps)
+    catalogue, known = await _catalogue(record, deps), await _reasons(record.versions.rules, deps)
     return respond(answers.whole(record, opened, catalogue, known, why(record, await _evidence(record, deps))))
 
 
@@ -226,11 +226,10 @@ async def _catalogue(record: Record, deps: Dependencies) -> Catalogue:
         return current
 
 
-async def _reasons(record: Record, deps: Dependencies) -> Mapping[str, Reason]:
-    """The reasons of the rulebook that a record was made under, which may have been replaced since."""
-    if record.versions.rules == deps.serving.book.hash:
+async def _reasons(name: str, deps: Dependencies) -> Mapping[str, Reason]:
+    """The reasons of the rulebook that a decision was made under, which may have been replaced since."""
+    if name == deps.serving.book.hash:
         return deps.serving.reasons
-    name = record.versions.rules
     kept = await read_bundle(deps.ledger.store, name) or await read_version(deps.ledger.store, name)
     try:
         return {} if kept is None else reasons(Rulebook.model_validate_json(kept))
@@ -273,6 +272,6 @@ def add(app: FastAPI) -> None:
         Operation(path, post_decision, tag, DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
         Operation(f"{one}/confirm", post_confirm, tag, ConfirmAnswer, _NOT_SENT, "POST"),
         Operation(f"{path}/batch", post_batch, tag, BatchAnswer, OF_A_BODY, "POST"),
-        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError,)),
+        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError, ArchivedError)),
     ):
         add_route(app, operation)

@@ -27,7 +27,7 @@ from service.decisions.assess import Assessment
 from service.decisions.behaviour import Behaviour
 from service.decisions.explain import action_names
 from service.decisions.explain_player import ExplainedPlayer, Explanation, explained, read_player
-from service.decisions.record import Record, load_record
+from service.decisions.kept import KeptDecision, load_stored
 from service.decisions.serving import Serving
 from service.errors import InvalidIdError, UnknownBrandError, UnknownPlayerError
 from service.players import facts
@@ -52,13 +52,13 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     except ValueError as error:
         raise UnknownBrandError(str(error)) from error
     player = await read_player(player_id, brand, serving, deps.ledger)
-    records = [load_record(held) for held in await deps.ledger.recent(player.keys)]
-    if not player.snapshot.facts and not player.snapshot.features and not records:
+    recent = [load_stored(held).kept for held in await deps.ledger.recent(player.keys)]
+    if not player.snapshot.facts and not player.snapshot.features and not recent:
         raise UnknownPlayerError
-    return respond(_shown(player, records, serving))
+    return respond(_shown(player, recent, serving))
 
 
-def _shown(player: ExplainedPlayer, records: list[Record], serving: Serving) -> PlayerAnswer:
+def _shown(player: ExplainedPlayer, recent: list[KeptDecision], serving: Serving) -> PlayerAnswer:
     snapshot, assessed = player.snapshot, player.assessment
     may = explained(assessed, serving)
     scored = serving.churn is not None and not assessed.objected
@@ -87,7 +87,7 @@ def _shown(player: ExplainedPlayer, records: list[Record], serving: Serving) -> 
             _reserved(decision_id, reservation)
             for decision_id, reservation in sorted(snapshot.held.own.items(), key=lambda held: -held[1].send_us)
         ],
-        decisions=[_decision(record, serving) for record in records],
+        decisions=[_decision(kept, serving) for kept in recent],
     )
 
 
@@ -133,18 +133,18 @@ def _features(behaviour: Behaviour) -> PlayerFeatures:
     )
 
 
-def _decision(record: Record, serving: Serving) -> PlayerDecision:
-    sent = record.action
+def _decision(kept: KeptDecision, serving: Serving) -> PlayerDecision:
+    sent = kept.action
     action = action_names(NO_CONTACT, serving.layout.catalogue)
     if sent is not None:
         action = {"offer": sent.offer, "channel": sent.channel, "timing_slot": sent.timing_slot}
     return PlayerDecision(
-        decision_id=record.decision_id,
-        at=when(record.at_us),
+        decision_id=kept.decision_id,
+        at=when(kept.at_us),
         **action,
-        propensity=record.choice.propensity,
-        policy_version=record.choice.policy_version,
-        excluded_by=list(record.choice.excluded),
+        propensity=kept.propensity,
+        policy_version=kept.policy_version,
+        excluded_by=list(kept.excluded_by),
     )
 
 

@@ -63,7 +63,7 @@ class Readiness:
         deps = self._desk.asked()
         deps = deps.within(deps.read_seconds)
         done = await decide(DecisionRequest(player_id=player, dry_run=True), deps.serving, deps.ledger)
-        await deps.ledger.probe(partition_of(done.record.player), dump_record(done.record))
+        await deps.ledger.probe(partition_of(done.kept.player), dump_record(done.record) if done.record else b"")
 
     def _somebody(self, number: int, away: frozenset[int]) -> str:
         """An id in a partition that can be reached; another one for each number."""

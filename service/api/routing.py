@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
 import orjson
@@ -51,6 +52,7 @@ class Dependencies:
         keys: The callers' keys.
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.
+        lake: Where records are that the log has no more; None looks nowhere.
         asked_at: When the request was there, on the monotonic clock.
         until: When it must have been answered.
         kept: The churn model that was last needed to explain an old decision.
@@ -64,6 +66,7 @@ class Dependencies:
     keys: frozenset[str]
     read_seconds: float
     write_seconds: float
+    lake: Path | None = None
     asked_at: float = 0.0
     until: float = inf
     kept: dict[str, Scorer] = field(default_factory=dict)

@@ -8,10 +8,11 @@ from math import inf
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from features.events import REMEMBERED
-from features.store.connection import Store, TimedStore, deadline
+from features.lake.records import Place
+from features.store.connection import Store, TimedStore, deadline, hashed
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
-from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, probe_key
+from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key
 from service.contacts.entries import Reservation
 from service.contacts.households import Households
 from service.contacts.identities import WALKS, Identities
@@ -80,6 +81,7 @@ class Appended(NamedTuple):
 class Booking(NamedTuple):
     """A decision to commit, valid while facts and ledger have the versions that it was drawn from.
 
+    `kept` is what the store keeps of the record after the log was trimmed, the whole of it if that is empty;
     `reservation` is None for no contact; `outdated` names entries that no limit can need any more; `budgets` is what
     may be spent in all, minor units, by budget and day that the contact charges; `over` are days of budgets that are
     past.
@@ -87,6 +89,7 @@ class Booking(NamedTuple):
 
     decision_id: str
     record: bytes
+    kept: bytes
     facts_version: str
     ledger_version: str
     seal: bytes
@@ -176,7 +179,7 @@ class RedisLedger:
         await self.identities.with_owner(player, lambda owner: households.add_player(owner, household, since_us))
 
     async def reserve(self, keys: PlayerKeys, booking: Booking) -> tuple[str, bytes]:
-        """Commit a decision: (`reserved`, stream id), (`replay`, the record held), or (`moved` or `lost`, empty).
+        """Commit a decision: (`reserved`, stream id), (`replay`, what is kept), or (`moved` or `lost`, empty).
 
         `lost` is a contact that a budget over all players cannot bear; nothing was changed then.
         """
@@ -201,6 +204,7 @@ class RedisLedger:
             kept_seconds(self._house),
             booking.decision_id,
             booking.record,
+            booking.kept,
             RECENT,
             held.dumps() if held else "",
             held.valid_until_us if held else 0,
@@ -276,12 +280,18 @@ class RedisLedger:
         """The player's key for personal fields; `fresh` becomes it if there was none."""
         return bytes(await self.store.call("croupier_seal", [keys.seal], [fresh]))
 
-    async def record(self, decision_id: str) -> bytes | None:
-        """A decision's record while it is kept, else None."""
+    async def decision(self, decision_id: str) -> bytes | None:
+        """What is kept of a decision, None if nothing is."""
         return cast("bytes | None", await self.store.command("GET", decision_key(decision_id)))
 
+    async def logged(self, place: Place) -> bytes | None:
+        """A record at its place in the log, None once that was trimmed."""
+        log, stream_id = log_key(place.partition), place.stream_id
+        found = await self.store.command("XRANGE", log, stream_id, stream_id)
+        return hashed(found[0][1])[b"b"] if found else None
+
     async def recent(self, keys: PlayerKeys) -> list[bytes]:
-        """Records of the player's last decisions that are still kept, the latest first."""
+        """What is kept of the player's last decisions, the latest first."""
         named = await self.store.command("LRANGE", keys.recent, 0, -1)
         if not named:
             return []

@@ -9,6 +9,7 @@ from service.contacts.entries import Reservation, attempt_name
 from service.contacts.ledger import Booking, RedisLedger
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions.compose import Decision, lost
+from service.decisions.kept import dump_kept
 from service.decisions.record import Record, dump_record
 
 
@@ -17,7 +18,7 @@ async def commit(
 ) -> tuple[str, Record, bytes]:
     """Commit a decision with room in the household, if the player has one.
 
-    Returns the status, the record, and the recorded bytes where the request was answered before.
+    Returns the status, the record, and what is kept where the request was answered before.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
@@ -62,6 +63,7 @@ def _booking(decision: Decision) -> Booking:
         over=decision.over,
         decision_id=record.decision_id,
         record=dump_record(record),
+        kept=dump_kept(record),
         facts_version=record.seen.facts_version,
         ledger_version=record.seen.ledger_version,
         seal=decision.seal,

@@ -14,6 +14,7 @@ import msgspec
 
 from features.moments import when
 from models.catalogue.offers import PROMOTIONAL, Window
+from models.experiments.assignment import Assignment
 from service.contacts.entries import Reservation
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import PlayerSnapshot
@@ -21,7 +22,8 @@ from service.decisions import reasons
 from service.decisions.assess import assess
 from service.decisions.decide import ATTEMPTS
 from service.decisions.eligibility import Asked
-from service.decisions.record import ChosenContact, Record, assignment, load_record
+from service.decisions.kept import KeptDecision, load_stored
+from service.decisions.record import ChosenContact
 from service.decisions.serving import Serving, player_keys
 from service.errors import Contended, Expired, NoContactError, Released, Revoked, TooEarlyError, UnknownDecisionError
 
@@ -48,49 +50,49 @@ async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Co
         Contended: The player's facts moved at every attempt.
         StoreError: The store did not answer; a retry is safe.
     """
-    held = await ledger.record(decision_id)
+    held = await ledger.decision(decision_id)
     if held is None:
         raise UnknownDecisionError
-    record = load_record(held)
-    if (sent := record.action) is None:
+    kept = load_stored(held).kept
+    if (sent := kept.action) is None:
         raise NoContactError
-    return await ledger.identities.with_owner(record.player, partial(_confirm, record, sent, serving, ledger))
+    return await ledger.identities.with_owner(kept.player, partial(_confirm, kept, sent, serving, ledger))
 
 
 async def _confirm(
-    record: Record, sent: ChosenContact, serving: Serving, ledger: RedisLedger, player: str
+    kept: KeptDecision, sent: ChosenContact, serving: Serving, ledger: RedisLedger, player: str
 ) -> Confirmed:
     keys = player_keys(serving, player)
     for attempt in range(ATTEMPTS):
-        snapshot = await ledger.view(keys, record.decision_id)
+        snapshot = await ledger.view(keys, kept.decision_id)
         now_us = serving.house.now_us(snapshot.real_us)
         send_us = max(sent.send_us, now_us)
-        mine = snapshot.held.own.get(record.decision_id)
+        mine = snapshot.held.own.get(kept.decision_id)
         try:
-            _refuse(record, sent, serving, snapshot, send_us)
+            _refuse(kept, sent, serving, snapshot, send_us)
         except Revoked:
-            await _restore(ledger, snapshot, record.decision_id, mine, again=attempt > 0)
+            await _restore(ledger, snapshot, kept.decision_id, mine, again=attempt > 0)
             raise
-        if mine is None or not await _held(ledger, snapshot, record.decision_id, mine, (now_us, send_us)):
+        if mine is None or not await _held(ledger, snapshot, kept.decision_id, mine, (now_us, send_us)):
             continue
-        status, at = await ledger.confirm(keys, record.decision_id, snapshot, send_us, _exposure(record, sent, player))
+        status, at = await ledger.confirm(keys, kept.decision_id, snapshot, send_us, _exposure(kept, sent, player))
         if status == "confirmed":
             begins = max(at, sent.send_us)
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
         if status != "moved":
             if mine.state == "reserved" and snapshot.household:
-                names = [record.decision_id, *snapshot.held.in_household(record.decision_id)]
+                names = [kept.decision_id, *snapshot.held.in_household(kept.decision_id)]
                 await ledger.households.release(snapshot.household, names)
             raise _STATES[status]
     raise Contended
 
 
-def _refuse(record: Record, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int) -> None:
+def _refuse(kept: KeptDecision, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int) -> None:
     """Raise Revoked if the contact may not be sent, or not yet."""
-    mine = snapshot.held.own.get(record.decision_id)
+    mine = snapshot.held.own.get(kept.decision_id)
     if mine is None or mine.state in _STATES:
         raise _STATES["unknown" if mine is None else mine.state]
-    if forbidden := forbidding(record, sent, serving, snapshot, send_us):
+    if forbidden := forbidding(kept, sent, serving, snapshot, send_us):
         raise Revoked(reasons.reason(forbidden[0], serving.reasons).reason, forbidden)
     if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
         raise TooEarlyError(f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
@@ -125,7 +127,7 @@ async def _restore(
 
 
 def forbidding(
-    record: Record, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int
+    kept: KeptDecision, sent: ChosenContact, serving: Serving, snapshot: PlayerSnapshot, send_us: int
 ) -> tuple[str, ...]:
     """Rules and caps that forbid a decided contact if it is sent at a moment."""
     now_us = serving.house.now_us(snapshot.real_us)
@@ -135,10 +137,10 @@ def forbidding(
         return ()
     if not place:
         return ("offer_gone",)
-    others = replace(snapshot, held=snapshot.held.without(record.decision_id))
-    asked = Asked(record.brand, settled=Window(send_us, sent.valid_until_us))
+    others = replace(snapshot, held=snapshot.held.without(kept.decision_id))
+    asked = Asked(kept.brand, settled=Window(send_us, sent.valid_until_us))
     # What experiments kept back was not drawn, and whoever was in no holdout then may still be written to.
-    assigned = assignment(record)._replace(withheld={})
+    assigned = Assignment(kept.experiments)
     assessed = assess(others, asked, assigned, now_us, serving)
     # Its part of a budget was taken when it was reserved.
     full = {name: bits for name, bits in (assessed.limits or {}).items() if not name.startswith("budget:")}
@@ -149,14 +151,14 @@ def forbidding(
     return tuple(dict.fromkeys(denied))
 
 
-def _exposure(record: Record, sent: ChosenContact, player: str) -> bytes:
+def _exposure(kept: KeptDecision, sent: ChosenContact, player: str) -> bytes:
     return msgspec.msgpack.encode(
         {
             "player": player,
-            "outcome_id": f"confirm/{record.decision_id}",
-            "decision_id": record.decision_id,
+            "outcome_id": f"confirm/{kept.decision_id}",
+            "decision_id": kept.decision_id,
             "type": "confirmed",
-            "brand": record.brand,
+            "brand": kept.brand,
             "channel": sent.channel,
             "offer": sent.offer,
         }

@@ -19,7 +19,8 @@ from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import Linked, PlayerSnapshot
 from service.decisions.commit import commit, settle
 from service.decisions.compose import compose
-from service.decisions.record import Record, load_record
+from service.decisions.kept import KeptDecision, load_stored
+from service.decisions.record import Record
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving, player_keys
 from service.errors import Contended, RequestIdReused
@@ -29,9 +30,16 @@ ATTEMPTS: Final = 3
 
 
 class Decided(NamedTuple):
-    """A record that answers a request, and whether the store holds it."""
+    """What answers a request.
 
-    record: Record
+    Attributes:
+        kept: What the store keeps of the decision, of which every answer is made.
+        record: The whole record, where it was made just now or was asked to be explained.
+        recorded: Whether the store holds it.
+    """
+
+    kept: KeptDecision
+    record: Record | None
     recorded: bool
 
 
@@ -82,7 +90,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         free = replace(snapshot, held=snapshot.held.without(name)) if snapshot.held.in_household(name) else snapshot
         decision = compose(request, serving, free, (player, own), name, attempt)
         if request.dry_run:
-            return Decided(decision.record, recorded=False)
+            return Decided(KeptDecision.of(decision.record), decision.record, recorded=False)
         try:
             status, record, held = await commit(ledger, keys, snapshot, decision)
         except StoreAbsentError as error:  # part of it may have been done before
@@ -90,7 +98,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Decided(record, recorded=True)
+            return Decided(KeptDecision.of(record), record, recorded=True)
     raise Contended
 
 
@@ -105,7 +113,7 @@ def own_id(player_id: str, snapshot: PlayerSnapshot, *, linked: bool) -> str:
 
 
 def _replay(held: bytes, request: DecisionRequest) -> Decided:
-    record = load_record(held)
-    if record.request != request.digest:
+    kept, record, _ = load_stored(held)
+    if kept.request != request.digest:
         raise RequestIdReused
-    return Decided(record, recorded=True)
+    return Decided(kept, record, recorded=True)

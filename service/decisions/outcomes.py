@@ -19,7 +19,8 @@ from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
 from service.contacts.entries import ContactResponse, response_name
 from service.contacts.ledger import Entry, RedisLedger
-from service.decisions.record import ChosenContact, Record, load_record
+from service.decisions.kept import KeptDecision, load_stored
+from service.decisions.record import ChosenContact
 from service.errors import (
     NoContactError,
     OutcomeIdReused,
@@ -78,19 +79,19 @@ class Contact(NamedTuple):
     player: str
     brand: str
     channel: str
-    record: Record | None = None
+    decision: KeptDecision | None = None
     sent: ChosenContact | None = None
 
     @classmethod
-    def of(cls, record: Record) -> Contact:
+    def of(cls, decision: KeptDecision) -> Contact:
         """The contact of a decision.
 
         Raises:
             NoContactError: The decision was to leave the player alone.
         """
-        if (sent := record.action) is None:
+        if (sent := decision.action) is None:
             raise NoContactError(pointer="/decision_id")
-        return cls(record.player, record.brand, sent.channel, record, sent)
+        return cls(decision.player, decision.brand, sent.channel, decision, sent)
 
 
 def entry(
@@ -106,7 +107,7 @@ def entry(
     `beside` are withdrawals that hold beside its own.
     """
     at = micros(outcome.occurred_at) if ahead is None else ahead.now_us
-    named = about.record.decision_id if about.record else ""
+    named = about.decision.decision_id if about.decision else ""
     columns = {
         "player": player,
         "outcome_id": outcome.outcome_id,
@@ -133,12 +134,12 @@ def entry(
 
 def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tuple[str, str]:
     """An answer to a contact as the ledger keeps it, if a limit looks at its type; one per contact and type."""
-    if about.record is None or about.sent is None or all(pause.type != outcome.type for pause in catalogue.pauses):
+    if about.decision is None or about.sent is None or all(pause.type != outcome.type for pause in catalogue.pauses):
         return "", ""
     sent = about.sent
     category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
     noted = ContactResponse(at, outcome.type, sent.purpose, sent.offer, sent.channel, about.brand, category)
-    return response_name(outcome.type, about.record.decision_id), noted.dumps()
+    return response_name(outcome.type, about.decision.decision_id), noted.dumps()
 
 
 def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
@@ -180,21 +181,21 @@ async def take(
         return answered(keys, await ledger.append(keys, taken), OutcomeIdReused)
 
     done = await ledger.identities.with_owner(about.player, told)
-    if outcome.type in RELEASING and about.record is not None:
-        await ledger.release_in_household(about.player, about.record.decision_id)
+    if outcome.type in RELEASING and about.decision is not None:
+        await ledger.release_in_household(about.player, about.decision.decision_id)
     return done
 
 
 async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Contact:
     """What an outcome is about: its decision where that is kept, else whom it names."""
-    held = None if outcome.decision_id is None else await ledger.record(outcome.decision_id)
-    record = None if held is None else load_record(held)
+    held = None if outcome.decision_id is None else await ledger.decision(outcome.decision_id)
+    decision = None if held is None else load_stored(held).kept
     if outcome.player_id is None or outcome.channel is None:
-        if record is None:
+        if decision is None:
             raise UnknownDecisionError(_UNKNOWN if outcome.type in WITHDRAWING else "", "/decision_id")
-        return Contact.of(record)
+        return Contact.of(decision)
     player = house.player_key(outcome.player_id)
-    theirs = record if record is not None and await _is_of(record, player, ledger) else None
+    theirs = decision if decision is not None and await _is_of(decision, player, ledger) else None
     brand = outcome.brand or (theirs.brand if theirs else "main")
     if theirs is not None and theirs.action is not None:
         decided = Contact.of(theirs)
@@ -203,11 +204,11 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
     return Contact(player, brand, outcome.channel)
 
 
-async def _is_of(record: Record, player: str, ledger: RedisLedger) -> bool:
+async def _is_of(decision: KeptDecision, player: str, ledger: RedisLedger) -> bool:
     """Whether a decision is about a player: about the same id, or about another id of the same person."""
-    if record.player == player:
+    if decision.player == player:
         return True
-    return await ledger.identities.owner(record.player) == await ledger.identities.owner(player)
+    return await ledger.identities.owner(decision.player) == await ledger.identities.owner(player)
 
 
 _UNKNOWN: Final = f"{UnknownDecisionError.sentence}: name player_id and channel, and it is taken"

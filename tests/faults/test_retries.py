@@ -13,7 +13,7 @@ from support.faulty_store import Between
 from support.players import adult_events
 
 from features.store.keys import decision_key
-from service.decisions.record import load_record
+from service.decisions.kept import load_stored
 
 STORIES: Final = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else 200
 AT_ONCE: Final = 8
@@ -57,7 +57,7 @@ async def test_a_retry_gets_the_recorded_answer_however_late_the_store_took_what
         (decision,) = {one.json()["decision_id"] for one in answers if one.status_code == 200}
         decisions.append(decision)
         held = await asyncio.to_thread(world.client.get, decision_key(decision))
-        assert load_record(held).decision_id == decision  # type: ignore[arg-type]
+        assert load_stored(held).kept.decision_id == decision  # type: ignore[arg-type]
         assert set(world.ledger(name)) <= {decision}, "a second contact is reserved"
 
     turn = asyncio.Semaphore(AT_ONCE)

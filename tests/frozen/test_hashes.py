@@ -39,6 +39,7 @@ from pipelines.training.materialise import lake_state
 from pipelines.worker import lake as lakes
 from service.contacts.ledger import Entry
 from service.decisions import outcomes
+from service.decisions.kept import KeptDecision
 from service.decisions.outcomes import Contact, Outcome
 from service.decisions.record import ChosenContact, FirstRecord, Record
 from service.decisions.request import DecisionRequest
@@ -76,13 +77,13 @@ def _contact() -> tuple[Record, ChosenContact]:
 
 def outcome_digests(body: str) -> list[str]:
     """Digest of an outcome, the name it is remembered under, and the name of its note in the ledger."""
-    about = Contact.of(_contact()[0])
+    about = Contact.of(KeptDecision.of(_contact()[0]))
     taken = outcomes.entry(Outcome.model_validate_json(body), about, PLAYER, frozen_catalogue())
     return [first(taken).hex(), taken.seen, taken.note[0]]
 
 
 def outcome_digests_in_utc(body: str) -> str:
-    about = Contact.of(_contact()[0])
+    about = Contact.of(KeptDecision.of(_contact()[0]))
     return outcomes.entry(Outcome.model_validate_json(body), about, PLAYER, frozen_catalogue()).digest.hex()
 
 

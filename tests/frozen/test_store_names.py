@@ -55,7 +55,7 @@ def booking(name: str, channel: str, seal: bytes, now_us: int) -> Booking:
     )
     record = msgspec.json.decode((FROZEN / "record.json").read_bytes(), type=FirstRecord).read()
     data = dump_record(msgspec.structs.replace(record, decision_id=name, player=PLAYER))
-    return Booking(name, data, "", "", seal, held, (), {charged[0][0]: 1_000}, ())
+    return Booking(name, data, b"", "", "", seal, held, (), {charged[0][0]: 1_000}, ())
 
 
 async def story(url: str) -> None:

@@ -28,7 +28,7 @@ from service.contacts.snapshot import NO_DECISION, Linked, PlayerSnapshot
 from service.players import facts, identity
 from service.players.facts import Assertion
 
-WRITTEN: Final = {"features": 1, "lake": 2, "store": 1}
+WRITTEN: Final = {"features": 1, "lake": 2, "store": 2}
 """Versions that today's build writes of what consumer, lake and calls of the store make."""
 PARTITIONS: Final = range(256)
 AT: Final = 1_795_521_600_000_000
@@ -283,6 +283,7 @@ class Writing:
         booking = Booking(
             name,
             b"record",
+            b"kept",
             view.facts_version,
             view.ledger_version,
             bytes(32),
@@ -334,6 +335,8 @@ def write(client: redis.Redis) -> Callable[[RedisLedger], Awaitable[dict[str, An
         for key, content in found.items():
             if key.startswith("seen:"):
                 content["string"] = data(content["string"])[:8].decode()
+            if key.startswith("decision:"):
+                content["string"] = content["string"].rpartition(" ")[2]
         return found
 
     return story

@@ -125,7 +125,7 @@ def test_a_house_under_load_is_restored_as_of_one_moment_with_nothing_lost_or_do
 ) -> None:
     with (
         running(Worker(world.server.url, world.lake)),
-        Serving(world.server.url, tmp_path, **PATIENT) as serving,
+        Serving(world.server.url, tmp_path, CROUPIER_HOME=str(world.home), **PATIENT) as serving,
         Caller(serving.socket) as quiet,
     ):
         busy = [f"busy-{number}" for number in range(3)]
@@ -155,7 +155,10 @@ def test_a_house_under_load_is_restored_as_of_one_moment_with_nothing_lost_or_do
         }.items()
         for name, entries in log(again).items():
             assert all(first_log[name].get(at, held) == held for at, held in entries.items()), name
-        with Serving(again.server.url, again.home, **PATIENT) as serving, Caller(serving.socket) as caller:
+        with (
+            Serving(again.server.url, again.home, CROUPIER_HOME=str(again.home), **PATIENT) as serving,
+            Caller(serving.socket) as caller,
+        ):
             assert caller.ask("quiet", request_id="once", explain=True).content == answer.content
             for name, content in told.items():
                 assert caller.get(f"/v1/decisions/{name}").content == content

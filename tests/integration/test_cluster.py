@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def working(stage: Stage) -> Iterator[Worker]:
 @asynccontextmanager
 async def serving(stage: Stage) -> Any:
     app = routes.build(lifespan)
-    app.state.settings = Settings.here(stage.servers.url)
+    app.state.settings = replace(Settings.here(stage.servers.url), lake=stage.lake)
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as caller:
         caller.app = app  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ from features.store.keys import decision_key
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
 from service.decisions.decide import decide
-from service.decisions.record import dump_record, load_record, unpack_floats, unpack_places
+from service.decisions.kept import load_stored
+from service.decisions.record import unpack_floats, unpack_places
 from service.decisions.request import DecisionRequest
 from service.rules.compiler import CompiledRulebook
 
@@ -138,7 +139,9 @@ async def test_draws_follow_the_logged_propensities_over_twenty_thousand_decisio
         drawn: Counter[int] = Counter()
         chances: Counter[int] = Counter()
         for _ in range(20_000):
-            choice = (await decide(request, deps.serving, deps.ledger)).record.choice
+            record = (await decide(request, deps.serving, deps.ledger)).record
+            assert record is not None
+            choice = record.choice
             places = np.flatnonzero(unpack_places(choice.mask, deps.serving.layout.catalogue.size))
             pmf = unpack_floats(choice.pmf)
             assert abs(pmf.sum() - 1) < 1e-12
@@ -288,11 +291,11 @@ async def test_a_contact_confirmed_later_than_reserved_counts_from_then_on_at_th
         # As if both had been reserved long ago: this one for an hour ago, two others for a day after that.
         _, rest = entry.split(" ", 1)
         hour = 3_600_000_000
-        record = load_record(store.get(decision_key(found["decision_id"])))
+        kept = load_stored(store.get(decision_key(found["decision_id"]))).kept
         early = deps.serving.house.now_us(real_now_us(store)) - hour
-        assert record.action is not None
-        moved = msgspec.structs.replace(record, action=msgspec.structs.replace(record.action, send_us=early))
-        store.set(decision_key(found["decision_id"]), dump_record(moved))
+        assert kept.action is not None
+        moved = msgspec.structs.replace(kept, action=msgspec.structs.replace(kept.action, send_us=early))
+        store.set(decision_key(found["decision_id"]), b"1-0 0 " + msgspec.msgpack.encode(moved))
         store.hset(ledger, found["decision_id"], f"{early} {rest}")
         for other in ("other", "another"):
             store.hset(ledger, other, f"{early + 24 * hour} {rest}")

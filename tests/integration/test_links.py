@@ -27,13 +27,13 @@ from support.rule_cases import HOUSE
 
 from features.events import EVENT, Event
 from features.store.deployment import House
-from features.store.keys import PlayerKeys, decision_key
+from features.store.keys import PlayerKeys
 from features.store.server import Server
 from pipelines.imports import bulk
 from pipelines.learning.training_log import drawn
 from pipelines.rules.explain import explain
 from pipelines.worker.consumer import Consumer, serving_plan
-from service.decisions.record import load_record
+from service.decisions.archive import find_record
 from service.players import sealing
 from service.players.facts import Assertion
 from service.rules.rulebook import load_rulebook, rulebook_path
@@ -125,7 +125,7 @@ async def test_rules_look_at_what_all_linked_ids_did(opened: Opened, server: Ser
         assert (before["stage"], after["stage"]) == ("never_deposited", "first_deposit")
         assert after["features"]["values"]["deposit_count"] == 0
         assert (await asyncio.to_thread(explain, server.url, PLAYER))["stage"] == "first_deposit"
-        kept = load_record(await app_of(client).state.deps.ledger.record(after["decision_id"]))
+        kept = await find_record(after["decision_id"], app_of(client).state.deps.ledger, None)
         assert kept.seen.whole not in (None, kept.seen.features)
 
 
@@ -169,15 +169,16 @@ async def test_a_budget_over_all_players_is_never_overspent_and_what_is_lost_to_
         again = await asked(client, bodies[0][0], request_id="r0", purpose="bonus", channels=["in_app", "email"])
         assert again["decision_id"] == found[0]["decision_id"]
         found = [(await client.get(f"/v1/decisions/{one['decision_id']}")).json() for one in found]
+        lost = [one for one in found if one["role"] == "lost"]
+        deps = app_of(client).state.deps
+        records = [await find_record(one["decision_id"], deps.ledger, deps.lake) for one in lost]
     costs = {one.id: one.cost_minor for one in HOUSE.offers}
     spent: Counter[str] = Counter()
     for one in found:
         if one["action"] != "NO_CONTACT":
             spent[one["action"]["send_at"][:10]] += costs[one["action"]["offer"]["id"]]
     assert all(0 < amount <= 5_000 for amount in spent.values())
-    lost = [one for one in found if one["role"] == "lost"]
     assert lost
-    records = [load_record(store.get(decision_key(one["decision_id"]))) for one in lost]  # type: ignore[arg-type]
     assert [drawn(record) for record in records] == [None] * len(lost), "what was lost does not teach"
     for one in lost:
         assert one["action"] == "NO_CONTACT"

@@ -28,6 +28,7 @@ from service.decisions.assess import assess
 from service.decisions.compose import Decision, compose, reservation
 from service.decisions.confirm import forbidding
 from service.decisions.explain_player import explained
+from service.decisions.kept import KeptDecision
 from service.decisions.personal import personal
 from service.decisions.record import Record, assignment, unpack_places
 from service.decisions.replay import recorded_player, recorded_request
@@ -204,10 +205,10 @@ def test_a_confirm_says_of_its_contact_what_a_decision_says_without_it(serving: 
             continue
         own = {**snapshot.held.own, record.decision_id: held}
         mine = replace(snapshot, held=replace(snapshot.held, own=own))
-        if forbidding(record, record.action, serving, mine, record.action.send_us) == ():
+        if forbidding(KeptDecision.of(record), record.action, serving, mine, record.action.send_us) == ():
             confirmed += 1
         changed = replace(player(chance, serving, at_us), held=mine.held)
-        found = forbidding(record, record.action, serving, changed, record.action.send_us)
+        found = forbidding(KeptDecision.of(record), record.action, serving, changed, record.action.send_us)
         without = replace(changed, held=changed.held.without(record.decision_id))
         asked = request.asked._replace(at_once=False)
         assessed = assess(without, asked, assignment(record), at_us, serving)

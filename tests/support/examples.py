@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
@@ -295,9 +296,9 @@ def _house(home: Path, secret: int) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def _serving(url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _serving(url: str, lake: Path) -> AsyncIterator[httpx.AsyncClient]:
     app = routes.build(lifespan)
-    app.state.settings = Settings.here(url)
+    app.state.settings = replace(Settings.here(url), lake=lake)
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:
         yield client
@@ -305,7 +306,7 @@ async def _serving(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 async def _recorded(secret: int) -> list[Example]:
     with tempfile.TemporaryDirectory() as home, _house(Path(home), secret) as url:
-        async with _serving(url) as client:
+        async with _serving(url, Path(home) / "lake") as client:
             return await record(client)
 
 

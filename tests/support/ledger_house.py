@@ -165,6 +165,7 @@ class Rooms:
             msgspec.msgpack.encode(
                 {"player": attempt.player, "name": attempt.name, "held": held.dumps() if held else ""}
             ),
+            b"",
             view.facts_version,
             view.ledger_version,
             view.seal or sealing.new_seal(),

@@ -24,6 +24,7 @@ ANSWERS = {
     "invalid_json": 400,
     "unauthorised": 401,
     "no_such_route": 404,
+    "archived": 404,
     "unknown_decision": 404,
     "unknown_player": 404,
     "unknown_report": 404,

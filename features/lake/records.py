@@ -1,0 +1,88 @@
+"""Files of records beside the lake's tables: one record of a flush by its place in the log, without Parquet.
+
+    lake/decisions/day=2020-03-02/1583107200000-1583107215000.records
+    records, each deflated --> index of 26 bytes a record --> number of records and a mark, 16 bytes
+
+A file is of the same flush as the Parquet file of its name, and holds nothing that this lacks.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from features.moments import moment
+from features.store.deployment import order
+
+SUFFIX: Final = ".records"
+_MARK: Final = b"CROUPIE1"
+_INDEX: Final = np.dtype(
+    [("partition", "<u2"), ("milliseconds", "<u8"), ("sequence", "<u4"), ("offset", "<u8"), ("size", "<u4")]
+)
+
+
+class Place(NamedTuple):
+    """Place of an entry in the log: partition, stream id, and when it became known, unix microseconds of house time."""
+
+    partition: int
+    stream_id: str
+    known_us: int
+
+
+def pack_records(records: Sequence[tuple[int, str, bytes]]) -> bytes:
+    """Content of a file of records, each with partition and stream id."""
+    deflated = [zlib.compress(body, 1) for _, _, body in records]
+    offsets = accumulate(map(len, deflated), initial=0)
+    rows = [
+        (partition, *order(stream_id), offset, len(body))
+        for (partition, stream_id, _), body, offset in zip(records, deflated, offsets, strict=False)
+    ]
+    return b"".join(deflated) + np.array(rows, _INDEX).tobytes() + len(rows).to_bytes(8, "little") + _MARK
+
+
+def find_record(lake: Path, place: Place) -> bytes | None:
+    """A decision's record by its place; None if this lake does not hold it.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is not what it must be.
+    """
+    folder = lake / "decisions" / f"day={moment(place.known_us).date().isoformat()}"
+    for file in _candidates(folder, order(place.stream_id)[0]):
+        if (found := _read(file, place)) is not None:
+            return found
+    return None
+
+
+def _candidates(folder: Path, milliseconds: int) -> Iterator[Path]:
+    """Files of the flushes that may hold an entry; two where it lies on a boundary."""
+    if not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        first, _, last = file.stem.partition("-")
+        if file.suffix == SUFFIX and first.isdecimal() and int(first) <= milliseconds <= int(last):
+            yield file
+
+
+def _read(file: Path, place: Place) -> bytes | None:
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - 16))
+        count, mark = int.from_bytes(opened.read(8), "little"), opened.read(8)
+        begins = size - 16 - count * _INDEX.itemsize
+        if mark != _MARK or begins < 0:
+            raise ValueError(f"{file.name} is no file of records, or not whole")
+        opened.seek(begins)
+        index = np.frombuffer(opened.read(count * _INDEX.itemsize), _INDEX)
+        milliseconds, sequence = order(place.stream_id)
+        same = (index["milliseconds"] == milliseconds) & (index["sequence"] == sequence)
+        found = index[same & (index["partition"] == place.partition)]
+        if not len(found):
+            return None
+        opened.seek(int(found["offset"][0]))
+        return zlib.decompress(opened.read(int(found["size"][0])))

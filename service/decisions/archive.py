@@ -1,0 +1,52 @@
+"""Where a decision's record is: in the store, in the log until that is trimmed, in a lake if this host has one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from features.lake import records
+from features.store.deployment import position
+from service.contacts.ledger import RedisLedger
+from service.decisions.kept import load_stored
+from service.decisions.record import Record, load_record
+from service.errors import ArchivedError, UnknownDecisionError
+
+_LOG = structlog.get_logger()
+
+
+async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) -> Record:
+    """The whole record of a decision.
+
+    Args:
+        decision_id: As the decision answered it.
+        ledger: The store.
+        lake: The lake of this host, None if it has none.
+
+    Raises:
+        UnknownDecisionError: No such decision, or none that is still kept.
+        ArchivedError: It lies in a lake that this host does not have; names the place.
+        StoreError: The store did not answer.
+    """
+    held = await ledger.decision(decision_id)
+    if held is None:
+        raise UnknownDecisionError
+    _, record, place = load_stored(held)
+    if record is not None:
+        return record
+    if place is None:  # of no build: what is kept in part says where the rest is
+        raise UnknownDecisionError
+    logged = await ledger.logged(place) or (None if lake is None else await _in_lake(lake, place))
+    if logged is None:  # what the log lacks was in the lake's files before it was trimmed
+        raise ArchivedError(f"the record lies at {position(place.partition, place.stream_id)} of the lake")
+    return load_record(logged)
+
+
+async def _in_lake(lake: Path, place: records.Place) -> bytes | None:
+    try:
+        return await asyncio.to_thread(records.find_record, lake, place)
+    except (OSError, ValueError) as error:
+        _LOG.error("archive", trouble=str(error), place=position(place.partition, place.stream_id))
+        return None
