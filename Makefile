@@ -56,8 +56,9 @@ lint: install ## Lint, format, layers of imports, Dockerfile and compose.yaml
 types: install ## Types
 	$(BIN)/mypy
 
-map: install ## The maps of code and tests, and docs/settings.md, from the code
+map: install ## The maps of code and tests, docs/settings.md, and the features' schema as a file, from the code
 	$(BIN)/python tests/support/architecture.py
+	$(BIN)/python tests/support/schema_file.py
 	$(BIN)/python tests/support/settings_page.py
 
 contract: install ## The examples of the API, recorded anew in a small house, and docs/openapi.json

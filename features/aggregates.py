@@ -26,6 +26,7 @@ from features.schema import (
     PRODUCTS,
     STORED,
     TIMING_SLOTS,
+    VECTOR,
     WEEKS_BACK,
     Dtype,
     Kind,
@@ -396,11 +397,13 @@ _SHARES: Final = {
     "play_trend": ("bet_count_7d", "bet_count_30d"),
     "night_share": ("night_bet_sum_30d", "bet_sum_30d"),
 }
-_STAKES: Final = [_POSITION[name] for name in ("bet_count_30d", "bet_sum_30d", "bet_square_30d")]
+_OF_STAKES: Final = ("bet_count_30d", "bet_sum_30d", "bet_square_30d")
+_STAKES: Final = [_POSITION[name] for name in _OF_STAKES]
 _ONES, _OTHERS = np.array([[_POSITION[one], _POSITION[other]] for one, other in _DIFFERENCES.values()]).T
 _PARTS: Final = np.array([_POSITION[part] for part, _ in _SHARES.values()])
 _WHOLES: Final = np.array([*(_POSITION[whole] for _, whole in _SHARES.values()), _POSITION["bet_sum_30d"]])
-_COMPUTED: Final = [*_DIFFERENCES, *_SHARES, "stake_variability"]
+_FORMULAS: Final = {**_DIFFERENCES, **_SHARES, "stake_variability": _OF_STAKES}
+_COMPUTED: Final = list(_FORMULAS)
 _DERIVED: Final = np.array([_COMPUTED.index(reading.name) for reading in DERIVED])
 
 
@@ -421,3 +424,18 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     return part / np.where(whole > 0, whole, np.inf)
+
+
+def _sources(index: int) -> frozenset[str]:
+    """Stored features that the reading of one rests on: itself, its clock, later weeks or months, what it is beside."""
+    feature, clock = STORED[index], STORED[_AS_OF[_CLOCK_OF[index]]]
+    sums = STORED[index - feature.nth : index] if feature.kind in _CALENDAR else ()
+    return frozenset(one for one in (feature.name, clock.name, feature.beside, *(one.name for one in sums)) if one)
+
+
+_OF_STORED: Final = {STORED[index].name: _sources(int(index)) for index in _SOURCE}
+SOURCES: Final[Mapping[str, frozenset[str]]] = {
+    **dict(zip((reading.name for reading in VECTOR), _OF_STORED.values(), strict=False)),
+    **{name: frozenset().union(*(_OF_STORED[part] for part in parts)) for name, parts in _FORMULAS.items()},
+}
+"""Reading -> the stored features that its value rests on."""

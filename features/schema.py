@@ -6,18 +6,19 @@
     activity row --aggregates--> stored value at `as_of` --forward--> value at now
 
 A stored value never changes its meaning: a changed definition is a new name, so that a model trained on
-the old one cannot be fed the new one.
+the old one cannot be fed the new one. A changed schema is kept as a file in features/schemas (`make map`),
+by which `features.kept_schemas` reads records that hold the values of an earlier one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import time
 from enum import StrEnum
 from functools import cache
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from features.forms import Form, literal
 
@@ -29,6 +30,7 @@ ChannelName = Literal["email", "sms", "push", "in_app", "call"]
 CHANNELS: Final[tuple[ChannelName, ...]] = get_args(ChannelName)
 ProductName = Literal["casino", "sports", "poker", "bingo", "lottery"]
 PRODUCTS: Final[tuple[ProductName, ...]] = get_args(ProductName)
+"""Records hold a product as its place in this list: a new one comes last, and none goes."""
 
 # Half-open windows of the player's local time; together they cover the day, the last one crosses midnight.
 TIMING_SLOTS: Final[Mapping[str, tuple[time, time]]] = {
@@ -279,17 +281,27 @@ def schema_hash() -> str:
 
 def hash_of(features: Sequence[Feature]) -> str:
     """Hash of a list of features, twelve hex digits, over the text of the first build."""
-    told = [f"Feature({_told(one)})" for one in features]
+    return hash_of_definitions([definition(one) for one in features])
+
+
+def definition(feature: Feature) -> dict[str, Any]:
+    """What the hash covers of a feature: the fields of the first build, and later ones that are not as by default."""
+    return _FORM.content(feature)
+
+
+def hash_of_definitions(definitions: Iterable[Mapping[str, Any]]) -> str:
+    """Hash of features by their definitions, also those of a build whose features had other fields."""
+    told = [f"Feature({_told(one)})" for one in definitions]
     text = f"({', '.join(told)}{',' * (len(told) == 1)})"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _told(feature: Feature) -> str:
+def _told(definition: Mapping[str, Any]) -> str:
     """Text of a feature for its hash; an enumeration as class, member and value."""
     enumerations = {"dtype": "Dtype", "use": "Use", "kind": "Kind"}
     return ", ".join(
         f"{name}=<{enumerations[name]}.{value.upper()}: {literal(value)}>"
         if name in enumerations
         else f"{name}={literal(value)}"
-        for name, value in _FORM.content(feature).items()
+        for name, value in definition.items()
     )

@@ -40,11 +40,16 @@ def publish(client: redis.Redis, kind: str, bundle: bytes, version: str | None =
 def published(client: redis.Redis, version: str) -> bytes | None:
     """The bundle of a version that was published in this store, None if there is none."""
     digest = cast("bytes | None", client.hget(BUNDLES, version))
-    return None if digest is None else cast("bytes | None", client.get(bundle_key(digest.decode())))
+    return None if digest is None else kept(client, digest.decode())
+
+
+def kept(client: redis.Redis, digest: str) -> bytes | None:
+    """A bundle by its hash, None if the store has none."""
+    return cast("bytes | None", client.get(bundle_key(digest)))
 
 
 async def read_bundle(store: TimedStore, digest: str) -> bytes | None:
-    """Read a bundle by its hash: a catalogue or rule file that records name."""
+    """Read a bundle by its hash: a catalogue, a rule file or a schema of features that records name."""
     return cast("bytes | None", await store.command("GET", bundle_key(digest)))
 
 

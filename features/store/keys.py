@@ -173,7 +173,10 @@ def pointer_key(kind: str) -> str:
 
 
 def bundle_key(digest: str) -> str:
-    """String, a bundle by the hash of its content; written as it is kept, stays."""
+    """String, a bundle by the hash of its content; written as it is kept, stays.
+
+    Of catalogues, rules and schemas of features that served, under the hash that records name.
+    """
     return f"croupier:bundle:{digest}"
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.aggregates import SOURCES as OF_VECTOR
 from features.schema import CHANNELS, MODEL_FEATURES, PRODUCTS, TIMING_SLOTS, VECTOR
 
 CHURN: Final = "churn_score"
@@ -36,6 +37,8 @@ READINGS: Final[tuple[str, ...]] = (
 
 _AT: Final = {reading.name: at for at, reading in enumerate(VECTOR)}
 _UNIT: Final = {reading.name: reading.unit for reading in VECTOR}
+SOURCES: Final = tuple(sorted({one for name in READINGS[1:] for one in OF_VECTOR[name.partition("=")[0]]}))
+"""Stored features that the context is made of; the churn score is what it was recorded as."""
 _RECENCY_DAYS: Final = 7.0
 _FOREIGN: Final = {name.partition("=")[0] for name in READINGS} - set(MODEL_FEATURES) - {CHURN}
 assert not _FOREIGN, f"no model may see {_FOREIGN}"  # noqa: S101 - an invariant of the schema

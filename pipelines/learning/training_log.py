@@ -10,7 +10,7 @@ its checkpoint and arrives at the same bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,10 +24,11 @@ import structlog
 from features.aggregates import forward
 from features.events import micros
 from features.forms import Form, literal
-from features.schema import schema_hash
+from features.kept_schemas import TODAY, LakeSchemas, Schema, by_name, find
+from features.schema import hash_of_definitions
 from features.settings.mlflow_file import LearnerSettings, read_mlflow
 from features.store.deployment import order
-from models.policy.context import READINGS, context
+from models.policy.context import READINGS, SOURCES, context
 from models.policy.learned import LEFT_ALONE, Cursor, PolicyVersion, SnapshotError
 from models.policy.learner import FORMAT, Learner, LearnerError, NamedAction
 from pipelines.learning.attribution import HARMFUL, Attribution, DrawnDecision, OpenRewards, RewardTerms, TrainingEvent
@@ -103,17 +104,21 @@ def _last(flush: str) -> int:
     return int(flush.partition("-")[2])
 
 
-def drawn(record: Record) -> DrawnDecision | None:
-    """The decision of a record for training; None if it was not drawn, or made with another build's features.
+def drawn(record: Record, schema_of: Callable[[str], Schema] = find) -> DrawnDecision | None:
+    """The decision of a record for training, by the names of its features; None if it was not drawn.
 
     What serves for evaluation is left out: a policy is not judged by what it learnt from.
+
+    Raises:
+        SchemaError: The names of its features are not kept.
     """
     choice, sent, churn = record.choice, record.action, record.seen.churn_score
-    if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8 or record.versions.schema != schema_hash():
+    if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8:
         return None
     if record.use == "eval":
         return None
-    vector = forward(unpack_floats(record.seen.features), record.at_us)
+    stored = by_name(unpack_floats(record.seen.features), schema_of(record.versions.schema))
+    vector = forward(stored, record.at_us)
     seen = context(vector, churn).astype("<f4").tobytes()
     name, player, at_us = record.decision_id, record.player, record.at_us
     if sent is None:
@@ -148,7 +153,7 @@ class Training:
     def __init__(self, lake: Path, settings: LearnerSettings, terms: RewardTerms, window_days: float) -> None:
         self._lake, self._settings, self._terms = lake, settings, terms
         self._window_us = int(window_days * 86_400_000_000)
-        self.lineage = lineage(settings, terms, self._window_us, READINGS, schema_hash(), FORMAT)
+        self.lineage = lineage(settings, terms, self._window_us, READINGS, schema_of_readings(), FORMAT)
         self.measured: dict[str, float] = {}
         self.begin()
 
@@ -157,6 +162,8 @@ class Training:
         self._log = LearningLog(self._lake, HARMFUL | {one.type for one in self._terms.worth})
         self._learner = Learner(self._settings)
         self._attribution = Attribution(self._terms, self._window_us)
+        self._schemas = LakeSchemas(self._lake)
+        self._troubles: set[str] = set()
         self.cursor, self.at_us, self.unread = _START, 0, 0
         self.newest: PolicyVersion | None = None
 
@@ -194,10 +201,13 @@ class Training:
 
     def _drawn(self, data: bytes) -> DrawnDecision | None:
         try:
-            return drawn(load_record(data))
+            return drawn(load_record(data), self._schemas.find)
         except (msgspec.MsgspecError, ValueError) as error:
             self.unread += 1
-            _LOG.error("learner", trouble=f"a decision cannot be read and is left out: {error}", cursor=self.cursor)
+            if str(error) not in self._troubles:  # what ails one record may ail a million
+                self._troubles.add(str(error))
+                trouble = f"a decision cannot be read and is left out, as are others like it: {error}"
+                _LOG.error("learner", trouble=trouble, cursor=self.cursor)
             return None
 
     def _teach(self, event: TrainingEvent) -> None:
@@ -254,6 +264,21 @@ def teach(learner: Learner, event: TrainingEvent) -> None:
             pass
 
 
+_FIRST: Final = "9b2c9c7118b3"
+"""Schema of the first build, whose hash stands in its lineages."""
+
+
+def schema_of_readings(today: Schema = TODAY) -> str:
+    """What stands in a lineage for the definitions of the features that the context is made of.
+
+    The hash of the first build's schema while they stand as there, whatever else is stored now; else that of the
+    definitions alone.
+    """
+    if all(find(_FIRST).has(name, today) for name in SOURCES):
+        return _FIRST
+    return hash_of_definitions(today.definitions[name] for name in SOURCES)
+
+
 _SETTINGS: Final = Form("oracle batch warm_up keep kappa least_scale_minor")
 _TERMS: Final = Form("version worth penalties_minor", worth=Form("type product status target share"))
 
@@ -268,7 +293,7 @@ def lineage(
         terms: Value of events, and penalties.
         window_us: Length of the reward window, microseconds.
         readings: Names of the context.
-        schema: Hash of the schema that decisions must have.
+        schema: See `schema_of_readings`.
         format_: See `models.policy.learner.FORMAT`.
     """
     learnt = msgspec.json.encode(_SETTINGS.content(settings)).decode()

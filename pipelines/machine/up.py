@@ -22,13 +22,14 @@ import redis
 from rich.console import Console
 
 from features.events import moment
+from features.kept_schemas import TODAY
 from features.schema import schema_hash
 from features.settings.environment import environment, for_children
 from features.store.bundles import READY, publish, serving_hashes
 from features.store.connection import connect, load_library
 from features.store.deployment import PARTITIONS, House, create_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, lease_key, pointer_key
+from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, bundle_key, lease_key, pointer_key
 from features.store.server import Server, keeping, start_server, store_url
 from models.experiments.definition import GlobalHoldout
 from models.releases.release import journal
@@ -166,11 +167,12 @@ def settle_in(client: redis.Redis, options: Options, url: str) -> House:
 
 
 def prepare(client: redis.Redis, options: Options, url: str) -> House:
-    """Create or open the house, load the store's functions, apply changed feature definitions."""
+    """Create or open the house, load the store's functions, keep the features' schema, apply changed definitions."""
     sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
     house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
+    client.set(bundle_key(TODAY.hash), TODAY.dumps(), nx=True)
     plan = serving_plan(client)
     if plan is None or plan.schema_hash != schema_hash():
         from features.definitions import apply, open_store  # noqa: PLC0415 - Feast takes seconds to import

@@ -21,8 +21,8 @@ import redis
 from rich.console import Console
 from rich.progress import track
 
+from features.kept_schemas import LakeSchemas, SchemaError, lacking
 from features.moments import micros
-from features.schema import schema_hash
 from features.store.connection import connect
 from features.store.deployment import open_house
 from features.store.keys import PlayerKeys
@@ -83,7 +83,8 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
         console: Where to show how far it is.
 
     Returns:
-        `decisions` judged; those that were not: `erased`, `other_build` (of the features), `other_catalogue`;
+        `decisions` judged, and of them `fewer_features` (older than some feature, and judged by it as a new player is);
+        those that were not: `erased`, `other_build` (the names of its features are not kept), `other_catalogue`;
         `made_under_old` and of them `reproduced` (the same exclusions came out again); `contacts`, `contacts_stopped`
         by the new rulebook, `contacts_put_off` to another moment; `changes` by rule and jurisdiction.
     """
@@ -92,13 +93,15 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
     laws = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
     splits = Splits(Experiments(), layout)  # who was in which experiment stands in the records
     before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None, splits=splits) for law in laws)
+    schemas = LakeSchemas(lake)
     counts: Counter[str] = Counter()
     changes: dict[tuple[str, str], ChangedDecisions] = {}
     for record in track(_records(lake, since), "decisions", console=console, total=None):
-        case = _case(client, record, layout)
+        case = _case(client, record, layout, schemas)
         if isinstance(case, str):
             counts[case] += 1
         else:
+            counts["fewer_features"] += bool(lacking(schemas.find(record.versions.schema)))
             _compare(case, before, after, changes, counts)
     ranked = sorted(changes.values(), key=lambda one: (-one.contacts_stopped, -one.decisions, one.rule))
     told = {name: counts[name] for name in _COUNTED}
@@ -107,7 +110,7 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
 
 
 _COUNTED = (
-    *("decisions", "erased", "other_build", "other_catalogue", "made_under_old", "reproduced"),
+    *("decisions", "fewer_features", "erased", "other_build", "other_catalogue", "made_under_old", "reproduced"),
     *("contacts", "contacts_stopped", "contacts_put_off"),
 )
 
@@ -143,9 +146,11 @@ def _since(text: str, last: datetime) -> int:
     return micros(at.replace(tzinfo=at.tzinfo or UTC))
 
 
-def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> RecordedCase | str:
+def _case(client: redis.Redis, record: Record, layout: CandidateSpace, schemas: LakeSchemas) -> RecordedCase | str:
     """A recorded decision that can be judged again, or the reason why it cannot."""
-    if record.versions.schema != schema_hash():
+    try:
+        schema = schemas.find(record.versions.schema)
+    except SchemaError:
         return "other_build"
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
@@ -153,7 +158,7 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace) -> Record
     opened = personal(key, record)
     if opened is None:
         return "erased"
-    return RecordedCase(record, recorded_player(record, opened), recorded_request(record, opened))
+    return RecordedCase(record, recorded_player(record, opened, schema), recorded_request(record, opened))
 
 
 def _compare(

@@ -115,8 +115,9 @@ def differences(found: Mapping[str, Any]) -> Group:
     head = (
         f"{found['decisions']:,} decisions judged under {found['old']} and {found['new']} "
         f"with catalogue {found['catalogue']}; not judged: "
-        f"{found['erased']:,} erased, {found['other_build']:,} of other features, {found['other_catalogue']:,} of "
-        f"another catalogue. Of {found['made_under_old']:,} made under {found['old']}, "
+        f"{found['erased']:,} erased, {found['other_build']:,} whose features have no names here, "
+        f"{found['other_catalogue']:,} of another catalogue. {found['fewer_features']:,} lack features that came "
+        f"later, and are judged by them as a new player is. Of {found['made_under_old']:,} made under {found['old']}, "
         f"{found['reproduced']:,} came out exactly as logged. {found['contacts_stopped']:,} of {found['contacts']:,} "
         f"contacts would not have been sent, {found['contacts_put_off']:,} at another moment. "
         "Two rules that deny the same contact both count it."

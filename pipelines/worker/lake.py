@@ -6,6 +6,7 @@ says how far the lake reaches; a flush that died is done again with the same bou
 Boundaries only ever grow: where the store's clock was set back, the next lies behind the last entry.
 
     lake/events/day=2020-03-02/1583107200000-1583107215000.parquet      (day: when it became known, house time)
+    lake/_schemas/9b2c9c7118b3.json       (names of the features in records, there before the first record with them)
 
 Beside each file of decisions lies one of their records (`features.lake.records`).
 """
@@ -18,6 +19,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,10 +27,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
+import structlog
 
 from features.aggregates import local_parts
 from features.events import moment
+from features.kept_schemas import FOLDER, SchemaError, find
 from features.lake.records import SUFFIX, pack_records
+from features.store.bundles import kept
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, place, position, real_now_us
 from features.store.keys import lease_key, log_key
@@ -37,6 +42,7 @@ from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
 from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 
+_LOG: Final = structlog.get_logger()
 _MOMENT: Final = pa.timestamp("us", tz="UTC")
 _KNOWN: Final = [("known_at", _MOMENT), ("position", pa.string())]
 _MEMBERSHIP: Final = pa.struct(
@@ -184,6 +190,7 @@ class Lake:
         self._close(f"{last}-0")
         self._step("gather")
         tables, heads, count = self._tables(f"({first}-0", f"{last}-0")
+        self._keep_schemas(tables)
         for (table, day), rows in tables.items():
             self._write(table, day, f"{first}-{last}", rows)
             if table == "decisions":
@@ -228,6 +235,23 @@ class Lake:
                 row["chain"] = _link(heads, str(partition), entry.body)
             tables[table, moment(entry.known_us).date().isoformat()].append(row)
         return tables, heads, count
+
+    def _keep_schemas(self, tables: Mapping[tuple[str, str], list[dict[str, Any]]]) -> None:
+        """Keep the schemas of the decisions' features, so that whoever has the lake can read them."""
+        decisions = (row["record"] for (table, _), rows in tables.items() if table == "decisions" for row in rows)
+        for hash_ in sorted({load_record(body).versions.schema for body in decisions}):
+            self._keep_schema(self._folder / FOLDER / f"{hash_}.json", hash_)
+
+    def _keep_schema(self, file: Path, hash_: str) -> None:
+        if file.exists():
+            return
+        try:
+            content = find(hash_, partial(kept, self._client)).dumps()
+        except SchemaError as error:
+            _LOG.error("lake", trouble=f"{error}; its decisions are written all the same")
+            return
+        file.parent.mkdir(exist_ok=True)
+        self._put(file, lambda unfinished: unfinished.write_bytes(content))
 
     def _write(self, table: str, day: str, name: str, rows: list[dict[str, Any]]) -> None:
         folder = self._folder / table / f"day={day}"

@@ -10,8 +10,9 @@ from msgspec import UNSET, UnsetType, structs
 from numpy.typing import NDArray
 
 from features.aggregates import forward
+from features.kept_schemas import Schema, by_name, lacking
 from features.moments import when
-from features.schema import STORED, VECTOR, schema_hash
+from features.schema import VECTOR
 from models.catalogue.offers import NO_CONTACT, Catalogue
 from service.api.schemas import (
     AskedFor,
@@ -103,12 +104,26 @@ def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | Unset
 
 
 def whole(
-    record: Record, opened: personal.Personal | None, catalogue: Catalogue, reasons: Reasons, why: Why
+    record: Record,
+    opened: personal.Personal | None,
+    catalogue: Catalogue,
+    reasons: Reasons,
+    schema: Schema | None,
+    why: Why,
 ) -> RecordAnswer:
-    """A record with its reasons, as `GET /v1/decisions/{id}` tells it; `opened` is None once it was erased."""
+    """A record with its reasons, as `GET /v1/decisions/{id}` tells it.
+
+    Args:
+        record: The record.
+        opened: Its personal fields, None once they were erased.
+        catalogue: The one it was made from, or one that serves.
+        reasons: Those of its rulebook.
+        schema: That of its features, None where it is not kept.
+        why: Its reasons.
+    """
     player_id = None if opened is None else opened.player_id
     answer = decision(KeptDecision.of(record), player_id, reasons, recorded=True)
-    explain(answer, record, catalogue, reasons)
+    explain(answer, record, catalogue, reasons, schema)
     choice = record.choice
     return RecordAnswer(
         **{name: getattr(answer, name) for name in Decided.__struct_fields__},
@@ -123,7 +138,7 @@ def whole(
         draw=Draw(u=choice.u, place=choice.place),
         eligible=_eligible(record, catalogue),
         versions=record.versions,
-        schema=StoredFeatures(stored=[feature.name for feature in STORED]),
+        schema=StoredFeatures(stored=list(schema.definitions) if schema else []),
         facts_version=record.seen.facts_version,
         ledger_version=record.seen.ledger_version,
         format=record.v,
@@ -181,7 +196,7 @@ def _exclusion(rule: str, reasons: Reasons) -> Exclusion:
     return Exclusion(rule=rule, reason=known.reason, source=known.source)
 
 
-def explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reasons) -> None:
+def explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reasons, schema: Schema | None) -> None:
     """Add every reason and number to an answer."""
     choice, seen = record.choice, record.seen
     answer.exclusions = [
@@ -192,7 +207,7 @@ def explain(answer: Decided, record: Record, catalogue: Catalogue, reasons: Reas
     answer.candidates = CandidateCount(all=catalogue.size, eligible=len(unpack_floats(choice.pmf)))
     answer.score = _chosen_score(record, catalogue)
     answer.stage, answer.markers, answer.harm_sources = seen.stage, seen.markers, seen.harm_sources
-    answer.features = _features(record)
+    answer.features = _features(record, schema)
 
 
 def _extent(blocked: bytes, record: Record, catalogue: Catalogue) -> dict[str, Any]:
@@ -231,12 +246,17 @@ def _eligible(record: Record, catalogue: Catalogue) -> list[EligibleAction]:
     ]
 
 
-def _features(record: Record) -> RecordedFeatures:
-    """Features as the decision saw them: brought forward to its moment, None where nothing ever happened."""
+def _features(record: Record, schema: Schema | None) -> RecordedFeatures:
+    """Features as the decision saw them: brought forward to its moment, None where nothing ever happened.
+
+    Without those that its build did not have; None as a whole where nothing says what its build had.
+    """
     values: dict[str, float | None] | None = None
-    if record.versions.schema == schema_hash():
-        numbers = forward(unpack_floats(record.seen.features), record.at_us).tolist()
+    if schema is not None:
+        numbers = forward(by_name(unpack_floats(record.seen.features), schema), record.at_us).tolist()
         values = {
-            reading.name: None if np.isnan(value) else value for reading, value in zip(VECTOR, numbers, strict=True)
+            reading.name: None if np.isnan(value) else value
+            for reading, value in zip(VECTOR, numbers, strict=True)
+            if reading.name not in lacking(schema)
         }
     return RecordedFeatures(age_seconds=record.seen.age_seconds, as_of=when(record.seen.as_of_us), values=values)

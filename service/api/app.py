@@ -16,6 +16,7 @@ import structlog
 from fastapi import FastAPI
 
 from features import zones
+from features.kept_schemas import TODAY
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
 from features.settings.environment import Environment, SettingError, environment
@@ -294,8 +295,10 @@ async def _raised(store: Store) -> House:
 
 async def _keep(store: Store, serving: Serving) -> None:
     """Keep what records name by hash, so that they can be explained after it has changed."""
-    for kept in (serving.layout.catalogue, serving.book, serving.splits.experiments):
-        await store.command(5.0, "SET", bundle_key(kept.hash), kept.model_dump_json(by_alias=True), "NX")
+    named = (serving.layout.catalogue, serving.book, serving.splits.experiments)
+    kept = {one.hash: one.model_dump_json(by_alias=True).encode() for one in named}
+    for name, content in (kept | {TODAY.hash: TODAY.dumps()}).items():
+        await store.command(5.0, "SET", bundle_key(name), content, "NX")
 
 
 @asynccontextmanager

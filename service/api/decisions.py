@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 from fastapi import FastAPI, Path, Response
@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
+from features.kept_schemas import TODAY, Schema, SchemaError, find
 from features.moments import when
 from features.store.bundles import read_bundle, read_version
 from features.store.deployment import order
@@ -55,6 +56,8 @@ BATCH_SECONDS: Final = 30.0
 BATCH_MOST: Final = 500
 _ABSENT: Final = "store_unavailable"
 _LOG: Final = structlog.get_logger()
+
+_Model = TypeVar("_Model")
 
 DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")]
 DECISIONS: Final = Counter("croupier_decisions", "Decisions answered", ["variant", "action", "recorded"])
@@ -105,8 +108,9 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
     known = await _reasons(done.kept.rules_version, deps)
     answer = answers.decision(done.kept, body.player_id, known, recorded=done.recorded, after_reached=reached)
     if body.explain and done.record is not None:
-        answers.explain(answer, done.record, await _catalogue(done.record, deps), known)
-        answer.why = why(done.record, await _evidence(done.record, deps))
+        schema = await _schema(done.record, deps)
+        answers.explain(answer, done.record, await _catalogue(done.record, deps), known, schema)
+        answer.why = why(done.record, await _evidence(done.record, schema, deps))
     return answer
 
 
@@ -176,18 +180,43 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     record = await find_record(decision_id, deps.ledger, deps.lake)
     opened = personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
     catalogue, known = await _catalogue(record, deps), await _reasons(record.versions.rules, deps)
-    return respond(answers.whole(record, opened, catalogue, known, why(record, await _evidence(record, deps))))
+    schema = await _schema(record, deps)
+    reasons_of_it = why(record, await _evidence(record, schema, deps))
+    return respond(answers.whole(record, opened, catalogue, known, schema, reasons_of_it))
 
 
-async def _evidence(record: Record, deps: Dependencies) -> Evidence | None:
-    """What a record was made with: what serves if it is that, else what is kept; None if that cannot be read."""
+async def _evidence(record: Record, schema: Schema | None, deps: Dependencies) -> Evidence | None:
+    """What a record was made with: what serves if it is that, else what is kept; None if the store does not tell."""
+    unread: list[str] = []
     try:
         catalogue = await _catalogue(record, deps)
-        policy, churn = await _policy(record, catalogue, deps), await _churn(record, deps)
-    except (StoreError, ValueError) as error:
+        policy = await _read("policy", _policy(record, catalogue, deps), record, unread)
+        churn = await _read("churn model", _churn(record, deps), record, unread)
+    except StoreError as error:
         _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
         return None
-    return Evidence(catalogue, policy, churn)
+    return Evidence(catalogue, policy, churn, schema, tuple(unread))
+
+
+async def _read(name: str, reading: Awaitable[_Model | None], record: Record, unread: list[str]) -> _Model | None:
+    """A model that a record names; one that this build cannot read is noted as unread."""
+    try:
+        return await reading
+    except ValueError as error:
+        _LOG.warning("evidence", decision=record.decision_id, trouble=f"its {name}: {error}")
+        unread.append(name)
+        return None
+
+
+async def _schema(record: Record, deps: Dependencies) -> Schema | None:
+    """The schema of a record's features, None if it is not kept as its hash says."""
+    name = record.versions.schema
+    kept = None if name == TODAY.hash else await read_bundle(deps.ledger.store, name)
+    try:
+        return find(name, lambda _: kept)
+    except SchemaError as error:
+        _LOG.warning("schema", decision=record.decision_id, trouble=str(error))
+        return None
 
 
 async def _policy(record: Record, catalogue: Catalogue, deps: Dependencies) -> LearnedPolicy | None:

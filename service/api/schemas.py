@@ -111,7 +111,10 @@ class RecordedFeatures(Struct, kw_only=True):
     as_of: Moment | None
     values: Annotated[
         dict[str, float | None] | None,
-        Meta(description="By name, null where it never happened; null as a whole for features of another build."),
+        Meta(
+            description="By name, null where it never happened, without those that the decision's build did not have; "
+            "null as a whole where their names are not kept."
+        ),
     ]
 
 
@@ -178,7 +181,7 @@ class EligibleAction(Struct, kw_only=True):
 
 
 class StoredFeatures(Struct, kw_only=True):
-    """Names of the stored features, in order."""
+    """Names of the stored features of the decision's build, in order; empty where they are not kept."""
 
     stored: list[str]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,7 +13,8 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from features.aggregates import forward
-from features.schema import CHANNELS, CHURN_DEFAULT, VECTOR, schema_hash
+from features.kept_schemas import Schema, by_name, lacking
+from features.schema import CHANNELS, CHURN_DEFAULT, VECTOR
 from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue
 from models.churn.scorer import Scorer
 from models.policy.context import context
@@ -31,11 +33,15 @@ class Evidence:
         catalogue: The one that the record names.
         policy: The snapshot that the record names, None for policies that were not learnt.
         churn: The churn model that the record names, None while none served.
+        schema: The schema of its features, None where it is not kept.
+        unread: What is kept and cannot be read by this build: `policy`, `churn model`.
     """
 
     catalogue: Catalogue
     policy: LearnedPolicy | None
     churn: Scorer | None
+    schema: Schema | None
+    unread: tuple[str, ...] = ()
 
 
 class ScoreParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,19 +109,38 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
 
     action: Annotated[ActionReasons | None, Meta(description="Null where its catalogue is not kept any more.")]
     churn: ChurnReasons | None
-    missing: Annotated[str | UnsetType, Meta(description="Why there are no reasons.")] = UNSET
+    missing: Annotated[str | UnsetType, Meta(description="Why there are no reasons, or which are left out.")] = UNSET
 
 
 def why(record: Record, evidence: Evidence | None) -> Why:
     """The reasons of a decision, numbers as the decision saw them; money in minor units.
 
-    What is not kept any more, or was made by another build, is told by `missing` and never guessed.
+    What is not kept any more, or rests on features that the record lacks, is told by `missing` and never guessed.
     """
-    if evidence is None or record.versions.schema != schema_hash():
-        why_not = "its models could not be read" if evidence is None else "it was made with features of another build"
-        return Why(action=None, churn=None, missing=why_not)
-    vector = forward(unpack_floats(record.seen.features), record.at_us)
-    return Why(action=_action(record, evidence, vector), churn=_churn(record, evidence, vector))
+    if evidence is None:
+        return Why(action=None, churn=None, missing="its models could not be read")
+    if (schema := evidence.schema) is None:
+        unnamed = f"its features are of schema {record.versions.schema}, which is not kept"
+        return Why(action=None, churn=None, missing=unnamed)
+    evidence, missing = _exact(evidence, lacking(schema))
+    vector = forward(by_name(unpack_floats(record.seen.features), schema), record.at_us)
+    action, churn = _action(record, evidence, vector), _churn(record, evidence, vector)
+    return Why(action=action, churn=churn, missing="; ".join(missing) or UNSET)
+
+
+def _exact(evidence: Evidence, lacks: AbstractSet[str]) -> tuple[Evidence, list[str]]:
+    """Evidence without the models that read what a record lacks, and sentences about what is left out."""
+    policy, churn = evidence.policy, evidence.churn
+    read = {"policy": policy.readings if policy else (), "churn model": churn.bundle.features if churn else ()}
+    without = {name: [one for one in seen if one.partition("=")[0] in lacks] for name, seen in read.items()}
+    told = [f"its {name} could not be read" for name in evidence.unread]
+    told += [f"it lacks {', '.join(names)}, which its {name} reads" for name, names in without.items() if names]
+    exact = replace(
+        evidence,
+        policy=None if without["policy"] else policy,
+        churn=None if without["churn model"] else churn,
+    )
+    return exact, told
 
 
 def _action(record: Record, evidence: Evidence, vector: NDArray[np.float64]) -> ActionReasons | None:

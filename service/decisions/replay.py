@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from features.aggregates import forward
+from features.kept_schemas import Schema, by_name
 from models.catalogue.offers import Purpose
 from service.decisions.assess import RecordedPlayer
 from service.decisions.behaviour import Behaviour
@@ -15,15 +16,18 @@ from service.decisions.record import Record, unpack_floats
 _TROUBLES = frozenset({"features_unavailable", "features_stale"})
 
 
-def recorded_player(record: Record, personal: Personal) -> RecordedPlayer:
-    """The player as a decision saw them; the record was made with the features of this build (`versions.schema`)."""
-    return RecordedPlayer(personal.facts, _behaviour(record), personal.contacts or ())
+def recorded_player(record: Record, personal: Personal, schema: Schema) -> RecordedPlayer:
+    """The player as a decision saw them, whose features are of a schema (`versions.schema`).
+
+    A feature that was not recorded is as of a new player.
+    """
+    return RecordedPlayer(personal.facts, _behaviour(record, schema), personal.contacts or ())
 
 
-def _behaviour(record: Record) -> Behaviour:
+def _behaviour(record: Record, schema: Schema) -> Behaviour:
     seen, at_us = record.seen, record.at_us
-    stored = unpack_floats(seen.features)
-    whole = stored if seen.whole is None else unpack_floats(seen.whole)
+    stored = by_name(unpack_floats(seen.features), schema)
+    whole = stored if seen.whole is None else by_name(unpack_floats(seen.whole), schema)
     vector = forward(stored, at_us)
     strictest = vector if seen.whole is None else forward(whole, at_us)
     trouble = next(iter(_TROUBLES.intersection(seen.degraded)), None)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from frozen.cases import Case, assert_gives, cases, every, shown, versions, written
 
+from features.kept_schemas import TODAY, by_name, find
 from features.read_plan import ReadPlan
 from features.schema import VECTOR
 from features.settings.mlflow_file import LearnerSettings
@@ -217,6 +218,15 @@ def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> N
     assert_gives(show_personal(personal(key, record)), case.more["personal"])
     assert personal(bytes(32), record) is None
     assert personal(key, msgspec.structs.replace(record, decision_id="another")) is None
+
+
+@every("records")
+def test_the_features_of_a_record_have_names(case: Case) -> None:
+    record = load_record(case.raw)
+    schema = find(record.versions.schema)
+    told = dict(zip(schema.definitions, case.gives["seen"]["features"], strict=True))
+    found = dict(zip(TODAY.definitions, shown(by_name(unpack_floats(record.seen.features), schema)), strict=True))
+    assert found == {name: told[name] if schema.has(name, TODAY) else None for name in TODAY.definitions}
 
 
 @every("facts")

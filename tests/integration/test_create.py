@@ -8,9 +8,11 @@ from typing import cast
 
 import redis
 
+from features.kept_schemas import TODAY
 from features.schema import schema_hash
 from features.store.connection import connect
 from features.store.deployment import House, open_house
+from features.store.keys import bundle_key
 from features.store.server import start_server
 from pipelines.worker.consumer import serving_plan
 
@@ -23,11 +25,12 @@ def create(home: Path) -> None:
 
 
 def found(home: Path) -> tuple[House, str | None, set[str]]:
-    """The house of a home, the features that are served, and the store's libraries."""
+    """The house of a home, the features that are served, whose names are kept, and the store's libraries."""
     server = start_server(home)
     try:
         client: redis.Redis = connect(server.url)
         plan = serving_plan(client)
+        assert client.get(bundle_key(TODAY.hash)) == TODAY.dumps()
         libraries = cast("list[list[bytes]]", client.function_list())
         return open_house(client), plan.schema_hash if plan else None, {name.decode() for _, name, *_ in libraries}
     finally:

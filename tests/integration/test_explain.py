@@ -1,5 +1,6 @@
 """Explanations of decisions and the page of a player: reasons add up to the logged scores."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,16 +12,22 @@ import redis
 from conftest import Opened
 from support.learning_log import CATALOGUE
 from support.players import adult_events, tell
+from support.schemas import ALIKE, FEWER, otherwise, under
 
+from features.kept_schemas import TODAY, Schema, lacking
 from features.schema import MODEL_FEATURES, VECTOR
 from features.settings.mlflow_file import LearnerSettings
-from features.store.bundles import publish
+from features.store.bundles import keep, publish
+from features.store.keys import bundle_key, decision_key, pointer_key
 from models.catalogue.offers import NO_CONTACT
 from models.churn.scorer import ChurnBundle, Scorer, library_build
 from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion
 from models.policy.learner import ALONE, Learner, NamedAction
 from pipelines.worker.process import Worker
+from service.decisions.record import dump_record, load_record
+
+Recorded = Callable[..., Awaitable[dict[str, Any]]]
 
 
 def snapshot(seed: int = 1) -> PolicyVersion:
@@ -130,6 +137,80 @@ def test_churn_reasons_sum_to_the_score() -> None:
         vector = random.normal(size=len(VECTOR))
         score = scorer.score(vector)
         assert sum(scorer.contributions(vector).values()) == pytest.approx(np.log(score / (1 - score)), abs=1e-9)
+
+
+@pytest.fixture
+async def recorded(opened: Opened, store: redis.Redis, serving: object) -> AsyncIterator[Recorded]:  # noqa: ARG001
+    """A decision by the learnt policy, and how it is told once its record is as another build would have written it."""
+    async with opened() as client:
+        name = (await decided(client, "policy"))["decision_id"]
+        held: Any = store.get(decision_key(name))
+
+        async def told(schema: Schema = TODAY, kept: bytes | None = None) -> dict[str, Any]:
+            store.set(decision_key(name), dump_record(under(load_record(held), schema)))
+            if kept is not None:
+                store.set(bundle_key(schema.hash), kept)
+            found: dict[str, Any] = (await client.get(f"/v1/decisions/{name}")).json()
+            return found
+
+        yield told
+
+
+@pytest.mark.parametrize("schema", [*ALIKE.values(), *FEWER.values()], ids=[*ALIKE, *FEWER])
+async def test_a_decision_of_another_build_is_told_by_the_names_of_its_features(
+    recorded: Recorded, schema: Schema
+) -> None:
+    here, there = await recorded(), await recorded(schema, schema.dumps())
+    assert there["why"] == here["why"]
+    assert "missing" not in here["why"]
+    values = here["features"]["values"]
+    assert there["features"]["values"] == {name: values[name] for name in values if name not in lacking(schema)}
+    assert there["schema"]["stored"] == list(schema.definitions)
+
+
+@pytest.mark.parametrize("kept", [None, ALIKE["another order"].dumps(), b"junk"], ids=["nothing", "another", "junk"])
+async def test_features_whose_names_are_not_kept_are_not_guessed(recorded: Recorded, kept: bytes | None) -> None:
+    schema = ALIKE["one more in the middle"]
+    told = await recorded(schema, kept)
+    assert told["why"]["missing"] == f"its features are of schema {schema.hash}, which is not kept"
+    assert told["why"]["action"] is told["why"]["churn"] is told["features"]["values"] is None
+    assert told["schema"]["stored"] == []
+
+
+async def test_reasons_that_rest_on_what_a_record_lacks_are_left_out_and_the_others_told(recorded: Recorded) -> None:
+    """A model that reads a feature which is defined otherwise now cannot be asked again; what was logged stands."""
+    here = (await recorded())["why"]
+    unseen = otherwise("topup_sum_30d")  # of the churn model alone
+    there = (await recorded(unseen, unseen.dumps()))["why"]
+    assert there["missing"] == "it lacks topup_sum_30d, which its churn model reads"
+    assert there["action"] == here["action"]
+    assert there["churn"] == {name: here["churn"][name] for name in ("score", "model_version")} | {"reasons": []}
+    seen = otherwise("last_login_at")
+    there = (await recorded(seen, seen.dumps()))["why"]
+    lacks = "it lacks last_login_days_ago, which its"
+    assert there["missing"] == f"{lacks} policy reads; {lacks} churn model reads"
+    logged = ("score", "probability")
+    for one in ("chosen", "next_best"):
+        assert {name: there["action"][one][name] for name in logged} == {
+            name: here["action"][one][name] for name in logged
+        }
+        assert "parts" not in there["action"][one]
+    assert there["action"]["leanings"] == []
+
+
+async def test_a_model_that_this_build_cannot_read_is_named_and_the_rest_is_told(
+    opened: Opened, store: redis.Redis, serving: tuple[PolicyVersion, ChurnBundle]
+) -> None:
+    """As one that reads a feature which is gone today."""
+    async with opened() as client:
+        first = await decided(client, "policy")
+    store.delete(pointer_key("churn"))
+    keep(store, b"a model of another time", serving[1].version)
+    async with opened() as client:
+        told = (await client.get(f"/v1/decisions/{first['decision_id']}")).json()["why"]
+    assert told["missing"] == "its churn model could not be read"
+    assert told["action"] == first["why"]["action"]
+    assert (told["churn"]["score"], told["churn"]["reasons"]) == (first["churn"]["score"], [])
 
 
 @pytest.mark.usefixtures("serving")

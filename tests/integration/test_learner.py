@@ -16,8 +16,10 @@ import redis
 from conftest import Opened, app_of
 from support.fault_house import until
 from support.learning_log import BEGAN, CATALOGUE, DAY, Writer, grow, record
+from support.schemas import ALIKE, FEWER, keep_schema, rewritten
 
 from features.events import micros
+from features.kept_schemas import Schema
 from features.settings.mlflow_file import LearnerSettings
 from features.store.keys import LEARNER_LEASE, bundle_key, pointer_key
 from features.store.server import Server
@@ -183,6 +185,42 @@ def test_a_decision_that_cannot_be_read_is_left_out_and_the_rest_is_learnt(tmp_p
     pupil = school(tmp_path)
     pupil.learn(pupil.waiting()[0])
     assert (pupil.unread, pupil.open) == (1, 1)
+
+
+@pytest.mark.parametrize("schema", [*ALIKE.values(), *FEWER.values()], ids=[*ALIKE, *FEWER])
+def test_from_records_of_another_build_it_learns_the_same_in_the_same_lineage(tmp_path: Path, schema: Schema) -> None:
+    """The later half of the lake is as a build with other features would have written it."""
+    grow(tmp_path / "lake", FLUSHES, DECISIONS)
+    expected, files = newest(tmp_path / "lake"), sorted((tmp_path / "lake").glob("decisions/*/*.parquet"))
+    pupil = school(tmp_path / "lake")
+    for flush in pupil.waiting()[: FLUSHES // 2]:
+        pupil.learn(flush)
+    held = pupil.checkpoint()
+    rewritten(tmp_path / "lake", schema, files[len(files) // 2 :])
+    keep_schema(tmp_path / "lake", schema)
+    assert newest(tmp_path / "lake") == expected
+    pupil = school(tmp_path / "lake")
+    assert pupil.resume(held)
+    for flush in pupil.waiting():
+        pupil.learn(flush)
+    assert pupil.newest is not None
+    assert (pupil.newest.dumps(), pupil.unread) == (expected, 0)
+
+
+def test_records_whose_features_have_no_names_are_left_out_and_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grow(tmp_path, 2, 20)
+    files = sorted(tmp_path.glob("decisions/*/*.parquet"))
+    schema = ALIKE["one more in the middle"]
+    count = rewritten(tmp_path, schema, files[:1])
+    pupil = school(tmp_path)
+    for flush in pupil.waiting():
+        pupil.learn(flush)
+    assert 0 < pupil.unread <= count
+    assert pupil.open
+    told = capsys.readouterr().out
+    assert told.count(f"the features' schema {schema.hash} is not kept") == 1
 
 
 @pytest.mark.usefixtures("house", "always_kept")

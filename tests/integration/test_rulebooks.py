@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,23 +12,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from conftest import Opened, app_of
 from rich.console import Console
 from support.callers import asked, player_of, rules
+from support.learning_log import BEGAN, record
 from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE, changed
+from support.schemas import ALIKE, FEWER, keep_schema, rewritten, under
 
+from features.kept_schemas import TODAY
 from features.store.bundles import HASH_OF, publish, serving_hashes
 from features.store.deployment import real_now_us
-from features.store.keys import pointer_key
+from features.store.keys import bundle_key, pointer_key
 from features.store.server import Server
 from models.policy.policy import Uniform
 from models.releases.release import journal
 from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
+from pipelines.worker.lake import Lake
 from pipelines.worker.process import wait_until_in_lake
+from service.decisions.record import dump_record
 from service.rules.rulebook import load_rulebook, rulebook_path
 
 
@@ -336,6 +343,45 @@ async def test_two_rulebooks_are_compared_on_what_was_decided(
         compare.compare_rulebooks(server.url, lake, HOUSE.hash, str(elders), "1d", quiet)
     with pytest.raises(inspection.RulesRefused, match="no folder of a rulebook"):
         compare.compare_rulebooks(server.url, lake, "0" * 12, str(elders), "1d", quiet)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_two_rulebooks_are_compared_on_what_builds_with_other_features_decided(
+    opened: Opened, server: Server, store: redis.Redis, lake: Path, tmp_path: Path
+) -> None:
+    elders = changed(tmp_path, "elders", "age", under=60)
+    async with opened() as client:
+        position = await tell(client, adult_events("p-mt"))
+        await asked(client, "p-mt", after=position)
+    wait_until_in_lake(lake, real_now_us(store))
+    assert (lake / "_schemas" / f"{TODAY.hash}.json").read_bytes() == TODAY.dumps()
+
+    def compared(lake: Path) -> dict[str, Any]:
+        return compare.compare_rulebooks(server.url, lake, BOOK.hash, str(elders), "1d", Console(quiet=True))
+
+    here = compared(lake)
+    assert (here["decisions"], here["reproduced"], here["fewer_features"]) == (1, 1, 0)
+    for number, schema in enumerate((*ALIKE.values(), *FEWER.values())):
+        other = shutil.copytree(lake, tmp_path / f"lake-{number}")
+        rewritten(other, schema)
+        unnamed = compared(other)
+        assert (unnamed["decisions"], unnamed["other_build"], unnamed["changes"]) == (0, 1, [])
+        keep_schema(other, schema)
+        assert compared(other) == here | {"fewer_features": int(schema in FEWER.values())}
+
+
+def test_the_lake_keeps_the_schema_of_every_decision_that_the_store_or_this_build_knows(
+    store: redis.Redis, lake: Path
+) -> None:
+    known, damaged, unknown = ALIKE.values()
+    store.set(bundle_key(known.hash), known.dumps())
+    store.set(bundle_key(damaged.hash), known.dumps())
+    made = record("d", "{p001}a", BEGAN, 0, np.random.default_rng(1))
+    records = [made, *(under(made, one) for one in (known, damaged, unknown))]
+    Lake(store, lake)._keep_schemas({("decisions", "2026-11-01"): [{"record": dump_record(one)} for one in records]})
+    assert {file.name: file.read_bytes() for file in (lake / "_schemas").iterdir()} == {
+        f"{one.hash}.json": one.dumps() for one in (TODAY, known)
+    }
 
 
 def croupier(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from features.aggregates import Activity, empty, update
 from features.events import EVENT
+from features.kept_schemas import TODAY
 from features.moments import moment
 from features.read_plan import ReadPlan
 from features.schema import CHANNELS
@@ -180,9 +181,8 @@ def test_what_a_decision_finds_is_what_explanations_tell_and_what_its_record_giv
         opened = personal(snapshot.seal, record)
         assert opened is not None
         assert opened.inputs == told.inputs
-        again = assess(
-            recorded_player(record, opened), recorded_request(record, opened), assignment(record), at_us, serving
-        )
+        seen, asked = recorded_player(record, opened, TODAY), recorded_request(record, opened)
+        again = assess(seen, asked, assignment(record), at_us, serving)
         assert again.limits is None
         assert assessed.limits is not None
         logged = {name: bits for name, bits in says(record, serving).items() if name not in assessed.limits}
