@@ -9,7 +9,7 @@ import lightgbm
 import numpy as np
 import pytest
 import redis
-from conftest import Opened
+from conftest import Opened, app_of
 from support.learning_log import CATALOGUE
 from support.players import adult_events, tell
 from support.schemas import ALIKE, FEWER, otherwise, under
@@ -25,7 +25,8 @@ from models.policy.context import READINGS
 from models.policy.learned import Cursor, PolicyVersion
 from models.policy.learner import ALONE, Learner, NamedAction
 from pipelines.worker.process import Worker
-from service.decisions.record import dump_record, load_record
+from service.decisions.archive import find_record
+from service.decisions.record import dump_record
 
 Recorded = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -144,10 +145,11 @@ async def recorded(opened: Opened, store: redis.Redis, serving: object) -> Async
     """A decision by the learnt policy, and how it is told once its record is as another build would have written it."""
     async with opened() as client:
         name = (await decided(client, "policy"))["decision_id"]
-        held: Any = store.get(decision_key(name))
+        deps = app_of(client).state.deps
+        record = await find_record(name, deps.ledger, deps.lake)
 
         async def told(schema: Schema = TODAY, kept: bytes | None = None) -> dict[str, Any]:
-            store.set(decision_key(name), dump_record(under(load_record(held), schema)))
+            store.set(decision_key(name), dump_record(under(record, schema)))
             if kept is not None:
                 store.set(bundle_key(schema.hash), kept)
             found: dict[str, Any] = (await client.get(f"/v1/decisions/{name}")).json()
