@@ -22,7 +22,7 @@ quick: install lint types ## Lint, types and unit tests, about a minute
 test-cluster: install ## The integration tests on three servers that share the keys, a quarter of an hour
 	CROUPIER_TEST_STORE=cluster $(BIN)/pytest tests/integration
 
-test-builds: install ## The first build and this one over one house, after each other and side by side, some minutes
+test-builds: install ## The first build and this one over one house, one after the other, some minutes
 	$(BIN)/pytest -rP tests/builds/builds_together.py
 
 install: .venv/installed ## What `make up` and `make test` need into .venv: the extras all and dev

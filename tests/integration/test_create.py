@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import redis
+from conftest import Opened
 
 from features.kept_schemas import TODAY
 from features.schema import schema_hash
 from features.store.connection import connect
-from features.store.deployment import House, open_house
-from features.store.keys import bundle_key
+from features.store.deployment import FORMAT, House, open_house
+from features.store.keys import HOUSE, bundle_key
 from features.store.server import start_server
 from pipelines.worker.consumer import serving_plan
 
@@ -43,3 +45,16 @@ def test_a_command_makes_a_store_a_house_for_real_players_and_ends(tmp_path: Pat
     assert (house.sandbox, schema, libraries) == (False, schema_hash(), {"croupier_ledger", "croupier_consume"})
     create(tmp_path / "home")
     assert found(tmp_path / "home") == (house, schema, libraries), "what is there already stays as it is"
+
+
+async def test_whoever_writes_the_second_format_raises_that_of_the_house_and_changes_nothing_else(
+    opened: Opened, house: House, store: redis.Redis
+) -> None:
+    """Builds that cannot read what is written from then on refuse the house."""
+    store.set(HOUSE, msgspec.json.encode(msgspec.structs.replace(house, format=1)))
+    assert open_house(store).format == 1, "this build reads it as it stands"
+    for _ in range(2):
+        async with opened() as client:
+            assert (await client.get("/healthz")).status_code == 200
+        assert open_house(store) == house
+    assert house.format == FORMAT
