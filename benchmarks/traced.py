@@ -26,11 +26,13 @@ WARM = 30
 class Way:
     """The calls of a decision, in order, by the file and the function that each enters.
 
-    A change of module is a call of another module than the call before it.
+    A change of module is a call of another module than the call before it. Calls of the task that is running when the
+    way begins count; what the application does beside it in the background does not.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = f"{root}{os.sep}"
+        self._task = asyncio.current_task()
         self.functions: set[tuple[str, str]] = set()
         self.modules: dict[str, int] = {}
         self.calls = self.changes = 0
@@ -38,7 +40,7 @@ class Way:
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         """Take note of a call, as `sys.setprofile` tells it."""
-        if event != "call" or (module := self._own(frame)) is None:
+        if event != "call" or (module := self._own(frame)) is None or asyncio.current_task() is not self._task:
             return
         self.calls += 1
         self.functions.add((module, frame.f_code.co_qualname))

@@ -23,8 +23,7 @@ from service.api.schemas import (
     ReservedContact,
 )
 from service.contacts.entries import Reservation
-from service.decisions.assess import Assessment
-from service.decisions.behaviour import Behaviour
+from service.decisions.assess import Assessment, Behaviour
 from service.decisions.explain import action_names
 from service.decisions.explain_player import ExplainedPlayer, Explanation, explained, read_player
 from service.decisions.kept import KeptDecision, load_stored

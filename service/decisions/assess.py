@@ -10,8 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from features import schema
+from features.aggregates import empty, encode, forward, merge
+from features.read_plan import PlanError, ReadPlan
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import PROMOTIONAL, SLOTS, Stage, Window, send_window
 from models.experiments.assignment import Assignment
@@ -19,7 +25,6 @@ from service.contacts import limits
 from service.contacts.limits import Held, LimitQuery
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import eligibility
-from service.decisions.behaviour import Behaviour, read_behaviour
 from service.decisions.eligibility import Asked, Standing
 from service.decisions.serving import Serving
 from service.players import facts, harm
@@ -28,6 +33,25 @@ from service.players.harm import Harm
 from service.rules import inputs
 from service.rules.compiler import Verdict
 from service.rules.inputs import CountedContact, Inputs
+
+_AHEAD_SECONDS: Final = 2.0
+_NOBODY: Final = encode(empty())
+
+
+class Behaviour(NamedTuple):
+    """Features as they were read: stored values, the vector at now, their moments, and what is wrong with them.
+
+    `whole` are the stored values with those of linked ids, and `strictest` is their vector: rules look at these, policy
+    and churn model at the player's own, as they were trained.
+    """
+
+    stored: NDArray[np.float64]
+    vector: NDArray[np.float64]
+    whole: NDArray[np.float64]
+    strictest: NDArray[np.float64]
+    as_of_us: int | None
+    age_seconds: float | None
+    trouble: str | None
 
 
 class RecordedPlayer(NamedTuple):
@@ -143,7 +167,7 @@ def _read(
         for one in player.held.own.values()
         if one.counts(at_us) and one.purpose in PROMOTIONAL
     )
-    return read_behaviour(serving.plan, player, at_us), contacts, player.held
+    return _behaviour(serving.plan, player, at_us), contacts, player.held
 
 
 def _windows(known: Facts, asked: Asked, at_us: int) -> tuple[Window, ...]:
@@ -151,3 +175,30 @@ def _windows(known: Facts, asked: Asked, at_us: int) -> tuple[Window, ...]:
     if asked.settled is not None:
         return (asked.settled,) * len(SLOTS)
     return tuple(send_window(slot, at_us, known.time_zone or "UTC") for slot in SLOTS)
+
+
+def _behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int) -> Behaviour:
+    """Features of a snapshot brought forward to now; trouble is named, and the vector is then that of nobody."""
+    if plan is None or snapshot.watermark_us is None:
+        return _unread(now_us, None)
+    ahead = (snapshot.watermark_us - snapshot.real_us) / schema.MICROS
+    # A watermark of the future was set before the store's clock was set back: nothing says how old features are.
+    age = max(0.0, -ahead) if ahead <= _AHEAD_SECONDS else ahead
+    try:
+        row = plan.decode([snapshot.features.get(name) for name in plan.fields])
+        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in snapshot.linked]
+    except PlanError:
+        return _unread(now_us, age)
+    stored = encode(row.values)
+    stale = age > max(schema.MAX_AGE_SECONDS.values()) or ahead > _AHEAD_SECONDS
+    trouble = "features_stale" if stale else None
+    as_of = stored[0]
+    vector = forward(stored, now_us)
+    whole = encode(reduce(merge, others, row.values)) if others else stored
+    strictest = forward(whole, now_us) if others else vector
+    return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
+
+
+def _unread(now_us: int, age: float | None) -> Behaviour:
+    nobody = forward(_NOBODY, now_us)
+    return Behaviour(_NOBODY, nobody, _NOBODY, nobody, None, age, "features_unavailable")

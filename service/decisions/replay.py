@@ -7,8 +7,7 @@ from typing import cast
 from features.aggregates import forward
 from features.kept_schemas import Schema, by_name
 from models.catalogue.offers import Purpose
-from service.decisions.assess import RecordedPlayer
-from service.decisions.behaviour import Behaviour
+from service.decisions.assess import Behaviour, RecordedPlayer
 from service.decisions.eligibility import Asked
 from service.decisions.personal import Narrowed, Personal
 from service.decisions.record import Record, unpack_floats

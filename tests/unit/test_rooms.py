@@ -124,9 +124,7 @@ _CLOCKS: Final = {"time.time", "time.time_ns", "time.monotonic", "time.monotonic
     "date.today",
 }
 _ENVIRONMENTS: Final = {"os.environ", "os.getenv", "os.putenv"}
-_PARTS: Final = {"facts.read", "harm.assess", "inputs.read", "eligibility.evaluate", "limits.evaluate"} | {
-    "behaviour.read_behaviour"
-}
+_PARTS: Final = {"facts.read", "harm.assess", "inputs.read", "eligibility.evaluate", "limits.evaluate"}
 
 
 @cache
