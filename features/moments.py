@@ -19,6 +19,7 @@ def moment(unix_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=unix_us)
 
 
+MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 3_600_000_000
 DAY_US: Final = 24 * HOUR_US
 

@@ -3,6 +3,9 @@
 Decisions record the version of these data (`Versions.time_zones`), so local hours are computed from nothing else:
 `zone` reads the package's own files, past the search path of `zoneinfo`, which reads a machine's files first.
 `pin` does the same for libraries that read zones themselves, and is called at the start of every process.
+
+Since 8 January 1972 every zone's clock is whole minutes from UTC, and is only ever set at whole minutes: what depends
+on local clocks alone stays as it is within a minute of UTC.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from features.schema import CHANNELS
 from models.catalogue.limits import ContactGroup, Scope
-from models.catalogue.offers import SLOTS, Catalogue, Offer, Stage
+from models.catalogue.offers import NO_CONTACT, SLOTS, Catalogue, Offer, Stage
 
 Candidates = int
 """A set of candidates as the bits of a number (see `CandidateSpace`)."""
@@ -35,6 +35,8 @@ class CandidateSpace:
         by_jurisdiction, by_stage: Contacts of offers made for a jurisdiction, or for a lifecycle stage.
         requests: Cache of the contacts that recent kinds of request exclude; callers use a few kinds.
         slots: Contacts of each timing slot, in the order of SLOTS.
+        alone: `NO_CONTACT`.
+        actions: The contact at each place.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -58,6 +60,8 @@ class CandidateSpace:
             stage: self.where(lambda offer, _, stage=stage: stage in offer.stages)  # type: ignore[misc]
             for stage in get_args(Stage)
         }
+        self.alone = self.bit(NO_CONTACT)
+        self.actions = {place: catalogue.action(place) for place in range(1, catalogue.size)}
         self.requests: dict[tuple[object, ...], Candidates] = {}
         self.slots = tuple(
             self._bits(self._place(at, channel, slot) for at, channel in self._groups) for slot in range(len(SLOTS))

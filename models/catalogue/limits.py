@@ -6,7 +6,7 @@ contacts of one player, of the player's household, or of one brand; budgets coun
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -148,3 +148,17 @@ class Budget(BaseModel):
     def group(self) -> ContactGroup:
         """Group of contacts that the budget pays for."""
         return ContactGroup(offer=self.offer, category=self.category, purpose=self.purpose)
+
+
+class LookBack(NamedTuple):
+    """How far back the limits of a catalogue look.
+
+    Attributes:
+        contacts_us: How long a contact counts at most, microseconds, but for `lifetime`.
+        responses_us: How long a response counts at most, microseconds.
+        lifetime: Caps that count contacts for life.
+    """
+
+    contacts_us: int
+    responses_us: int
+    lifetime: tuple[Cap, ...]

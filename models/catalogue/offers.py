@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from features import zones
 from features.events import Channel, Jurisdiction, Product, micros
 from features.files import load_yaml
+from features.moments import MINUTE_US
 from features.schema import CHANNELS, TIMING_SLOTS
 from features.words import unknown
 from models.catalogue.hashed import CATALOGUE
-from models.catalogue.limits import Budget, Cap, ContactGroup, Gap, Name, Pause
+from models.catalogue.limits import Budget, Cap, ContactGroup, Gap, LookBack, Name, Pause
 
 NO_CONTACT: Final = 0
 """Place of the action that leaves the player alone; always eligible."""
@@ -199,6 +200,15 @@ class Catalogue(_Part):
         return CATALOGUE.hash(self)
 
     @cached_property
+    def look_back(self) -> LookBack:
+        """How far back its limits look."""
+        return LookBack(
+            max((*(cap.reach_us for cap in self.caps), *(gap.reach_us for gap in self.gaps)), default=0),
+            max((one.reach_us for one in self.pauses), default=0),
+            tuple(cap for cap in self.caps if cap.lifetime),
+        )
+
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Number of offers, of channels and of timing slots."""
         return len(self.offers), len(CHANNELS), len(SLOTS)
@@ -247,6 +257,12 @@ class Window(NamedTuple):
 
     send_us: int
     ends_us: int
+
+
+@lru_cache(maxsize=10_000)
+def slots_at(minute: int, zone: str) -> tuple[Window, ...]:
+    """Current or next occurrence of every slot in a minute since 1970, in an IANA zone; of one that runs, its rest."""
+    return tuple(send_window(slot, minute * MINUTE_US, zone) for slot in SLOTS)
 
 
 def send_window(timing_slot: str, now_us: int, zone: str) -> Window:

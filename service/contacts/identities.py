@@ -58,7 +58,11 @@ class Identities:
         try:
             return await work(asked)
         except Linked as linked:
-            mark = identity.Mark.loads(linked.to)
+            return await self.for_owner(asked, linked, work)
+
+    async def for_owner(self, asked: str, linked: Linked, work: Callable[[str], Awaitable[Result]]) -> Result:
+        """Do something for the player whom an id was merged into, as was found when it was tried for the id itself."""
+        mark = identity.Mark.loads(linked.to)
         player = mark.to if mark.state == "done" else await self.follow_links(asked)
         while True:
             try:

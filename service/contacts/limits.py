@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache, reduce
-from itertools import chain
 from operator import or_
 from typing import Final, NamedTuple
 
@@ -125,13 +124,19 @@ def evaluate(
     by_scope: dict[Scope, list[Reservation]] = {
         scope: held.counted(scope, asking.brand, asking.now_us) for scope in layout.scopes
     }
-    found = chain(
-        ((f"cap:{cap.id}", _capped(layout, cap, by_scope[cap.scope], sends, asking)) for cap in catalogue.caps),
-        ((f"gap:{gap.id}", _too_close(layout, gap, by_scope[gap.scope], sends)) for gap in catalogue.gaps),
-        ((f"pause:{one.id}", _resting(layout, one, held, sends, asking.brand)) for one in catalogue.pauses),
-        ((f"budget:{one.id}", _spent(layout, one, held, sends)) for one in catalogue.budgets),
-    )
-    return {name: bits for name, bits in found if bits}
+    found: dict[str, Candidates] = {}
+    for cap in catalogue.caps:
+        # Where fewer contacts are held than it allows, it has room, whichever of them it counts.
+        if len(taken := by_scope[cap.scope]) >= cap.contacts - cap.keep:
+            found[f"cap:{cap.id}"] = _capped(layout, cap, taken, sends, asking)
+    for gap in catalogue.gaps:
+        if taken := by_scope[gap.scope]:
+            found[f"gap:{gap.id}"] = _too_close(layout, gap, taken, sends)
+    for pause in catalogue.pauses if held.answers else ():
+        found[f"pause:{pause.id}"] = _resting(layout, pause, held, sends, asking.brand)
+    for budget in catalogue.budgets if held.dry else ():
+        found[f"budget:{budget.id}"] = _spent(layout, budget, held, sends)
+    return {name: bits for name, bits in found.items() if bits}
 
 
 # --- Caps
@@ -247,8 +252,6 @@ def _rests(answered: Sequence[int], pause: Pause) -> Iterator[int]:
 
 def _spent(layout: CandidateSpace, budget: Budget, held: Held, sends: Sends) -> Candidates:
     """Contacts whose cost the partition's share cannot bear while nothing more is to be had."""
-    if not held.dry:
-        return 0
     blocked = 0
     for at_us, bits in sends:
         name = account(budget, at_us)
@@ -277,6 +280,8 @@ def charges(catalogue: Catalogue, offer: Offer, channel: str, send_us: int) -> t
 
 def over(held: Held, now_us: int) -> list[str]:
     """Days of budgets in the partition that no contact can be charged to or given back to any more."""
+    if not held.shares and not held.dry:
+        return []
     limit = (moment(now_us) - _SPENT).date().isoformat()
     return [name for name in {*held.shares, *held.dry} if name.partition("/")[2] < limit]
 
@@ -294,14 +299,13 @@ def outdated(catalogue: Catalogue, held: Held, now_us: int, longest_us: int, *, 
         longest_us: The longest window that rules look back over.
         ever: Whether a rule counts bonuses of the player for ever.
     """
-    reach = max((*(cap.reach_us for cap in catalogue.caps), *(gap.reach_us for gap in catalogue.gaps), longest_us))
-    lives = [cap for cap in catalogue.caps if cap.lifetime]
-    answered = max((one.reach_us for one in catalogue.pauses), default=0)
+    reach, answered, lifetime = catalogue.look_back
+    reach = max(reach, longest_us)
 
     def kept(one: Reservation) -> bool:
         if one.state == "reserved":
             return bool(one.charges)  # what it charged is given back first
-        always = (ever and one.purpose == "bonus") or any(one.within(cap) for cap in lives)
+        always = (ever and one.purpose == "bonus") or any(one.within(cap) for cap in lifetime)
         return one.state == "confirmed" and always
 
     gone = [

@@ -83,16 +83,17 @@ async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -
     decision = keys.decision(decision_id)
     names: list[str | bytes] = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, decision, keys.budget]
     seen = _snapshot(await store.call("croupier_view", names))
-    if linked := identity.others(seen.facts):
-        found = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in linked))
-        seen = replace(seen, linked=found)
+    if [name for name in seen.facts if name.startswith(identity.OF_OTHERS)]:
+        known = identity.together(seen.facts)
+        found = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in identity.others(known)))
+        seen = replace(seen, facts=known, linked=found)
     if (household := seen.household) is None:
         return seen
     return seen.beside(await store.hash(household_key(household)))
 
 
 def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
-    """Reply of `croupier_view`; raises Linked if the id was merged into another player."""
+    """Reply of `croupier_view`, facts of each merged id by themselves; raises Linked if the id itself was merged."""
     real, known, features, ledger, watermark, seal, record, budget = reply
     raw = hashed(known)
     if b"to" in raw:
@@ -101,7 +102,7 @@ def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
     shares, dry = _shares(budget)
     return PlayerSnapshot(
         int(real),
-        identity.together(raw),
+        raw,
         hashed(features),
         version,
         Held(own, None, answers, shares, dry),
@@ -113,16 +114,22 @@ def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
 
 def _ledger(found: Mapping[bytes, bytes]) -> tuple[str, dict[str, Reservation], dict[str, ContactResponse]]:
     """Version, contacts and responses of a ledger."""
-    held = dict(found)
-    version = held.pop(b"v", b"0").decode()
-    texts = {name.decode(): text.decode() for name, text in held.items()}
-    contacts = {name: Reservation.loads(text) for name, text in texts.items() if name[0] != RESPONSE}
-    responses = {name: ContactResponse.loads(text) for name, text in texts.items() if name[0] == RESPONSE}
+    version, contacts, responses = "0", dict[str, Reservation](), dict[str, ContactResponse]()
+    for raw, text in found.items():
+        name, told = raw.decode(), text.decode()
+        if name == "v":
+            version = told
+        elif name[0] == RESPONSE:
+            responses[name] = ContactResponse.loads(told)
+        else:
+            contacts[name] = Reservation.loads(told)
     return version, contacts, responses
 
 
 def _shares(flat: Sequence[bytes]) -> tuple[dict[str, int], frozenset[str]]:
     """What is left of budgets in a partition, and which have nothing more to give."""
+    if not flat:
+        return {}, frozenset()
     held = {name.decode(): value for name, value in hashed(flat).items()}
     shares = {name: int(value) for name, value in held.items() if not name.startswith(_DRY)}
     return shares, frozenset(name.removeprefix(_DRY) for name in held.keys() - shares.keys())

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from features import schema
 from features.aggregates import empty, encode, forward, merge
+from features.moments import MINUTE_US
 from features.read_plan import PlanError, ReadPlan
 from models.catalogue.candidates import Candidates, CandidateSpace
-from models.catalogue.offers import PROMOTIONAL, SLOTS, Stage, Window, send_window
+from models.catalogue.offers import PROMOTIONAL, SLOTS, Stage, Window, slots_at
 from models.experiments.assignment import Assignment
 from service.contacts import limits
 from service.contacts.limits import Held, LimitQuery
@@ -79,9 +80,14 @@ class Assessment:
         behaviour: Features brought forward to the moment, or what is wrong with them.
         harm: Harm level, with its sources.
         standing: What eligibility looks at.
+        inputs: What rules look at.
+        stage: Lifecycle stage.
+        space: The catalogue.
         verdict: What the house, the law and the request deny, and when what is left would be sent.
         limits: Limits without room, each with the candidates that it denies; None where contacts are not known, as of
             a player read from a record.
+        objected: Whether a known player objected to profiling, or may have (GDPR Art. 21(3)).
+        excluded: Everything that forbids a contact, by rule, trouble or limit, each with the candidates that it denies.
     """
 
     at_us: int
@@ -90,33 +96,13 @@ class Assessment:
     behaviour: Behaviour
     harm: Harm
     standing: Standing
+    inputs: Inputs
+    stage: Stage
+    space: CandidateSpace
     verdict: Verdict
     limits: dict[str, Candidates] | None
-
-    @property
-    def inputs(self) -> Inputs:
-        """What rules look at."""
-        return self.standing.inputs
-
-    @property
-    def stage(self) -> Stage:
-        """Lifecycle stage."""
-        return self.standing.stage
-
-    @property
-    def space(self) -> CandidateSpace:
-        """The catalogue."""
-        return self.standing.law.layout
-
-    @property
-    def objected(self) -> bool:
-        """Whether a known player objected to profiling, or may have (GDPR Art. 21(3))."""
-        return self.facts.known and self.inputs.objects is not False
-
-    @property
-    def excluded(self) -> dict[str, Candidates]:
-        """Everything that forbids a contact, by rule, trouble or limit, each with the candidates that it denies."""
-        return self.verdict.blocked | (self.limits or {})
+    objected: bool
+    excluded: dict[str, Candidates]
 
     @property
     def eligible(self) -> Candidates:
@@ -132,14 +118,16 @@ def assess(
     player: PlayerSnapshot | RecordedPlayer, asked: Asked, assignment: Assignment, at_us: int, serving: Serving
 ) -> Assessment:
     """Assess a player at a moment of house time (unix microseconds), by what serves."""
-    book, known = serving.book, facts.read(player.facts, asked.brand)
+    book, space, known = serving.book, serving.layout, facts.read(player.facts, asked.brand)
     behaviour, contacts, held = _read(player, serving, at_us)
     vector = behaviour.strictest
-    harmed = harm.assess(vector, known, at_us, inputs.age_and_places(known, at_us), book.harm)
+    person = inputs.age_and_places(known, at_us)
+    harmed = harm.assess(vector, known, at_us, person, book.harm)
     trusted = None if behaviour.trouble else vector
+    found = inputs.read(known, person, trusted, harmed, contacts, at_us, book)
     standing = Standing(
         law=serving.law,
-        inputs=inputs.read(known, trusted, harmed, contacts, at_us, book.ages_us, book.settings),
+        inputs=found,
         known=known.known,
         windows=_windows(known, asked, at_us),
         stage=harm.stage(vector, known, at_us, book.settings.stages),
@@ -151,9 +139,23 @@ def assess(
     verdict = eligibility.evaluate(standing)
     full = None
     if held is not None:
-        moments = verdict.moments if asked.settled is None else [(asked.settled.send_us, serving.layout.everything)]
-        full = limits.evaluate(serving.layout, held, moments, LimitQuery(asked.brand, known.time_zone, at_us))
-    return Assessment(at_us, assignment, known, behaviour, harmed, standing, verdict, full)
+        moments = verdict.moments if asked.settled is None else [(asked.settled.send_us, space.everything)]
+        full = limits.evaluate(space, held, moments, LimitQuery(asked.brand, known.time_zone, at_us))
+    return Assessment(
+        at_us=at_us,
+        assignment=assignment,
+        facts=known,
+        behaviour=behaviour,
+        harm=harmed,
+        standing=standing,
+        inputs=found,
+        stage=standing.stage,
+        space=space,
+        verdict=verdict,
+        limits=full,
+        objected=known.known and found.objects is not False,
+        excluded=verdict.blocked | (full or {}),
+    )
 
 
 def _read(
@@ -163,9 +165,11 @@ def _read(
     if isinstance(player, RecordedPlayer):
         return player.behaviour, player.contacts, None
     contacts = tuple(
-        CountedContact(one.send_us, one.offer, one.channel)
-        for one in player.held.own.values()
-        if one.counts(at_us) and one.purpose in PROMOTIONAL
+        [
+            CountedContact(one.send_us, one.offer, one.channel)
+            for one in player.held.own.values()
+            if one.counts(at_us) and one.purpose in PROMOTIONAL
+        ]
     )
     return _behaviour(serving.plan, player, at_us), contacts, player.held
 
@@ -174,7 +178,8 @@ def _windows(known: Facts, asked: Asked, at_us: int) -> tuple[Window, ...]:
     """Sending window of each timing slot; in UTC where the zone is unknown (rules then deny what is promotional)."""
     if asked.settled is not None:
         return (asked.settled,) * len(SLOTS)
-    return tuple(send_window(slot, at_us, known.time_zone or "UTC") for slot in SLOTS)
+    slots = slots_at(at_us // MINUTE_US, known.time_zone or "UTC")
+    return tuple([Window(max(opens_us, at_us), ends_us) for opens_us, ends_us in slots])
 
 
 def _behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int) -> Behaviour:

@@ -108,7 +108,7 @@ def compose(
         sandbox=serving.house.sandbox,
         sealed=seal_part(seal, _sealed_part(request, snapshot, assessed), name),
     )
-    return _with_limits(serving, snapshot, record, seal, ever=serving.law.ever(assessed.inputs.places))
+    return _with_limits(serving, snapshot, record, seal, ever=assessed.verdict.rules.ever)
 
 
 def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:
@@ -116,17 +116,21 @@ def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, sea
     catalogue, now_us, longest_us = serving.layout.catalogue, record.at_us, serving.law.longest_us
     held = reservation(record)
     if held is not None:
-        offer, channel, _ = catalogue.action(record.choice.place)
+        offer, channel, _ = serving.layout.actions[record.choice.place]
         charges = limits.charges(catalogue, offer, channel, held.send_us)
         held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
     wholes = {one.id: one.cost_minor for one in catalogue.budgets}
-    household = Held(snapshot.held.household or {})
+    household_outdated: list[str] = []
+    if snapshot.held.household:
+        household = Held(snapshot.held.household)
+        household_outdated = snapshot.held.freed(now_us)
+        household_outdated += limits.outdated(catalogue, household, now_us, longest_us, ever=ever)
     return Decision(
         record,
         seal,
         held,
         limits.outdated(catalogue, snapshot.held, now_us, longest_us, ever=ever),
-        snapshot.held.freed(now_us) + limits.outdated(catalogue, household, now_us, longest_us, ever=ever),
+        household_outdated,
         {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
         limits.over(snapshot.held, now_us),
     )
@@ -161,7 +165,7 @@ def choose(
 ) -> Choice:
     """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
     scores = policy.scores(seen)
-    chosen = layout.bit(NO_CONTACT) | layout.everything & ~reduce(or_, excluded.values(), 0)
+    chosen = layout.alone | layout.everything & ~reduce(or_, excluded.values(), 0)
     eligible = layout.array(chosen)
     pmf = policy.pmf(scores, eligible)
     drawn = draw(pmf, u)
@@ -221,16 +225,16 @@ def choose_policy(request: DecisionRequest, serving: Serving, assessed: Assessme
     if assessed.objected:
         return "objected", serving.policies["priority"]
     assignment = assessed.assignment
-    policy = serving.policies["learnt" if assignment.held_out else assignment.policy]
-    if serving.law.bars(serving.seen_by(policy), assessed.inputs):
-        policy = serving.policies["business_rules"]
-    return ("holdout" if assignment.held_out else "drawn"), policy
+    name = "learnt" if assignment.held_out else assignment.policy
+    if serving.law.bars(serving.seen[name], assessed.inputs):
+        name = "business_rules"
+    return ("holdout" if assignment.held_out else "drawn"), serving.policies[name]
 
 
 def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:
     if place == NO_CONTACT:
         return None
-    offer, channel, slot = assessed.space.catalogue.action(place)
+    offer, channel, slot = assessed.space.actions[place]
     return ChosenContact(
         offer=offer.id,
         name=offer.name,

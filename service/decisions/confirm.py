@@ -20,11 +20,11 @@ from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import reasons
 from service.decisions.assess import assess
-from service.decisions.decide import ATTEMPTS
+from service.decisions.decide import ATTEMPTS, player_keys
 from service.decisions.eligibility import Asked
 from service.decisions.kept import KeptDecision, load_stored
 from service.decisions.record import ChosenContact
-from service.decisions.serving import Serving, player_keys
+from service.decisions.serving import Serving
 from service.errors import Contended, Expired, NoContactError, Released, Revoked, TooEarlyError, UnknownDecisionError
 
 SEND_WITHIN_SECONDS: Final = 60

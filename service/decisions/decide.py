@@ -11,6 +11,7 @@ import base64
 import os
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from features.store.deployment import House
@@ -23,7 +24,7 @@ from service.decisions.compose import Decision, compose, lost
 from service.decisions.kept import KeptDecision, dump_kept, load_stored
 from service.decisions.record import Record, dump_record
 from service.decisions.request import DecisionRequest
-from service.decisions.serving import Serving, player_keys
+from service.decisions.serving import Serving
 from service.errors import Contended, RequestIdReused
 from service.players import sealing
 
@@ -70,10 +71,14 @@ async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger
         RequestIdReused: The request id stands for another body.
     """
     asked = serving.house.player_key(request.player_id)
-    return await ledger.identities.with_owner(asked, lambda player: _decide(request, serving, ledger, player, asked))
+    try:
+        return await _decide(request, serving, ledger, asked, asked)
+    except Linked as linked:
+        again = partial(_decide, request, serving, ledger, asked)
+        return await ledger.identities.for_owner(asked, linked, again)
 
 
-async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, player: str, asked: str) -> Decided:
+async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, asked: str, player: str) -> Decided:
     keys = player_keys(serving, player)
     name = decision_id(serving.house, player, asked, request)
     for attempt in range(ATTEMPTS):
@@ -86,9 +91,10 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         if snapshot.record is not None:
             await _settle(ledger, snapshot, name)
             return _replay(snapshot.record, request)
-        own = own_id(request.player_id, snapshot, linked=player != asked)
+        own = own_id(request.player_id, snapshot, linked=True) if player != asked else request.player_id
         # Attempts at this very decision whose answer got lost take no room from it.
-        free = replace(snapshot, held=snapshot.held.without(name)) if snapshot.held.in_household(name) else snapshot
+        again = snapshot.household and snapshot.held.in_household(name)
+        free = replace(snapshot, held=snapshot.held.without(name)) if again else snapshot
         decision = compose(request, serving, free, (player, own), name, attempt)
         if request.dry_run:
             return Decided(KeptDecision.of(decision.record), decision.record, recorded=False)
@@ -101,6 +107,11 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         if status == "reserved":
             return Decided(KeptDecision.of(record), record, recorded=True)
     raise Contended
+
+
+def player_keys(serving: Serving, player: str) -> PlayerKeys:
+    """Keys of a player, with the one that Feast's format gives the features."""
+    return PlayerKeys(player, serving.plan.key(player) if serving.plan else b"")
 
 
 def own_id(player_id: str, snapshot: PlayerSnapshot, *, linked: bool) -> str:

@@ -16,10 +16,10 @@ from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
 from service.decisions import reasons
 from service.decisions.assess import Assessment, assess
-from service.decisions.decide import own_id
+from service.decisions.decide import own_id, player_keys
 from service.decisions.eligibility import Asked
 from service.decisions.explain import extent
-from service.decisions.serving import Serving, player_keys
+from service.decisions.serving import Serving
 from service.players import harm
 from service.players.harm import TriggeredMarker
 from service.rules.inputs import InputRead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,7 +58,7 @@ class DecisionRequest(BaseModel):
         default=None, description="How long you can wait for the answer, ms; by default 250."
     )
 
-    @property
+    @cached_property
     def purposes(self) -> frozenset[Purpose]:
         """Purposes asked for."""
         return PROMOTIONAL if self.purpose is None else frozenset((self.purpose,))

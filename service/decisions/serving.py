@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from features.read_plan import ReadPlan
 from features.store.deployment import House
-from features.store.keys import PlayerKeys
 from features.words import ClosedList, Door
 from models.catalogue.candidates import CandidateSpace
 from models.churn.scorer import Scorer
@@ -32,6 +31,9 @@ class Serving:
         churn: The churn model, None while none is promoted.
         splits: How experiments split players, over the same catalogue.
         lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
+        layout: The catalogue as sets of candidates.
+        book: The rulebook.
+        seen: All that each policy chooses by, under the policy's name.
     """
 
     house: House
@@ -41,21 +43,19 @@ class Serving:
     churn: Scorer | None
     splits: Splits
     lawful: bool = True
+    layout: CandidateSpace = field(init=False)
+    book: Rulebook = field(init=False)
+    seen: Mapping[str, tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", self.law.layout)
+        object.__setattr__(self, "book", self.law.book)
+        object.__setattr__(self, "seen", {name: self._seen_by(policy) for name, policy in self.policies.items()})
 
     @cached_property
     def reasons(self) -> Mapping[str, reasons.Reason]:
         """Every reason that the rulebook can give, by id."""
         return reasons.reasons(self.book)
-
-    @property
-    def layout(self) -> CandidateSpace:
-        """The catalogue as sets of candidates."""
-        return self.law.layout
-
-    @property
-    def book(self) -> Rulebook:
-        """The rulebook."""
-        return self.law.book
 
     @cached_property
     def door(self) -> Door:
@@ -68,15 +68,10 @@ class Serving:
 
     def barred(self, now_us: int) -> dict[str, list[str]]:
         """Places that the policy may not serve, with the readings that bar it; business rules serve there."""
-        found = self.book.barred(self.seen_by(self.policies["learnt"]), now_us)
+        found = self.book.barred(self.seen["learnt"], now_us)
         return {place: list(readings) for place, readings in found.items()}
 
-    def seen_by(self, policy: Policy) -> tuple[str, ...]:
+    def _seen_by(self, policy: Policy) -> tuple[str, ...]:
         """All that a policy chooses by: its readings, and what the churn score among them rests on."""
         churn = self.churn.bundle.features if self.churn and CHURN in policy.readings else ()
         return (*policy.readings, *churn)
-
-
-def player_keys(serving: Serving, player: str) -> PlayerKeys:
-    """Keys of a player, with the one that Feast's format gives the features."""
-    return PlayerKeys(player, serving.plan.key(player) if serving.plan else b"")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from features import events, zones
@@ -360,23 +361,22 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
                 yield Assertion(name, at, 0, value)
 
 
+Parts = Mapping[str, Mapping[str, FactValue]]
+"""Registers whose names have parts, as `consent:main:email`: by the first part, then by the rest."""
+
+
 def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     """Facts of a player for a brand, from the store's hash with linked ids merged (`identity.together`)."""
     if not raw:
         return Facts()
-    held = {name.decode(): _register(value) for name, value in raw.items() if name not in NO_REGISTER}
-
-    def text(name: str) -> str | None:
-        return held[name].text if name in held else None
-
-    def at(name: str) -> int | None:
-        return held[name].at_us if name in held else None
-
-    breaks = [held[name].at_us for name in (f"time_out:{brand}", f"time_out:{EVERY_BRAND}") if name in held]
-    excluded_us, returned_us = _exclusion(held, brand)
+    held, parts = _registers(raw)
+    texts = {name: told.text for name, told in held.items()}
+    told_us = {name: told.at_us for name, told in held.items()}
+    breaks = [told_us[name] for name in (f"time_out:{brand}", f"time_out:{EVERY_BRAND}") if name in told_us]
+    excluded_us, returned_us = _exclusion(held, parts, brand)
     # A date that is merely stated never replaces a verified one.
-    born = text("verified_birth_date") or text("birth_date")
-    opened = text("opened")
+    born = texts.get("verified_birth_date") or texts.get("birth_date")
+    opened, zone = texts.get("opened"), texts.get("time_zone")
     return Facts(
         version=raw.get(b"v", b"0").decode(),
         known=True,
@@ -384,61 +384,81 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         returned_us=returned_us,
         time_out_until_us=max(breaks, default=None),
         opened_us=None if opened is None else int(opened),
-        account=text("account") or ("open" if opened else None),
-        reopened_us=at("reopened"),
-        kyc_verified=text("kyc") == "verified" or None,
+        account=texts.get("account") or ("open" if opened else None),
+        reopened_us=told_us.get("reopened"),
+        kyc_verified=texts.get("kyc") == "verified" or None,
         birth_date=date.fromisoformat(born) if born else None,
-        jurisdiction=text("jurisdiction"),
-        licence=text("licence"),
-        location=text("location"),
-        elsewhere=tuple(sorted(_under(held, "elsewhere:"))),
-        household=text("household") or None,
-        time_zone=zones.known(text("time_zone")),
-        consent=_consents(held, brand),
-        registers=_under(held, "register:"),
+        jurisdiction=texts.get("jurisdiction"),
+        licence=texts.get("licence"),
+        location=texts.get("location"),
+        elsewhere=tuple(sorted(parts.get("elsewhere", ()))),
+        household=texts.get("household") or None,
+        time_zone=zone if zone in zones.names() else None,
+        consent=_consents(held, parts, brand),
+        registers=parts.get("register", {}),
         objection=held.get("objection"),
-        harm=_harm(held),
-        support_us=at("support"),
+        harm=_harm(held, parts),
+        support_us=told_us.get("support"),
         complaint=held.get("complaint"),
-        complained_us=at("complained"),
-        big_loss_us=at("big_loss"),
+        complained_us=told_us.get("complained"),
+        big_loss_us=told_us.get("big_loss"),
         withdrawal=held.get("withdrawal"),
         session=held.get("session"),
-        limit_raised_us=at("limit_raised"),
+        limit_raised_us=told_us.get("limit_raised"),
         vip=held.get("vip"),
-        vip_checked_us=at("vip_checked"),
-        told_us={name: told.at_us for name, told in held.items()},
-        assumed=tuple(sorted(name for name, told in held.items() if told.at_us == 0)),
+        vip_checked_us=told_us.get("vip_checked"),
+        told_us=told_us,
+        assumed=tuple(sorted(name for name, at_us in told_us.items() if at_us == 0)),
     )
 
 
-def _harm(held: Mapping[str, FactValue]) -> dict[str, FactValue]:
+def _registers(raw: Mapping[bytes, bytes]) -> tuple[dict[str, FactValue], Parts]:
+    """All registers of a player's hash, and those among them whose names have parts."""
+    held: dict[str, FactValue] = {}
+    parts: dict[str, dict[str, FactValue]] = {}
+    for field_name, value in raw.items():
+        if field_name not in NO_REGISTER:
+            moment_us, _, text = value.decode().split(" ", 2)
+            name = field_name.decode()
+            held[name] = told = FactValue(text, int(moment_us))
+            kind, colon, rest = name.partition(":")
+            if colon:
+                parts.setdefault(kind, {})[rest] = told
+    return held, parts
+
+
+def _harm(held: Mapping[str, FactValue], parts: Parts) -> Mapping[str, FactValue]:
     """Latest assertions of harm by source; a support mention of an earlier build stands under `harm`."""
-    found = _under(held, "harm:")
+    found = parts.get("harm", {})
     if "harm" in held and held["harm"].at_us > found.get("signal", _NEVER).at_us:
-        found["signal"] = held["harm"]
+        return {**found, "signal": held["harm"]}
     return found
 
 
-def _under(held: Mapping[str, FactValue], prefix: str) -> dict[str, FactValue]:
-    return {name.removeprefix(prefix): told for name, told in held.items() if name.startswith(prefix)}
-
-
-def _consents(held: Mapping[str, FactValue], brand: str) -> dict[tuple[str, str], Consent]:
+def _consents(held: Mapping[str, FactValue], parts: Parts, brand: str) -> dict[tuple[str, str], Consent]:
     """Consent by channel and product; a withdrawal for all products ends earlier consent to each."""
     found = {}
-    for name, told in _under(held, f"consent:{brand}:").items():
-        channel, _, product = name.partition(":")
-        state, *rest = told.text.split(" ")
-        more = dict(one.split("=", 1) for one in rest)
-        one = Consent(state == "granted", told.at_us, more.get("basis", "express"), more.get("origin"))
+    of_brand = f"{brand}:"
+    for rest, told in parts.get("consent", {}).items():
+        if not rest.startswith(of_brand):
+            continue
+        channel, _, product = rest.removeprefix(of_brand).partition(":")
+        since_us, (granted, basis, origin) = told.at_us, _terms(told.text)
         ended = [held.get(f"unsubscribed:{EVERY_BRAND}:{channel}")]
         ended += [held.get(f"unsubscribed:{brand}:{channel}")] if product else []
-        last_us = max((each.at_us for each in ended if each is not None), default=-1)
-        if last_us >= one.since_us:
-            one = one._replace(granted=False, since_us=last_us)
-        found[channel, product or "*"] = one
+        last_us = max([one.at_us for one in ended if one is not None], default=-1)
+        if last_us >= since_us:
+            granted, since_us = False, last_us
+        found[channel, product or "*"] = Consent(granted, since_us, basis, origin)
     return found
+
+
+@lru_cache(maxsize=1_000)
+def _terms(text: str) -> tuple[bool, str, str | None]:
+    """Whether a consent was given, on which basis and where; few differ."""
+    state, *rest = text.split(" ")
+    more = dict(one.split("=", 1) for one in rest)
+    return state == "granted", more.get("basis", "express"), more.get("origin")
 
 
 def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
@@ -447,12 +467,7 @@ def registers(raw: Mapping[bytes, bytes]) -> list[Assertion]:
     return [Assertion(name.decode(), *StoredFact.loads(value)) for name, value in kept]
 
 
-def _register(value: bytes) -> FactValue:
-    moment_us, _, text = value.decode().split(" ", 2)
-    return FactValue(text, int(moment_us))
-
-
-def _exclusion(held: Mapping[str, FactValue], brand: str) -> tuple[int | None, int | None]:
+def _exclusion(held: Mapping[str, FactValue], parts: Parts, brand: str) -> tuple[int | None, int | None]:
     """When the standing exclusion of a brand or the whole house began, and when the last one ended.
 
     An exclusion by a register that names the player no more ended, as far as is known, when it last named them.
@@ -460,6 +475,6 @@ def _exclusion(held: Mapping[str, FactValue], brand: str) -> tuple[int | None, i
     found = [held[name] for name in ("exclusion:*", f"exclusion:{brand}") if name in held]
     on = [told.at_us for told in found if told.text == "on"]
     ended = [told.at_us for told in found if told.text == "ended"]
-    registers = _under(held, "listed:")
-    ended += [told.at_us for name, told in registers.items() if held[f"register:{name}"].text == "clear"]
+    listed = parts.get("listed", {})
+    ended += [told.at_us for name, told in listed.items() if held[f"register:{name}"].text == "clear"]
     return (max(on) if on else None), (max(ended) if ended else None)

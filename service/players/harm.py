@@ -133,33 +133,30 @@ class AgeAndPlaces(NamedTuple):
 def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[str, float]:
     """Marker values of a feature vector (`features.schema.VECTOR`); 0 where there is too little activity."""
     read = vector.tolist()
-
-    def at(name: str) -> float:
-        return float(read[_AT[name]])
-
-    week, month, bets = at("deposit_count_7d"), at("deposit_count_30d"), at("bet_count_30d")
+    at = dict(zip(_AT, read, strict=True))
+    week, month, bets = at["deposit_count_7d"], at["deposit_count_30d"], at["bet_count_30d"]
     losses = [read[place] for place in _LOSSES]
     run = max(min(losses[:3]), min(losses[1:]))
-    deposited = at("net_deposit_month_0")
+    deposited = at["net_deposit_month_0"]
     returned = None if facts.returned_us is None else (now_us - facts.returned_us) / DAY_US
     broke = facts.time_out_until_us is not None and now_us - facts.time_out_until_us < 365 * DAY_US
     return {
         "deposit_escalation": week * _WEEKS / month if week >= _FIVE else 0.0,
-        "deposit_sum_escalation": _ratio(at("deposit_sum_7d") * _WEEKS, at("deposit_sum_30d"), month >= _FIVE),
-        "deposits_per_session": _ratio(month, at("session_count_30d"), at("session_count_30d") >= 3),
+        "deposit_sum_escalation": _ratio(at["deposit_sum_7d"] * _WEEKS, at["deposit_sum_30d"], month >= _FIVE),
+        "deposits_per_session": _ratio(month, at["session_count_30d"], at["session_count_30d"] >= 3),
         "stake_growth": _ratio(
-            at("bet_sum_7d") * bets, at("bet_count_7d") * at("bet_sum_30d"), at("bet_count_7d") >= 10
+            at["bet_sum_7d"] * bets, at["bet_count_7d"] * at["bet_sum_30d"], at["bet_count_7d"] >= 10
         ),
-        "stake_variability": at("stake_variability") if bets >= 20 else 0.0,
-        "bets_per_active_day": _ratio(bets, at("active_days_30d"), at("active_days_30d") >= 20),
-        "loss_of_a_day": max(0.0, at("bet_sum_1d") - at("win_sum_1d")),
-        "night_share": at("night_share"),
-        "withdrawals_cancelled": at("withdrawal_cancelled_30d"),
-        "deposits_declined": at("deposit_declined_1d"),
-        "limits_raised": at("limit_raised_30d"),
+        "stake_variability": at["stake_variability"] if bets >= 20 else 0.0,
+        "bets_per_active_day": _ratio(bets, at["active_days_30d"], at["active_days_30d"] >= 20),
+        "loss_of_a_day": max(0.0, at["bet_sum_1d"] - at["win_sum_1d"]),
+        "night_share": at["night_share"],
+        "withdrawals_cancelled": at["withdrawal_cancelled_30d"],
+        "deposits_declined": at["deposit_declined_1d"],
+        "limits_raised": at["limit_raised_30d"],
         "breaks_taken": float(broke or (returned is not None and returned < 365)),
-        "products": float(sum(read[place] >= _FADED for place in _BREADTH)),
-        "support_contacts": at("support_count_30d"),
+        "products": float(sum([read[place] >= _FADED for place in _BREADTH])),
+        "support_contacts": at["support_count_30d"],
         "loss_weeks": max(0.0, run),
         "loss_weeks_young": max(0.0, run) if age is None or age <= 25 else 0.0,
         "deposit_month": max(0.0, deposited),

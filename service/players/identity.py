@@ -16,6 +16,8 @@ from service.players.facts import BY_MOMENT, NO_REGISTER, Assertion, StoredFact
 LINK: Final = "link:"
 ELSEWHERE: Final = "elsewhere:"
 _UNDER: Final = "~"
+OF_OTHERS: Final = (LINK.encode(), _UNDER.encode())
+"""So begin the names of what a player's hash holds of ids that were linked to them."""
 _PLACES: Final = frozenset({"jurisdiction", "licence"})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from itertools import count, groupby, product
 from operator import or_
@@ -20,20 +21,43 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from features.moments import DAY_US, micros, moment
+from features.moments import DAY_US, MINUTE_US, micros, moment
 from features.schema import CHANNELS
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import Offer, Window
 from service.rules.inputs import Inputs
 from service.rules.rule import ConditionContext, ConditionGroup, Money, RuleBase
 from service.rules.rulebook import EVERYWHERE, FOREVER_US, RuleBinding, Rulebook
-from service.rules.sending_hours import Deferral, HoursGroup, Timetable, defer
+from service.rules.sending_hours import Deferral, HoursGroup, SendingTimes, Timetable, defer
 from service.rules.types import CountCap, RegisterFreshness, SelectionBasis, TimeWindow, ValueCap
 
 NO_RULES: Final = "no_rules"
 """Kind of the reason that denies in a licensed place whose law the rulebook does not hold, as `no_rules:AU-VIC`."""
 Sends = Sequence[tuple[int, Candidates]]
 Found = list[tuple[int, Candidates]]
+_REMEMBERED: Final = 1_000
+"""Zones and minutes whose sending times are remembered for the same places."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlaceRules:
+    """The rules of some places, shared by all players there.
+
+    Attributes:
+        hours_groups: Contacts grouped by the sending hours that cover them.
+        needs: Inputs that the rules need, in order.
+        packs: Packs that bind.
+        ever: Whether a rule counts contacts without a window.
+        selections: Rules on what players may be selected by.
+        times: Sending times of recent minutes, by zone, minute and windows; each with the moment that it was found at.
+    """
+
+    hours_groups: tuple[HoursGroup, ...]
+    needs: tuple[str, ...]
+    packs: tuple[str, ...]
+    ever: bool
+    selections: tuple[RuleBinding, ...]
+    times: dict[tuple[object, ...], tuple[int, SendingTimes]] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -43,31 +67,17 @@ class Verdict(NamedTuple):
         blocked: Rule id, or trouble with an input (`stale_rofus`) -> candidates denied for it.
         moments: Sending moments after deferral, with the contacts sent then.
         deferrals: Contacts deferred by sending hours, and to when.
+        rules: The rules of the player's places.
     """
 
     blocked: dict[str, Candidates]
     moments: Sends
     deferrals: Sequence[Deferral]
+    rules: PlaceRules
 
     def sent_us(self, chosen: Candidates) -> int:
         """Sending moment of a candidate, unix microseconds."""
         return next(at for at, bits in self.moments if bits & chosen)
-
-
-class PlaceRules(NamedTuple):
-    """The rules of some places, shared by all players there.
-
-    Attributes:
-        hours_groups: Contacts grouped by the sending hours that cover them.
-        needs: Inputs that the rules need, in order.
-        packs: Packs that bind.
-        ever: Whether a rule counts contacts without a window.
-    """
-
-    hours_groups: tuple[HoursGroup, ...]
-    needs: tuple[str, ...]
-    packs: tuple[str, ...]
-    ever: bool
 
 
 class CompiledRulebook:
@@ -90,7 +100,7 @@ class CompiledRulebook:
         self._constants: dict[str, Any] = {"lost": _lost, "months_after": _months_after}
         self._names = (f"K{number}" for number in count())
         self._places: dict[frozenset[str], PlaceRules] = {}
-        self._selections = [one for one in self.bound if isinstance(one.rule, SelectionBasis)]
+        self._asks = [(one.rule.id, one.rule.needs, isinstance(one.rule, RegisterFreshness)) for one in self.bound]
         self._timetables = {
             number: Timetable(one.rule) for number, one in enumerate(self.bound) if isinstance(one.rule, TimeWindow)
         }
@@ -188,12 +198,37 @@ class CompiledRulebook:
 
         A deferred contact must be allowed at both moments, so that one more rule never allows more.
         """
-        settled = defer(windows, self._rules_of(inputs.places).hours_groups, inputs.zone, self.layout, fixed=fixed)
-        sends = self._all_sends(windows, settled.moments)
+        rules = self._rules_of(inputs.places)
+        settled = self._times(rules, inputs, windows, fixed=fixed)
+        sends = [(window.send_us, bits) for window, bits in zip(windows, self.layout.slots, strict=True)]
+        # Contacts are judged at the start of their slots, and at the moments they were deferred to.
+        begun = {at for at, _ in sends}
+        sends += [put_off for put_off in settled.moments if put_off[0] not in begun]
         found = self._function(inputs, sends, min(sends)[0], max(sends)[0])
         found += [(number, bits) for number, bits in settled.blocked.items() if bits]
-        blocked = self._reasons(found, inputs) | self._without_law(inputs, sends)
-        return Verdict(blocked, settled.moments, settled.deferrals)
+        blocked = self._reasons(found, inputs)
+        if not self._unruled.keys().isdisjoint(inputs.named or ()):
+            blocked |= self._without_law(inputs, sends)
+        return Verdict(blocked, settled.moments, settled.deferrals, rules)
+
+    def _times(self, rules: PlaceRules, inputs: Inputs, windows: Sequence[Window], *, fixed: bool) -> SendingTimes:
+        """Sending times of contacts in their windows.
+
+        They are worked out once a minute and zone: hours begin and end at whole minutes (see `features.zones`), so
+        that within one all stays as it is but the moment of what is sent now.
+        """
+        now_us = inputs.now_us
+        begun = [(None if at == now_us else at, ends) for at, ends in windows]
+        key = (inputs.zone, now_us // MINUTE_US, fixed, *begun)
+        if (found := rules.times.get(key)) is None:
+            if len(rules.times) >= _REMEMBERED:
+                rules.times.clear()
+            times = defer(windows, rules.hours_groups, inputs.zone, self.layout, fixed=fixed)
+            found = rules.times[key] = now_us, times
+        then_us, times = found
+        if then_us == now_us:
+            return times
+        return times._replace(moments=[(now_us if at == then_us else at, bits) for at, bits in times.moments])
 
     def _without_law(self, inputs: Inputs, sends: Sends) -> dict[str, Candidates]:
         """Promotional contacts sent while a licensed place of the player has no rules of its own, by place."""
@@ -203,12 +238,6 @@ class CompiledRulebook:
             if denied := late & self.layout.promotional:
                 found[unruled(place)] = denied
         return found
-
-    def _all_sends(self, windows: Sequence[Window], moments: Sends) -> list[tuple[int, Candidates]]:
-        """Contacts at the start of their slots, and at the moments they were deferred to."""
-        begun = [(window.send_us, bits) for window, bits in zip(windows, self.layout.slots, strict=True)]
-        first = {at for at, _ in begun}
-        return begun + [(at, bits) for at, bits in moments if at not in first]
 
     def _rules_of(self, where: frozenset[str]) -> PlaceRules:
         """Rules of some places, cached."""
@@ -222,6 +251,7 @@ class CompiledRulebook:
                 tuple(dict.fromkeys(name for rule in rules for name in rule.needs)),
                 tuple(f"{one.pack}@{one.version} {one.checked_on}" for one in self.book.packs if one.pack in packs),
                 any(isinstance(rule, CountCap) and rule.hours is None for rule in rules),
+                tuple(self.bound[number] for number in bound if isinstance(self.bound[number].rule, SelectionBasis)),
             )
         return self._places[key]
 
@@ -249,11 +279,11 @@ class CompiledRulebook:
         """Denied sets by rule id; an unreliable input is named beside the rules that need it."""
         blocked: dict[str, Candidates] = {}
         for number, bits in found:
-            rule = self.bound[number].rule
-            blocked[rule.id] = bits
-            for name in rule.needs:
+            rule, needs, of_freshness = self._asks[number]
+            blocked[rule] = bits
+            for name in needs:
                 trouble = inputs.troubles.get(name)
-                if trouble is None and isinstance(rule, RegisterFreshness):
+                if trouble is None and of_freshness:
                     trouble = "stale"
                 if trouble is not None:
                     blocked[f"{trouble}_{name}"] = blocked.get(f"{trouble}_{name}", 0) | bits
@@ -273,13 +303,9 @@ class CompiledRulebook:
 
     def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
         """Whether a rule forbids choosing for the player by some readings."""
-        if not readings:
-            return False
         return any(
-            one.begins_us <= inputs.now_us < one.ends_us
-            and not inputs.places.isdisjoint(one.places)
-            and any(one.rule.forbids(reading) for reading in readings)  # type: ignore[attr-defined]
-            for one in self._selections
+            one.begins_us <= inputs.now_us < one.ends_us and any(one.rule.forbids(reading) for reading in readings)  # type: ignore[attr-defined]
+            for one in self._rules_of(inputs.places).selections
         )
 
     def by_candidate(self, verdict: Verdict) -> NDArray[np.uint64]:

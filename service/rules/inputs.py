@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 from features import zones
 from features.events import LEVELS
 from features.moments import DAY_US, HOUR_US, moment
-from features.schema import VECTOR
+from features.schema import MICROS, VECTOR
 from service.contacts.limits import fits
 from service.players.facts import Consent, Facts, FactValue, plausible
 from service.players.harm import SKEW_US, AgeAndPlaces, Harm
-from service.rules.rulebook import OWN, RulebookSettings, places
+from service.rules.rulebook import EVERYWHERE, OWN, Rulebook, RulebookSettings, places
 from service.rules.types import ContactsToCount
 
 NEVER: Final = 0
@@ -125,7 +126,7 @@ class Inputs:
 
     now_us: int
     named: frozenset[str] | None = None
-    places: frozenset[str] = field(default_factory=lambda: places(()))
+    places: frozenset[str] = frozenset({EVERYWHERE})
     zone: str | None = None
     account: str | None = None
     kyc: bool | None = None
@@ -255,7 +256,7 @@ def age_of(facts: Facts, now_us: int) -> int | None:
     """
     if not facts.kyc_verified or facts.birth_date is None:
         return None
-    today = moment(now_us).astimezone(zones.zone(facts.time_zone or "UTC")).date()
+    today = datetime.fromtimestamp(now_us // MICROS, zones.zone(facts.time_zone or "UTC")).date()
     return age_on(facts.birth_date, today) if plausible(facts.birth_date, today) else None
 
 
@@ -268,41 +269,45 @@ def jurisdictions(facts: Facts) -> frozenset[str] | None:
     if facts.jurisdiction is None:
         return None
     named = (facts.jurisdiction, facts.licence, facts.location, *facts.elsewhere)
-    return frozenset(one for one in named if one is not None)
+    return frozenset([one for one in named if one is not None])
 
 
 def age_and_places(facts: Facts, at_us: int) -> AgeAndPlaces:
     """Inputs of harm markers beside behaviour: age and places."""
-    return AgeAndPlaces(age_of(facts, at_us), places(jurisdictions(facts) or ()))
+    return AgeAndPlaces(age_of(facts, at_us), _places(jurisdictions(facts) or frozenset()))
+
+
+_places: Final = lru_cache(maxsize=1_000)(places)
+"""Places by jurisdictions; remembered, for players live in few."""
 
 
 def read(
     facts: Facts,
+    person: AgeAndPlaces,
     vector: NDArray[np.float64] | None,
     harm: Harm,
     contacts: tuple[CountedContact, ...],
     now_us: int,
-    ages_us: Mapping[str, int],
-    settings: RulebookSettings,
+    book: Rulebook,
 ) -> Inputs:
     """Read the inputs of a player.
 
     Args:
         facts: The player's facts.
+        person: Age and places by these facts.
         vector: Feature vector at now; None where behaviour cannot be relied on.
         harm: The player's harm level.
         contacts: Contacts that limits count.
         now_us: House time.
-        ages_us: Greatest age of each register's answer, microseconds.
-        settings: The house's.
+        book: The house's settings, and how old a register's answer may be.
     """
     if not facts.known:
-        return Inputs(now_us=now_us, troubles=dict.fromkeys((*INPUTS, *ages_us), "unknown"))
-    found = Inputs(now_us=now_us, contacts=contacts, told_us=_moments(facts))
+        return Inputs(now_us=now_us, troubles=dict.fromkeys((*INPUTS, *book.ages_us), "unknown"))
+    found = Inputs(now_us=now_us, contacts=contacts, told_us=_moments(facts), places=person.places, age=person.age)
     _person(found, facts)
     _state(found, facts)
-    _registers(found, facts, ages_us)
-    _behaviour(found, facts, vector, harm, settings)
+    _registers(found, facts, book.ages_us)
+    _behaviour(found, facts, vector, harm, book.settings)
     _drop_future(found)
     return found
 
@@ -329,12 +334,10 @@ _TOLD: Final = {
 
 def _person(found: Inputs, facts: Facts) -> None:
     found.named = jurisdictions(facts)
-    found.places = places(found.named or ())
     found.zone = facts.time_zone
     found.account = facts.account
     found.kyc = facts.kyc_verified
     found.opened_us = facts.opened_us
-    found.age = age_of(facts, found.now_us)
     limit = found.now_us + SKEW_US
     # A withdrawal dated in the future ends consent now; a grant dated in the future gives none.
     found.consents = {key: one for key, one in facts.consent.items() if one.since_us <= limit or not one.granted}

@@ -143,7 +143,8 @@ def inputs_of(
     contacts = tuple(CountedContact(us(one["send"]), "asked", one.get("channel", "sms")) for one in said["contacts"])
     harm = Harm(said["harm"] or "none", dict(markers or {}), {})
     vector = vector_of(said, now_us)
-    found = inputs.read(facts_of(said, now_us, book), vector, harm, contacts, now_us, book.ages_us, book.settings)
+    known = facts_of(said, now_us, book)
+    found = inputs.read(known, inputs.age_and_places(known, now_us), vector, harm, contacts, now_us, book)
     for word, name in _PLAIN.items():
         if said[word] is None:
             setattr(found, name, None)

@@ -26,7 +26,7 @@ from service.players import facts
 from service.players.facts import Consent, Facts, FactValue
 from service.players.harm import Harm
 from service.rules.compiler import CompiledRulebook, _lost, _months_after
-from service.rules.inputs import INPUTS, CountedContact, InputRead, Inputs, age_of, jurisdictions, read
+from service.rules.inputs import INPUTS, CountedContact, InputRead, Inputs, age_and_places, age_of, jurisdictions, read
 from service.rules.rule import ConditionGroup, Money
 from service.rules.rulebook import Pack, Rulebook, load_rulebook, places, rulebook_path
 from service.rules.types import ContactsToCount, CountCap, SelectionBasis, TermLimit, ValueCap
@@ -48,7 +48,7 @@ def player(**said: Any) -> Inputs:
 
 
 def reading(known: Facts) -> Inputs:
-    return read(known, vector_of(BASE["player"], NOW), NOBODY, (), NOW, BOOK.ages_us, BOOK.settings)
+    return read(known, age_and_places(known, NOW), vector_of(BASE["player"], NOW), NOBODY, (), NOW, BOOK)
 
 
 def told(**changes: Any) -> Inputs:
@@ -480,7 +480,8 @@ def test_a_register_that_named_the_player_once_ends_consent_from_before() -> Non
 
 
 def test_behaviour_that_cannot_be_relied_on_leaves_its_inputs_unknown() -> None:
-    found = read(facts_of(BASE["player"], NOW), None, NOBODY, (), NOW, BOOK.ages_us, BOOK.settings)
+    known = facts_of(BASE["player"], NOW)
+    found = read(known, age_and_places(known, NOW), None, NOBODY, (), NOW, BOOK)
     lost = {"last_login", "last_deposit", "net_loss_week", "net_deposit_month", "bonuses", "has_played", "harm"}
     assert found.troubles == dict.fromkeys(lost, "unknown")
     assert {name for name in lost if found.in_words([name])[name].value is not None} == set()
@@ -488,11 +489,11 @@ def test_behaviour_that_cannot_be_relied_on_leaves_its_inputs_unknown() -> None:
 
 
 def test_scores_that_the_house_wants_of_everybody_must_be_there_and_fresh() -> None:
-    wants = BOOK.settings.model_copy(update={"scores": {"mindway": 24.0}})
+    wants = BOOK.model_copy(update={"settings": BOOK.settings.model_copy(update={"scores": {"mindway": 24.0}})})
 
     def harm(**said: FactValue) -> tuple[int | None, str | None]:
         known = replace(facts_of(BASE["player"], NOW), harm=said)
-        found = read(known, vector_of(BASE["player"], NOW), NOBODY, (), NOW, BOOK.ages_us, wants)
+        found = read(known, age_and_places(known, NOW), vector_of(BASE["player"], NOW), NOBODY, (), NOW, wants)
         return found.harm, found.troubles.get("harm")
 
     assert harm() == (None, "unknown")

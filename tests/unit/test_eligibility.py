@@ -38,7 +38,7 @@ from service.players import harm
 from service.players.facts import Facts, FactValue
 from service.players.harm import Harm
 from service.rules.compiler import CompiledRulebook, Verdict
-from service.rules.inputs import INPUTS, InputRead, read
+from service.rules.inputs import INPUTS, InputRead, age_and_places, read
 
 NOW = us("2026-06-01T12:00:00+02:00")
 NOTICE = Offer.model_validate(HOUSE.offers[-1].model_dump() | {"id": "terms_changed", "purpose": "regulatory"})
@@ -377,7 +377,8 @@ def test_bits_of_reasons_by_candidate_say_the_same_as_candidates_by_reason() -> 
 
 
 def test_a_player_of_whom_nothing_is_known_has_no_input_at_all() -> None:
-    found = read(Facts(), None, Harm("none", {}, {}), (), NOW, BOOK.ages_us, BOOK.settings)
+    nobody = Facts()
+    found = read(nobody, age_and_places(nobody, NOW), None, Harm("none", {}, {}), (), NOW, BOOK)
     assert found.troubles == dict.fromkeys((*INPUTS, *BOOK.registers), "unknown")
     empty = replace(situation(), inputs=found)
     assert allowed(empty) == PASSING
@@ -387,9 +388,8 @@ def test_whether_a_session_without_an_end_still_runs_is_not_known_after_twelve_h
     def playing(hours: float) -> bool | None:
         begun = NOW - int(timedelta(hours=hours).total_seconds() * 1e6)
         said = replace(facts_of(BASE["player"], NOW), session=FactValue("on", begun))
-        return read(
-            said, vector_of(BASE["player"], NOW), Harm("none", {}, {}), (), NOW, BOOK.ages_us, BOOK.settings
-        ).in_session
+        person, behaviour = age_and_places(said, NOW), vector_of(BASE["player"], NOW)
+        return read(said, person, behaviour, Harm("none", {}, {}), (), NOW, BOOK).in_session
 
     assert playing(12) is True
     assert playing(12.1) is None
