@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -164,9 +164,9 @@ class RedisLedger:
         """The owners of ids, with the same deadline."""
         return Identities(self.store, self._house, self._turns)
 
-    async def view(self, keys: PlayerKeys, decision_id: str) -> PlayerSnapshot:
+    def view(self, keys: PlayerKeys, decision_id: str) -> Coroutine[None, None, PlayerSnapshot]:
         """See `read_snapshot`."""
-        return await read_snapshot(self.store, keys, decision_id)
+        return read_snapshot(self.store, keys, decision_id)
 
     async def release_in_household(self, player: str, decision_id: str) -> None:
         """Release what the household of an id's player holds for a decision, whichever attempt reserved it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from features.store.connection import TimedStore, hashed
@@ -23,8 +23,8 @@ _DRY: Final = "dry "
 class PlayerSnapshot:
     """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 
-    `facts` are those of all merged ids together, `linked` the features that those ids had before; `household_version`
-    is None for a player without a household.
+    `facts` are those of all merged ids together, `linked` the features that those ids had before; `household` and its
+    version are None for a player without one.
     """
 
     real_us: int
@@ -37,17 +37,13 @@ class PlayerSnapshot:
     record: bytes | None
     household_version: str | None = None
     linked: Sequence[Mapping[bytes, bytes]] = ()
+    facts_version: str = field(init=False)
+    household: str | None = field(init=False)
 
-    @property
-    def facts_version(self) -> str:
-        """Version of the facts."""
-        return self.facts.get(b"v", b"0").decode()
-
-    @property
-    def household(self) -> str | None:
-        """The player's household, None if they have none."""
+    def __post_init__(self) -> None:
         told = self.facts.get(b"household")
-        return None if told is None else StoredFact.loads(told).text or None
+        object.__setattr__(self, "facts_version", self.facts.get(b"v", b"0").decode())
+        object.__setattr__(self, "household", None if told is None else StoredFact.loads(told).text or None)
 
     @property
     def household_us(self) -> int:
@@ -95,15 +91,15 @@ async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -
 def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
     """Reply of `croupier_view`, facts of each merged id by themselves; raises Linked if the id itself was merged."""
     real, known, features, ledger, watermark, seal, record, budget = reply
-    raw = hashed(known)
+    raw, behaviour, entries = hashed(known), hashed(features), hashed(ledger)
     if b"to" in raw:
         raise Linked(raw[b"to"].decode(), record)
-    version, own, answers = _ledger(hashed(ledger))
+    version, own, answers = _ledger(entries)
     shares, dry = _shares(budget)
     return PlayerSnapshot(
         int(real),
         raw,
-        hashed(features),
+        behaviour,
         version,
         Held(own, None, answers, shares, dry),
         int(watermark) if watermark else None,

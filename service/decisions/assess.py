@@ -119,18 +119,20 @@ def assess(
 ) -> Assessment:
     """Assess a player at a moment of house time (unix microseconds), by what serves."""
     book, space, known = serving.book, serving.layout, facts.read(player.facts, asked.brand)
+    windows = _windows(known, asked, at_us)
     behaviour, contacts, held = _read(player, serving, at_us)
     vector = behaviour.strictest
     person = inputs.age_and_places(known, at_us)
     harmed = harm.assess(vector, known, at_us, person, book.harm)
+    stage = harm.stage(vector, known, at_us, book.settings.stages)
     trusted = None if behaviour.trouble else vector
     found = inputs.read(known, person, trusted, harmed, contacts, at_us, book)
     standing = Standing(
         law=serving.law,
         inputs=found,
         known=known.known,
-        windows=_windows(known, asked, at_us),
-        stage=harm.stage(vector, known, at_us, book.settings.stages),
+        windows=windows,
+        stage=stage,
         features=behaviour.trouble,
         withheld=assignment.withheld,
         asked=asked,
@@ -149,7 +151,7 @@ def assess(
         harm=harmed,
         standing=standing,
         inputs=found,
-        stage=standing.stage,
+        stage=stage,
         space=space,
         verdict=verdict,
         limits=full,
@@ -190,16 +192,16 @@ def _behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int) -> 
     # A watermark of the future was set before the store's clock was set back: nothing says how old features are.
     age = max(0.0, -ahead) if ahead <= _AHEAD_SECONDS else ahead
     try:
-        row = plan.decode([snapshot.features.get(name) for name in plan.fields])
-        others = [plan.decode([one.get(name) for name in plan.fields]).values for one in snapshot.linked]
+        ids = (snapshot.features, *snapshot.linked)
+        own, *others = [plan.decode(list(map(one.get, plan.fields))).values for one in ids]
     except PlanError:
         return _unread(now_us, age)
-    stored = encode(row.values)
+    stored = encode(own)
     stale = age > max(schema.MAX_AGE_SECONDS.values()) or ahead > _AHEAD_SECONDS
     trouble = "features_stale" if stale else None
     as_of = stored[0]
     vector = forward(stored, now_us)
-    whole = encode(reduce(merge, others, row.values)) if others else stored
+    whole = encode(reduce(merge, others, own)) if others else stored
     strictest = forward(whole, now_us) if others else vector
     return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
 

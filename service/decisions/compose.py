@@ -119,7 +119,10 @@ def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, sea
         offer, channel, _ = serving.layout.actions[record.choice.place]
         charges = limits.charges(catalogue, offer, channel, held.send_us)
         held = held._replace(category=offer.category, priority=offer.priority, charges=charges)
-    wholes = {one.id: one.cost_minor for one in catalogue.budgets}
+    budgets: dict[str, int] = {}
+    if held is not None and held.charges:
+        wholes = {one.id: one.cost_minor for one in catalogue.budgets}
+        budgets = {name: wholes[name.partition("/")[0]] for name, _ in held.charges}
     household_outdated: list[str] = []
     if snapshot.held.household:
         household = Held(snapshot.held.household)
@@ -131,7 +134,7 @@ def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, sea
         held,
         limits.outdated(catalogue, snapshot.held, now_us, longest_us, ever=ever),
         household_outdated,
-        {name: wholes[name.partition("/")[0]] for name, _ in (held.charges if held else ())},
+        budgets,
         limits.over(snapshot.held, now_us),
     )
 
@@ -166,7 +169,7 @@ def choose(
     """Score a context, turn the eligible set into probabilities, draw: propensity and draw come from one pmf."""
     scores = policy.scores(seen)
     chosen = layout.alone | layout.everything & ~reduce(or_, excluded.values(), 0)
-    eligible = layout.array(chosen)
+    mask, eligible = layout.dumps(chosen), layout.array(chosen)
     pmf = policy.pmf(scores, eligible)
     drawn = draw(pmf, u)
     return Choice(
@@ -175,8 +178,8 @@ def choose(
         place=drawn.place,
         propensity=drawn.propensity,
         u=u,
-        mask=layout.dumps(chosen),
-        excluded={rule: layout.dumps(blocked) for rule, blocked in excluded.items()},
+        mask=mask,
+        excluded=dict(zip(excluded, map(layout.dumps, excluded.values()), strict=True)),
         scores=pack_floats(scores[eligible]),
         pmf=pack_floats(pmf[eligible]),
     )
@@ -225,10 +228,10 @@ def choose_policy(request: DecisionRequest, serving: Serving, assessed: Assessme
     if assessed.objected:
         return "objected", serving.policies["priority"]
     assignment = assessed.assignment
-    name = "learnt" if assignment.held_out else assignment.policy
+    role, name = ("holdout", "learnt") if assignment.held_out else ("drawn", assignment.policy)
     if serving.law.bars(serving.seen[name], assessed.inputs):
         name = "business_rules"
-    return ("holdout" if assignment.held_out else "drawn"), serving.policies[name]
+    return role, serving.policies[name]
 
 
 def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:

@@ -143,7 +143,9 @@ async def _commit(
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
-    household = snapshot.household if decision.promotional else None
+    household = snapshot.household
+    if household and not decision.promotional:
+        household = None
     if household and (lacking := _lacking(snapshot, decision)):
         await ledger.households.add(household, snapshot.held, lacking)
         return "moved", decision.record, b""
