@@ -1,6 +1,7 @@
 """The compiled rulebook against the plain interpreter on random rulebooks, and laws that all must obey."""
 
 import os
+from dataclasses import replace
 from random import Random
 from typing import Any, get_args
 
@@ -8,6 +9,7 @@ import pytest
 from support import random_rules
 from support.interpreter import Reading
 
+from features.moments import MINUTE_US
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Purpose
 from service.decisions.eligibility import Asked, Standing, evaluate
@@ -96,3 +98,27 @@ def test_what_is_compiled_says_what_the_rules_say(seed: int) -> None:
             assert found == wanted, (seed, number, case, [rule.type for rule in rules])
             sent = {place: at for at, bits in verdict.moments for place in places_of(law, bits)}
             assert sent == moments, (seed, number, case)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_was_found_in_a_minute_is_what_would_be_found_at_every_moment_of_it(seed: int) -> None:
+    chance = Random(f"minutes {seed}")
+    for number in range(max(1, BOOKS // 5)):
+        rules = [random_rules.rule(chance, at, "time_window") for at in range(3)]
+        layout, book = CandidateSpace(random_rules.catalogue(chance, 2)), random_rules.book(chance, rules)
+        early, late = CompiledRulebook(book, layout), CompiledRulebook(book, layout)
+        for case in range(PLAYERS):
+            player, fixed = random_rules.player(chance), chance.random() < 0.2
+            minute = player.now_us - player.now_us % MINUTE_US
+            moments = [minute, minute + chance.randrange(MINUTE_US), minute + MINUTE_US - 1]
+            # The first moment of each order is worked out, and the others are told by what was found then.
+            found = [
+                {at: said(law, replace(player, now_us=at), fixed=fixed) for at in order}
+                for law, order in ((early, moments), (late, moments[::-1]))
+            ]
+            assert found[0] == found[1], (seed, number, case)
+
+
+def said(law: CompiledRulebook, player: Inputs, *, fixed: bool) -> tuple[Any, ...]:
+    verdict = law.judge(player, random_rules.windows(player), fixed=fixed)
+    return verdict.blocked, list(verdict.moments), list(verdict.deferrals)

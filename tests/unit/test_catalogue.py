@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from features import zones
 from features.events import micros, moment
 from features.files import CatalogueError, load_yaml
+from features.moments import MINUTE_US
 from features.schema import CHANNELS, TIMING_SLOTS
 from models.catalogue.limits import Cap
 from models.catalogue.offers import (
@@ -25,6 +26,7 @@ from models.catalogue.offers import (
     Window,
     load_catalogue,
     send_window,
+    slots_at,
 )
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
@@ -84,6 +86,13 @@ def test_slots_follow_each_other_without_gap_or_overlap(zone: str, now: int) -> 
     for one, following in pairwise(windows):
         assert one.send_us < one.ends_us == following.send_us
     assert windows[-1].ends_us - now <= 25 * HOUR + 17 * HOUR
+
+
+@SETTINGS
+@given(st.sampled_from(ZONES), NOW.filter(lambda now: now >= 3 * 366 * 24 * HOUR))
+def test_the_slots_of_a_minute_are_those_of_every_moment_in_it(zone: str, now: int) -> None:
+    held = [Window(max(opens, now), ends) for opens, ends in slots_at(now // MINUTE_US, zone)]
+    assert held == [send_window(slot, now, zone) for slot in SLOTS]
 
 
 @SETTINGS

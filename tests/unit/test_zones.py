@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfoNotFoundError  # noqa: TID251 - the error, no zone
 
@@ -16,6 +18,7 @@ import tzdata
 from features import zones
 
 ROOT = Path(__file__).parents[2]
+MINUTE = timedelta(minutes=1)
 PACKAGE = Path(str(resources.files("tzdata")))
 OURS = ("features", "models", "service", "pipelines", "notebooks")
 
@@ -100,6 +103,26 @@ print(at.astimezone(before).hour, at.astimezone(zoneinfo.ZoneInfo("America/Vanco
 
 def test_the_version_that_decisions_record_is_that_of_the_data_which_are_read() -> None:
     assert zones.pin() == tzdata.IANA_VERSION
+
+
+def test_since_1972_clocks_differ_from_utc_by_whole_minutes_and_are_set_at_whole_minutes() -> None:
+    moments = range(int(datetime(1972, 1, 8, tzinfo=UTC).timestamp()), 2**31, 25 * 86_400)
+    for name in sorted(zones.names()):
+        zone = zones.zone(name)
+        ahead = [datetime.fromtimestamp(at, zone).utcoffset() for at in moments]
+        assert not any((offset or MINUTE) % MINUTE for offset in ahead), name
+        changes = [span for span, (one, other) in zip(pairwise(moments), pairwise(ahead), strict=True) if one != other]
+        assert not any(set_at(zone, *span) % 60 for span in changes), name
+
+
+def set_at(zone: tzinfo, before: int, after: int) -> int:
+    """The second at which a zone's clock is set, of two between which it is."""
+    offset = datetime.fromtimestamp(before, zone).utcoffset()
+    while after - before > 1:
+        middle = (before + after) // 2
+        same = datetime.fromtimestamp(middle, zone).utcoffset() == offset
+        before, after = (middle, after) if same else (before, middle)
+    return after
 
 
 # --- Where the package is not what was installed
