@@ -50,7 +50,7 @@ class Serving:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layout", self.law.layout)
         object.__setattr__(self, "book", self.law.book)
-        object.__setattr__(self, "seen", {name: self._seen_by(policy) for name, policy in self.policies.items()})
+        object.__setattr__(self, "seen", {name: self.seen_by(policy) for name, policy in self.policies.items()})
 
     @cached_property
     def reasons(self) -> Mapping[str, reasons.Reason]:
@@ -71,7 +71,7 @@ class Serving:
         found = self.book.barred(self.seen["learnt"], now_us)
         return {place: list(readings) for place, readings in found.items()}
 
-    def _seen_by(self, policy: Policy) -> tuple[str, ...]:
+    def seen_by(self, policy: Policy) -> tuple[str, ...]:
         """All that a policy chooses by: its readings, and what the churn score among them rests on."""
         churn = self.churn.bundle.features if self.churn and CHURN in policy.readings else ()
         return (*policy.readings, *churn)
