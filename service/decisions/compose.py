@@ -213,7 +213,7 @@ def _versions(serving: Serving, assessed: Assessment) -> Versions:
         churn=serving.churn.bundle.version if serving.churn else None,
         time_zones=tzdata.IANA_VERSION,
         build=f"numpy-{np.__version__} {platform.machine()}",
-        packs=serving.law.packs(assessed.inputs.places),
+        packs=assessed.verdict.rules.packs,
         experiments=serving.splits.experiments.hash,
     )
 
@@ -275,7 +275,7 @@ def _sealed_part(request: DecisionRequest, snapshot: PlayerSnapshot, assessed: A
         request_id=request.request_id,
         context=request.context.model_dump(exclude_none=True) if request.context else {},
         facts=snapshot.facts,
-        inputs=assessed.inputs.values(assessed.standing.law.needs(assessed.inputs.places)),
+        inputs=assessed.inputs.values(assessed.verdict.rules.needs),
         contacts=assessed.inputs.contacts,
         asked=Narrowed(request.channels, request.offers, request.activate),
     )
