@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess faults mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess imports faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -77,6 +77,9 @@ ledger: install ## Everything callers may do to the ledger at once, a thousand s
 
 assess: install ## One assessment for all that ask, on ten thousand random players, a minute or two
 	CROUPIER_EXAMPLES=2500 $(BIN)/pytest $(PARALLEL) tests/property/test_assess.py
+
+imports: install ## Two thousand generated files and the whole payments log imported, some minutes
+	CROUPIER_IMPORTS=all $(BIN)/pytest $(PARALLEL) tests/integration/test_files.py tests/integration/test_imports.py
 
 faults: install ## Every process killed at every step and every call to the store, the store failed in every way
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP

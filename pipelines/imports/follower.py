@@ -79,7 +79,7 @@ def _is_served(client: redis.Redis) -> bool:
     """Whether a live worker holds partitions; a dead one holds its leases for seconds but renews none."""
     until = _held_until(client)
     while until > real_now_us(client):
-        time.sleep(0.2)
+        time.sleep(0.05)
         if (later := _held_until(client)) > until:
             return True
         until = later
