@@ -23,7 +23,7 @@ from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue
 from service.decisions.decide import decide
 from service.decisions.kept import load_stored
-from service.decisions.record import unpack_floats, unpack_places
+from service.decisions.record import Choice, unpack_floats, unpack_places
 from service.decisions.request import DecisionRequest
 from service.rules.compiler import CompiledRulebook
 
@@ -127,9 +127,23 @@ async def test_after_an_exclusion_is_acknowledged_nothing_is_confirmed_or_drawn_
         assert helped["propensity"] == 1.0
 
 
+async def _choices(count: int, request: DecisionRequest, deps: Any, at_once: int = 50) -> list[Choice]:
+    """Choices of decisions, some asked at a time."""
+    found = []
+    for _ in range(count // at_once):
+        asked = (decide(request, deps.serving, deps.ledger) for _ in range(at_once))
+        records = [decision.record for decision in await asyncio.gather(*asked)]
+        found += [record.choice for record in records if record is not None]
+    assert len(found) == count
+    return found
+
+
 @pytest.mark.usefixtures("worker")
-async def test_draws_follow_the_logged_propensities_over_twenty_thousand_decisions(opened: Opened) -> None:
-    """Chi-square of the drawn places against the logged pmf, at 0.1 %; the house's secret is random, so draws vary."""
+async def test_draws_follow_the_logged_propensities_over_eight_thousand_decisions(opened: Opened) -> None:
+    """Chi-square of the drawn places against the logged pmf, at 0.1 %; the house's secret is random, so draws vary.
+
+    Of 24 places it finds with 99 % a deviation of w = 0.09, such as one place drawn at 1.43 times its probability.
+    """
     player = player_of("business_rules")
     async with opened() as client:
         position = await tell(client, adult_events(player))
@@ -138,10 +152,7 @@ async def test_draws_follow_the_logged_propensities_over_twenty_thousand_decisio
         request = DecisionRequest(player_id=player, dry_run=True, channels=("email", "in_app"))
         drawn: Counter[int] = Counter()
         chances: Counter[int] = Counter()
-        for _ in range(20_000):
-            record = (await decide(request, deps.serving, deps.ledger)).record
-            assert record is not None
-            choice = record.choice
+        for choice in await _choices(8_000, request, deps):
             places = np.flatnonzero(unpack_places(choice.mask, deps.serving.layout.catalogue.size))
             pmf = unpack_floats(choice.pmf)
             assert abs(pmf.sum() - 1) < 1e-12
