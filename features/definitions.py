@@ -1,5 +1,7 @@
 """The home of Feast: definitions made from the schema, training frames, the compiled read plan."""
 
+# ruff: noqa: E402 - what Feast imports is set up before it is imported
+
 from __future__ import annotations
 
 import json
@@ -12,14 +14,24 @@ from string import Template
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-import feast.types
+import typeguard
 import yaml
+
+# Feast has typeguard compile checks of types into every function of its own, which takes two thirds of the time of its
+# import, seconds. Typeguard means such checks for development and leaves them out under `python -O`.
+_checking = typeguard.typechecked
+vars(typeguard)["typechecked"] = lambda target: target
+
+import feast.types
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.data_format import ParquetFormat
 from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_versioned_name
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+
+vars(typeguard)["typechecked"] = _checking
+del _checking
 
 from features.read_plan import DTYPES, PlanError, PlannedFeature, ReadPlan
 from features.schema import ENTITY, STORED, VIEWS, Use, schema_hash

@@ -32,6 +32,12 @@ def test_no_tool_imports_a_web_framework() -> None:
     assert process(_IMPORT_ALL, *names) == ""
 
 
+def test_feast_is_imported_without_checks_that_take_seconds_to_compile() -> None:
+    names = process("import features.definitions, feast\nprint(*feast.FeatureView.__init__.__code__.co_names)").split()
+    assert "source_views" in names
+    assert not {"typeguard", "TypeCheckMemo"} & set(names)
+
+
 def test_help_imports_neither_the_stores_client_nor_rich_nor_zones() -> None:
     code = "import sys\nfrom pipelines.cli.app import app\napp(['--help'], standalone_mode=False)\nprint(*sys.modules)"
     loaded = set(process(code).rpartition("\n")[2].split())

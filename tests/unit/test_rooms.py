@@ -34,6 +34,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "fastapi": {"service/api/*.py": "the API", "models/releases/screen.py": "MLflow's screen is an application of it"},
     "fastapi_offline": {"service/api/routes.py": "the page of the API without a network"},
     "feast": {"features/definitions.py": "the one home of Feast"},
+    "typeguard": {"features/definitions.py": "what it compiles into Feast is left out"},
     "ibis": {"features/batch.py": "features in batch", "pipelines/training/materialise.py": "runs them"},
     "jinja2": {"pipelines/experiments/page.py": "the page of a report"},
     "lightgbm": {
