@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess imports faults mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -78,6 +78,9 @@ ledger: install ## Everything callers may do to the ledger at once, a thousand s
 assess: install ## One assessment for all that ask, on ten thousand random players, a minute or two
 	CROUPIER_EXAMPLES=2500 $(BIN)/pytest $(PARALLEL) tests/property/test_assess.py
 
+rules: install ## The compiled rules against a plain reading of them, 400,000 random cases of each law, some minutes
+	CROUPIER_BOOKS=1000 $(BIN)/pytest $(PARALLEL) tests/property/test_rulebook_laws.py
+
 imports: install ## Two thousand generated files and the whole payments log imported, some minutes
 	CROUPIER_IMPORTS=all $(BIN)/pytest $(PARALLEL) tests/integration/test_files.py tests/integration/test_imports.py
 
@@ -85,7 +88,7 @@ faults: install ## Every process killed at every step and every call to the stor
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
 
 mutate: install ## The rules' code changed in every way a library can think of: does a test notice? An hour or so
-	CROUPIER_BOOKS=15 $(BIN)/mutmut run
+	CROUPIER_BOOKS=30 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
 # The headers of the locks hold the command and no index address; what both hold is of one version.
