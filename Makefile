@@ -13,7 +13,7 @@ up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
 
 test: install lint types ## Everything that must hold, some minutes; what measures time runs alone, before the rest
-	$(BIN)/pytest -m timed tests/faults tests/integration
+	$(BIN)/pytest -m timed
 	$(BIN)/pytest -m "not timed" $(PARALLEL)
 
 quick: install lint types ## Lint, types and unit tests, about a minute
