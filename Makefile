@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.9
-# One process a core, each test to whichever is free: the dear ones come first, thousands of cheap ones fill the end.
-PARALLEL := --numprocesses logical --maxschedchunk 1
+# One process a core and one more, which works while others wait for a timer or a process; each test to whichever is
+# free: the dear ones come first, thousands of cheap ones fill the end.
+PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchunk 1
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
