@@ -12,9 +12,9 @@ import redis
 from conftest import Opened
 from support.callers import asked, states, variant_of
 from support.players import adult_events, event, leased, tell
+from support.workers import last_flush
 
-from features.store.deployment import real_now_us
-from pipelines.worker.process import wait_until_in_lake
+from pipelines.worker.process import Worker
 from service.players import facts
 from service.players.facts import Assertion
 
@@ -153,16 +153,15 @@ async def test_strong_signs_in_play_take_leases_back_too(opened: Opened) -> None
         assert found["harm_level"] == "strong", found
 
 
-@pytest.mark.usefixtures("worker")
 async def test_the_lake_tells_of_each_lease_that_was_taken_back_once(
-    opened: Opened, store: redis.Redis, lake: Path
+    opened: Opened, worker: Worker, store: redis.Redis, lake: Path
 ) -> None:
     async with opened() as client:
         position = await tell(client, adult_events("p1"))
         waiting = [one["decision_id"] for one in await leased(client, "p1", 2, after=position)]
         excluded = event("p1", "self_excluded")
         await tell(client, [excluded, excluded, event("p1", "account_closed")])
-    wait_until_in_lake(lake, real_now_us(store))
+    last_flush(worker, store, lake)
     rows = [row for row in pq.read_table(lake / "outcomes").to_pylist() if row["type"] == "revoked"]
     taken = Counter(row["decision_id"] for row in rows)
     assert taken == dict.fromkeys(waiting, 1)

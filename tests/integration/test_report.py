@@ -14,16 +14,17 @@ from conftest import Opened
 from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
 from support.players import adult_events, tell
+from support.workers import last_flush
 
 from features.settings.mlflow_file import read_mlflow
-from features.store.deployment import create_house, real_now_us
+from features.store.deployment import create_house
 from features.store.keys import REPORTS, bundle_key
 from features.store.server import Server
 from models.experiments.definition import Experiments
 from pipelines import __main__ as cli
 from pipelines.experiments import exposures, report
 from pipelines.served import bytes_of
-from pipelines.worker.process import wait_until_in_lake
+from pipelines.worker.process import Worker
 from service.api import app
 
 ROOT = Path(__file__).parents[2]
@@ -205,9 +206,8 @@ def test_the_analysts_notebook_runs_on_a_lake(
     assert "healthy" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("worker")
 async def test_decisions_of_the_service_itself_pass_the_propensity_check_once_they_are_in_the_lake(
-    opened: Opened, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
+    opened: Opened, worker: Worker, lake: Path, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     async with opened() as client:
@@ -216,7 +216,7 @@ async def test_decisions_of_the_service_itself_pass_the_propensity_check_once_th
             for turn in range(3):
                 asked = {"player_id": f"p{number}", "activate": turn == 0}
                 assert (await client.post("/v1/decisions", json=asked)).status_code == 200
-    wait_until_in_lake(lake, real_now_us(store))
+    last_flush(worker, store, lake)
     told = report.run(lake.parent, days=1)
     assert told.published
     assert told.report.maturity.exposed == 10

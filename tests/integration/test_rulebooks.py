@@ -22,6 +22,7 @@ from support.learning_log import BEGAN, record
 from support.players import adult_events, event, tell
 from support.rule_cases import BOOK, HOUSE, SERVICE, changed
 from support.schemas import ALIKE, FEWER, keep_schema, rewritten, under
+from support.workers import last_flush
 
 from features.kept_schemas import TODAY
 from features.store.bundles import HASH_OF, publish, serving_hashes
@@ -33,7 +34,7 @@ from models.releases.release import journal
 from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.worker.lake import Lake
-from pipelines.worker.process import wait_until_in_lake
+from pipelines.worker.process import Worker, wait_until_in_lake
 from service.decisions.record import dump_record
 from service.rules.rulebook import load_rulebook, rulebook_path
 
@@ -309,9 +310,8 @@ async def test_the_page_of_a_player_is_of_a_brand_that_the_house_knows(opened: O
         assert "did you mean main?" in unknown.json()["detail"]
 
 
-@pytest.mark.usefixtures("worker")
 async def test_two_rulebooks_are_compared_on_what_was_decided(
-    opened: Opened, server: Server, store: redis.Redis, lake: Path, tmp_path: Path
+    opened: Opened, worker: Worker, server: Server, store: redis.Redis, lake: Path, tmp_path: Path
 ) -> None:
     """Nothing changes under the same book; under one for over-sixties every contact would have been stopped."""
     elders = changed(tmp_path, "elders", "age", under=60)
@@ -319,7 +319,7 @@ async def test_two_rulebooks_are_compared_on_what_was_decided(
         position = await tell(client, adult_events("p-mt"))
         await asked(client, "p-mt", after=position)
         decided = [await asked(client, "p-mt") for _ in range(20)]
-    wait_until_in_lake(lake, real_now_us(store))
+    last_flush(worker, store, lake)
     quiet = Console(quiet=True)
     same = compare.compare_rulebooks(server.url, lake, str(rulebook_path()), str(rulebook_path()), "1d", quiet)
     assert same["decisions"] == same["made_under_old"] == same["reproduced"] == 21

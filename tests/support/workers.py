@@ -3,8 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from pipelines.worker.process import Worker
+import redis
+
+from features.store.deployment import real_now_us
+from pipelines.worker.process import Worker, wait_until_in_lake
 
 
 @contextmanager
@@ -16,3 +20,10 @@ def running(worker: Worker) -> Iterator[Worker]:
     finally:
         worker.stop()
         thread.join()
+
+
+def last_flush(worker: Worker, client: redis.Redis, lake: Path) -> None:
+    """End a worker, so that the lake has everything now and not in seconds."""
+    now_us = real_now_us(client)
+    worker.stop()
+    wait_until_in_lake(lake, now_us)
