@@ -55,7 +55,7 @@ lint: install ## Lint, format, layers of imports, Dockerfile and compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 types: install ## Types
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 map: install ## The maps of code and tests, docs/settings.md, and the features' schema as a file, from the code
 	$(BIN)/python tests/support/architecture.py
