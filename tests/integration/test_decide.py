@@ -87,12 +87,16 @@ async def test_the_same_request_twice_gives_the_same_bytes_and_another_body_conf
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_thousand_concurrent_decisions_under_a_cap_of_two_give_exactly_two_contacts(opened: Opened) -> None:
+async def test_a_thousand_concurrent_decisions_under_a_cap_of_two_give_exactly_two_contacts(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine the last of a thousand waits longer for its turn than any call may.
+    monkeypatch.setattr("features.store.lane.LONGEST_SECONDS", 30.0)
     player = player_of("policy")
     async with opened() as client:
         position = await tell(client, adult_events(player))
         await asked(client, player, after=position, dry_run=True)
-        answers = await asked_at_once(client, [player] * 1_000, channels=["in_app", "email"])
+        answers = await asked_at_once(client, [player] * 1_000, channels=["in_app", "email"], deadline_ms=30_000)
         contacts = [one for one in answers if one["action"] != "NO_CONTACT"]
         assert len(contacts) == 2
         assert all(one["recorded"] for one in answers)
