@@ -11,6 +11,7 @@ from fastapi import FastAPI, Path, Response
 from msgspec import UNSET, UnsetType
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from structlog.contextvars import bind_contextvars
 
 from features.kept_schemas import TODAY, Schema, SchemaError, find
 from features.moments import when
@@ -177,6 +178,7 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     """
     if not _is_decision_id(decision_id):
         raise UnknownDecisionError
+    bind_contextvars(decision_id=decision_id)
     record = await find_record(decision_id, deps.ledger, deps.lake)
     opened = personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
     catalogue, known = await _catalogue(record, deps), await _reasons(record.versions.rules, deps)
@@ -190,20 +192,20 @@ async def _evidence(record: Record, schema: Schema | None, deps: Dependencies) -
     unread: list[str] = []
     try:
         catalogue = await _catalogue(record, deps)
-        policy = await _read("policy", _policy(record, catalogue, deps), record, unread)
-        churn = await _read("churn model", _churn(record, deps), record, unread)
+        policy = await _read("policy", _policy(record, catalogue, deps), unread)
+        churn = await _read("churn model", _churn(record, deps), unread)
     except StoreError as error:
-        _LOG.warning("evidence", decision=record.decision_id, trouble=str(error))
+        _LOG.warning("evidence", trouble=str(error))
         return None
     return Evidence(catalogue, policy, churn, schema, tuple(unread))
 
 
-async def _read(name: str, reading: Awaitable[_Model | None], record: Record, unread: list[str]) -> _Model | None:
+async def _read(name: str, reading: Awaitable[_Model | None], unread: list[str]) -> _Model | None:
     """A model that a record names; one that this build cannot read is noted as unread."""
     try:
         return await reading
     except ValueError as error:
-        _LOG.warning("evidence", decision=record.decision_id, trouble=f"its {name}: {error}")
+        _LOG.warning("evidence", trouble=f"its {name}: {error}")
         unread.append(name)
         return None
 
@@ -215,7 +217,7 @@ async def _schema(record: Record, deps: Dependencies) -> Schema | None:
     try:
         return find(name, lambda _: kept)
     except SchemaError as error:
-        _LOG.warning("schema", decision=record.decision_id, trouble=str(error))
+        _LOG.warning("schema", trouble=str(error))
         return None
 
 

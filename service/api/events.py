@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Response
 from msgspec import UNSET
+from structlog.contextvars import bind_contextvars
 
 from features.events import AnyEvent
 from features.moments import moment
@@ -55,6 +56,8 @@ async def post_outcome(body: Outcome, deps: Deps) -> Response:
     `failed` and `cancelled` give its room back; `unsubscribed` and `complained` withdraw consent in the same call, and
     may name player and channel in place of a decision. The same `outcome_id` again is answered as a `duplicate`.
     """
+    if body.decision_id is not None:
+        bind_contextvars(decision_id=body.decision_id)
     serving, beside = deps.serving, reading.beside(body, deps.doubts, deps.serving.door)
     work = lambda ledger: take(body, serving.house, serving.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
     return await _accepted(work, deps, restricting=body.type in WITHDRAWING)

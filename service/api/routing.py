@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from msgspec import Struct, to_builtins
 from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
+from structlog.contextvars import clear_contextvars
 
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
@@ -122,6 +123,7 @@ class Route(APIRoute):
 
         async def handle(request: Request) -> Response:
             begun = time.perf_counter()
+            clear_contextvars()  # a pipelined request begins within the one before it
             try:
                 deps = dependencies_of(request)
                 _authorise(request, deps)

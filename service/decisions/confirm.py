@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
+from structlog.contextvars import bind_contextvars
 
 from features.moments import when
 from models.catalogue.offers import PROMOTIONAL, Window
@@ -50,6 +51,7 @@ async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Co
         Contended: The player's facts moved at every attempt.
         StoreError: The store did not answer; a retry is safe.
     """
+    bind_contextvars(decision_id=decision_id)
     held = await ledger.decision(decision_id)
     if held is None:
         raise UnknownDecisionError

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
+from structlog.contextvars import bind_contextvars
+
 from features.store.deployment import House
 from features.store.errors import StoreAbsentError, StoreError
 from features.store.keys import PlayerKeys, partition_of
@@ -81,6 +83,7 @@ async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger
 async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, asked: str, player: str) -> Decided:
     keys = player_keys(serving, player)
     name = decision_id(serving.house, player, asked, request)
+    bind_contextvars(decision_id=name)
     for attempt in range(ATTEMPTS):
         try:
             snapshot = await ledger.view(keys, name)
