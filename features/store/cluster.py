@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
@@ -189,6 +189,17 @@ class Cluster(redis.Redis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002 - redis-py's own signature
         """A pipeline over any keys."""
         return _Split(self, transaction=transaction, shard_hint=shard_hint)
+
+    def scan_iter(
+        self,
+        match: Any = None,  # noqa: ANN401 - redis-py's own signature
+        count: int | None = None,
+        _type: str | None = None,
+        **options: Any,  # noqa: ANN401 - redis-py's own signature
+    ) -> Iterator[Any]:
+        """Names of keys, node by node."""
+        for node in self._nodes.names:
+            yield from self._client(node).scan_iter(match, count, _type, **options)
 
     def xread(self, streams: Mapping[Any, Any], count: int | None = None, block: int | None = None) -> list[list[Any]]:
         """What came after given ids; a node that does not answer has its error in place of the entries.

@@ -156,6 +156,13 @@ def test_commands_over_many_slots_are_split_and_answered_in_order(client: redis.
     assert client.delete(*keys, "none") == 100
 
 
+def test_keys_are_listed_over_all_nodes(client: redis.Redis) -> None:
+    names = {f"listed:{number}".encode() for number in range(50)}
+    for name in names:
+        client.set(name, "x")
+    assert set(client.scan_iter("listed:*", count=10)) == names
+
+
 def test_a_transaction_over_slots_runs_slot_by_slot_in_the_order_of_its_commands(client: redis.Redis) -> None:
     pipe: Any = client.pipeline(transaction=True)
     pipe.rpush("first", "a").set("second", "b").rpush("first", "c")
