@@ -22,6 +22,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "rollback churn": "train",
     "settle": "train",
     "retrain": "train",
+    "decisions": "all",
+    "verify": "all",
     "rules diff": "work",
     "webhooks": "work",
     "simulate": "all",

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.moments import moment
 from features.store.deployment import order
@@ -69,20 +70,39 @@ def _candidates(folder: Path, milliseconds: int) -> Iterator[Path]:
             yield file
 
 
+def every_record(file: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Records of a file, each with partition and stream id; raises OSError or ValueError as `find_record` does."""
+    with file.open("rb") as opened:
+        for partition, milliseconds, sequence, offset, size in _index(file, opened).tolist():
+            opened.seek(offset)
+            yield partition, f"{milliseconds}-{sequence}", _inflated(file, opened.read(size))
+
+
+def _inflated(file: Path, deflated: bytes) -> bytes:
+    try:
+        return zlib.decompress(deflated)
+    except zlib.error as error:
+        raise ValueError(f"{file.name} holds a record that is not whole") from error
+
+
+def _index(file: Path, opened: BinaryIO) -> NDArray[np.void]:
+    size = opened.seek(0, 2)
+    opened.seek(max(0, size - 16))
+    count, mark = int.from_bytes(opened.read(8), "little"), opened.read(8)
+    begins = size - 16 - count * _INDEX.itemsize
+    if mark != _MARK or begins < 0:
+        raise ValueError(f"{file.name} is no file of records, or not whole")
+    opened.seek(begins)
+    return np.frombuffer(opened.read(count * _INDEX.itemsize), _INDEX)
+
+
 def _read(file: Path, place: Place) -> bytes | None:
     with file.open("rb") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - 16))
-        count, mark = int.from_bytes(opened.read(8), "little"), opened.read(8)
-        begins = size - 16 - count * _INDEX.itemsize
-        if mark != _MARK or begins < 0:
-            raise ValueError(f"{file.name} is no file of records, or not whole")
-        opened.seek(begins)
-        index = np.frombuffer(opened.read(count * _INDEX.itemsize), _INDEX)
+        index = _index(file, opened)
         milliseconds, sequence = order(place.stream_id)
         same = (index["milliseconds"] == milliseconds) & (index["sequence"] == sequence)
         found = index[same & (index["partition"] == place.partition)]
         if not len(found):
             return None
         opened.seek(int(found["offset"][0]))
-        return zlib.decompress(opened.read(int(found["size"][0])))
+        return _inflated(file, opened.read(int(found["size"][0])))

@@ -76,6 +76,10 @@ def decision_key(decision_id: str) -> str:
     return f"decision:{tag(int(decision_id[:3]))}{decision_id}"
 
 
+DECISIONS = "decision:*"
+"""Pattern of those keys."""
+
+
 def household_key(household: str) -> str:
     """Hash like a ledger: contacts of all members of a household by decision and attempt; stays.
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import redis
 
 from features.settings.mlflow_file import read_mlflow
 from features.store.bundles import KINDS
-from features.store.deployment import PARTITIONS, open_house, order, position
+from features.store.deployment import PARTITIONS, open_house, position
 from features.store.keys import BUNDLES, bundle_key, log_key, pointer_key
 from features.store.server import Say
+from pipelines.audit.chain import Head, flushes, rows
 from pipelines.backup.manifest import BackupError, StoreReading
 from pipelines.backup.progress import Progress
 from pipelines.worker.lake import reach
@@ -105,38 +105,21 @@ def chain_faults(lake: Path, say: Say) -> tuple[int, list[str]]:
     Returns:
         How many decisions were followed, and where the chain breaks first or that it ends elsewhere.
     """
-    heads, count = defaultdict[str, bytes](bytes), 0
-    files = _flushes(lake)
+    heads, count = defaultdict[str, Head](Head), 0
+    files = flushes(lake)
     progress = Progress("chain", len(files), say)
     for flush in files.values():
         progress.step()
         try:
-            for place, record, link in _links(flush):
-                partition = str(int(place[1:4]))
-                heads[partition] = hashlib.sha256(heads[partition] + record).digest()
-                if heads[partition] != link:
+            for row in rows(flush, ["position", "record", "chain"]):
+                place = row["position"]
+                if heads[str(int(place[1:4]))].follow(place, row["record"], row["chain"]) is not None:
                     return count, [f"the chain of the lake breaks at {place}"]
                 count += 1
         except (OSError, pa.ArrowException) as error:
             return count, [f"{flush[0].name} of the lake cannot be read: {error}"]
-    told = {partition: head.hex() for partition, head in heads.items()}
+    told = {partition: head.link.hex() for partition, head in heads.items()}
     return count, [] if told == reach(lake).heads else ["the chain of the lake ends elsewhere than its position says"]
-
-
-def _flushes(lake: Path) -> Mapping[str, Sequence[Path]]:
-    """Files of decisions by flush, in the order of flushes."""
-    found = defaultdict[str, list[Path]](list)
-    for file in lake.glob("decisions/*/*.parquet"):
-        found[file.stem].append(file)
-    return dict(sorted(found.items(), key=lambda flush: int(flush[0].rpartition("-")[2])))
-
-
-def _links(flush: Sequence[Path]) -> Iterator[tuple[str, bytes, bytes]]:
-    """Place, record and link of the decisions of a flush, in the order of the log."""
-    columns = ["position", "record", "chain"]
-    rows = [row for file in flush for row in pq.read_table(file, columns=columns).to_pylist()]
-    for row in sorted(rows, key=lambda one: (one["position"][:4], order(one["position"][5:]))):
-        yield row["position"], row["record"], row["chain"]
 
 
 def database_of(home: Path) -> Path | None:

@@ -13,6 +13,7 @@ from pipelines.cli import (
     backups,
     bench,
     catalogue,
+    decisions,
     experiments,
     house,
     imports,
@@ -47,7 +48,7 @@ def prepare(context: typer.Context) -> None:
 
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
-    *(backups.backup, backups.restore),
+    *(backups.backup, backups.restore, decisions.verify),
     *(training.retrain, simulation.simulate, releases.releases),
 ):
     app.command()(command)
@@ -61,6 +62,7 @@ app.add_typer(experiments.report, name="report")
 app.add_typer(experiments.experiment, name="experiment")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(catalogue.catalogue, name="catalogue")
+app.add_typer(decisions.decisions, name="decisions")
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.add_typer(bench.bench, name="bench")
 

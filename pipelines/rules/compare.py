@@ -6,7 +6,6 @@ record and rulebook give the same exclusions, at any time, on any machine.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
@@ -29,6 +28,7 @@ from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.experiments.assignment import Splits
 from models.experiments.definition import Experiments
+from pipelines.audit.period import moment_us
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from pipelines.served import served_catalogue
@@ -121,7 +121,7 @@ def _records(lake: Path, since: str) -> Iterator[Record]:
     last = next((at for file in reversed(files) for at in reversed(_column(file, "at"))), None)
     if last is None:
         raise RulesRefused(f"there is no decision in {lake}")
-    begins_us = _since(since, last)
+    begins_us = moment_us(since, last)
     for file in files:
         ends = datetime.combine(date.fromisoformat(file.parent.name[4:]), time(), UTC) + timedelta(days=1)
         if micros(ends) < begins_us:
@@ -134,16 +134,6 @@ def _records(lake: Path, since: str) -> Iterator[Record]:
 
 def _column(file: Path, name: str) -> list[Any]:
     return cast("list[Any]", pq.read_table(file, columns=[name])[name].to_pylist())
-
-
-def _since(text: str, last: datetime) -> int:
-    try:
-        if found := re.fullmatch(r"(\d+)([dh])", text):
-            return micros(last - timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])}))
-        at = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise RulesRefused(f"--since takes 7d, 12h or a day such as 2026-11-01, not {text!r}") from error
-    return micros(at.replace(tzinfo=at.tzinfo or UTC))
 
 
 def _case(client: redis.Redis, record: Record, layout: CandidateSpace, schemas: LakeSchemas) -> RecordedCase | str:

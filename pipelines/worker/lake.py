@@ -343,7 +343,7 @@ def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
 def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     """Table and columns of an entry."""
     if entry.kind == "decision":
-        return "decisions", _decision(load_record(entry.body), entry.body)
+        return "decisions", decision_row(load_record(entry.body), entry.body)
     columns = cast("dict[str, Any]", msgspec.msgpack.decode(entry.body))
     columns.setdefault("occurred_at", entry.known_us)
     if "detail" in columns:
@@ -353,7 +353,8 @@ def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     return ("events" if entry.kind in {"event", "facts"} else "outcomes"), columns
 
 
-def _decision(record: Record, body: bytes) -> dict[str, Any]:
+def decision_row(record: Record, body: bytes) -> dict[str, Any]:
+    """Columns of a decision; moments are unix microseconds."""
     sent, choice, first = record.action, record.choice, next(iter(record.experiments), None)
     contact = (
         {}

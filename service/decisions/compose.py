@@ -85,8 +85,8 @@ def compose(
     churn = _churn(serving, assessed)
     seen = context(assessed.behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
     choice = choose(*choose_policy(request, serving, assessed), seen, assessed.excluded, u, serving.layout)
-    choice = msgspec.structs.replace(choice, deferrals=_deferred(assessed.verdict, serving.layout))
-    contact = _chosen_contact(choice.place, assessed)
+    choice = msgspec.structs.replace(choice, deferrals=deferred(assessed.verdict, serving.layout))
+    contact = chosen_contact(choice.place, assessed)
     seal = snapshot.seal or sealing.new_seal()
     record = Record(
         decision_id=name,
@@ -146,7 +146,8 @@ def _churn(serving: Serving, assessed: Assessment) -> float | None:
     return serving.churn.score(assessed.behaviour.vector) if serving.churn else schema.CHURN_DEFAULT
 
 
-def _deferred(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
+def deferred(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
+    """What hours put off, as a record holds it."""
     return tuple(
         DeferredContact(
             rule=one.rule,
@@ -234,7 +235,8 @@ def choose_policy(request: DecisionRequest, serving: Serving, assessed: Assessme
     return role, serving.policies[name]
 
 
-def _chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:
+def chosen_contact(place: int, assessed: Assessment) -> ChosenContact | None:
+    """The contact at a place, as an assessment would send it; None for no contact."""
     if place == NO_CONTACT:
         return None
     offer, channel, slot = assessed.space.actions[place]

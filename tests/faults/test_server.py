@@ -154,6 +154,9 @@ ASKING = {
     "catalogue lint": "",
     "catalogue show": "",
     "create": "",
+    "decisions replay": f"000-{'a' * 24}",
+    "decisions show": f"000-{'a' * 24}",
+    "decisions why-not": f"000-{'a' * 24}",
     "experiment list": "",
     "experiment plan": "policy_2026",
     "experiment ramp": "policy_2026 policy=0.5 --reason test",
@@ -176,6 +179,7 @@ ASKING = {
     "rules explain": "player-1",
     "rules diff": "service/rulebook service/rulebook --since 7d",
     "settle": "",
+    "verify": "--since 7d",
     "webhooks enable": "crm",
 }
 """Commands that ask a home's own store and end, with arguments."""

@@ -31,6 +31,8 @@ from features.store.deployment import House, open_house, real_now_us
 from features.store.keys import PlayerKeys
 from features.store.server import start_server
 from models.releases.registry import ChurnRegistry
+from pipelines.audit.period import Period
+from pipelines.audit.verify import verify
 from pipelines.learning.attribution import RewardTerms as Terms
 from pipelines.learning.learner import LearnerProcess
 from pipelines.learning.training_log import Training
@@ -260,6 +262,14 @@ def test_the_lake_has_everything_once_and_its_chains_hold(house: Opened) -> None
         once(house.lake, table, column, promised)
         assert len(rows(house.lake, table, column)) >= TOLD["lake"][table]
     linked(house.lake)
+
+
+def test_every_decision_comes_out_again_as_it_was_logged(house: Opened) -> None:
+    in_lake(house)
+    told = verify(house.client, house.lake, house.home, Period(0, 4 * 10**15), lambda _: None)
+    assert told.first_fault is None
+    assert told.chain_ok
+    assert told.checked == told.reproduced >= TOLD["lake"]["decisions"]
 
 
 def test_the_learner_goes_on_from_its_checkpoint(house: Opened) -> None:

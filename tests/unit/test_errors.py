@@ -56,6 +56,7 @@ ANSWERS = {
 }
 """Codes that callers know, with their status, for ever."""
 ENDING = {
+    "audit_refused",
     "command_refused",
     "gate_refused",
     "import_refused",

@@ -62,7 +62,8 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "pyarrow": {
         "features/batch.py": "writes features in batch",
         "models/releases/registry.py": "test rows of a model",
-        "pipelines/backup/checks.py": "reads the lake",
+        "pipelines/audit/*.py": "reads the lake",
+        "pipelines/backup/checks.py": "says what it could not read",
         "pipelines/experiments/exposures.py": "reads the lake",
         "pipelines/learning/training_log.py": "reads the lake",
         "pipelines/rules/compare.py": "reads the lake",
@@ -81,6 +82,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "tzdata": {
         "features/zones.py": "the one source of time zones",
         "service/decisions/compose.py": "records name its version",
+        "service/decisions/replay.py": "and are replayed with it",
     },
     "uvicorn": {"pipelines/cli/*.py": "starts the API and MLflow's screen"},
     "yaml": {

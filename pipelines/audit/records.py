@@ -1,0 +1,92 @@
+"""Find the record of a decision: in the store, in the log until that is trimmed, in a lake if there is one."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import redis
+
+from features.lake import records
+from features.store.deployment import PARTITIONS, position
+from features.store.keys import PlayerKeys, decision_key, log_key
+from pipelines.audit.period import AuditRefused
+from service.decisions.kept import load_stored
+from service.decisions.record import Record, load_record
+
+_NAME: Final = re.compile(r"\d{3}-[a-z2-7]{24}")
+_PAGE: Final = 1_000
+
+
+class FoundRecord(NamedTuple):
+    """The record of a decision, and where it was found: `store`, or `log` or `lake` with its position there."""
+
+    record: Record
+    where: str
+
+
+def find_record(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecord:
+    """Find the record of a decision.
+
+    Args:
+        client: The store.
+        lake: The lake's folder; one that does not exist is empty.
+        decision_id: As the decision answered it.
+
+    Raises:
+        AuditRefused: It is nowhere.
+    """
+    if _NAME.fullmatch(decision_id) is None or int(decision_id[:3]) >= PARTITIONS:
+        raise AuditRefused(f"{decision_id!r} is no id of a decision: 017- and 24 letters or digits")
+    held = cast("bytes | None", client.get(decision_key(decision_id)))
+    place = None
+    if held is not None:
+        _, record, place = load_stored(held)
+        if record is not None:
+            return FoundRecord(record, "store")
+    found = (None if place is None else _at(client, lake, place)) or _anywhere(client, lake, decision_id)
+    if found is None:
+        raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}")
+    return found
+
+
+def seal_of(client: redis.Redis, record: Record) -> bytes | None:
+    """The key of a record's personal fields; None once the player was erased."""
+    return cast("bytes | None", client.get(PlayerKeys(record.player).seal))
+
+
+def _at(client: redis.Redis, lake: Path, place: records.Place) -> FoundRecord | None:
+    """A record at its place."""
+    named = position(place.partition, place.stream_id)
+    entries = cast("list[Any]", client.xrange(log_key(place.partition), place.stream_id, place.stream_id))
+    if entries:
+        return FoundRecord(load_record(entries[0][1][b"b"]), f"log {named}")
+    with suppress(OSError, ValueError):  # it is looked for in the table too
+        if (held := records.find_record(lake, place)) is not None:
+            return FoundRecord(load_record(held), f"lake {named}")
+    return None
+
+
+def _anywhere(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecord | None:
+    """A record whose place the store no longer knows, or knows in vain."""
+    partition, after = int(decision_id[:3]), "-"
+    while entries := cast("list[Any]", client.xrange(log_key(partition), after, count=_PAGE)):
+        for stream_id, fields in entries:
+            if fields.get(b"k") == b"decision" and (record := load_record(fields[b"b"])).decision_id == decision_id:
+                return FoundRecord(record, f"log {position(partition, stream_id.decode())}")
+        after = f"({entries[-1][0].decode()}"
+    return _in_table(lake, decision_id)
+
+
+def _in_table(lake: Path, decision_id: str) -> FoundRecord | None:
+    for file in sorted(lake.glob("decisions/*/*.parquet"), reverse=True):
+        reader = pq.ParquetFile(file)
+        at = pc.index(reader.read(["decision_id"])["decision_id"], decision_id).as_py()
+        if at >= 0:
+            row = reader.read(["record", "position"]).slice(at, 1).to_pylist()[0]
+            return FoundRecord(load_record(row["record"]), f"lake {row['position']}")
+    return None
