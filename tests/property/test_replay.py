@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from property.test_assess import NOW_US, decided, player, serving
+from support.schemas import ALIKE, FEWER, under
 from support.snapshots import ONE
 
 from features.kept_schemas import TODAY
@@ -245,3 +246,22 @@ def test_a_score_without_a_model_is_the_default(serving: Serving) -> None:
     chance = Random(1)
     _, dry = decided(chance, serving, player(chance, serving, NOW_US))
     assert "decision_id" in differing(again(serving, dry.record)), "it is of another partition than its player"
+
+
+@pytest.mark.parametrize("name", [*ALIKE, *FEWER])
+def test_features_of_another_schema_are_read_by_their_names_and_what_is_lacking_is_said(
+    name: str, learnt: Serving
+) -> None:
+    schema = (ALIKE | FEWER)[name]
+    verdicts = set()
+    for record in stories(learnt, 8, 40):
+        elsewhere = under(record, schema)
+        made = made_with(learnt, elsewhere)
+        assert replay(elsewhere, SEAL, made).verdict == "other_features", "nothing names its features"
+        found = replay(elsewhere, SEAL, made._replace(schema=schema))
+        assert found.differences == []
+        verdicts.add(found.verdict)
+        wrong = changed(elsewhere, "choice.u", other(record.choice.u))
+        assert "choice.u" in differing(replay(wrong, SEAL, made._replace(schema=schema)))
+    assert verdicts <= ({"reproduced"} if name in ALIKE else {"reproduced", "other_features"})
+    assert "reproduced" in verdicts
