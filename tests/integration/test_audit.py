@@ -417,6 +417,7 @@ def test_what_was_done_to_the_lake_is_named(filled: World, tmp_path: Path, what:
     name = partition_of(filled, "p1")
     file, found, mine = rows(lake, name)
     first, middle, last = (found[at] for at in mine)
+    ids = [row["decision_id"] for row in found]
     named, says = middle, ""
     if what == "one byte":
         one_byte(middle)
@@ -442,8 +443,7 @@ def test_what_was_done_to_the_lake_is_named(filled: World, tmp_path: Path, what:
         says = "the link of the row is not that of its record"
     written(file, found)
     if not kept:
-        for row in found:
-            filled.client.delete(decision_key(row["decision_id"]))
+        filled.client.delete(*map(decision_key, ids))
         for beside in lake.glob("decisions/*/*.records"):
             beside.unlink()
     told = verified(filled, lake)
@@ -541,13 +541,13 @@ async def test_every_log_line_of_a_decisions_request_names_it(opened: Opened, mo
             made = (await client.post("/v1/decisions", json=body)).json()["decision_id"]
             lines.entries.clear()
             for route in (f"/v1/decisions/{made}", f"/v1/decisions/{made}/confirm"):
-                monkeypatch.setattr("service.api.decisions.load_record", lambda _: 1 / 0)
-                monkeypatch.setattr("service.decisions.confirm.load_record", lambda _: 1 / 0)
+                monkeypatch.setattr("service.api.decisions.find_record", lambda *_: 1 / 0)
+                monkeypatch.setattr("service.decisions.confirm.load_stored", lambda _: 1 / 0)
                 method = client.post if route.endswith("confirm") else client.get
                 assert (await method(route)).status_code == 500
-            monkeypatch.setattr("service.decisions.decide.load_record", lambda _: 1 / 0)
+            monkeypatch.setattr("service.decisions.decide.load_stored", lambda _: 1 / 0)
             assert (await client.post("/v1/decisions", json=body)).status_code == 500
-            monkeypatch.setattr("service.decisions.outcomes.load_record", lambda _: 1 / 0)
+            monkeypatch.setattr("service.decisions.outcomes.load_stored", lambda _: 1 / 0)
             outcome = {"outcome_id": "o1", "decision_id": made, "type": "sent", "occurred_at": "2026-01-01T00:00:00Z"}
             outcome |= {"type": "unsubscribed"}
             assert (await client.post("/v1/outcomes", json=outcome)).status_code == 500
