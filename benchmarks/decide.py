@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,10 +26,12 @@ from rich.progress import track
 
 from benchmarks import builds, result, rounds, sides
 from benchmarks.peers import servers
+from benchmarks.result import KeptBytes
 from benchmarks.sides import Cost, Side, Turn
 from features.schema import STORED
 from features.store.connection import connect
 from features.store.deployment import open_house
+from features.store.keys import DECISIONS
 from features.store.server import socket_path
 
 CATALOGUE: Final = Path(__file__).with_name("catalogue.yaml")
@@ -69,7 +72,9 @@ def measure(plan: Plan, console: Console) -> result.BenchResult:
         with console.status("idle"):
             at_rest = sides.idle(started, IDLE_SECONDS)
         turns = _rounds(plan, started, at_rest, console)
-    return result.BenchResult(load, plan.players, plan.requests, at_rest, turns)
+        builds_own = started[: 1 + (plan.against is not None)]
+        kept = {side.name: _kept(folder / f"home{number}") for number, side in enumerate(builds_own)}
+    return result.BenchResult(load, plan.players, plan.requests, at_rest, turns, kept)
 
 
 @contextmanager
@@ -93,6 +98,19 @@ def _started(plan: Plan, folder: Path, console: Console) -> Iterator[list[Side]]
         with console.status("peers start"):
             started.extend(_peers(plan, folder, started[0].store, stack))
         yield started
+
+
+def _kept(home: Path) -> KeptBytes:
+    """What the store of a home holds of its decisions, by the store's own account, over 10,000 of them."""
+    client = connect(f"unix://{socket_path(home)}")
+    try:
+        pipe = client.pipeline(transaction=False)
+        for name in islice(client.scan_iter(DECISIONS, count=1_000), 10_000):
+            pipe.memory_usage(name)
+        found = [size for size in pipe.execute() if size]
+    finally:
+        client.close()
+    return KeptBytes(len(found), float(np.mean(found)), float(np.percentile(found, 99)))
 
 
 def _peers(plan: Plan, folder: Path, store: int, stack: ExitStack) -> Iterator[Side]:

@@ -37,6 +37,14 @@ def store_others(turn: Turn) -> float:
     return turn.cost.store_others
 
 
+class KeptBytes(NamedTuple):
+    """Memory that the store takes for a decision's key: decisions looked at, mean and 99th percentile of bytes."""
+
+    decisions: int
+    mean: float
+    p99: float
+
+
 class BenchResult(NamedTuple):
     """Measurements of a run.
 
@@ -46,6 +54,7 @@ class BenchResult(NamedTuple):
         requests: Requests of a turn.
         idle: Side -> CPU time of it and its store while idle.
         turns: Side -> its turn of each round; a peer that is not installed has none.
+        kept: Side -> what its store takes for each decision, after all rounds.
     """
 
     load: float
@@ -53,6 +62,7 @@ class BenchResult(NamedTuple):
     requests: int
     idle: Mapping[str, Cost]
     turns: Mapping[str, Sequence[Turn]]
+    kept: Mapping[str, KeptBytes] = {}
 
     def median(self, side: str, of: Callable[[Turn], float]) -> float | None:
         """Median over the turns of a side, None without turns."""
@@ -160,6 +170,7 @@ def for_machines(measured: BenchResult) -> dict[str, Any]:
         "rounds": len(measured.turns["decision"]),
         "requests": measured.requests,
         "load_before": round(measured.load, 2),
+        "kept_bytes": {name: one._asdict() for name, one in measured.kept.items()},
     }
     if (to_commit := measured.ratio_to("commit")) is None:
         return result
@@ -194,6 +205,10 @@ def show(measured: BenchResult, console: Console) -> None:
         f"idle: the API {api:,.0f} us a second, the store {kept:,.0f}; taken off above",
         f"{per_second:,.0f} decisions a second with 8 callers; load average before {measured.load:.2f}",
         f"{len(measured.turns['decision'])} rounds of {measured.requests} requests over {measured.players:,} players",
+    ]
+    lines += [
+        f"{name}: the store keeps {one.mean:,.0f} bytes of a decision, 99 % at most {one.p99:,.0f} ({one.decisions:,})"
+        for name, one in measured.kept.items()
     ]
     if wrong := {name: count for name, count in errors(measured).items() if count}:
         lines.append(f"answers other than 200: {wrong}")

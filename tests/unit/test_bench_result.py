@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks import result
 from benchmarks.callers import CallerAnswer
-from benchmarks.result import BenchResult
+from benchmarks.result import BenchResult, KeptBytes
 from benchmarks.sides import Cost, Turn
 
 IDLE = Cost(server=4_000.0, store=6_000.0, store_others=0.0, seconds=2.0)
@@ -76,7 +76,9 @@ def test_a_peer_that_is_not_installed_is_null_for_machines_and_named_for_people(
 
 
 def test_another_commit_has_a_ratio_with_its_interval() -> None:
-    whole = BenchResult(0.5, 9, 9, {"decision": IDLE}, {"decision": turns(*[300] * 6), "commit": turns(*[200] * 6)})
+    both = {"decision": turns(*[300] * 6), "commit": turns(*[200] * 6)}
+    whole = BenchResult(0.5, 9, 9, {"decision": IDLE}, both, {"decision": KeptBytes(9, 443.5, 608.0)})
+    assert result.for_machines(whole)["kept_bytes"] == {"decision": {"decisions": 9, "mean": 443.5, "p99": 608.0}}
     shown = result.for_machines(whole)
     assert shown["ratio_to_commit"] == {"estimate": 1.5, "low": 1.5, "high": 1.5}
     assert shown["cpu_us"]["commit"] == 200
