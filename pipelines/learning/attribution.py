@@ -94,17 +94,19 @@ class TrainingEvent(NamedTuple):
     """A training event about a decision.
 
     Attributes:
-        kind: `zero` (it began), `one` (money moved for the first time), `penalty`, `value` (final, converted) or
-            `nothing` (final, not converted).
+        kind: `zero` (it began), `one` (money moved for the first time), `more` (it moved again; teaches nothing by
+            itself), `penalty`, `value` (final, converted) or `nothing` (final, not converted).
         drawn: The decision.
-        amount_minor: The value so far, the penalty, or the final value.
+        amount_minor: What the money that moved is worth, the penalty, or the final value.
         provisional_minor: For `value`: what `one` said.
+        harm: For `penalty`: what it is for, a word of `Penalty`.
     """
 
-    kind: Literal["zero", "one", "penalty", "value", "nothing"]
+    kind: Literal["zero", "one", "more", "penalty", "value", "nothing"]
     drawn: DrawnDecision
     amount_minor: float = 0.0
     provisional_minor: float = 0.0
+    harm: str | None = None
 
 
 class OpenRewards(msgspec.Struct, kw_only=True):
@@ -206,12 +208,12 @@ class Attribution:
         reward.value_minor += value_minor
         if first:
             self.open_rewards.firsts[reward.drawn.decision_id] = value_minor
-            yield TrainingEvent("one", reward.drawn, value_minor)
+        yield TrainingEvent("one" if first else "more", reward.drawn, value_minor)
 
     def _punish(self, reward: OpenReward, kind: str) -> Iterator[TrainingEvent]:
         if reward.begun_us and kind not in reward.penalties:
             reward.penalties.add(kind)
-            yield TrainingEvent("penalty", reward.drawn, float(self._penalties.get(kind, 0)))
+            yield TrainingEvent("penalty", reward.drawn, float(self._penalties.get(kind, 0)), harm=kind)
 
     def _ends(self, reward: OpenReward) -> int:
         return reward.begun_us + self._window_us if reward.begun_us else reward.drawn.valid_until_us

@@ -104,18 +104,24 @@ def _last(flush: str) -> int:
     return int(flush.partition("-")[2])
 
 
-def drawn(record: Record, schema_of: Callable[[str], Schema] = find) -> DrawnDecision | None:
-    """The decision of a record for training, by the names of its features; None if it was not drawn.
+def is_learnt(record: Record) -> bool:
+    """Whether the learner learns from a decision: one that was scored and drawn among several actions.
 
     What serves for evaluation is left out: a policy is not judged by what it learnt from.
+    """
+    choice = record.choice
+    several = len(choice.pmf) > 8
+    return several and choice.role == "drawn" and record.seen.churn_score is not None and record.use != "eval"
+
+
+def drawn(record: Record, schema_of: Callable[[str], Schema] = find) -> DrawnDecision | None:
+    """The decision of a record for training, by the names of its features; None if it is not learnt from.
 
     Raises:
         SchemaError: The names of its features are not kept.
     """
-    choice, sent, churn = record.choice, record.action, record.seen.churn_score
-    if churn is None or choice.role != "drawn" or len(choice.pmf) <= 8:
-        return None
-    if record.use == "eval":
+    sent, churn = record.action, record.seen.churn_score
+    if churn is None or not is_learnt(record):
         return None
     stored = by_name(unpack_floats(record.seen.features), schema_of(record.versions.schema))
     vector = forward(stored, record.at_us)
@@ -180,28 +186,13 @@ class Training:
         """Learn all entries of a flush."""
         for count, entry in enumerate(self._log.entries(flush), 1):
             self.cursor, self.at_us = Cursor(flush, count), entry.known_us
-            for event in self._training_events(entry):
+            for event in training_events(self._attribution, entry, self._drawn):
                 self._teach(event)
         self.cursor = Cursor(flush, self.cursor.entries if self.cursor.flush == flush else 0)
 
-    def _training_events(self, entry: LakeEntry) -> Iterator[TrainingEvent]:
-        yield from self._attribution.pass_time(entry.known_us)
-        columns = entry.columns
-        if entry.table == "decisions":
-            if (found := self._drawn(columns["record"])) is not None:
-                yield from self._attribution.decided(found, entry.known_us)
-        elif entry.table == "outcomes" and not columns["decision_id"]:
-            return  # an outcome of a player names no contact to learn from
-        elif entry.table == "outcomes":
-            at_us = micros(columns["occurred_at"])
-            yield from self._attribution.outcome(columns["decision_id"], columns["type"], at_us, entry.known_us)
-        else:
-            detail = msgspec.json.decode(columns["detail"]) if columns["detail"] else {}
-            yield from self._attribution.event(columns["player"], {**columns, **detail}, micros(columns["occurred_at"]))
-
-    def _drawn(self, data: bytes) -> DrawnDecision | None:
+    def _drawn(self, columns: Mapping[str, Any]) -> DrawnDecision | None:
         try:
-            return drawn(load_record(data), self._schemas.find)
+            return drawn(load_record(columns["record"]), self._schemas.find)
         except (msgspec.MsgspecError, ValueError) as error:
             self.unread += 1
             if str(error) not in self._troubles:  # what ails one record may ail a million
@@ -246,6 +237,31 @@ class Training:
         return True
 
 
+def training_events(
+    attribution: Attribution, entry: LakeEntry, drawn_of: Callable[[Mapping[str, Any]], DrawnDecision | None]
+) -> Iterator[TrainingEvent]:
+    """What an entry of the learning log says to an attribution, as training events.
+
+    Args:
+        attribution: Has had all entries before it.
+        entry: The next one.
+        drawn_of: The decision of a row of decisions, None for one that has no reward.
+    """
+    yield from attribution.pass_time(entry.known_us)
+    columns = entry.columns
+    if entry.table == "decisions":
+        if (found := drawn_of(columns)) is not None:
+            yield from attribution.decided(found, entry.known_us)
+    elif entry.table == "outcomes" and not columns["decision_id"]:
+        return  # an outcome of a player names no contact to learn from
+    elif entry.table == "outcomes":
+        at_us = micros(columns["occurred_at"])
+        yield from attribution.outcome(columns["decision_id"], columns["type"], at_us, entry.known_us)
+    else:
+        detail = msgspec.json.decode(columns["detail"]) if columns["detail"] else {}
+        yield from attribution.event(columns["player"], {**columns, **detail}, micros(columns["occurred_at"]))
+
+
 def teach(learner: Learner, event: TrainingEvent) -> None:
     """Pass a training event to a learner."""
     one = event.drawn
@@ -260,7 +276,7 @@ def teach(learner: Learner, event: TrainingEvent) -> None:
             learner.settle(seen, act, event.amount_minor, event.provisional_minor)
         case "penalty":
             learner.penalise(act, event.amount_minor)
-        case "nothing":
+        case "more" | "nothing":
             pass
 
 
