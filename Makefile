@@ -61,6 +61,7 @@ map: install ## The maps of code and tests, docs/settings.md, and the features' 
 	$(BIN)/python tests/support/architecture.py
 	$(BIN)/python tests/support/schema_file.py
 	$(BIN)/python tests/support/settings_page.py
+	PYTHONPATH=tests:. $(BIN)/python tests/support/dataset_page.py
 
 contract: install ## The examples of the API, recorded anew in a small house, and docs/openapi.json
 	PYTHONPATH=tests:. $(BIN)/python tests/support/examples.py

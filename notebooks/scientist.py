@@ -18,6 +18,7 @@ from models.churn.plots import reliability_diagram
 from models.churn.training import Rows, evaluate, fit
 from models.releases.registry import ChurnRegistry
 from models.releases.release import GateRefused
+from pipelines.datasets.decisions import dataset
 from pipelines.training.churn import churn_frame
 from pipelines.training.promotion import promote
 
@@ -96,6 +97,18 @@ try:
     print(f"{version} serves in place of {promotion.replaced or 'nothing'}; `croupier rollback churn` undoes that")
 except GateRefused as refusal:
     print(refusal)
+
+# %% [markdown]
+# ## What became of decisions
+#
+# One row for each logged decision of the lake: features as the decision saw them, candidates with their probabilities,
+# the action, its propensity, what became of it and the reward, which is null while its window is open. The columns
+# stand in docs/dataset.md; `croupier dataset` writes the same as Parquet, whatever the size of the lake.
+
+# %%
+decisions = dataset(HOME / "lake")
+rewards = decisions.to_pandas().groupby(["role", "offer"], dropna=False)["reward_minor"]
+print(rewards.agg(["size", "count", "mean"]))
 
 # %%
 open_until_the_end.close()

@@ -27,6 +27,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "rules diff": "work",
     "webhooks": "work",
     "simulate": "all",
+    "dataset": "all",
     "report": "report",
     "experiment plan": "report",
     "bench rules": "dev",

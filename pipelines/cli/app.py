@@ -13,6 +13,7 @@ from pipelines.cli import (
     backups,
     bench,
     catalogue,
+    datasets,
     decisions,
     experiments,
     house,
@@ -49,7 +50,7 @@ def prepare(context: typer.Context) -> None:
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
     *(backups.backup, backups.restore, decisions.verify),
-    *(training.retrain, simulation.simulate, releases.releases),
+    *(training.retrain, simulation.simulate, datasets.dataset, releases.releases),
 ):
     app.command()(command)
 for command in (house.screen, releases.settle):

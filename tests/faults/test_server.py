@@ -186,6 +186,7 @@ ASKING = {
 SERVING = {"up": "--players 0 --no-screen --port PORT", "serve": "--port PORT", "worker": "", "learn": ""}
 """Commands that ask it until they are ended."""
 APART = {
+    "dataset",
     "doctor",
     "settings",
     "import schema",

@@ -13,7 +13,7 @@ from features.events import moment
 from features.schema import STORED, schema_hash
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.assignment import Membership
-from pipelines.worker.lake import SCHEMAS, Reach
+from pipelines.worker.lake import SCHEMAS, Reach, _decision
 from service.decisions.record import (
     Choice,
     ChosenContact,
@@ -113,10 +113,13 @@ def seen(at_us: int, random: np.random.Generator) -> ObservedInputs:
 
 
 class Writer:
-    """Writes entries flush by flush; every entry gets the next place of its player's partition."""
+    """Writes entries flush by flush; every entry gets the next place of its player's partition.
 
-    def __init__(self, lake: Path) -> None:
-        self._lake = lake
+    So many entries `share` each millisecond of the store's clock.
+    """
+
+    def __init__(self, lake: Path, share: int = 3) -> None:
+        self._lake, self._share = lake, share
         self._last = 0
         self._rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "outcomes": [], "events": []}
         self._count = 0
@@ -124,13 +127,12 @@ class Writer:
     def add(self, table: str, known_us: int, **columns: Any) -> None:
         self._count += 1
         row = dict.fromkeys(SCHEMAS[table].names) | columns
-        # Three entries share each millisecond of the store's clock.
-        place = f"{self._last + 1 + self._count // 3}-{self._count % 3}"
+        place = f"{self._last + 1 + self._count // self._share}-{self._count % self._share}"
         row |= {"known_at": known_us, "position": f"{columns['player'][1:5]}:{place}"}
         self._rows[table].append(row)
 
     def decide(self, made: Record) -> None:
-        self.add("decisions", made.at_us, player=made.player, decision_id=made.decision_id, record=dump_record(made))
+        self.add("decisions", made.at_us, **_decision(made, dump_record(made)))
 
     def outcome(self, name: str, player: str, type_: str, at_us: int) -> None:
         self.add("outcomes", at_us, player=player, decision_id=name, type=type_, occurred_at=at_us)
@@ -155,12 +157,12 @@ class Writer:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMAS[table]), folder / f"{name}.parquet")
 
 
-def grow(lake: Path, flushes: int, decisions: int, seed: int = 1) -> None:
+def grow(lake: Path, flushes: int, decisions: int, seed: int = 1, every_us: int = DAY // 50) -> None:
     """A lake of some flushes with so many decisions each, in which free bets by push work."""
     writer, random, at = Writer(lake), np.random.default_rng(seed), BEGAN
     for flush in range(flushes):
         for number in range(decisions):
-            at += DAY // 50
+            at += every_us
             name, player = f"{flush:03d}-{number:024d}", f"{{p{int(random.integers(256)):03d}}}{number % 7}"
             place = int(random.integers(1, CATALOGUE.size)) if random.random() < 0.8 else 0
             made = record(name, player, at, place, random)

@@ -58,6 +58,7 @@ ANSWERS = {
 ENDING = {
     "audit_refused",
     "command_refused",
+    "dataset_refused",
     "gate_refused",
     "import_refused",
     "invalid_backup",

@@ -27,6 +27,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "cronsim": {"pipelines/worker/schedule.py": "reads cron lines"},
     "cryptography": {"service/players/sealing.py": "seals personal fields"},
     "duckdb": {
+        "pipelines/datasets/log.py": "reads the lake for data sets",
         "pipelines/experiments/exposures.py": "reads the lake for reports",
         "pipelines/imports/known_events.py": "finds ids of any age in the lake",
         "pipelines/training/churn.py": "reads the lake for training",
@@ -64,6 +65,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "models/releases/registry.py": "test rows of a model",
         "pipelines/audit/*.py": "reads the lake",
         "pipelines/backup/checks.py": "says what it could not read",
+        "pipelines/datasets/*.py": "makes data sets",
         "pipelines/experiments/exposures.py": "reads the lake",
         "pipelines/learning/training_log.py": "reads the lake",
         "pipelines/rules/compare.py": "reads the lake",
