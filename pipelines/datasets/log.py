@@ -1,7 +1,7 @@
 """The lake as a data set needs it: entries in the learner's order, and records of a span with what became of them.
 
-DuckDB sorts and joins on disk beyond a bound of memory; the records themselves, which are most of a lake, are only
-passed through.
+DuckDB sorts on disk beyond a bound of memory, in which what is known of each decision must find room; the records
+themselves, which are most of a lake, are only passed through.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pipelines.experiments.exposures import opened
 from pipelines.learning.training_log import LakeEntry
 from pipelines.worker.lake import POSITION, reach
 
-MEMORY_MB: Final = 256
-"""What DuckDB may hold in memory."""
+MEMORY_MB: Final = 1_024
+"""What DuckDB may hold in memory; a span that needs more is refused."""
 ROWS: Final = 2_000
 """Decisions that are made rows of at once."""
 _KEPT: Final = 20_000
@@ -73,13 +73,15 @@ _REWARDED: Final = pa.schema(
     ]
 )
 _OBSERVED: Final = """
+    CREATE TABLE kept.observed AS
+    SELECT decision_id, list({'type': type, 'occurred_us': occurred_us, 'known_us': known_us}
+        ORDER BY ms, partition, sequence) AS outcomes
+    FROM kept.entries WHERE kind = 1 GROUP BY decision_id
+"""
+_KNOWN: Final = """
     CREATE TABLE kept.known AS
-    WITH observed AS (
-        SELECT decision_id, list({'type': type, 'occurred_us': occurred_us, 'known_us': known_us}
-            ORDER BY ms, partition, sequence) AS outcomes
-        FROM kept.entries WHERE kind = 1 GROUP BY decision_id)
     SELECT decision_id, begun_us, over, worth_minor, penalty_minor, parts, outcomes
-    FROM kept.chosen LEFT JOIN kept.rewarded USING (decision_id) LEFT JOIN observed USING (decision_id)
+    FROM kept.chosen LEFT JOIN kept.rewarded USING (decision_id) LEFT JOIN kept.observed USING (decision_id)
 """
 _RECORDS: Final = """
     SELECT record, epoch_us(logged.known_at) AS known_us, known.* EXCLUDE (decision_id)
@@ -190,6 +192,7 @@ class LakeLog:
             other.register("some_rewarded", pa.Table.from_pylist(some, _REWARDED))
             other.execute("INSERT INTO kept.rewarded FROM some_rewarded")
         other.execute(_OBSERVED)
+        other.execute(_KNOWN)
 
     def records(self, span: Span) -> Iterator[list[dict[str, Any]]]:
         """Records of the chosen decisions with what is known of them, a bounded number at a time, in the lake's order.

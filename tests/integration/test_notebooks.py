@@ -32,7 +32,7 @@ def decided(seeded: Path, tmp_path: Path) -> Iterator[Path]:
     files = sorted((tmp_path / "decisions").glob("*/*.parquet"))
     for file in files:
         there = seeded / "lake" / file.relative_to(tmp_path)
-        there.parent.mkdir(parents=True)
+        there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, there)
     yield seeded
     shutil.rmtree(seeded / "lake" / "decisions")

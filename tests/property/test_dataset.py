@@ -73,8 +73,8 @@ FEATURES = """
         count(DISTINCT days) FILTER (deposited AND days < 30) AS deposit_days_30d,
         coalesce(sum(amount_minor) FILTER (type = 'bet'
             AND date_trunc('week', occurred_at) = date_trunc('week', now - INTERVAL 7 DAY)), 0) AS bet_week_1,
-        coalesce(sum(amount_minor) FILTER (deposited AND date_trunc('month', occurred_at) = date_trunc('month', now)), 0)
-            AS deposit_month_0,
+        coalesce(sum(amount_minor) FILTER (deposited
+            AND date_trunc('month', occurred_at) = date_trunc('month', now)), 0) AS deposit_month_0,
         min(ago) FILTER (type = 'bet') AS last_bet_days_ago,
         max(ago) FILTER (deposited) AS first_deposit_days_ago,
         arg_max(product, occurred_at) FILTER (type = 'bet') AS last_product
