@@ -18,7 +18,8 @@ import msgspec
 import pyarrow as pa
 
 from features.errors import CroupierError
-from features.moments import DAY_US, back_from, micros, moment
+from features.moments import DAY_US, moment
+from pipelines.audit.period import moment_us
 from pipelines.datasets.rewards import DecisionReward
 from pipelines.experiments.exposures import opened
 from pipelines.learning.training_log import LakeEntry
@@ -145,11 +146,12 @@ class LakeLog:
         """The span that people mean: `7d` or `12h` before the lake's last decision, or a day or moment of ISO 8601.
 
         Raises:
-            DatasetRefused: It is none, or ends before it begins.
+            AuditRefused: It is none.
+            DatasetRefused: It ends before it begins.
         """
         first, last, latest = self._edges()
-        since_us = first if since is None else _said("since", since, last)
-        until_us = last + 1 if until is None else _said("until", until, last)
+        since_us = first if since is None else moment_us(since, moment(last))
+        until_us = last + 1 if until is None else moment_us(until, moment(last), "--until")
         if since is not None and until is not None and since_us >= until_us:
             raise DatasetRefused(f"the span ends before it begins: since {since}, until {until}")
         return Span(since_us, until_us, latest)
@@ -219,10 +221,3 @@ class LakeLog:
 
 def _row(reward: DecisionReward) -> dict[str, Any]:
     return msgspec.structs.asdict(reward) | {"parts": msgspec.msgpack.encode(reward.parts)}
-
-
-def _said(name: str, text: str, last_us: int) -> int:
-    try:
-        return micros(back_from(moment(last_us), text))
-    except ValueError as error:
-        raise DatasetRefused(f"--{name} takes 7d, 12h or a day such as 2026-11-01, not {text!r}") from error

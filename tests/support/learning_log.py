@@ -13,7 +13,7 @@ from features.events import moment
 from features.schema import STORED, schema_hash
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.assignment import Membership
-from pipelines.worker.lake import SCHEMAS, Reach, _decision
+from pipelines.worker.lake import SCHEMAS, Reach, decision_row
 from service.decisions.record import (
     Choice,
     ChosenContact,
@@ -132,7 +132,7 @@ class Writer:
         self._rows[table].append(row)
 
     def decide(self, made: Record) -> None:
-        self.add("decisions", made.at_us, **_decision(made, dump_record(made)))
+        self.add("decisions", made.at_us, **decision_row(made, dump_record(made)))
 
     def outcome(self, name: str, player: str, type_: str, at_us: int) -> None:
         self.add("outcomes", at_us, player=player, decision_id=name, type=type_, occurred_at=at_us)
