@@ -129,6 +129,14 @@ class ArchivedError(RequestRefused):
     sentence = "the record lies in the lake"
 
 
+class LakeUnreadableError(RequestRefused):
+    """A record of the lake that cannot be read now."""
+
+    code = "lake_unreadable"
+    status = 503
+    sentence = "the lake of this host cannot be read now; the log of the process says why"
+
+
 class NoContactError(RequestRefused):
     """A decision without a contact, asked about as if it had one."""
 

@@ -1,6 +1,6 @@
 """Files of records beside the lake's tables: one record of a flush by its place in the log, without Parquet.
 
-    lake/decisions/day=2020-03-02/1583107200000-1583107215000.records
+    lake/decisions/day=2020-03-02/_1583107200000-1583107215000.records
     records, each deflated --> index of 26 bytes a record --> number of records and a mark, 16 bytes
 
 A file is of the same flush as the Parquet file of its name, and holds nothing that this lacks.
@@ -8,8 +8,10 @@ A file is of the same flush as the Parquet file of its name, and holds nothing t
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -21,6 +23,7 @@ from features.moments import moment
 from features.store.deployment import order
 
 SUFFIX: Final = ".records"
+_NAMED: Final = re.compile(r"_(\d+)-(\d+)\.records")
 _MARK: Final = b"CROUPIE1"
 _INDEX: Final = np.dtype(
     [("partition", "<u2"), ("milliseconds", "<u8"), ("sequence", "<u4"), ("offset", "<u8"), ("size", "<u4")]
@@ -46,6 +49,11 @@ def pack_records(records: Sequence[tuple[int, str, bytes]]) -> bytes:
     return b"".join(deflated) + np.array(rows, _INDEX).tobytes() + len(rows).to_bytes(8, "little") + _MARK
 
 
+def beside(file: Path) -> Path:
+    """The file of records of a flush, by its Parquet file; readers of folders pass over names that begin so."""
+    return file.with_name(f"_{file.stem}{SUFFIX}")
+
+
 def find_record(lake: Path, place: Place) -> bytes | None:
     """A decision's record by its place; None if this lake does not hold it.
 
@@ -54,20 +62,31 @@ def find_record(lake: Path, place: Place) -> bytes | None:
         ValueError: A file is not what it must be.
     """
     folder = lake / "decisions" / f"day={moment(place.known_us).date().isoformat()}"
+    trouble: OSError | ValueError | None = None
     for file in _candidates(folder, order(place.stream_id)[0]):
-        if (found := _read(file, place)) is not None:
-            return found
+        try:
+            if (found := _read(file, place)) is not None:
+                return found
+        except (OSError, ValueError) as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
     return None
 
 
 def _candidates(folder: Path, milliseconds: int) -> Iterator[Path]:
     """Files of the flushes that may hold an entry; two where it lies on a boundary."""
-    if not folder.is_dir():
-        return
-    for file in folder.iterdir():
-        first, _, last = file.stem.partition("-")
-        if file.suffix == SUFFIX and first.isdecimal() and int(first) <= milliseconds <= int(last):
-            yield file
+    if folder.is_dir():
+        for first, last, name in _flushes(folder, folder.stat().st_mtime_ns):
+            if first <= milliseconds <= last:
+                yield folder / name
+
+
+@lru_cache(maxsize=64)
+def _flushes(folder: Path, changed_ns: int) -> list[tuple[int, int, str]]:  # noqa: ARG001 - another time, another list
+    """First and last millisecond of each file of records in a folder, which changes when one is added."""
+    found = ((_NAMED.fullmatch(file.name), file.name) for file in folder.iterdir())
+    return sorted((int(named[1]), int(named[2]), name) for named, name in found if named)
 
 
 def every_record(file: Path) -> Iterator[tuple[int, str, bytes]]:

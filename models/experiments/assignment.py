@@ -116,7 +116,7 @@ class Splits:
         )
 
 
-_STRICTEST: Final[tuple[Use, ...]] = ("control", "eval", "explore", "train")
+_STRICTEST: Final[tuple[Use, ...]] = ("eval", "control", "explore", "train")
 
 
 def _use(uses: Iterator[Use]) -> Use:

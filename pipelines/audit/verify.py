@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 import redis
 
-from features.lake.records import SUFFIX, every_record
+from features.lake.records import beside, every_record
 from features.moments import DAY_US, micros, moment
 from features.store.deployment import PARTITIONS, order, position, real_now_us
 from features.store.keys import DECISIONS, PlayerKeys, decision_key, log_key
@@ -242,7 +242,7 @@ class _Walk:
     def _beside(self, files: Sequence[Path]) -> dict[str, bytes] | None:
         """Records of the files beside those of a flush, by position; None where an earlier build wrote none."""
         held: dict[str, bytes] = {}
-        for file in (one.with_suffix(SUFFIX) for one in files):
+        for file in map(beside, files):
             if not file.exists():
                 return None
             try:

@@ -244,7 +244,10 @@ def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema:
             raise ReportRefused(f"the column {moment} of {lake / table} must hold moments with a time zone")
         relation.create_view(f"no_{table}")
         files.create_view(f"files_{table}")
-        relation = connection.sql(f"FROM no_{table} UNION ALL BY NAME FROM files_{table}")
+        try:
+            relation = connection.sql(f"FROM no_{table} UNION ALL BY NAME FROM files_{table}")
+        except duckdb.Error as error:
+            raise ReportRefused(f"columns of {lake / table} are of other types than the lake's: {error}") from error
     relation.create_view(table)
 
 

@@ -260,7 +260,7 @@ def health(
         lag_seconds: How far the lake is behind the house; None if unknown.
     """
     found = {
-        "the shares of the experiment are unknown: nothing that is kept has the version that the decisions name": (
+        "the shares of the experiment are unknown: what split its players is not kept, or a ramp took in others": (
             ratio.expected is None
         ),
         f"the variants are not filled as planned (sample ratio p = {ratio.p_value or 0:.2g})": ratio.alarm,

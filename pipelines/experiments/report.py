@@ -21,7 +21,7 @@ from features.store.keys import REPORTS, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
-from models.experiments.definition import Experiments
+from models.experiments.definition import Experiment, Experiments
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.experiments.health import tallies
@@ -125,7 +125,28 @@ def shares(
         kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
             known[version] = _splitting(kept)
-    return {version: split for version, one in known.items() if (split := _shares(one, found.experiment))}
+    running_as = {version: _running_as(one, found.experiment) for version, one in known.items()}
+    return _comparable({version: one for version, one in running_as.items() if one is not None})
+
+
+def _running_as(experiments: Experiments, key: str) -> Experiment | None:
+    return next((one for one in experiments.running if one.key == key), None)
+
+
+def _comparable(known: Mapping[str, Experiment]) -> dict[str, Mapping[str, float]]:
+    """Shares by version, as far as players who came under it were split by them.
+
+    Where a ramp gave out buckets that nobody owned, those who come to the experiment then are mostly players of these
+    buckets, whom no shares describe: of later phases there are none.
+    """
+    sizes = {version: {one.name: one.size for one in each.variants if one.size} for version, each in known.items()}
+    whole = {sum(size.values()) for size in sizes.values()}
+    first = min((each.phase for each in known.values()), default=1)
+    return {
+        version: {name: size / sum(sizes[version].values()) for name, size in sizes[version].items()}
+        for version, each in known.items()
+        if sizes[version] and (len(whole) == 1 or each.phase == first)
+    }
 
 
 def _splitting(kept: bytes) -> Experiments:
@@ -133,12 +154,6 @@ def _splitting(kept: bytes) -> Experiments:
     if "offers" in msgspec.json.decode(kept):
         return of_catalogue(Catalogue.model_validate_json(kept).experiment)
     return Experiments.model_validate_json(kept)
-
-
-def _shares(experiments: Experiments, key: str) -> Mapping[str, float]:
-    """Shares of an experiment's players; none if it is not among them."""
-    sizes = {variant.name: variant.size for one in experiments.running if one.key == key for variant in one.variants}
-    return {name: size / sum(sizes.values()) for name, size in sizes.items() if size}
 
 
 def running(home: Path) -> LiveHouse | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
+import msgspec
 import redis
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from features.schema import schema_hash
 from features.settings.environment import environment, for_children
 from features.store.bundles import READY, publish, serving_hashes
 from features.store.connection import connect, load_library
-from features.store.deployment import PARTITIONS, House, create_house, real_now_us
+from features.store.deployment import FORMAT, PARTITIONS, House, create_house, raised, real_now_us
 from features.store.errors import StoreError
 from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, bundle_key, lease_key, pointer_key
 from features.store.server import Server, keeping, start_server, store_url
@@ -170,6 +171,9 @@ def prepare(client: redis.Redis, options: Options, url: str) -> House:
     """Create or open the house, load the store's functions, keep the features' schema, apply changed definitions."""
     sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
     house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
+    if house.format < FORMAT:  # before anything of it is changed: earlier builds refuse it from then on
+        house = raised(house)
+        client.set(HOUSE, msgspec.json.encode(house))
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
     client.set(bundle_key(TODAY.hash), TODAY.dumps(), nx=True)

@@ -63,9 +63,8 @@ def promote(url: str, file: str, reason: str, by: str | None = None) -> Released
         found = [one for one in linted(client, chosen, before)["findings"] if one["grade"] != "note"]
         if found:
             raise GateRefused(f"not promoted: {'; '.join(': '.join((one['where'], one['what'])) for one in found)}")
-        splits = of_catalogue(chosen.experiment)  # what its decisions name while no experiments were released
-        for kept in (before, splits):
-            keep(client, bytes_of(kept), kept.hash)
+        keep(client, bytes_of(before), before.hash)
+        _keep_splits(client, before, chosen)
         replaced = serves(journal(client, "catalogue")) or before.hash
         evidence = {"rulebook": served_rulebook(client).hash, **_counts(before, chosen)}
         entry = new_release(
@@ -93,8 +92,16 @@ def rollback(url: str, reason: str, version: str | None = None, by: str | None =
         target = way_back(held, version, "catalogue")
         chosen = catalogue(target, client)
         refuse_misfit(served_rulebook(client), chosen)
+        _keep_splits(client, chosen)
         entry = new_release(client, "catalogue", "rollback", target, serves(held), reason=reason, by=by)
         return change(client, entry, bytes_of(chosen))
+
+
+def _keep_splits(client: redis.Redis, *catalogues: Catalogue) -> None:
+    """Keep the experiments that catalogues name: while none were released, decisions name them by their hash."""
+    for one in catalogues:
+        splits = of_catalogue(one.experiment)
+        keep(client, bytes_of(splits), splits.hash)
 
 
 def linted(client: redis.Redis, chosen: Catalogue, before: Catalogue | None = None) -> dict[str, Any]:

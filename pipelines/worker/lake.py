@@ -32,7 +32,7 @@ import structlog
 from features.aggregates import local_parts
 from features.events import moment
 from features.kept_schemas import FOLDER, SchemaError, find
-from features.lake.records import SUFFIX, pack_records
+from features.lake.records import beside, pack_records
 from features.store.bundles import kept
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, place, position, real_now_us
@@ -265,7 +265,7 @@ class Lake:
     def _write_records(self, day: str, name: str, rows: list[dict[str, Any]]) -> None:
         """Write what serving processes read of a flush: they have no Parquet."""
         records = [(*place(row["position"]), row["record"]) for row in rows]
-        file = self._folder / "decisions" / f"day={day}" / f"{name}{SUFFIX}"
+        file = beside(self._folder / "decisions" / f"day={day}" / f"{name}.parquet")
         self._put(file, lambda unfinished: unfinished.write_bytes(pack_records(records)))
 
     def _save(self) -> None:

@@ -266,6 +266,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
             readiness = Readiness(deps)
             async with _watched(Watch(store, deps, readiness)), _running(readiness):
+                await _keep(store, deps.serving)  # what was promoted
                 app.state.deps, app.state.readiness = deps, readiness
                 yield
     finally:

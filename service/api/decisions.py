@@ -40,6 +40,7 @@ from service.errors import (
     Contended,
     Expired,
     ForeignPositionError,
+    LakeUnreadableError,
     NoContactError,
     Released,
     RequestIdReused,
@@ -303,6 +304,6 @@ def add(app: FastAPI) -> None:
         Operation(path, post_decision, tag, DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
         Operation(f"{one}/confirm", post_confirm, tag, ConfirmAnswer, _NOT_SENT, "POST"),
         Operation(f"{path}/batch", post_batch, tag, BatchAnswer, OF_A_BODY, "POST"),
-        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError, ArchivedError)),
+        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError, ArchivedError, LakeUnreadableError)),
     ):
         add_route(app, operation)

@@ -137,19 +137,19 @@ end
 
 -- KEYS: facts, ledger, log, decision, seal, recent decisions, budget shares, leases that charge budgets.
 -- ARGV: real0, house0, rate, facts version ('' for no contact whatever changed), ledger version, seal, seconds the record
---       is kept, decision id, record, what the store keeps of it ('' for all), number of recent decisions to remember, ledger
---       entry ('' for no contact), its last moment, then ledger entries that nothing can need any more.
--- What is kept is preceded by the record's place: stream id and house time.
+--       is kept, decision id, record, number of recent decisions to remember, ledger entry ('' for no contact), its last moment, then ledger
+--       entries that nothing can need any more.
+-- `kept` makes what the store keeps of the entry's id and house time.
 -- Returns reserved + stream id, replay + what is kept, moved, or short + the budget whose share is too small + what
 -- is left of it; nothing is changed then.
-local function reserve(keys, args)
+local function commit(keys, args, kept)
   local held = redis.call('GET', keys[4])
   if held then return {'replay', held} end
   local facts, ledger = redis.call('HGET', keys[1], 'v') or '0', redis.call('HGET', keys[2], 'v') or '0'
   if args[4] ~= '' and (facts ~= args[4] or ledger ~= args[5]) then return {'moved'} end
   local seal = redis.call('GET', keys[5])
   if seal and seal ~= args[6] then return {'moved'} end
-  local entry = args[12]
+  local entry = args[11]
   local charges = entry ~= '' and string.match(entry, '%S+$') or '-'
   for name, amount in string.gmatch(charges, '([^,=]+)=(%d+)') do
     local share = redis.call('HGET', keys[7], name) or '0'
@@ -158,19 +158,31 @@ local function reserve(keys, args)
   if not seal then redis.call('SET', keys[5], args[6]) end
   local known = house_us(args[1], args[2], args[3])
   local id = append(keys[3], 'decision', args[9], known)
-  local kept = args[10] == '' and args[9] or args[10]
-  redis.call('SET', keys[4], table.concat({id, number(known), kept}, ' '), 'EX', args[7])
+  redis.call('SET', keys[4], kept(id, known), 'EX', args[7])
   redis.call('LPUSH', keys[6], args[8])
-  redis.call('LTRIM', keys[6], 0, tonumber(args[11]) - 1)
+  redis.call('LTRIM', keys[6], 0, tonumber(args[10]) - 1)
   redis.call('EXPIRE', keys[6], args[7])
   if entry ~= '' then
-    for n = 14, #args do redis.call('HDEL', keys[2], args[n]) end
+    for n = 13, #args do redis.call('HDEL', keys[2], args[n]) end
     redis.call('HSET', keys[2], args[8], entry)
     redis.call('HINCRBY', keys[2], 'v', 1)
     for name, amount in string.gmatch(charges, '([^,=]+)=(%d+)') do redis.call('HINCRBY', keys[7], name, '-' .. amount) end
-    if charges ~= '-' then redis.call('ZADD', keys[8], args[13], keys[2] .. ' ' .. args[8]) end
+    if charges ~= '-' then redis.call('ZADD', keys[8], args[12], keys[2] .. ' ' .. args[8]) end
   end
   return {'reserved', id}
+end
+
+-- As the first builds call it: the record is kept, and nothing else.
+local function reserve(keys, args)
+  return commit(keys, args, function() return args[9] end)
+end
+
+-- ARGV: what the store keeps of the record ('' for all of it), then as above. The place of the entry stands before it.
+local function decide(keys, args)
+  local kept = table.remove(args, 1)
+  return commit(keys, args, function(id, known)
+    return table.concat({id, number(known), kept == '' and args[9] or kept}, ' ')
+  end)
 end
 
 -- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure, ledger
@@ -349,6 +361,7 @@ end
 redis.register_function('croupier_ingest', ingest)
 redis.register_function{function_name = 'croupier_view', callback = view, flags = {'no-writes'}}
 redis.register_function('croupier_reserve', reserve)
+redis.register_function('croupier_decide', decide)
 redis.register_function('croupier_confirm', confirm)
 redis.register_function('croupier_seal', seal)
 redis.register_function('croupier_assert', assert_facts)

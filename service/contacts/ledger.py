@@ -197,6 +197,7 @@ class RedisLedger:
         names = [keys.facts, keys.ledger, keys.log, keys.decision(booking.decision_id), keys.seal, keys.recent]
         held = booking.reservation
         arguments = [
+            booking.kept,
             *clock_arguments(self._house),
             booking.facts_version,
             booking.ledger_version,
@@ -204,14 +205,13 @@ class RedisLedger:
             kept_seconds(self._house),
             booking.decision_id,
             booking.record,
-            booking.kept,
             RECENT,
             held.dumps() if held else "",
             held.valid_until_us if held else 0,
             *booking.outdated,
         ]
         names += [keys.budget, keys.expiry]
-        return cast("Sequence[bytes]", await self.store.call("croupier_reserve", names, arguments))
+        return cast("Sequence[bytes]", await self.store.call("croupier_decide", names, arguments))
 
     async def _funded(self, keys: PlayerKeys, booking: Booking, account: str, left: int) -> bool:
         """Whether the partition's share of a budget could be filled up, within this request's deadline.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -12,9 +14,11 @@ from features.store.deployment import position
 from service.contacts.ledger import RedisLedger
 from service.decisions.kept import load_stored
 from service.decisions.record import Record, load_record
-from service.errors import ArchivedError, UnknownDecisionError
+from service.errors import ArchivedError, LakeUnreadableError, UnknownDecisionError
 
-_LOG = structlog.get_logger()
+_LOG: Final = structlog.get_logger()
+_READERS: Final = ThreadPoolExecutor(4, "lake")
+"""Threads of their own: a file system that hangs holds up nothing else."""
 
 
 async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) -> Record:
@@ -28,6 +32,7 @@ async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) 
     Raises:
         UnknownDecisionError: No such decision, or none that is still kept.
         ArchivedError: It lies in a lake that this host does not have; names the place.
+        LakeUnreadableError: The lake of this host did not tell.
         StoreError: The store did not answer.
     """
     held = await ledger.decision(decision_id)
@@ -38,15 +43,18 @@ async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) 
         return record
     if place is None:  # of no build: what is kept in part says where the rest is
         raise UnknownDecisionError
-    logged = await ledger.logged(place) or (None if lake is None else await _in_lake(lake, place))
+    logged = await ledger.logged(place) or (None if lake is None else await _in_lake(lake, place, ledger.store.seconds))
     if logged is None:  # what the log lacks was in the lake's files before it was trimmed
         raise ArchivedError(f"the record lies at {position(place.partition, place.stream_id)} of the lake")
     return load_record(logged)
 
 
-async def _in_lake(lake: Path, place: records.Place) -> bytes | None:
+async def _in_lake(lake: Path, place: records.Place, seconds: float) -> bytes | None:
+    """The record of a place; raises LakeUnreadableError if that cannot be told."""
+    reading = asyncio.get_running_loop().run_in_executor(_READERS, records.find_record, lake, place)
     try:
-        return await asyncio.to_thread(records.find_record, lake, place)
-    except (OSError, ValueError) as error:
-        _LOG.error("archive", trouble=str(error), place=position(place.partition, place.stream_id))
-        return None
+        return await asyncio.wait_for(reading, seconds)
+    except (OSError, ValueError) as error:  # TimeoutError is an OSError
+        trouble = str(error) or f"no answer within {seconds:.1f} s"
+        _LOG.error("archive", trouble=trouble, place=position(place.partition, place.stream_id))
+        raise LakeUnreadableError from error

@@ -156,7 +156,7 @@ class Record(_Logged, frozen=True, kw_only=True):
         sealed: Personal fields, see `service.decisions.personal`.
         chain: Room for the hash of the record before it in its partition.
         experiments: Every experiment that the player was in.
-        use: What the decision serves for; nothing is learnt from `eval`.
+        use: What the variants make of the player's decisions, whatever the role; nothing is learnt from `eval`.
         journey: What asked, if a journey did.
         shadows: Policies to be asked what they would have done.
     """

@@ -217,13 +217,15 @@ class CompiledRulebook:
         They are worked out once a minute and zone: hours begin and end at whole minutes (see `features.zones`), so
         that within one all stays as it is but the moment of what is sent now.
         """
+        if fixed:  # a contact's own moments: hardly another has them
+            return defer(windows, rules.hours_groups, inputs.zone, self.layout, fixed=True)
         now_us = inputs.now_us
         begun = [(None if at == now_us else at, ends) for at, ends in windows]
-        key = (inputs.zone, now_us // MINUTE_US, fixed, *begun)
+        key = (inputs.zone, now_us // MINUTE_US, *begun)
         if (found := rules.times.get(key)) is None:
             if len(rules.times) >= _REMEMBERED:
                 rules.times.clear()
-            times = defer(windows, rules.hours_groups, inputs.zone, self.layout, fixed=fixed)
+            times = defer(windows, rules.hours_groups, inputs.zone, self.layout, fixed=False)
             found = rules.times[key] = now_us, times
         then_us, times = found
         if then_us == now_us:

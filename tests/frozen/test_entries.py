@@ -121,7 +121,7 @@ def test_a_reservation_is_charged_and_its_lease_is_found_when_it_runs_out(case: 
     for account, amount in one.charges:
         store.hset(KEYS.budget, account, str(amount + 7))
     names = [KEYS.facts, KEYS.ledger, KEYS.log, KEYS.decision(NAME), KEYS.seal, KEYS.recent, KEYS.budget, KEYS.expiry]
-    arguments = [*clock(1), "0", "0", b"seal", 60, NAME, b"record", b"", 20, one.dumps(), one.valid_until_us]
+    arguments = [*clock(1), "0", "0", b"seal", 60, NAME, b"record", 20, one.dumps(), one.valid_until_us]
     assert called(store, "croupier_reserve", names, *arguments)[0] == b"reserved"
     assert held(store) == one
     assert shares(store) == {account: 7 for account, _ in one.charges}

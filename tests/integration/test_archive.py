@@ -16,6 +16,12 @@ from pipelines.worker.process import Worker, wait_until_in_lake
 from service.decisions.kept import load_stored
 
 
+def cut(lake: Path) -> None:
+    """Damage every file of records of a lake."""
+    for file in lake.rglob("_*.records"):
+        file.write_bytes(file.read_bytes()[:-1])
+
+
 async def test_a_decision_is_found_in_the_log_then_in_the_lake_and_else_its_place_is_named(
     opened: Opened, server: Stored, store: redis.Redis, lake: Path, tmp_path: Path
 ) -> None:
@@ -37,6 +43,9 @@ async def test_a_decision_is_found_in_the_log_then_in_the_lake_and_else_its_plac
         assert (logged.status_code, archived.content) == (200, logged.content)
         again = await client.post("/v1/decisions", json=asked_for)
         assert again.content == first.content, "a retry needs no more than what is kept"
+        cut(lake)
+        damaged = await client.get(f"/v1/decisions/{decided}")
+        assert (damaged.status_code, damaged.json()["code"]) == (503, "lake_unreadable")
         deps = app_of(client).state.deps
         app_of(client).state.deps = replace(deps, lake=tmp_path / "nowhere")
         gone = await client.get(f"/v1/decisions/{decided}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import redis
 import structlog
@@ -163,6 +164,17 @@ def test_each_of_several_experiments_is_reported_by_the_releases_that_split_its_
     assert not told.srm.alarm
     assert report.compute(home / "other", read_mlflow(home), house, experiment="policy_2026").srm.expected is not None
     house.client.close()
+
+
+def test_a_ramp_that_takes_in_players_leaves_no_shares_to_compare_with() -> None:
+    small, wide = fewer({"all": 0.5, "less": 0.1}, 1), fewer({"all": 0.5, "less": 0.5}, 2)
+    players = pd.DataFrame({"split": [small.hash, wide.hash]})
+    found = exposures.Exposures(
+        experiment="fewer", others=[], players=players, window_days=14, has_bets=True, unpriced=0, latest_us=0
+    )
+    told = report.shares(found, {one.hash: one for one in (small, wide)}, None)
+    assert told == {small.hash: {"all": pytest.approx(5 / 6), "less": pytest.approx(1 / 6)}}
+    assert report.shares(found, {wide.hash: wide}, None) == {wide.hash: {"all": 0.5, "less": 0.5}}
 
 
 def fewer(shares: dict[str, float], phase: int) -> Experiments:

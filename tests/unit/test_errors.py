@@ -49,6 +49,7 @@ ANSWERS = {
     "outcome_too_old": 422,
     "unknown_brand": 422,
     "unknown_type": 422,
+    "lake_unreadable": 503,
     "contended": 503,
     "no_definitions": 503,
     "not_ready": 503,

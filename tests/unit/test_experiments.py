@@ -268,6 +268,17 @@ def test_who_is_in_no_variant_is_in_no_experiment() -> None:
     assert (assigned.memberships, assigned.policy) == ((), "learnt")
 
 
+def test_of_several_uses_the_one_that_is_never_learnt_from_wins() -> None:
+    """A decision that serves for evaluation does so whatever another layer makes of it."""
+    judged = experiment(learnt=1.0)
+    judged["variants"][0]["use"] = "eval"
+    other = leaving_out("b", HOUSE.offers[1].id)
+    for one in other["variants"]:
+        one["use"] = "control"
+    splits = Splits(changes.begun(Experiments(), parsed([judged], [other])), SPACE)
+    assert {splits.assign(player).use for player in PLAYERS[:200]} == {"eval"}
+
+
 # --- What may not start
 
 

@@ -4,12 +4,15 @@ import string
 from pathlib import Path
 
 import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from frozen.cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.lake.records import SUFFIX, Place, find_record, pack_records
+from features.lake.records import Place, beside, find_record, pack_records
 from features.moments import moment
 from service.decisions.kept import KeptDecision, dump_kept, load_stored
 from service.decisions.record import Record, load_record
@@ -54,7 +57,7 @@ def test_every_record_of_a_flush_is_found_by_its_place_and_no_other(
     folder = lake / "decisions" / f"day={moment(NEW_YEAR_US).date()}"
     folder.mkdir(parents=True)
     rows = [(*where, body) for where, body in flush.items()]
-    (folder / f"0-{2**42}{SUFFIX}").write_bytes(pack_records(rows))
+    (folder / f"_0-{2**42}.records").write_bytes(pack_records(rows))
     for at, name, body in rows:
         assert find_record(lake, Place(at, name, NEW_YEAR_US)) == body
         assert find_record(lake, Place(at, name, NEW_YEAR_US - 1)) is None, "another day"
@@ -65,8 +68,8 @@ def test_every_record_of_a_flush_is_found_by_its_place_and_no_other(
 def test_a_record_on_the_boundary_of_two_flushes_is_found_in_the_one_that_has_it(tmp_path: Path) -> None:
     folder = tmp_path / "decisions" / "day=2020-01-01"
     folder.mkdir(parents=True)
-    (folder / f"0-100{SUFFIX}").write_bytes(pack_records([(7, "99-0", b"before")]))
-    (folder / f"100-200{SUFFIX}").write_bytes(pack_records([(7, "100-1", b"after")]))
+    (folder / "_0-100.records").write_bytes(pack_records([(7, "99-0", b"before")]))
+    (folder / "_100-200.records").write_bytes(pack_records([(7, "100-1", b"after")]))
     assert find_record(tmp_path, Place(7, "99-0", NEW_YEAR_US)) == b"before"
     assert find_record(tmp_path, Place(7, "100-1", NEW_YEAR_US)) == b"after"
     assert find_record(tmp_path, Place(8, "100-1", NEW_YEAR_US)) is None
@@ -77,6 +80,20 @@ def test_half_a_file_is_refused_and_not_read_as_something(tmp_path: Path, cut: i
     folder = tmp_path / "decisions" / "day=2020-01-01"
     folder.mkdir(parents=True)
     whole = pack_records([(7, "99-0", b"a record" * 9)])
-    (folder / f"0-100{SUFFIX}").write_bytes(whole[:-cut])
-    with pytest.raises(ValueError, match=r"^0-100\.records is no file of records, or not whole$"):
+    (folder / "_0-100.records").write_bytes(whole[:-cut])
+    with pytest.raises(ValueError, match=r"^_0-100\.records is no file of records, or not whole$"):
         find_record(tmp_path, Place(7, "99-0", NEW_YEAR_US))
+    (folder / "_50-200.records").write_bytes(pack_records([(7, "99-0", b"whole")]))
+    assert find_record(tmp_path, Place(7, "99-0", NEW_YEAR_US)) == b"whole", "another file has it"
+
+
+def test_what_lies_beside_the_files_of_a_lake_disturbs_nobody_who_reads_its_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "decisions" / "day=2020-01-01"
+    folder.mkdir(parents=True)
+    table = pa.table({"decision_id": ["a"]})
+    pq.write_table(table, folder / "0-100.parquet")
+    beside(folder / "0-100.parquet").write_bytes(pack_records([(7, "99-0", b"record")]))
+    (folder / "_0-100 copy.records").write_bytes(b"")
+    assert pq.read_table(tmp_path / "decisions", partitioning=None) == table
+    assert len(pd.read_parquet(tmp_path / "decisions")) == 1
+    assert find_record(tmp_path, Place(7, "99-0", NEW_YEAR_US)) == b"record"
