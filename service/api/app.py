@@ -266,7 +266,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             )
             readiness = Readiness(deps)
             async with _watched(Watch(store, deps, readiness)), _running(readiness):
-                await _keep(store, deps.serving)  # what was promoted
+                if deps.serving is not serving:
+                    await _keep(store, deps.serving)  # what was promoted
                 app.state.deps, app.state.readiness = deps, readiness
                 yield
     finally:

@@ -68,8 +68,8 @@ async def test_a_process_whose_store_is_too_slow_is_not_ready_before_it_is_fast_
 async def test_a_process_whose_write_was_not_acknowledged_is_not_ready_before_the_next_ones_are(
     between: Between,
 ) -> None:
-    # Catalogue, rules and what serves are written before.
-    between.fault = Fault("SET croupier", "before", "hang", nth=4)
+    # Catalogue, rules, experiments, the features' schema and what serves are written before.
+    between.fault = Fault("SET croupier", "before", "hang", nth=6)
     async with calling(between.url) as caller:
         answer = await caller.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
