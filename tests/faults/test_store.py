@@ -184,7 +184,7 @@ def test_a_store_that_hangs_between_read_and_reservation_is_asked_again_under_th
         world.server.signal(signal.SIGSTOP)
 
     def hung(number: int) -> httpx.Response:
-        between.fault = Fault("croupier_reserve", "before", "go on", stop)
+        between.fault = Fault("croupier_decide", "before", "go on", stop)
         answer = caller.unless_left_alone(player, **asked[number])
         world.server.signal(signal.SIGCONT)
         return answer
@@ -201,7 +201,7 @@ def test_without_an_answer_to_the_reservation_a_retry_gets_the_one_decision_that
     world: World, between: Between, caller: Caller, player: str, moment: Moment
 ) -> None:
     asked = {"request_id": "once", "channels": ["email", "in_app"]}
-    between.fault = Fault("croupier_reserve", moment, "hang")
+    between.fault = Fault("croupier_decide", moment, "hang")
     put_off(caller.unless_left_alone(player, **asked))
     held = world.ledger(player)
     decided(caller, player, asked)
