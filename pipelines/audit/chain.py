@@ -6,6 +6,7 @@ link = sha256(link before + record);  the last link of each partition stands in 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from features.store.deployment import order
 
+_NAMED: Final = re.compile(r"\d+-\d+\.parquet")
+_DAY: Final = re.compile(r"day=\d{4}-\d\d-\d\d")
 CHANGED: Final = "the row is not as it was written, or rows before it are gone"
 INSERTED: Final = "the row was put in"
 RELINKED: Final = "the link of the row is not that of its record"
@@ -80,10 +83,15 @@ def _order(place: str) -> tuple[int, int]:
     return order(place[5:])
 
 
+def is_of_a_flush(file: Path) -> bool:
+    """Whether a file has the name and the folder of one that a flush left."""
+    return bool(_NAMED.fullmatch(file.name) and _DAY.fullmatch(file.parent.name))
+
+
 def flushes(lake: Path) -> Mapping[str, Sequence[Path]]:
     """Files of decisions by flush, in the order of flushes."""
     found = defaultdict[str, list[Path]](list)
-    for file in lake.glob("decisions/*/*.parquet"):
+    for file in filter(is_of_a_flush, lake.glob("decisions/*/*.parquet")):
         found[file.stem].append(file)
     return dict(sorted(found.items(), key=lambda flush: int(flush[0].rpartition("-")[2])))
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from features.errors import CroupierError
 from features.moments import micros, moment
-
-_DAY: Final = timedelta(days=1)
 
 
 class AuditRefused(CroupierError):
@@ -31,7 +29,8 @@ class Period(NamedTuple):
 
     def near(self, day: date) -> bool:
         """Whether a day lies in it, or next to it."""
-        return moment(self.since_us).date() - _DAY <= day <= moment(self.until_us).date() + _DAY
+        first, last = moment(self.since_us).toordinal(), moment(self.until_us).toordinal()
+        return first - 1 <= day.toordinal() <= last + 1
 
 
 def moment_us(text: str, last: datetime, option: str = "--since") -> int:

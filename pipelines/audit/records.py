@@ -48,7 +48,9 @@ def find_record(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecor
         _, record, place = load_stored(held)
         if record is not None:
             return FoundRecord(record, "store")
-    found = (None if place is None else _at(client, lake, place)) or _anywhere(client, lake, decision_id)
+    found = None if place is None else _at(client, lake, place)
+    if found is None or found.record.decision_id != decision_id:
+        found = _anywhere(client, lake, decision_id)
     if found is None:
         raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}")
     return found

@@ -27,7 +27,7 @@ from features.store.keys import DECISIONS, PlayerKeys, decision_key, log_key
 from pipelines.audit import chain
 from pipelines.audit.period import Period
 from pipelines.audit.releases import Releases
-from pipelines.worker.lake import Reach, decision_row, reach, standing_still
+from pipelines.worker.lake import SCHEMAS, Reach, decision_row, reach, standing_still
 from service.decisions.differences import ERASED
 from service.decisions.kept import KeptDecision, Stored, load_stored
 from service.decisions.record import Record, load_record
@@ -37,6 +37,9 @@ _BATCH: Final = 500
 _PAGE: Final = 1_000
 _KEPT_US: Final = 34 * DAY_US
 """For so long the store surely has a decision: it keeps them for 35 days of the house's clock."""
+_OF_THE_LOG: Final = frozenset({"known_at", "position", "chain"})
+_LATER: Final = frozenset({"experiments", "global_holdout", "use", "journey", "experiments_version"})
+"""Columns that the files of the first builds lack."""
 _LONGEST: Final = 200
 """Letters of a fault's reason."""
 _OTHERWISE: Final = "the row is not as it was written"
@@ -171,7 +174,6 @@ class _Walk:
         self._found = findings
         self._heads = defaultdict[int, chain.Head](chain.Head)
         self._done: set[str] = set()
-        self._to_the_end = True
         self._seen: set[str] = set()
         self._broken: dict[str, tuple[Fault, str]] = {}
 
@@ -184,6 +186,7 @@ class _Walk:
         with standing_still(self._lake) as reached:
             self._flushed()
             entries = list(self._log(reached))
+            self._strays(reached)
         self._ends(reached)
         self._take(entries)
         self._judge.settle()
@@ -221,8 +224,18 @@ class _Walk:
             if self._covered(files):
                 self._take(self._rows(name, files))
             else:
-                self._to_the_end = False
+                self._pass(name, files)
         return bool(new)
+
+    def _pass(self, name: str, files: Sequence[Path]) -> None:
+        """Follow the chain over a flush of other days, so that what is of the period hangs on the lake's last links."""
+        try:
+            for row in chain.rows(files, ["position", "record", "chain", "decision_id"]):
+                self._found.number += 1
+                self._followed(row["position"], row["record"] or b"", row)
+                self._seen.add(row["decision_id"])
+        except (OSError, pa.ArrowException) as error:
+            self._found.tampered(name, None, f"{files[0].name} of the lake cannot be read: {error}")
 
     def _rows(self, name: str, files: Sequence[Path]) -> Iterator[Entry]:
         try:
@@ -246,7 +259,10 @@ class _Walk:
             if not file.exists():
                 return None
             try:
-                held |= {position(at, stream_id): body for at, stream_id, body in every_record(file)}
+                for at, stream_id, body in every_record(file):
+                    place = position(at, stream_id)
+                    if held.setdefault(place, body) is not body:
+                        self._found.tampered(place, None, f"{file.name} of the lake has it twice")
             except (OSError, ValueError) as error:
                 self._found.tampered(file.stem, None, f"{file.name} of the lake cannot be read: {error}")
                 return None
@@ -267,9 +283,23 @@ class _Walk:
                         yield position(partition, stream_id.decode()), fields.get(b"b", b""), None
                 after = f"({entries[-1][0].decode()}"
 
+    def _strays(self, reached: Reach) -> None:
+        """Name files that no flush left where they lie: they would be read as if one had."""
+        flushes = chain.flushes(self._lake)
+        lawful = {beside(file) for files in flushes.values() for file in files}
+        for file in sorted(self._lake.glob("decisions/*/*")):
+            if file.name.startswith("."):
+                continue  # unfinished, and passed over by everybody
+            if not chain.is_of_a_flush(file) and file not in lawful:
+                self._found.tampered(file.stem, None, f"{file.name} of the lake is no file of a flush")
+        for name in flushes:
+            beyond = int(name.rpartition("-")[2]) > reached.flushed
+            if beyond and name != f"{reached.flushed}-{reached.pending}":
+                self._found.tampered(name, None, "a flush lies beyond where the lake says that it reaches")
+
     def _ends(self, reached: Reach) -> None:
-        """See that the chain ends where the lake's position says, where the walk came to its end."""
-        for partition in range(PARTITIONS) if self._to_the_end else ():
+        """See that the chain ends where the lake's position says."""
+        for partition in range(PARTITIONS):
             head = self._heads.get(partition, chain.Head())
             if head.link.hex() != reached.heads.get(str(partition), ""):
                 place = head.place or position(partition, "0-0")
@@ -283,7 +313,8 @@ class _Walk:
             broken = None if row is None else self._followed(place, body, row)
             try:
                 record = load_record(body)
-            except ValueError as error:
+                decision_key(record.decision_id), PlayerKeys(record.player)
+            except (ValueError, TypeError, IndexError) as error:
                 self._found.tampered(place, None, f"the record cannot be read: {error}")
                 continue
             if record.decision_id in self._seen:
@@ -293,7 +324,7 @@ class _Walk:
                 self._judge.take(_Logged(self._found.number, place, body, record, row, broken))
 
     def _followed(self, place: str, body: bytes, row: Mapping[str, Any]) -> Fault | None:
-        broken = self._heads[int(place[1:4])].follow(place, body, row["chain"])
+        broken = self._heads[int(place[1:4])].follow(place, body, row["chain"] or b"")
         if broken is None:
             return None
         if broken.place in self._broken:
@@ -306,12 +337,16 @@ class _Walk:
 
     def _missed(self, names: set[str]) -> None:
         """Name decisions that the store has and that neither lake nor log has."""
-        for name in sorted(names - self._seen):
-            stored = cast("bytes | None", self._client.get(decision_key(name)))
-            held = None if stored is None else load_stored(stored)
-            if held is not None and self._period.holds(held.kept.at_us):
-                place = position(int(name[:3]), "" if held.place is None else held.place.stream_id)
-                self._gone(name, place, "the store has the decision, and its row is gone from the log")
+        missing = sorted(names - self._seen)
+        for begin in range(0, len(missing), _PAGE):
+            page, pipe = missing[begin : begin + _PAGE], self._client.pipeline(transaction=False)
+            for name in page:
+                pipe.get(decision_key(name))
+            for name, stored in zip(page, pipe.execute(), strict=True):
+                held = None if stored is None else load_stored(stored)
+                if held is not None and self._period.holds(held.kept.at_us):
+                    place = position(int(name[:3]), "" if held.place is None else held.place.stream_id)
+                    self._gone(name, place, "the store has the decision, and its row is gone from the log")
 
     def _gone(self, name: str | None, place: str, what: str) -> None:
         """Name a decision without a row, where the chain breaks for it if it does."""
@@ -379,7 +414,7 @@ class _Judge:
         """What is wrong with a decision that stands where none should, or its columns beside its record."""
         if held is None and one.row is None and one.record.at_us > self._recent_us:
             return "the store has no such decision: it was put in"
-        if one.row is not None and (others := _columns(one.record, one.body, one.row)):
+        if one.row is not None and (others := _columns(one.record, one.body, one.row, held)):
             return f"columns of the lake are not those of its record: {', '.join(others)}"
         return None
 
@@ -395,10 +430,14 @@ def _order(place: str) -> tuple[int, int]:
     return order(place[5:] or "0-0")
 
 
-def _columns(record: Record, body: bytes, row: Mapping[str, Any]) -> list[str]:
-    """Columns of a row that are not what its record says."""
+def _columns(record: Record, body: bytes, row: Mapping[str, Any], held: Stored | None) -> list[str]:
+    """Columns of a row that are not what its record says, or what the store says of when it became known."""
     made = decision_row(record, body)
-    return [name for name, value in made.items() if name in row and value != _plain(row[name])]
+    if held is not None and held.place is not None:
+        made["known_at"] = held.place.known_us
+    compared = [name for name in SCHEMAS["decisions"].names if name not in _OF_THE_LOG or name in made]
+    absent = [name for name in compared if name not in row and name not in _LATER]
+    return absent + [name for name in compared if name in row and made.get(name) != _plain(row[name])]
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell

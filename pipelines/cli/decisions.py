@@ -75,14 +75,18 @@ def verify(
     from features.store.connection import connect
     from features.store.deployment import open_house, real_now_us
     from pipelines.audit import pages
-    from pipelines.audit.period import Period, moment_us
+    from pipelines.audit.period import AuditRefused, Period, moment_us
     from pipelines.audit.verify import verify as verify_log
 
+    if lake is not None and not lake.is_dir():
+        raise AuditRefused(f"there is no lake at {lake}")
     with serving() as url, _counting() as say:
         client = connect(url)
         now_us = open_house(client).now_us(real_now_us(client)) + 1
         now = moment(now_us)
         period = Period(moment_us(since, now), now_us if until is None else moment_us(until, now, "--until"))
+        if period.since_us >= period.until_us:
+            raise AuditRefused(f"nothing lies between --since {since} and {'now' if until is None else until}")
         found = fields(verify_log(client, lake or home() / "lake", home(), period, say))
     show(found, as_json=True) if as_json else paper().print(pages.verified(found), markup=False, highlight=False)
     if found["first_fault"] is not None:

@@ -152,8 +152,10 @@ class LakeLog:
         first, last, latest = self._edges()
         since_us = first if since is None else moment_us(since, moment(last))
         until_us = last + 1 if until is None else moment_us(until, moment(last), "--until")
-        if since is not None and until is not None and since_us >= until_us:
-            raise DatasetRefused(f"the span ends before it begins: since {since}, until {until}")
+        if last and since_us >= until_us:
+            begins, ends = (moment(at).isoformat(timespec="seconds") for at in (first, last))
+            asked = f"between {since or 'the first'} and {until or 'the last'}"
+            raise DatasetRefused(f"no decision lies {asked}: they are of {begins} to {ends}")
         return Span(since_us, until_us, latest)
 
     def _edges(self) -> tuple[int, int, int]:

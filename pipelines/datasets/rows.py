@@ -67,8 +67,10 @@ def _features(record: Record, schemas: LakeSchemas) -> NDArray[np.float64] | Non
 
 def batch(decisions: Sequence[Logged], catalogues: Catalogues, window_us: int) -> pa.RecordBatch:
     """Rows of decisions, one each, in the columns of SCHEMA."""
+    if not decisions:
+        return pa.RecordBatch.from_pylist([], schema=SCHEMA)
     plain = [_plain(one, catalogues, window_us) for one in decisions]
-    named = [field for field in SCHEMA if field.name in (plain[0] if plain else {})]
+    named = [field for field in SCHEMA if field.name in plain[0]]
     columns = {field.name: pa.array([row[field.name] for row in plain], field.type) for field in named}
     columns["candidates"] = _candidates([one.record for one in decisions], catalogues)
     nothing = np.full(len(VECTOR), np.nan)

@@ -125,7 +125,8 @@ def shares(
         kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
             known[version] = _splitting(kept)
-    running_as = {version: _running_as(one, found.experiment) for version, one in known.items()}
+    theirs = set(found.players["split"].unique())
+    running_as = {version: _running_as(one, found.experiment) for version, one in known.items() if version in theirs}
     return _comparable({version: one for version, one in running_as.items() if one is not None})
 
 

@@ -46,7 +46,10 @@ async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) 
     logged = await ledger.logged(place) or (None if lake is None else await _in_lake(lake, place, ledger.store.seconds))
     if logged is None:  # what the log lacks was in the lake's files before it was trimmed
         raise ArchivedError(f"the record lies at {position(place.partition, place.stream_id)} of the lake")
-    return load_record(logged)
+    if (record := load_record(logged)).decision_id != decision_id:
+        _LOG.error("archive", trouble="another decision lies there", place=position(place.partition, place.stream_id))
+        raise LakeUnreadableError
+    return record
 
 
 async def _in_lake(lake: Path, place: records.Place, seconds: float) -> bytes | None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from support.rule_cases import SERVICE, changed
 from support.snapshots import ONE, TWO
 from typer.testing import CliRunner
 
+from features.lake.records import beside
+from features.moments import micros
 from features.read_plan import ReadPlan
 from features.store.deployment import open_house
 from features.store.keys import BUNDLES, PlayerKeys, bundle_key, decision_key, log_key
@@ -558,3 +561,101 @@ async def test_every_log_line_of_a_decisions_request_names_it(opened: Opened, mo
         structlog.reset_defaults()
     faults = [one for one in lines.entries if one["event"] == "fault"]
     assert [one.get("decision_id") for one in faults] == [made, made, made, made, None]
+
+
+def strays(lake: Path) -> dict[str, Path]:
+    """Files that no flush left, as somebody might leave them."""
+    (file, *_) = sorted(lake.glob("decisions/*/*.parquet"))
+    first, last = file.stem.split("-")
+    found = {
+        "records of no flush": file.with_name(f"_0-{int(last) + 1}.records"),
+        "a table by another name": file.with_name("notes.parquet"),
+        "a flush beyond the lake": file.with_name(f"{first}-{reach(lake).flushed + 5_000}.parquet"),
+    }
+    for place in found.values():
+        shutil.copy(beside(file) if place.suffix == ".records" else file, place)
+    return found
+
+
+def test_files_that_no_flush_left_are_named(filled: World) -> None:
+    assert verified(filled).chain_ok
+    for what, file in strays(filled.lake).items():
+        others = [one for one in strays(filled.lake).values() if one != file]
+        for one in others:
+            one.unlink()
+        told = verified(filled)
+        assert not told.chain_ok, what
+        file.unlink()
+    assert verified(filled).chain_ok
+
+
+def test_what_the_lake_says_of_its_reach_does_not_hide_what_is_there(filled: World) -> None:
+    place = filled.lake / "_position.json"
+    told = place.read_bytes()
+    place.unlink()
+    assert not verified(filled).chain_ok
+    place.write_bytes(told)
+    assert verified(filled).chain_ok
+
+
+def test_the_moment_at_which_a_decision_became_known_is_held_against_the_store(filled: World, tmp_path: Path) -> None:
+    lake = tmp_path / "copy"
+    shutil.copytree(filled.lake, lake)
+    file = max(lake.glob("decisions/*/*.parquet"))
+    found = pq.read_table(file).to_pylist()
+    found[0]["known_at"] += timedelta(hours=1)
+    written(file, found)
+    told = verified(filled, lake)
+    assert told.first_fault is not None
+    assert told.first_fault.what == "columns of the lake are not those of its record: known_at"
+
+
+def test_columns_of_a_contact_are_held_where_there_is_none(story: Story, tmp_path: Path) -> None:
+    lake = tmp_path / "copy"
+    shutil.copytree(story.world.lake, lake)
+    file = max(lake.glob("decisions/*/*.parquet"))
+    found = pq.read_table(file).to_pylist()
+    next(row for row in found if row["offer"] is None)["offer"] = "free_bet"
+    written(file, found)
+    told = verified(story.world, lake)
+    assert told.first_fault is not None
+    assert told.first_fault.what == "columns of the lake are not those of its record: offer"
+
+
+def test_a_period_hangs_on_the_links_that_came_after_it(filled: World, tmp_path: Path) -> None:
+    """Of other days nothing is recomputed, but a row of them that was changed is named."""
+    lake = tmp_path / "copy"
+    shutil.copytree(filled.lake, lake)
+    *_, file = sorted(lake.glob("decisions/*/*.parquet"))
+    day = date.fromisoformat(file.parent.name[4:])
+    later = file.parent.with_name(f"day={day + timedelta(days=5)}")
+    later.mkdir()
+    moved = later / file.name
+    beside(file).replace(beside(moved))
+    file.replace(moved)
+    days = Period(*(micros(datetime.combine(day + timedelta(days=n), time(), UTC)) for n in (0, 1)))
+    sound = verified(filled, lake, days)
+    found = pq.read_table(moved).to_pylist()
+    found[0]["record"] = found[0]["record"][:-1] + bytes([found[0]["record"][-1] ^ 1])
+    written(moved, found)
+    told = verified(filled, lake, days)
+    assert (sound.chain_ok, told.chain_ok) == (True, False)
+    assert told.checked == sound.checked
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--since", "2020-02-01", "--until", "2020-01-01"), "nothing lies between"),
+        (("--since", "9999-01-01"), "nothing lies between"),
+        (("--since", "7d", "--lake", "/nowhere"), "there is no lake at /nowhere"),
+    ],
+)
+def test_nothing_verified_is_not_told_as_sound(
+    story: Story, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.setenv("CROUPIER_HOME", str(story.world.home))
+    monkeypatch.setenv("CROUPIER_STORE", story.world.server.url)
+    done = CliRunner().invoke(app, ["verify", *words])
+    assert isinstance(done.exception, AuditRefused)
+    assert sentence in str(done.exception)

@@ -134,7 +134,7 @@ def test_a_folder_gets_files_of_a_bounded_size(home: Path, run: Run, monkeypatch
         (["--lake", "nowhere"], "there is no lake at nowhere"),
         (["--since", "yesterday"], "--since takes 7d, 12h or a day such as 2026-11-01, not 'yesterday'"),
         (["--until", "99999999999d"], "--until takes 7d, 12h or a day such as 2026-11-01, not '99999999999d'"),
-        (["--since", "1d", "--until", "2d"], "the span ends before it begins: since 1d, until 2d"),
+        (["--since", "1d", "--until", "2d"], "no decision lies between 1d and 2d: they are of "),
         (["--catalogue", "none.yaml"], "none.yaml: "),
         (["--out", "/proc/none/file.parquet"], "/proc/none/file.parquet cannot be written: "),
         (["--window-days", "0"], "Invalid value for '--window-days'"),
@@ -156,11 +156,17 @@ def test_files_that_are_none_are_refused_and_leave_nothing_behind(home: Path, ru
     assert not list(Path().glob("*some*"))
 
 
-def test_a_span_without_decisions_is_a_data_set_without_rows(home: Path, run: Run) -> None:
-    code, printed, _ = run("--until", "2020-01-01", "--json")
-    assert code == 0
-    assert json.loads(printed)["rows"] == 0
-    assert_schema(pq.read_schema(home / "datasets" / "decisions.parquet"))
+@pytest.mark.parametrize("words", [("--until", "2020-01-01"), ("--since", "2099-01-01")])
+def test_a_span_beside_all_decisions_replaces_no_data_set(home: Path, run: Run, words: tuple[str, str]) -> None:
+    assert run()[0] == 0
+    file = home / "datasets" / "decisions.parquet"
+    before = file.read_bytes()
+    code, _, complaint = run(*words)
+    assert (code, "no decision lies between" in complaint) == (2, True)
+    assert file.read_bytes() == before
+
+
+def test_a_lake_without_decisions_is_a_data_set_without_rows(home: Path) -> None:
     (home / "empty").mkdir()
     assert dataset(home / "empty").num_rows == 0
 
