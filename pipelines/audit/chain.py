@@ -5,7 +5,6 @@ link = sha256(link before + record);  the last link of each partition stands in 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow.parquet as pq
 
 from features.store.deployment import order
+from pipelines.worker.lake import link
 
 _NAMED: Final = re.compile(r"\d+-\d+\.parquet")
 _DAY: Final = re.compile(r"day=\d{4}-\d\d-\d\d")
@@ -31,11 +31,6 @@ class Broken(NamedTuple):
     place: str
     what: str
     after: str
-
-
-def link(before: bytes, record: bytes) -> bytes:
-    """The link of a record after another link; b"" before the first."""
-    return hashlib.sha256(before + record).digest()
 
 
 @dataclass

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from features.moments import when
-from features.schema import CHANNELS
-from models.catalogue.offers import SLOTS
+from pipelines.audit.tables import extent, inputs, table_of
 from service.decisions.differences import REASONS
 
 _LISTED: Final = 15
@@ -35,7 +34,7 @@ def decision(found: Mapping[str, Any]) -> Group:
         parts.append(_put_off(found["deferrals"]))
     parts.append(_eligible(found["eligible"], found["draw"]["place"]))
     if found["personal"] and found["personal"].get("inputs"):
-        parts.append(_inputs(found["personal"]["inputs"]))
+        parts.append(inputs(found["personal"]["inputs"]))
     parts.append(Text("\n".join(_versions(found))))
     return Group(*parts)
 
@@ -118,44 +117,24 @@ def _versions(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_lines=False, expand=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _exclusions(title: str, found: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(title, "rule", "because", "actions", "offers", "channels", "slots", "source")
+    table = table_of(title, "rule", "because", "actions", "offers", "channels", "slots", "source")
     for one in found:
-        table.add_row(one["rule"], one["reason"], *_extent(one), one.get("source", ""))
+        table.add_row(one["rule"], one["reason"], *extent(one), one.get("source", ""))
     return table
-
-
-def _extent(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """How many actions a reason denies, and which; blank where their names are not kept."""
-    if "actions" not in one:
-        return "", "", "", ""
-    slots = "all" if len(one["timing_slots"]) == len(SLOTS) else ", ".join(one["timing_slots"])
-    channels = "all" if len(one["channels"]) == len(CHANNELS) else ", ".join(one["channels"])
-    return str(one["actions"]), _some(one["offers"]), channels, slots
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _put_off(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("What was put off", "rule", "to", "actions", "offers", "channels", "slots")
+    table = table_of("What was put off", "rule", "to", "actions", "offers", "channels", "slots")
     for one in found:
-        table.add_row(one["rule"], one["allowed_from"], *_extent(one))
+        table.add_row(one["rule"], one["allowed_from"], *extent(one))
     return table
 
 
 def _eligible(found: Sequence[Mapping[str, Any]], place: int) -> Table:
     ranked = sorted(found, key=lambda one: (one["place"] != place, -one["probability"]))
     more = f", the {_LISTED} likeliest" if len(found) > _LISTED else ""
-    table = _table(f"What was left to choose from{more}", "action", "probability", "score", "")
+    table = table_of(f"What was left to choose from{more}", "action", "probability", "score", "")
     for one in ranked[:_LISTED]:
         told = "the draw fell on it" if one["place"] == place else ""
         table.add_row(_named(one), f"{one['probability']:.6g}", f"{one['score']:.6g}", told)
@@ -166,21 +145,6 @@ def _named(one: Mapping[str, Any]) -> str:
     if "offer" in one:
         return f"{one['offer']}/{one['channel']}/{one['timing_slot']}"
     return str(one.get("action", f"place {one['place']}"))
-
-
-def _inputs(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("What the rules looked at", "input", "value", "age", "trouble")
-    for name, one in found.items():
-        age = one.get("age_seconds")
-        told = f"{age / 3600:.1f} h" if age is not None else ""
-        table.add_row(name, _plain(one["value"]), told, one.get("trouble", ""))
-    return table
-
-
-def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
-    if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {one}" for name, one in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else "unknown" if value is None else str(value)
 
 
 # --- Replay
@@ -200,7 +164,7 @@ def replay(found: Mapping[str, Any]) -> Group:
         Text(f"Decision {found['decision_id']}, found in the {found['found']}: {found['verdict']}, {told}.")
     ]
     if found["differences"]:
-        table = _table("What differs", "field", "as it was logged", "as it comes out")
+        table = table_of("What differs", "field", "as it was logged", "as it comes out")
         for one in found["differences"]:
             table.add_row(one["field"], one["recorded"], one["recomputed"])
         parts.append(table)
@@ -250,14 +214,14 @@ def why_not_others(found: Mapping[str, Any]) -> Group:
     if found["against"]:
         parts.append(_exclusions("Denied before anything was drawn", found["against"]))
     more = f", the {_LISTED} likeliest of {len(found['eligible'])}" if len(found["eligible"]) > _LISTED else ""
-    table = _table(f"Nothing stood against them; the draw fell on another{more}", "action", "probability", "score")
+    table = table_of(f"Nothing stood against them; the draw fell on another{more}", "action", "probability", "score")
     for one in found["eligible"][:_LISTED]:
         table.add_row(one["action"], f"{one['probability']:.6g}", f"{one['score']:.6g}")
     return Group(*parts, table)
 
 
 def _against(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("What stood against it", "what", "id", "because", "source")
+    table = table_of("What stood against it", "what", "id", "because", "source")
     for one in found:
         table.add_row(one["kind"], one["rule"], one["reason"], one["source"])
     return table

@@ -10,21 +10,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from features.schema import CHANNELS
-from models.catalogue.offers import SLOTS
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_lines=False, expand=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+from pipelines.audit.tables import extent, inputs, table_of
 
 
 def findings(found: Mapping[str, Any]) -> Group:
     """Table of lint findings."""
     states = ", ".join(f"{found[name]} {name}" for name in ("on", "strict", "off") if name in found)
-    table = _table("What to know and what to mend", "grade", "where", "what")
+    table = table_of("What to know and what to mend", "grade", "where", "what")
     for one in sorted(found["findings"], key=lambda one: ("error", "warning", "note").index(one["grade"])):
         table.add_row(one["grade"], one["where"], one["what"])
     return Group(
@@ -69,45 +61,25 @@ def explained(found: Mapping[str, Any]) -> Group:
     head += "".join(
         f"\nPut off: {one['rule']} to {one['allowed_from']} ({one['timing_slot']})." for one in found["put_off"]
     )
-    return Group(Text(head), _allowed(found["allowed"]), _denied(found["denied"]), _inputs(found["inputs"]))
+    return Group(Text(head), _allowed(found["allowed"]), _denied(found["denied"]), inputs(found["inputs"]))
 
 
 def _allowed(allowed: list[dict[str, str]]) -> Table:
     together: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in allowed:
         together[one["offer"], one["channel"]].append(f"{one['timing_slot']} {one['send_at']}")
-    table = _table("May be sent" if allowed else "Nothing may be sent", "offer", "channel", "from")
+    table = table_of("May be sent" if allowed else "Nothing may be sent", "offer", "channel", "from")
     for (offer, channel), moments in together.items():
         table.add_row(offer, channel, ", ".join(moments))
     return table
 
 
 def _denied(denied: list[dict[str, Any]]) -> Table:
-    table = _table("May not be sent", "rule", "because", "offers", "channels", "slots", "source")
+    table = table_of("May not be sent", "rule", "because", "offers", "channels", "slots", "source")
     for one in denied:
-        slots = "all" if len(one["timing_slots"]) == len(SLOTS) else ", ".join(one["timing_slots"])
-        channels = "all" if len(one["channels"]) == len(CHANNELS) else ", ".join(one["channels"])
-        table.add_row(one["rule"], one["reason"], _some(one["offers"]), channels, slots, one["source"])
+        _, *reached = extent(one)
+        table.add_row(one["rule"], one["reason"], *reached, one["source"])
     return table
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def _inputs(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("What the rules looked at", "input", "value", "age", "trouble")
-    for name, one in found.items():
-        age = one.get("age_seconds")
-        told = f"{age / 3600:.1f} h" if age is not None else ""
-        table.add_row(name, _plain(one["value"]), told, one.get("trouble", ""))
-    return table
-
-
-def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
-    if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {one}" for name, one in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else "unknown" if value is None else str(value)
 
 
 def differences(found: Mapping[str, Any]) -> Group:
@@ -123,7 +95,7 @@ def differences(found: Mapping[str, Any]) -> Group:
         "Two rules that deny the same contact both count it."
     )
     columns = ("rule", "jurisdiction", "decisions", "actions denied", "actions allowed", "contacts stopped")
-    table = _table("What the new rulebook changes", *columns)
+    table = table_of("What the new rulebook changes", *columns)
     for one in found["changes"]:
         table.add_row(*(str(one[column.replace(" ", "_")]) for column in columns))
     return Group(Text(head), table)

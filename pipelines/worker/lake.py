@@ -143,6 +143,8 @@ class Reach(msgspec.Struct, kw_only=True):
     heads: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+_SCHEMA: Final = "schema"
+"""Of a row of decisions, but no column: hash of the schema of its features."""
 POSITION: Final = "_position.json"
 """The file of a lake that says how far it reaches."""
 
@@ -190,7 +192,7 @@ class Lake:
         self._close(f"{last}-0")
         self._step("gather")
         tables, heads, count = self._tables(f"({first}-0", f"{last}-0")
-        self._keep_schemas(tables)
+        self._keep_schemas({row[_SCHEMA] for rows in tables.values() for row in rows if _SCHEMA in row})
         for (table, day), rows in tables.items():
             self._write(table, day, f"{first}-{last}", rows)
             if table == "decisions":
@@ -236,10 +238,9 @@ class Lake:
             tables[table, moment(entry.known_us).date().isoformat()].append(row)
         return tables, heads, count
 
-    def _keep_schemas(self, tables: Mapping[tuple[str, str], list[dict[str, Any]]]) -> None:
+    def _keep_schemas(self, hashes: set[str]) -> None:
         """Keep the schemas of the decisions' features, so that whoever has the lake can read them."""
-        decisions = (row["record"] for (table, _), rows in tables.items() if table == "decisions" for row in rows)
-        for hash_ in sorted({load_record(body).versions.schema for body in decisions}):
+        for hash_ in sorted(hashes):
             self._keep_schema(self._folder / FOLDER / f"{hash_}.json", hash_)
 
     def _keep_schema(self, file: Path, hash_: str) -> None:
@@ -333,17 +334,23 @@ def _sync(path: Path) -> None:
         os.close(held)
 
 
+def link(before: bytes, record: bytes) -> bytes:
+    """The link of a record after another link; b"" before the first."""
+    return hashlib.sha256(before + record).digest()
+
+
 def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
     """Hash over the head of the partition's chain and the record: the record's link and the new head."""
-    link = hashlib.sha256(bytes.fromhex(heads.get(partition, "")) + body).digest()
-    heads[partition] = link.hex()
-    return link
+    found = link(bytes.fromhex(heads.get(partition, "")), body)
+    heads[partition] = found.hex()
+    return found
 
 
 def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     """Table and columns of an entry."""
     if entry.kind == "decision":
-        return "decisions", decision_row(load_record(entry.body), entry.body)
+        record = load_record(entry.body)
+        return "decisions", decision_row(record, entry.body) | {_SCHEMA: record.versions.schema}
     columns = cast("dict[str, Any]", msgspec.msgpack.decode(entry.body))
     columns.setdefault("occurred_at", entry.known_us)
     if "detail" in columns:

@@ -94,7 +94,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         if snapshot.record is not None:
             await _settle(ledger, snapshot, name)
             return _replay(snapshot.record, request)
-        own = own_id(request.player_id, snapshot, linked=True) if player != asked else request.player_id
+        own = own_id(request.player_id, snapshot, linked=player != asked)
         # Attempts at this very decision whose answer got lost take no room from it.
         again = snapshot.household and snapshot.held.in_household(name)
         free = replace(snapshot, held=snapshot.held.without(name)) if again else snapshot

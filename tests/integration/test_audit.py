@@ -34,14 +34,13 @@ from features.store.keys import BUNDLES, PlayerKeys, bundle_key, decision_key, l
 from models.releases.journal import serves
 from models.releases.release import change, journal, new_release
 from pipelines.audit.account import account, denied, replayed, shown
-from pipelines.audit.chain import link
 from pipelines.audit.period import AuditRefused, Period
 from pipelines.audit.records import find_record
 from pipelines.audit.verify import Verified, verify
 from pipelines.cli.app import app
 from pipelines.experiments import releases as experiments
 from pipelines.rules import catalogues, rulebooks
-from pipelines.worker.lake import Lake, reach
+from pipelines.worker.lake import Lake, link, reach
 from service.decisions.differences import REASONS
 from service.decisions.kept import load_stored
 from service.decisions.record import dump_record, load_record

@@ -36,7 +36,6 @@ from pipelines.rules import compare, inspection, rulebooks
 from pipelines.rules.explain import explain
 from pipelines.worker.lake import Lake
 from pipelines.worker.process import Worker, wait_until_in_lake
-from service.decisions.record import dump_record
 from service.rules.rulebook import load_rulebook, rulebook_path
 
 
@@ -379,7 +378,7 @@ def test_the_lake_keeps_the_schema_of_every_decision_that_the_store_or_this_buil
     store.set(bundle_key(damaged.hash), known.dumps())
     made = record("d", "{p001}a", BEGAN, 0, np.random.default_rng(1))
     records = [made, *(under(made, one) for one in (known, damaged, unknown))]
-    Lake(store, lake)._keep_schemas({("decisions", "2026-11-01"): [{"record": dump_record(one)} for one in records]})
+    Lake(store, lake)._keep_schemas({one.versions.schema for one in records})
     assert {file.name: file.read_bytes() for file in (lake / "_schemas").iterdir()} == {
         f"{one.hash}.json": one.dumps() for one in (TODAY, known)
     }

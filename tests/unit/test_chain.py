@@ -4,7 +4,8 @@ from typing import Final
 
 import pytest
 
-from pipelines.audit.chain import CHANGED, INSERTED, RELINKED, Broken, Head, link
+from pipelines.audit.chain import CHANGED, INSERTED, RELINKED, Broken, Head
+from pipelines.worker.lake import link
 
 Row = tuple[str, bytes, bytes]
 COUNT: Final = 6
