@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+RETRY_AFTER_SECONDS: Final = 1
+"""What a caller is asked to wait after 503."""
 
 
 class CroupierError(Exception):
@@ -24,6 +27,10 @@ class CroupierError(Exception):
 
     def __str__(self) -> str:
         return super().__str__() or self.sentence
+
+    def headers(self) -> dict[str, str]:
+        """Headers of its HTTP answer."""
+        return {"retry-after": str(RETRY_AFTER_SECONDS)} if self.status == 503 else {}
 
     def members(self) -> dict[str, Any]:
         """Members of its RFC 9457 problem beside title, status and code."""

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from msgspec import UNSET, Struct, UnsetType
 
-from features.errors import CroupierError
-from service.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, TITLES, Refusals, problem
+from features.errors import RETRY_AFTER_SECONDS, CroupierError
+from service.api.problems import MEDIA_TYPE, TITLES, Refusals, problem
 from service.api.schemas import (
     AcceptedAnswer,
     BatchAnswer,

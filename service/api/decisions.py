@@ -301,9 +301,11 @@ def add(app: FastAPI) -> None:
     path, tag = "/v1/decisions", "Decide"
     one = f"{path}/{{decision_id}}"
     for operation in (
-        Operation(path, post_decision, tag, DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
-        Operation(f"{one}/confirm", post_confirm, tag, ConfirmAnswer, _NOT_SENT, "POST"),
-        Operation(f"{path}/batch", post_batch, tag, BatchAnswer, OF_A_BODY, "POST"),
-        Operation(one, get_decision, tag, RecordAnswer, (UnknownDecisionError, ArchivedError, LakeUnreadableError)),
+        Operation(path, post_decision, tag, "decide", DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
+        Operation(f"{one}/confirm", post_confirm, tag, "decide", ConfirmAnswer, _NOT_SENT, "POST"),
+        Operation(f"{path}/batch", post_batch, tag, "decide", BatchAnswer, OF_A_BODY, "POST"),
+        Operation(
+            one, get_decision, tag, "read", RecordAnswer, (UnknownDecisionError, ArchivedError, LakeUnreadableError)
+        ),
     ):
         add_route(app, operation)

@@ -94,7 +94,9 @@ _OF_AN_OUTCOME: Final = (
 
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
-    told = "/v1/events", post_event, "Know", AcceptedAnswer, OF_A_BODY + _OF_AN_EVENT, "POST"
-    became = "/v1/outcomes", post_outcome, "Learn", AcceptedAnswer, OF_A_BODY + _OF_AN_OUTCOME, "POST"
-    for operation in (Operation(*told), Operation(*became)):
+    told, became = OF_A_BODY + _OF_AN_EVENT, OF_A_BODY + _OF_AN_OUTCOME
+    for operation in (
+        Operation("/v1/events", post_event, "Know", "events", AcceptedAnswer, told, "POST"),
+        Operation("/v1/outcomes", post_outcome, "Learn", "outcomes", AcceptedAnswer, became, "POST"),
+    ):
         add_route(app, operation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from features.moments import when
@@ -60,8 +59,8 @@ def add(app: FastAPI) -> None:
     """Add the routes to an application; they ask for no key."""
     not_ready = StoreError, NoDefinitionsError, NotReadyError
     for operation in (
-        Operation("/healthz", get_health, "Operate", HealthAnswer, ()),
-        Operation("/readyz", get_ready, "Operate", ReadyAnswer, not_ready),
-        Operation("/metrics", get_metrics, "Operate", "text/plain", ()),
+        Operation("/healthz", get_health, "Operate", None, HealthAnswer, ()),
+        Operation("/readyz", get_ready, "Operate", None, ReadyAnswer, not_ready),
+        Operation("/metrics", get_metrics, "Operate", None, "text/plain", ()),
     ):
-        add_route(app, operation, APIRoute)
+        add_route(app, operation)

@@ -150,4 +150,4 @@ def _decision(kept: KeptDecision, serving: Serving) -> PlayerDecision:
 def add(app: FastAPI) -> None:
     """Add the route to an application."""
     refusals = InvalidIdError, UnknownBrandError, UnknownPlayerError
-    add_route(app, Operation("/v1/players/{player_id:path}", get_player, "Know", PlayerAnswer, refusals))
+    add_route(app, Operation("/v1/players/{player_id:path}", get_player, "Know", "read", PlayerAnswer, refusals))

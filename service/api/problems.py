@@ -26,8 +26,6 @@ from service.errors import (
 
 REFUSALS: Final = (RequestRefused, StoreError)
 """Errors that a caller is told of; any other is a fault of ours."""
-RETRY_AFTER_SECONDS: Final = 1
-"""What a caller is asked to wait after 503."""
 MEDIA_TYPE: Final = "application/problem+json"
 
 Refusals = tuple[type[CroupierError], ...]
@@ -58,8 +56,7 @@ def problem(error: CroupierError) -> Problem:
 
 def refuse(error: CroupierError) -> Response:
     """Answer with a problem."""
-    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if error.status == 503 else None
-    return Response(orjson.dumps(to_builtins(problem(error))), error.status, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(to_builtins(problem(error))), error.status, error.headers(), MEDIA_TYPE)
 
 
 def invalid(error: ValidationError) -> RequestRefused:

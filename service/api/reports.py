@@ -82,10 +82,10 @@ def add(app: FastAPI) -> None:
     """Add the routes of the reports to an application."""
     tag, one, unknown = "Report", "/reports/{name}", (UnknownReportError,)
     for operation in (
-        Operation("/reports", get_reports, tag, "text/html", ()),
+        Operation("/reports", get_reports, tag, "read", "text/html", ()),
         # Before the page, whose name would swallow the ending.
-        Operation(f"{one}.csv", get_report_csv, tag, "text/csv", unknown),
-        Operation(f"{one}.json", get_report_json, tag, PublishedReport, unknown),
-        Operation(one, get_report, tag, "text/html", unknown),
+        Operation(f"{one}.csv", get_report_csv, tag, "read", "text/csv", unknown),
+        Operation(f"{one}.json", get_report_json, tag, "read", PublishedReport, unknown),
+        Operation(one, get_report, tag, "read", "text/html", unknown),
     ):
         add_route(app, operation)

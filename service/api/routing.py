@@ -21,6 +21,7 @@ from structlog.contextvars import clear_contextvars
 
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
+from service.access.scopes import Scope
 from service.api import contract
 from service.api.problems import EVERYWHERE, REFUSALS, Refusals, invalid, refuse
 from service.api.reading import Doubts, parse
@@ -178,30 +179,32 @@ class Operation(NamedTuple):
         path: With `{name}` for each parameter.
         endpoint: What answers; the first line of its docstring is the summary, the rest the description.
         tag: Under which heading it stands.
+        scope: What the caller's key must allow; None asks for no key.
         answer: The struct of its answer, or the media type of what is no JSON.
         refusals: Errors that it may answer with.
-        method: GET or POST.
+        method: GET, POST or DELETE.
     """
 
     path: str
     endpoint: Callable[..., Any]
     tag: str
+    scope: Scope | None
     answer: type[Struct] | str
     refusals: Refusals
     method: str = "GET"
 
 
-def add_route(app: FastAPI, operation: Operation, kind: type[APIRoute] = Route) -> None:
-    """Add a route; those of kind `Route` ask for a key where the house has any."""
+def add_route(app: FastAPI, operation: Operation) -> None:
+    """Add a route."""
     told, _, more = (inspect.getdoc(operation.endpoint) or "").partition("\n")
-    keyed = kind is Route
+    keyed = operation.scope is not None
     app.router.add_api_route(
         operation.path,
         operation.endpoint,
         methods=[operation.method],
         response_class=Response,
         responses=contract.responses(operation.answer, operation.refusals + (EVERYWHERE if keyed else ())),
-        route_class_override=kind,
+        route_class_override=Route if keyed else APIRoute,
         summary=told.rstrip("."),
         description=more.strip(),
         tags=[operation.tag],
