@@ -137,7 +137,7 @@ async def _link(group: LinkedIds, house: House, ledger: RedisLedger, session: ai
     ends = [*group.names[1:], group.names[0]] if group.round else group.names[1:]
     for name, to in zip(group.names, ends, strict=False):
         key = house.player_key(to)
-        seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
+        seal = (await ledger.seal(PlayerKeys(key))).key
         sealed = base64.b64encode(sealing.seal(seal, {"player_id": to}, sealing.NAME)).decode()
         await ledger.identities.begin_merge(house.player_key(name), key, sealed)
 

@@ -30,6 +30,7 @@ class Settings:
     read_seconds: float = Environment.read_seconds.default
     write_seconds: float = Environment.write_seconds.default
     lake: Path | None = None
+    home: Path = Environment.home.default
 
     def files(self) -> tuple[Catalogue, Rulebook]:
         """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
@@ -50,4 +51,5 @@ class Settings:
             read_seconds=held.read_seconds,
             write_seconds=held.write_seconds,
             lake=held.home / "lake",
+            home=held.home,
         )

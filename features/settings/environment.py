@@ -63,7 +63,7 @@ class Variable(Generic[Value]):
         try:
             return self.read(text)
         except ValueError as error:
-            raise SettingError(f"{self.name} {error}, and is {text!r}") from error
+            raise SettingError(f"{self.name} {error}" + ("" if self.secret else f", and is {text!r}")) from None
 
 
 def _seconds(text: str) -> float:
@@ -114,6 +114,21 @@ class Environment:
         (),
         "API keys, one of which every caller must send; without any the API listens on loopback only.",
         secret=True,
+    )
+    house_key = Variable[str | None](
+        "CROUPIER_HOUSE_KEY",
+        "32 bytes in hex or base64",
+        lambda text: text or None,
+        None,
+        "House key, under which players' keys are sealed, where it stands in no file.",
+        secret=True,
+    )
+    house_key_file = Variable[Path | None](
+        "CROUPIER_HOUSE_KEY_FILE",
+        "path",
+        _path,
+        None,
+        "File of the house key, in place of `house.key` in the home; others must not be able to read it.",
     )
     port = Variable("PORT", "port", _port, 8000, "Port of the API, where `--port` names none.")
     catalogue = Variable[Path | None](

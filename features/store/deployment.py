@@ -20,11 +20,12 @@ from features.store.errors import StoreError
 from features.store.keys import HOUSE, tag
 
 PARTITIONS: Final = 256
-FORMAT: Final = 2
-"""Of the houses that this build writes; it reads every earlier one. 2: records name every experiment."""
+FORMAT: Final = 3
+"""Of the houses that this build writes; it reads every earlier one. 2: records name every experiment. 3: players' keys
+are sealed under a house key, and players can be erased."""
 
 
-class House(msgspec.Struct, frozen=True, kw_only=True):
+class House(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is fixed when a house is created.
 
     Attributes:
@@ -35,6 +36,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
         house_us: The house's clock at that moment.
         rate: House seconds per real second.
         secret: Key of the player keys, draws and digests, hex.
+        key: Fingerprint of the house key (see `house_key`); empty until the house has one.
     """
 
     format: int
@@ -44,6 +46,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     house_us: int
     rate: float
     secret: str
+    key: str = ""
 
     def now_us(self, real_us: int) -> int:
         """House time at a reading of the store's clock, both unix microseconds."""

@@ -37,7 +37,8 @@ class PlayerKeys:
             `name` is the player's own id, sealed. Written by events, outcomes, the worker and merges; stays.
         ledger: Hash of decision id -> contact and `~type/decision` -> response; `v` counts changes. Written by
             reservations, confirms, outcomes and revocations; entries leave when no limit can need them.
-        seal: String, the key of personal fields; written once, stays until the player is erased.
+        seal: String, the key of personal fields, sealed under the house key; written once, replaced when the player is
+            erased.
         recent: List of the last decision ids, the latest first; written by reservations, 35 days after the last.
         log: See `log_key`.
         lease: See `lease_key`.
@@ -78,6 +79,8 @@ def decision_key(decision_id: str) -> str:
 
 DECISIONS = "decision:*"
 """Pattern of those keys."""
+SEALS = "seal:*"
+"""Pattern of the players' seals."""
 
 
 def household_key(household: str) -> str:
@@ -155,6 +158,8 @@ HOUSE = "croupier:house"
 """String, what is fixed when the house is created, as JSON; written once, stays."""
 SEEDED = "croupier:seeded"
 """String, how many players `croupier up` filled a new house with; written once, stays."""
+SEALED = "croupier:sealed"
+"""String, fingerprint of the house key that every seal is made under; written by `croupier up` and `create`, stays."""
 RESTORED = "croupier:restored"
 """String, from which backup the house was restored and who let it send again, as JSON; by `croupier restore`, stays."""
 LEARNER_LEASE = "lease:learner"

@@ -12,7 +12,7 @@ from models.catalogue.offers import Catalogue
 from models.policy.learned import LearnedPolicy
 from pipelines.audit import why_not
 from pipelines.audit.period import AuditRefused
-from pipelines.audit.records import FoundRecord, find_record, seal_of
+from pipelines.audit.records import FoundRecord, find_record, key_of
 from pipelines.audit.releases import Releases
 from pipelines.served import served_catalogue
 from service.api import answers
@@ -22,6 +22,7 @@ from service.decisions.personal import personal
 from service.decisions.reasons import Reason, reasons
 from service.decisions.record import Record
 from service.decisions.replay import is_limit, replay
+from service.players.sealing import seals_of
 
 _LIMITS: Final = "limits cannot be recomputed: the contacts that they counted do not stand in the record"
 
@@ -49,9 +50,9 @@ class Account(NamedTuple):
 
 def account(client: redis.Redis, lake: Path, home: Path | None, decision_id: str) -> Account:
     """Find a decision and what it was made with; raises AuditRefused."""
-    found = find_record(client, lake, decision_id)
-    record = found.record
-    return Account(found, record, seal_of(client, record), Releases(client, home))
+    found, releases = find_record(client, lake, decision_id), Releases(client, home)
+    key = key_of(client, found.record, seals_of(releases.house, home))
+    return Account(found, found.record, key, releases)
 
 
 def shown(client: redis.Redis, asked: Account) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from features.store.deployment import PARTITIONS, position
 from features.store.keys import PlayerKeys, decision_key, log_key
 from pipelines.audit.period import AuditRefused
 from service.decisions.kept import load_stored
+from service.decisions.personal import personal
 from service.decisions.record import Record, load_record
+from service.players.facts import ERASED, erased_us
+from service.players.sealing import SealError, Seals
 
 _NAME: Final = re.compile(r"\d{3}-[a-z2-7]{24}")
 _PAGE: Final = 1_000
@@ -56,9 +59,29 @@ def find_record(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecor
     return found
 
 
-def seal_of(client: redis.Redis, record: Record) -> bytes | None:
+def key_of(client: redis.Redis, record: Record, seals: Seals) -> bytes | None:
     """The key of a record's personal fields; None once the player was erased."""
-    return cast("bytes | None", client.get(PlayerKeys(record.player).seal))
+    keys = PlayerKeys(record.player)
+    stored, erased = cast("bytes | None", client.get(keys.seal)), cast("bytes | None", client.hget(keys.facts, ERASED))
+    return opening_key(record, stored, erased, seals)
+
+
+def opening_key(record: Record, stored: bytes | None, erased: bytes | None, seals: Seals) -> bytes | None:
+    """The key of a record's personal fields, from the player's seal and what the facts say of an erasure.
+
+    None where there is none, or where it was destroyed: the player was erased after the record was made. Of a seal that
+    does not open it is empty, and opens nothing.
+    """
+    if stored is None:
+        return None
+    try:
+        key = seals.open(record.player, stored)
+    except SealError:
+        return b""
+    erased_at = None if erased is None else erased_us({ERASED.encode(): erased})
+    if erased_at is not None and record.at_us <= erased_at and personal(key, record) is None:
+        return None
+    return key
 
 
 def _at(client: redis.Redis, lake: Path, place: records.Place) -> FoundRecord | None:

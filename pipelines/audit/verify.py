@@ -26,12 +26,15 @@ from features.store.deployment import PARTITIONS, order, position, real_now_us
 from features.store.keys import DECISIONS, PlayerKeys, decision_key, log_key
 from pipelines.audit import chain
 from pipelines.audit.period import Period
+from pipelines.audit.records import opening_key
 from pipelines.audit.releases import Releases
 from pipelines.worker.lake import SCHEMAS, Reach, decision_row, reach, standing_still
 from service.decisions.differences import ERASED
 from service.decisions.kept import KeptDecision, Stored, load_stored
 from service.decisions.record import Record, load_record
 from service.decisions.replay import replay
+from service.players.facts import ERASED as REGISTER
+from service.players.sealing import seals_of
 
 _BATCH: Final = 500
 _PAGE: Final = 1_000
@@ -111,7 +114,7 @@ def verify(
     """
     begun = time.perf_counter()
     findings = _Findings()
-    _Walk(client, lake, _Judge(client, Releases(client, home), findings, say), period, findings).run()
+    _Walk(client, lake, _Judge(client, Releases(client, home), findings, say, home), period, findings).run()
     seconds = time.perf_counter() - begun
     return findings.result(period, seconds)
 
@@ -364,9 +367,15 @@ class _Judge:
     """Recomputes decisions, many at a time."""
 
     def __init__(
-        self, client: redis.Redis, releases: Releases, findings: _Findings, say: Callable[[int], object]
+        self,
+        client: redis.Redis,
+        releases: Releases,
+        findings: _Findings,
+        say: Callable[[int], object],
+        home: Path | None,
     ) -> None:
         self._client, self._releases, self._found, self._say = client, releases, findings, say
+        self._seals = seals_of(releases.house, home)
         self._waiting: list[_Logged] = []
         self._recent_us = releases.house.now_us(real_now_us(client)) - _KEPT_US
 
@@ -383,12 +392,14 @@ class _Judge:
         pipe = self._client.pipeline(transaction=False)
         for player in players:
             pipe.get(PlayerKeys(player).seal)
+            pipe.hget(PlayerKeys(player).facts, REGISTER)
         for one in waiting:
             pipe.get(decision_key(one.record.decision_id))
         held = pipe.execute()
-        seals = dict(zip(players, held, strict=False))
-        for one, stored in zip(waiting, held[len(players) :], strict=True):
-            self._judged(one, seals[one.record.player], stored)
+        ends = 2 * len(players)
+        told = dict(zip(players, zip(held[:ends:2], held[1:ends:2], strict=True), strict=True))
+        for one, stored in zip(waiting, held[ends:], strict=True):
+            self._judged(one, opening_key(one.record, *told[one.record.player], self._seals), stored)
         self._say(self._found.counts.total())
 
     def _judged(self, one: _Logged, seal: bytes | None, stored: bytes | None) -> None:

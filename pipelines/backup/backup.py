@@ -182,6 +182,7 @@ def _fill(draft: Draft, home: Path, url: str, client: redis.Redis, say: Say) -> 
         bytes=draft.bytes,
         faults=faults,
         sums=write_sums(draft.folder, draft.sums),
+        key=house.key,
     )
 
 
@@ -232,6 +233,8 @@ def _copy_database(draft: Draft, home: Path, say: Say) -> None:
 def _copy_rest(draft: Draft, home: Path, say: Say) -> None:
     database = database_of(home)
     files = other_files(home.resolve(), () if database is None else (database,))
+    key = environment().house_key_file
+    files = [file for file in files if key is None or not file.samefile(key)]
     progress = Progress("home", len(files), say)
     for file in files:
         draft.copy(file, f"{HOME}/{file.relative_to(home.resolve())}")

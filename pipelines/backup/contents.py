@@ -6,6 +6,7 @@ learner/        the checkpoint, read with the dump, so that it has learnt nothin
 mlflow/         the database by SQLite's own backup, then artifacts, which it names
 feast/          never: made again from the schema, with the paths of the new home
 logs/           never: what processes said here
+house.key, erasures  never: kept apart, for a backup that had them would undo what they are for
 mlflow.yaml, reports/, simulations/ and whatever else lies there: as it is
 locks, leftovers, unfinished files: never
 """
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from features.store.house_key import FILE as KEY
 from pipelines.worker.lake import POSITION, SCHEMAS
 
 LAKE: Final = "lake"
@@ -27,7 +29,11 @@ STAGING: Final = ".restoring"
 _PASSING: Final = frozenset({".lock", ".tmp", ".migrating"})
 _SPILLED: Final = "import-"
 """Names of folders that imports fill while they run begin so."""
-_NEVER: Final = frozenset({"store", "feast", "logs", LAKE, STAGING})
+ERASURES: Final = "erasures"
+"""File of a home that names who was erased, by pseudonym."""
+APART: Final = frozenset({KEY, ERASURES})
+"""Files of a home that are kept apart from every backup; a home may hold them before it is restored."""
+_NEVER: Final = frozenset({"store", "feast", "logs", LAKE, STAGING, *APART})
 _DATABASE_ENDS: Final = ("", "-wal", "-shm", "-journal")
 
 
@@ -55,7 +61,9 @@ def other_files(home: Path, databases: tuple[Path, ...]) -> list[Path]:
         databases: Databases of it that are copied in another way.
     """
     apart = {Path(f"{file}{end}") for file in databases for end in _DATABASE_ENDS} | {home / CHECKPOINT}
-    tops = [top for top in sorted(home.iterdir()) if not (top.name in _NEVER or top.name.startswith(_SPILLED))]
+    tops = [
+        top for top in sorted(home.iterdir()) if not (top.name in _NEVER or top.name.startswith((_SPILLED, f".{KEY}")))
+    ]
     found = (file for top in tops for file in files_of(top))
     return [file for file in found if file not in apart and not _is_passing(file)]
 

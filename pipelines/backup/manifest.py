@@ -70,6 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         files, bytes: Of all files.
         faults: What was seen to be wrong with the store.
         sums: SHA-256 of SHA256SUMS.
+        key: Fingerprint of the house key, which is in no backup; empty of a house that had none.
     """
 
     format: int = FORMAT
@@ -86,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     faults: list[str]
     sums: str
+    key: str = ""
 
 
 def digest_of(file: Path) -> str:

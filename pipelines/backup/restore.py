@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import redis
@@ -21,12 +21,14 @@ import redis
 from features.settings.mlflow_file import read_mlflow
 from features.store.connection import connect
 from features.store.deployment import PARTITIONS
+from features.store.house_key import FILE as KEY
+from features.store.house_key import HouseKey, HouseKeyError, find_key, keep_key, read_file
 from features.store.keys import LAKE_LEASE, LEARNER_LEASE, LIVE, lease_key
 from features.store.restored import Acceptance, Restored, mark, restored
 from features.store.server import Say, start_server
 from models.releases.registry_database import prepare
 from pipelines.backup.checks import chain_faults, compare_store, database_of, load_champion, store_faults
-from pipelines.backup.contents import LAKE, STAGING, copy_file
+from pipelines.backup.contents import APART, LAKE, STAGING, copy_file
 from pipelines.backup.layout import clear, closed_to_others, lay_out
 from pipelines.backup.manifest import HOME, SETTINGS, STORE, BackupError, Manifest, checked, read_manifest
 from pipelines.backup.progress import Progress
@@ -62,7 +64,16 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     held_back: bool
 
 
-def restore(target: Path, home: Path, by: str, now: datetime, say: Say) -> RestoreResult:
+class KeptApart(NamedTuple):
+    """Files that no backup has, where the new home does not hold them already: the house key, and who was erased."""
+
+    key: Path | None = None
+    erasures: Path | None = None
+
+
+def restore(
+    target: Path, home: Path, by: str, now: datetime, say: Say, apart: KeptApart | None = None
+) -> RestoreResult:
     """Restore a backup into a home that holds nothing; returns what was seen of it.
 
     Args:
@@ -71,14 +82,18 @@ def restore(target: Path, home: Path, by: str, now: datetime, say: Say) -> Resto
         by: Who restores, for the mark.
         now: This moment, aware.
         say: Told how far it is.
+        apart: What no backup has.
 
     Raises:
         BackupError: The backup is not whole, the home holds something, or what was laid out is not the house of the
             backup. The home holds nothing then.
+        HouseKeyError: The key of that house is missing, another one, or can be read by others.
         StoreError: The store does not start.
     """
     _refuse(home)
     manifest = read_manifest(target)
+    apart = apart or KeptApart()
+    key = _key(manifest, home, apart)
     names = checked(target, manifest, say)
     say(f"  {len(names):,} files are as they were when the backup was taken")
     with closed_to_others(), _staging(home, say) as staging:
@@ -86,6 +101,8 @@ def restore(target: Path, home: Path, by: str, now: datetime, say: Say) -> Resto
             _lay_out(target, manifest, names, staging, say)
             told = Restored(at=now.isoformat(), by=by, backup=str(target.resolve()), taken_at=manifest.taken_at)
             found = _checked(staging, manifest, told, say)
+            if key is not None and apart.key is not None:
+                keep_key(staging, key)
             _move_up(staging, home)
         except OSError as error:
             raise BackupError(f"{home} cannot be written ({error.strerror}); nothing was restored") from error
@@ -111,8 +128,23 @@ def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored
     return done
 
 
+def _key(manifest: Manifest, home: Path, apart: KeptApart) -> HouseKey | None:
+    """The house key of a backup; none of an earlier house."""
+    if not manifest.key:
+        return None
+    found = find_key(home) if apart.key is None else read_file(apart.key)
+    if found is None:
+        where = f"give it by --house-key FILE, or put it into the new home as {KEY}"
+        raise HouseKeyError(
+            f"no backup holds the house key, {manifest.key}, without which no player can be read: {where}"
+        )
+    if found.fingerprint != manifest.key:
+        raise HouseKeyError(f"the backup's house has the key {manifest.key}, and the one given is {found.fingerprint}")
+    return found
+
+
 def _refuse(home: Path) -> None:
-    if home.exists() and [entry.name for entry in home.iterdir()] not in ([], [STAGING]):
+    if home.exists() and not {entry.name for entry in home.iterdir()} <= {STAGING, *APART}:
         raise BackupError(f"{home} holds something already: name a home that is not there or empty")
 
 

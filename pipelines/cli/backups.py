@@ -34,12 +34,17 @@ def backup(
         print(f"wrong with the house: {fault}")
     for what, place in found.named.items():
         print(f"not copied: {what}, which is at {place}")
+    if found.key:
+        print(f"not in it: the house key {found.key}; keep a copy apart, for no player can be read without it")
 
 
 def restore(
     target: Annotated[Path | None, typer.Argument(help="Folder that `croupier backup` wrote.")] = None,
     new_home: Annotated[
         Path | None, typer.Option("--home", help="Home of the restored house; by default CROUPIER_HOME.")
+    ] = None,
+    house_key: Annotated[
+        Path | None, typer.Option(help="The house key, which no backup has; by default `house.key` of the new home.")
     ] = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Let the restored house of this home send; takes no TARGET.")
@@ -58,7 +63,7 @@ def restore(
 
     signal.signal(signal.SIGTERM, _stop)
     place = new_home or home()
-    found = restoring.restore(target, place, user(), datetime.now(UTC), console().print)
+    found = restoring.restore(target, place, user(), datetime.now(UTC), console().print, restoring.KeptApart(house_key))
     if as_json:
         show(fields(found), as_json=True)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def create() -> None:
 
     home().mkdir(mode=0o700, parents=True, exist_ok=True)
     with serving() as url:
-        settle_in(connect(url), Options(home(), players=0), url)
+        settle_in(connect(url), Options(home(), players=0), url, console().print)
 
 
 def serve(
@@ -86,6 +87,7 @@ def serve(
         raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
     Settings.here("").files()  # before anything starts, in one sentence
     with relying() as url:
+        _refuse_without_key(url)
         use_store(url)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
@@ -100,6 +102,17 @@ def serve(
             log_level="warning",
             timeout_graceful_shutdown=5,
         )
+
+
+def _refuse_without_key(url: str) -> None:
+    """Refuse a house whose key is not here, in one sentence; whether there is a house is for the process to say."""
+    from features.store.connection import connect
+    from features.store.deployment import open_house
+    from features.store.errors import StoreError
+    from service.players.sealing import seals_of
+
+    with suppress(StoreError):
+        seals_of(open_house(connect(url)), home())
 
 
 def doctor(as_json: Json = False) -> None:
@@ -156,6 +169,7 @@ def worker() -> None:
     warn_of_unknown()
     schedules, told = read_schedules(home()), read_webhooks()
     with relying() as url:
+        _refuse_without_key(url)
         client = connect(url)
         running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
         for name in (signal.SIGTERM, signal.SIGINT):

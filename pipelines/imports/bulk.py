@@ -21,6 +21,7 @@ from service.events.accept import TOLD_OF, ClockAhead, entry
 from service.players import sealing
 from service.players.facts import Assertion
 from service.players.identity import Mark
+from service.players.sealing import Seals
 
 PER_CALL: Final = 100
 """Entries of one player in one call, at most."""
@@ -52,10 +53,11 @@ class Batch(NamedTuple):
 class Items:
     """Makes log items of events; caches the keys that seal personal fields."""
 
-    def __init__(self, client: redis.Redis, house: House) -> None:
+    def __init__(self, client: redis.Redis, house: House, seals: Seals | None = None) -> None:
         self._client = client
         self._house = house
-        self._seals: dict[str, bytes] = {}
+        self._seals = seals or Seals()
+        self._keys: dict[str, bytes] = {}
         self._key = lru_cache(maxsize=100_000)(house.player_key)
         self._now_us = house.now_us(real_now_us(client))
 
@@ -94,10 +96,11 @@ class Items:
         return Item(player, Entry("facts", name, digest, msgspec.msgpack.encode(columns), facts), True)
 
     def _seal(self, player: str) -> bytes:
-        if player not in self._seals:
-            key = PlayerKeys(player).seal
-            self._seals[player] = cast("bytes", self._client.fcall("croupier_seal", 1, key, sealing.new_seal()))
-        return self._seals[player]
+        if player not in self._keys:
+            fresh = self._seals.new(player).stored
+            stored = cast("bytes", self._client.fcall("croupier_seal", 1, PlayerKeys(player).seal, fresh))
+            self._keys[player] = self._seals.open(player, stored)
+        return self._keys[player]
 
 
 def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:

@@ -47,6 +47,7 @@ from service.api import reading
 from service.contacts.ledger import Status
 from service.events.accept import JOINING
 from service.players.facts import Assertion, restricts
+from service.players.sealing import Seals, seals_of
 
 __all__ = ["ImportRefused", "ImportResult", "run"]
 
@@ -103,6 +104,7 @@ class OpenHouse(NamedTuple):
     url: str
     client: redis.Redis
     house: House
+    seals: Seals
 
     @property
     def lake(self) -> Path:
@@ -113,7 +115,8 @@ class OpenHouse(NamedTuple):
 @contextmanager
 def _open(home: Path) -> Iterator[OpenHouse]:
     with serving(home) as url, closing(connect(url)) as client:
-        yield OpenHouse(home, url, client, open_house(client))
+        house = open_house(client)
+        yield OpenHouse(home, url, client, house, seals_of(house, home))
 
 
 class Import:
@@ -148,7 +151,7 @@ class Import:
         self._assume = assume
         self._rejects = rejects
         self._most = most
-        self._items = bulk.Items(door.client, door.house)
+        self._items = bulk.Items(door.client, door.house, door.seals)
         self._key = lru_cache(maxsize=100_000)(door.house.player_key)
         self._players: set[str] = set()
         self._ahead: deque[dict[int, str]] = deque()

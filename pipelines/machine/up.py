@@ -31,11 +31,12 @@ from features.store.connection import connect, load_library
 from features.store.deployment import FORMAT, PARTITIONS, House, create_house, raised, real_now_us
 from features.store.errors import StoreError
 from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, bundle_key, lease_key, pointer_key
-from features.store.server import Server, keeping, start_server, store_url
+from features.store.server import Say, Server, aloud, keeping, start_server, store_url
 from models.experiments.definition import GlobalHoldout
 from models.releases.release import journal
 from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
+from pipelines.privacy import house_keys
 from pipelines.simulation import world
 from pipelines.worker.child import LAST, Child
 from pipelines.worker.consumer import serving_plan
@@ -43,6 +44,7 @@ from pipelines.worker.process import wait_until_applied, wait_until_in_lake
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
 from service.decisions.decide import requested_id
+from service.players.sealing import seals_of
 from service.settings import Settings
 
 PLAYERS: Final = 500
@@ -108,7 +110,7 @@ def up(options: Options, console: Console) -> None:
     with _store(options, console) as (url, server):
         client = connect(url)
         with _step(console, "house and feature definitions"):
-            house = settle_in(client, options, url)
+            house = settle_in(client, options, url, console.print)
         children = _children(options, url)
         watch = ProcessWatch(children, server, options, console)
         try:
@@ -158,17 +160,17 @@ def _step(console: Console, name: str) -> Iterator[None]:
     console.print(f"  {name}: {time.monotonic() - begun:.1f} s", style="dim")
 
 
-def settle_in(client: redis.Redis, options: Options, url: str) -> House:
+def settle_in(client: redis.Redis, options: Options, url: str, say: Say = aloud) -> House:
     """Prepare a house, and start the global holdout in one that is new; later nobody is silenced unasked."""
     is_new = not client.exists(HOUSE)
-    house = prepare(client, options, url)
+    house = prepare(client, options, url, say)
     if is_new and not journal(client, "experiments"):
         hold_out(url, GlobalHoldout().share, "the house was created")
     return house
 
 
-def prepare(client: redis.Redis, options: Options, url: str) -> House:
-    """Create or open the house, load the store's functions, keep the features' schema, apply changed definitions."""
+def prepare(client: redis.Redis, options: Options, url: str, say: Say = aloud) -> House:
+    """Create or open the house, seal it, load the store's functions, keep the features' schema, apply definitions."""
     sandbox = options.players > 0 or options.clock_us is not None or options.rate is not None
     house = create_house(client, clock_us=options.clock_us, rate=options.rate, sandbox=sandbox)
     if house.format < FORMAT:  # before anything of it is changed: earlier builds refuse it from then on
@@ -176,6 +178,7 @@ def prepare(client: redis.Redis, options: Options, url: str) -> House:
         client.set(HOUSE, msgspec.json.encode(house))
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
+    house = house_keys.seal_up(client, house, options.home, say)
     client.set(bundle_key(TODAY.hash), TODAY.dumps(), nx=True)
     plan = serving_plan(client)
     if plan is None or plan.schema_hash != schema_hash():
@@ -252,7 +255,7 @@ def _afterwards(client: redis.Redis, options: Options, url: str, console: Consol
 
 def fill(client: redis.Redis, house: House, options: Options) -> None:
     """Send the events of a seeded world as usual, and wait until features and lake have them."""
-    items = bulk.Items(client, house)
+    items = bulk.Items(client, house, seals_of(house, options.home))
     reached: dict[int, str] = {}
     now_us = house.now_us(real_now_us(client))
     chunk = []

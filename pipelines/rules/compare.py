@@ -24,11 +24,11 @@ from features.kept_schemas import LakeSchemas, SchemaError, lacking
 from features.moments import micros
 from features.store.connection import connect
 from features.store.deployment import open_house
-from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates, CandidateSpace
 from models.experiments.assignment import Splits
 from models.experiments.definition import Experiments
 from pipelines.audit.period import moment_us
+from pipelines.audit.records import key_of
 from pipelines.rules.inspection import RulesRefused
 from pipelines.rules.rulebooks import rulebook
 from pipelines.served import served_catalogue
@@ -40,6 +40,7 @@ from service.decisions.personal import personal
 from service.decisions.record import Record, assignment, load_record
 from service.decisions.replay import recorded_player, recorded_request
 from service.decisions.serving import Serving
+from service.players.sealing import Seals, seals_of
 from service.rules.compiler import CompiledRulebook
 
 
@@ -93,11 +94,11 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
     laws = (CompiledRulebook(rulebook(name, client), layout) for name in (old, new))
     splits = Splits(Experiments(), layout)  # who was in which experiment stands in the records
     before, after = (Serving(house=house, plan=None, law=law, policies={}, churn=None, splits=splits) for law in laws)
-    schemas = LakeSchemas(lake)
+    schemas, seals = LakeSchemas(lake), seals_of(house)
     counts: Counter[str] = Counter()
     changes: dict[tuple[str, str], ChangedDecisions] = {}
     for record in track(_records(lake, since), "decisions", console=console, total=None):
-        case = _case(client, record, layout, schemas)
+        case = _case(client, record, layout, schemas, seals)
         if isinstance(case, str):
             counts[case] += 1
         else:
@@ -136,7 +137,9 @@ def _column(file: Path, name: str) -> list[Any]:
     return cast("list[Any]", pq.read_table(file, columns=[name])[name].to_pylist())
 
 
-def _case(client: redis.Redis, record: Record, layout: CandidateSpace, schemas: LakeSchemas) -> RecordedCase | str:
+def _case(
+    client: redis.Redis, record: Record, layout: CandidateSpace, schemas: LakeSchemas, seals: Seals
+) -> RecordedCase | str:
     """A recorded decision that can be judged again, or the reason why it cannot."""
     try:
         schema = schemas.find(record.versions.schema)
@@ -144,8 +147,7 @@ def _case(client: redis.Redis, record: Record, layout: CandidateSpace, schemas: 
         return "other_build"
     if record.versions.catalogue != layout.catalogue.hash:
         return "other_catalogue"
-    key = cast("bytes | None", client.get(PlayerKeys(record.player).seal))
-    opened = personal(key, record)
+    opened = personal(key_of(client, record, seals), record)
     if opened is None:
         return "erased"
     return RecordedCase(record, recorded_player(record, opened, schema), recorded_request(record, opened))

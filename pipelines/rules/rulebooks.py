@@ -30,6 +30,7 @@ from pipelines.rules.inspection import RulesRefused, linted, warnings_of
 from pipelines.served import bytes_of, kept_by_hash, promoted, served_catalogue, served_experiments, served_rulebook
 from pipelines.worker.consumer import serving_plan
 from service.decisions.serving import Serving
+from service.players.sealing import seals_of
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import RuleBinding, Rulebook, load_rulebook
 
@@ -71,7 +72,8 @@ def served(client: redis.Redis) -> Serving:
     }
     law = CompiledRulebook(served_rulebook(client), layout)
     splits, plan = Splits(served_experiments(client), layout), serving_plan(client)
-    return Serving(house=open_house(client), plan=plan, law=law, policies=policies, churn=None, splits=splits)
+    house = open_house(client)
+    return Serving(house=house, plan=plan, law=law, policies=policies, churn=None, splits=splits, seals=seals_of(house))
 
 
 def places_forbidden_to_policy(client: redis.Redis) -> dict[str, list[str]]:

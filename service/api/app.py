@@ -39,6 +39,7 @@ from service.api.routing import Dependencies
 from service.api.threaded_loop import ThreadedLoop
 from service.contacts.ledger import RedisLedger, finish_fetches
 from service.decisions.serving import Serving
+from service.players.sealing import seals_of
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
 from service.settings import Settings
@@ -251,10 +252,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = Store(where.store, CONNECTIONS)
     try:
         house = await _raised(store)
-        serving = serving_of_files(house, where)
+        seals = seals_of(house, where.home)
+        serving = replace(serving_of_files(house, where), seals=seals)
         await _keep(store, serving)
         async with _spare(where.store) as (spare, restricting_loop):
-            ledgers = RedisLedger(store, house), RedisLedger(spare, house)
+            ledgers = RedisLedger(store, house, seals=seals), RedisLedger(spare, house, seals=seals)
             deps = Dependencies(
                 serving,
                 *ledgers,

@@ -358,12 +358,20 @@ local function seal(keys, args)
   return redis.call('GET', keys[1])
 end
 
+-- KEYS: any. ARGV: the value that it has, another one. Returns 1 if it has the other one now, 0 if it had neither.
+local function exchange(keys, args)
+  local held = redis.call('GET', keys[1])
+  if held == args[1] then redis.call('SET', keys[1], args[2], 'KEEPTTL') end
+  return (held == args[1] or held == args[2]) and 1 or 0
+end
+
 redis.register_function('croupier_ingest', ingest)
 redis.register_function{function_name = 'croupier_view', callback = view, flags = {'no-writes'}}
 redis.register_function('croupier_reserve', reserve)
 redis.register_function('croupier_decide', decide)
 redis.register_function('croupier_confirm', confirm)
 redis.register_function('croupier_seal', seal)
+redis.register_function('croupier_exchange', exchange)
 redis.register_function('croupier_assert', assert_facts)
 redis.register_function('croupier_expire', expire)
 redis.register_function('croupier_grant', grant)

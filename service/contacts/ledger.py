@@ -19,6 +19,7 @@ from service.contacts.identities import WALKS, Identities
 from service.contacts.snapshot import Linked, PlayerSnapshot, read_snapshot
 from service.players import identity
 from service.players.facts import Assertion, forbids
+from service.players.sealing import PlayerSeal, Seals
 
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
@@ -139,20 +140,29 @@ class RedisLedger:
         house: Whose it is.
         until: Deadline of all calls together, on the monotonic clock.
         turns: To follow links, shared by all copies.
+        seals: Opens and makes the seals of players.
 
     Attributes:
         store: The store with that deadline.
     """
 
-    def __init__(self, store: Store, house: House, until: float = inf, turns: asyncio.Semaphore | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        house: House,
+        until: float = inf,
+        turns: asyncio.Semaphore | None = None,
+        seals: Seals | None = None,
+    ) -> None:
         self._whole = store
         self._house = house
+        self._seals = seals or Seals()
         self._turns = turns or asyncio.Semaphore(WALKS)
         self.store = TimedStore(store, until)
 
     def by(self, until: float) -> RedisLedger:
         """A copy whose calls share one deadline, on the monotonic clock."""
-        return RedisLedger(self._whole, self._house, until, self._turns)
+        return RedisLedger(self._whole, self._house, until, self._turns, self._seals)
 
     @property
     def households(self) -> Households:
@@ -276,9 +286,11 @@ class RedisLedger:
             return await self.known(keys, entry) or done
         return done
 
-    async def seal(self, keys: PlayerKeys, fresh: bytes) -> bytes:
-        """The player's key for personal fields; `fresh` becomes it if there was none."""
-        return bytes(await self.store.call("croupier_seal", [keys.seal], [fresh]))
+    async def seal(self, keys: PlayerKeys) -> PlayerSeal:
+        """The player's seal, a new one if there was none."""
+        fresh = self._seals.new(keys.player)
+        stored = bytes(await self.store.call("croupier_seal", [keys.seal], [fresh.stored]))
+        return fresh if stored == fresh.stored else self._seals.of(keys.player, stored)
 
     async def decision(self, decision_id: str) -> bytes | None:
         """What is kept of a decision, None if nothing is."""
@@ -299,8 +311,9 @@ class RedisLedger:
         return [one for one in held if one is not None]
 
     async def seal_of(self, keys: PlayerKeys) -> bytes | None:
-        """The player's key for personal fields, None if erased."""
-        return cast("bytes | None", await self.store.command("GET", keys.seal))
+        """The player's key for personal fields, None if there is none."""
+        stored = await self.store.command("GET", keys.seal)
+        return None if stored is None else self._seals.open(keys.player, stored)
 
     async def progress(self, partition: int) -> str:
         """Stream id up to which a partition's features are current."""

@@ -35,7 +35,6 @@ from service.decisions.record import (
 )
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
-from service.players import sealing
 from service.rules.compiler import Verdict
 
 
@@ -87,7 +86,7 @@ def compose(
     choice = choose(*choose_policy(request, serving, assessed), seen, assessed.excluded, u, serving.layout)
     choice = msgspec.structs.replace(choice, deferrals=deferred(assessed.verdict, serving.layout))
     contact = chosen_contact(choice.place, assessed)
-    seal = snapshot.seal or sealing.new_seal()
+    seal = serving.seals.of(key, snapshot.seal)
     record = Record(
         decision_id=name,
         player=key,
@@ -106,9 +105,9 @@ def compose(
         seen=_observed(serving, snapshot, churn, assessed),
         versions=_versions(serving, assessed),
         sandbox=serving.house.sandbox,
-        sealed=seal_part(seal, _sealed_part(request, snapshot, assessed), name),
+        sealed=seal_part(seal.key, _sealed_part(request, snapshot, assessed), name),
     )
-    return _with_limits(serving, snapshot, record, seal, ever=assessed.verdict.rules.ever)
+    return _with_limits(serving, snapshot, record, seal.stored, ever=assessed.verdict.rules.ever)
 
 
 def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, seal: bytes, *, ever: bool) -> Decision:

@@ -29,6 +29,8 @@ from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
 from service.errors import Contended, RequestIdReused
 from service.players import sealing
+from service.players.facts import erased_us
+from service.players.sealing import Seals
 
 ATTEMPTS: Final = 3
 
@@ -94,7 +96,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         if snapshot.record is not None:
             await _settle(ledger, snapshot, name)
             return _replay(snapshot.record, request)
-        own = own_id(request.player_id, snapshot, linked=player != asked)
+        own = own_id(request.player_id, snapshot, (player, asked), serving.seals)
         # Attempts at this very decision whose answer got lost take no room from it.
         again = snapshot.household and snapshot.held.in_household(name)
         free = replace(snapshot, held=snapshot.held.without(name)) if again else snapshot
@@ -117,11 +119,19 @@ def player_keys(serving: Serving, player: str) -> PlayerKeys:
     return PlayerKeys(player, serving.plan.key(player) if serving.plan else b"")
 
 
-def own_id(player_id: str, snapshot: PlayerSnapshot, *, linked: bool) -> str:
-    """The id by which a player is split into variants: of several linked ids always the same one."""
-    if not linked:
+def own_id(player_id: str, snapshot: PlayerSnapshot, keys: tuple[str, str], seals: Seals) -> str:
+    """The id by which a player is split into variants: of several linked ids always the same one.
+
+    Of a player who was erased it is the player key, for the name by which others were linked is gone with the seal.
+    `keys` are the player's, and that of the id which was asked about.
+    """
+    player, asked = keys
+    if erased_us(snapshot.facts) is not None:
+        return player
+    if player == asked:
         return player_id
-    told = sealing.unseal(snapshot.seal, base64.b64decode(snapshot.facts[b"name"]), sealing.NAME)
+    key = None if snapshot.seal is None else seals.open(player, snapshot.seal)
+    told = sealing.unseal(key, base64.b64decode(snapshot.facts[b"name"]), sealing.NAME)
     if told is None:
         raise StoreError("the player's name is sealed under another key")
     return str(told["player_id"])

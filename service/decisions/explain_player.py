@@ -111,7 +111,7 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
         return keys, await ledger.view(keys, NO_DECISION)
 
     keys, snapshot = await ledger.identities.with_owner(asked, read)
-    own = own_id(player_id, snapshot, linked=keys.player != asked)
+    own = own_id(player_id, snapshot, (keys.player, asked), serving.seals)
     now_us = serving.house.now_us(snapshot.real_us)
     assignment = serving.splits.assign(own)
     return ExplainedPlayer(own, keys, snapshot, assess(snapshot, Asked(brand), assignment, now_us, serving))

@@ -42,6 +42,7 @@ from service.decisions.personal import Narrowed, Personal, personal
 from service.decisions.record import Record, assignment, pack_floats, unpack_floats, unpack_places
 from service.decisions.serving import Serving
 from service.players import sealing
+from service.players.facts import erased_us
 from service.rules.inputs import InputRead
 
 _TROUBLES = frozenset({"features_unavailable", "features_stale"})
@@ -256,6 +257,8 @@ def _churn(record: Record, made: MadeWith, vector: NDArray[np.float64], found: R
 def _owner(record: Record, seal: bytes | None, opened: Personal, house: House, found: Replayed) -> str:
     """Whose decision it is, and its id where the caller's request made it; the id by which the player is split."""
     asked = house.player_key(opened.player_id)
+    if erased_us(opened.facts) is not None:
+        return record.player
     name = opened.facts.get(b"name") if asked != record.player else None
     told = None if name is None else sealing.unseal(seal, base64.b64decode(name), sealing.NAME)
     own = opened.player_id if told is None else str(told["player_id"])

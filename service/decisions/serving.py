@@ -15,6 +15,7 @@ from models.experiments.assignment import Splits
 from models.policy.context import CHURN
 from models.policy.policy import Policy
 from service.decisions import reasons
+from service.players.sealing import Seals
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
 
@@ -30,6 +31,7 @@ class Serving:
         policies: By the names under which variants ask for them; `priority` serves purposes that no policy draws.
         churn: The churn model, None while none is promoted.
         splits: How experiments split players, over the same catalogue.
+        seals: Opens and makes the seals of players.
         lawful: Whether the rulebook that was promoted could be read; else nothing promotional is sent.
         layout: The catalogue as sets of candidates.
         book: The rulebook.
@@ -42,6 +44,7 @@ class Serving:
     policies: Mapping[str, Policy]
     churn: Scorer | None
     splits: Splits
+    seals: Seals = field(default_factory=Seals)
     lawful: bool = True
     layout: CandidateSpace = field(init=False)
     book: Rulebook = field(init=False)

@@ -127,7 +127,7 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
         if known is not None:
             return answered(keys, known, EventIdReused)
     personal = events.personal(event)
-    seal = await ledger.seal(keys, sealing.new_seal()) if personal else b""
+    seal = (await ledger.seal(keys)).key if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = sealing.seal(seal, personal, event.event_id) if personal else None
     ahead = ClockAhead(arrival.now_us, held) if arrival.late == "ahead" else None

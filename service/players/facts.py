@@ -17,8 +17,11 @@ from features import events, zones
 from features.events import Event, micros
 from features.words import fold
 
-NO_REGISTER: Final = frozenset({b"v", b"to", b"name"})
-"""Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name."""
+ERASED: Final = "erased"
+"""Field of the store's hash: when the player was erased, unix microseconds of house time, and the stream id of that."""
+NO_REGISTER: Final = frozenset({b"v", b"to", b"name", ERASED.encode()})
+"""Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name, and
+when the player was erased."""
 BY_MOMENT: Final = frozenset({"opened", "birth_date", "time_out"})
 """Registers whose moment is their value: the greatest is the strictest."""
 TAGS: Final = ("harm", "complaint", "resolved")
@@ -359,6 +362,12 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
             value = getattr(event, name)
             if value is not None and (name != "time_zone" or zones.known(value)):
                 yield Assertion(name, at, 0, value)
+
+
+def erased_us(raw: Mapping[bytes, bytes]) -> int | None:
+    """When the player of a hash was erased, unix microseconds; None if never."""
+    told = raw.get(ERASED.encode())
+    return None if told is None else int(told.partition(b" ")[0])
 
 
 Parts = Mapping[str, Mapping[str, FactValue]]

@@ -73,7 +73,7 @@ def test_a_house_that_the_first_build_lived_in_stands_under_this_one_and_the_fir
     linked(lake)
     with Process(first, "up --players 0 --no-screen", home, {}) as refused:
         assert refused.process.wait(SLOWLY) != 0
-        assert "the house has format 2 and 256 partitions, not 1 and 256" in refused.said
+        assert "the house has format 3 and 256 partitions, not 1 and 256" in refused.said
 
 
 def _keeps(side: Side, made: Promises) -> None:

@@ -154,6 +154,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CROUPIER_CATALOGUE", str(home / "catalogue.yaml"))
         environment.setenv("CROUPIER_READ_SECONDS", "20")
+        environment.setenv("CROUPIER_HOME", str(home))
         with opened(home) as running:
             yield running
 

@@ -72,7 +72,7 @@ async def story(url: str) -> None:
     await tell("e1", type="registered", jurisdiction="MT", time_zone="Europe/Malta", birth_date="1980-05-17")
     await tell("e2", type="consent_changed", channel="email", granted=True)
     await tell("e3", type="login", player_id="device-1")
-    seal = await ledger.seal(PlayerKeys(PLAYER), bytes(32))
+    seal = bytes(await ledger.store.call("croupier_seal", [PlayerKeys(PLAYER).seal], [bytes(32)]))
     for name, channel in ((CONTACT, "email"), (SECOND, "sms")):
         status, _ = await ledger.reserve(PlayerKeys(PLAYER), booking(name, channel, seal, now_us))
         assert status == "reserved"

@@ -29,6 +29,7 @@ from support.workers import running
 from features.read_plan import ReadPlan
 from features.store.connection import connect
 from features.store.deployment import PARTITIONS, open_house, order
+from features.store.house_key import FILE, HouseKeyError
 from features.store.keys import LEARNER_LEASE, LIVE, bundle_key, lease_key, live_key, log_key, pointer_key
 from features.store.restored import restored
 from features.store.server import read_lock
@@ -37,7 +38,7 @@ from pipelines.backup import backup as taking
 from pipelines.backup.backup import back_up
 from pipelines.backup.checks import chain_faults
 from pipelines.backup.manifest import MANIFEST, SUMS, BackupError, Manifest, digest_of, write_sums
-from pipelines.backup.restore import accept, restore
+from pipelines.backup.restore import KeptApart, accept, restore
 from pipelines.doctor.findings import restored as found_restored
 from pipelines.machine import up
 from pipelines.worker.lake import SCHEMAS, Lake
@@ -182,6 +183,7 @@ def test_a_house_of_the_first_build_is_restored_with_its_players_and_models(
 ) -> None:
     home = unpack(place / "old")
     monkeypatch.setenv("CROUPIER_CATALOGUE", str(home / "catalogue.yaml"))
+    monkeypatch.setenv("CROUPIER_HOME", str(home))
     for name, seconds in PATIENT.items():
         monkeypatch.setenv(name, seconds)
     with stored(home) as url, closing(connect(url)) as client:
@@ -191,13 +193,20 @@ def test_a_house_of_the_first_build_is_restored_with_its_players_and_models(
             records = {name: caller.get(f"/v1/decisions/{name}").content for name in TOLD["records"]}
             facts = {name: caller.get(f"/v1/players/{name}").json()["facts"] for name in ("ada", "bea", "eve")}
             back_up(home, place / "backup", silent)
-    found = brought_back(place / "backup", place / "new")
+    with pytest.raises(HouseKeyError, match="no backup holds the house key"):
+        brought_back(place / "backup", place / "new")
+    assert not (place / "new").exists()
+    assert not [file for file in (place / "backup").rglob("*") if FILE in file.name]
+    monkeypatch.delenv("CROUPIER_HOME")
+    found = restore(place / "backup", place / "new", "somebody", NOW, silent, KeptApart(home / FILE))
+    monkeypatch.setenv("CROUPIER_HOME", str(place / "new"))
     shutil.rmtree(home / "mlflow")
     assert found.champion == TOLD["releases"]["churn"][-1]["version"]
     assert found.chained > 0
     assert found.settings == {"CROUPIER_CATALOGUE": f"{place}/new/settings/CROUPIER_CATALOGUE/catalogue.yaml"}
     monkeypatch.setenv("CROUPIER_CATALOGUE", found.settings["CROUPIER_CATALOGUE"])
     registry = ChurnRegistry(place / "new")
+    assert found.champion is not None
     assert registry.bundle(found.champion)
     assert (place / "new" / "mlflow" / "artifacts").is_dir()
     with stored(place / "new") as url, Serving(url, place) as serving, speaking(serving.socket) as caller:

@@ -28,7 +28,7 @@ from features.read_plan import ReadPlan
 from features.store.bundles import publish
 from features.store.cluster import plain
 from features.store.connection import connect, load_library
-from features.store.deployment import create_house, real_now_us
+from features.store.deployment import FORMAT, create_house, real_now_us
 from features.store.keys import pointer_key
 from features.store.restored import Restored, mark
 from features.store.server import server_binary, socket_path, start_server
@@ -163,11 +163,11 @@ def test_a_store_that_holds_no_house_yet_is_told_to_come_up(tmp_path: Path) -> N
 
 def test_a_house_of_a_newer_format_is_left_to_the_build_that_wrote_it(world: World) -> None:
     told: Any = world.client.get("croupier:house")
-    world.client.set("croupier:house", json.dumps(json.loads(told) | {"format": 3}))
+    world.client.set("croupier:house", json.dumps(json.loads(told) | {"format": FORMAT + 1}))
     found = doctor(world.home)
     assert found.code == 1
     line = found.line("house", "fault")
-    assert "the house has format 3, of a later build; this one reads up to 2" in line
+    assert f"the house has format {FORMAT + 1}, of a later build; this one reads up to {FORMAT}" in line
     assert line.endswith("to do: run the build that wrote it")
 
 

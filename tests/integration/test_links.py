@@ -139,7 +139,7 @@ async def test_a_process_that_died_in_the_middle_of_a_link_leaves_nothing_open(
         await tell(client, [event("cookie-3", "self_excluded")])
         ledger = app_of(client).state.deps.ledger
         key, linked = house.player_key(PLAYER), house.player_key("cookie-3")
-        seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
+        seal = (await ledger.seal(PlayerKeys(key))).key
         name = sealing.seal(seal, {"player_id": PLAYER}, sealing.NAME)
         import base64  # noqa: PLC0415 - as the house seals it
 

@@ -110,6 +110,6 @@ async def facts_of(client: Any, player: str) -> dict[str, str]:
 async def marked(ledger: RedisLedger, house: House, linked: str, player: str) -> str:
     """The mark on an id that a link begins with, as one leaves it who dies then."""
     key = house.player_key(player)
-    seal = await ledger.seal(PlayerKeys(key), sealing.new_seal())
+    seal = (await ledger.seal(PlayerKeys(key))).key
     name = base64.b64encode(sealing.seal(seal, {"player_id": player}, sealing.NAME)).decode()
     return (await ledger.identities.begin_merge(house.player_key(linked), key, name)).mark

@@ -61,6 +61,7 @@ ENDING = {
     "command_refused",
     "dataset_refused",
     "gate_refused",
+    "house_key",
     "import_refused",
     "invalid_backup",
     "invalid_file",
