@@ -86,7 +86,7 @@ async def traced(root: Path) -> Way:
     way = Way(root)
     async with application.router.lifespan_context(application):
         transport = httpx.ASGITransport(application)
-        async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for number in range(WARM + 1):
                 if number == WARM:
                     sys.setprofile(way)

@@ -49,12 +49,89 @@ class NoSuchMethodError(RequestRefused):
     code = "no_such_method"
     status = 405
 
+    def __init__(self, sentence: str = "", allowed: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        """With the methods that the route has (RFC 9110, section 15.5.6)."""
+        return super().headers() | {"allow": ", ".join(self.allowed)}
+
 
 class TooLargeError(RequestRefused):
     """A body with more bytes than are read."""
 
     code = "too_large"
     status = 413
+
+
+class MalformedRequestError(RequestRefused):
+    """A request that is no HTTP/1.1, or that two readers could read in two ways."""
+
+    code = "malformed_request"
+    status = 400
+    sentence = "this is no HTTP/1.1 that can be read in one way only"
+
+
+class TargetTooLongError(RequestRefused):
+    """A path and query with more bytes than are read."""
+
+    code = "target_too_long"
+    status = 414
+    sentence = "the path and query of a request have at most 8192 bytes"
+
+
+class HeadersTooLargeError(RequestRefused):
+    """Header fields with more bytes than are read, or more of them."""
+
+    code = "headers_too_large"
+    status = 431
+    sentence = "a request has at most 100 header fields, of 32768 bytes together"
+
+
+class TooSlowError(RequestRefused):
+    """A request that was not complete in time."""
+
+    code = "too_slow"
+    status = 408
+    sentence = "header fields must be complete within 10 s, and a body within 20 s after them"
+
+
+class TooManyConnectionsError(RequestRefused):
+    """A connection beside as many as a process keeps open."""
+
+    code = "too_many_connections"
+    status = 503
+    sentence = "this process keeps no more connections open; try again"
+
+
+class MisdirectedError(RequestRefused):
+    """A request for a host that this house is not."""
+
+    code = "misdirected"
+    status = 421
+    sentence = "this house is not called by that Host; names that it answers to stand in CROUPIER_HOSTS"
+
+
+class CrossSiteError(RequestRefused):
+    """A write that a browser sends from a page of another site."""
+
+    code = "cross_site"
+    status = 403
+    sentence = "a browser may not write here from another site's page"
+
+
+class UnsupportedMediaTypeError(RequestRefused):
+    """A body that is not sent as plain JSON."""
+
+    code = "unsupported_media_type"
+    status = 415
+    sentence = "send the body as `Content-Type: application/json`, without Content-Encoding"
+
+    def headers(self) -> dict[str, str]:
+        """With what is taken (RFC 9110, sections 12.5.1, 12.5.3 and 15.5.16)."""
+        taken = {"accept": "application/json", "accept-post": "application/json", "accept-encoding": "identity"}
+        return super().headers() | taken
 
 
 class InvalidJsonError(RequestRefused):

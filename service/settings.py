@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from features.files import CatalogueError
 from features.settings.environment import Environment, environment
 from models.catalogue.offers import Catalogue, load_catalogue
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
+
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names that only pages of this very machine can carry; always answered, so that health checks need no setting."""
 
 
 def catalogue_path() -> Path:
@@ -31,6 +34,8 @@ class Settings:
     write_seconds: float = Environment.write_seconds.default
     lake: Path | None = None
     home: Path = Environment.home.default
+    hosts: frozenset[str] = LOOPBACK
+    """Names and addresses in Host that are answered."""
 
     def files(self) -> tuple[Catalogue, Rulebook]:
         """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
@@ -52,4 +57,5 @@ class Settings:
             write_seconds=held.write_seconds,
             lake=held.home / "lake",
             home=held.home,
+            hosts=LOOPBACK | set(held.hosts),
         )

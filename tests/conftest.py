@@ -173,7 +173,7 @@ def opened(
             # Whatever a test is about, what it is answered is as the page of the API says.
             hooks = {"response": [conforms]}
             async with httpx.AsyncClient(
-                transport=transport, base_url="http://croupier", timeout=60, event_hooks=hooks
+                transport=transport, base_url="http://localhost", timeout=60, event_hooks=hooks
             ) as client:
                 client.app = app  # type: ignore[attr-defined]
                 yield client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -90,6 +90,30 @@ def _keys(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+_HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+:[0-9a-f:.]*")
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    """Names or addresses that callers reach the API by, each without scheme and port."""
+    hosts = tuple(word.strip().lower().strip("[]") for word in text.split(","))
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError("must be names or addresses divided by commas, without scheme, port or `*`")
+    return hosts
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    """Addresses and networks, each as it is written."""
+    from ipaddress import ip_network  # noqa: PLC0415 - few houses have proxies
+
+    networks = tuple(word.strip() for word in text.split(","))
+    try:
+        for network in networks:
+            ip_network(network)
+    except ValueError:
+        raise ValueError("must be addresses or networks divided by commas, such as 10.0.0.0/8") from None
+    return networks
+
+
 @dataclass(frozen=True)
 class Environment:
     """What the environment says; each variable is read when it is asked for, and one that is wrong is refused then."""
@@ -129,6 +153,21 @@ class Environment:
         _path,
         None,
         "File of the house key, in place of `house.key` in the home; others must not be able to read it.",
+    )
+    hosts = Variable[tuple[str, ...]](
+        "CROUPIER_HOSTS",
+        "names divided by commas",
+        _hosts,
+        (),
+        "Names and addresses by which callers reach the API, as their requests' Host has them, without port; those of "
+        "loopback and what `--host` names are always answered. Any other Host gets 421.",
+    )
+    proxies = Variable[tuple[str, ...]](
+        "CROUPIER_PROXIES",
+        "addresses or networks divided by commas",
+        _networks,
+        (),
+        "Proxies before the API whose X-Forwarded-For and X-Forwarded-Proto are believed; without any nobody's are.",
     )
     port = Variable("PORT", "port", _port, 8000, "Port of the API, where `--port` names none.")
     catalogue = Variable[Path | None](
@@ -202,6 +241,11 @@ def for_children(home: Path, url: str) -> dict[str, str]:
 def use_store(url: str) -> None:
     """Let this process, and those that it starts, use a store."""
     os.environ[Environment.store.name] = url
+
+
+def answer_for(hosts: Iterable[str]) -> None:
+    """Let the processes that this one starts answer requests for hosts."""
+    os.environ[Environment.hosts.name] = ",".join(hosts)
 
 
 def untie() -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from features.settings.environment import Environment, environment, use_store
+from features.settings.environment import Environment, answer_for, environment, use_store
 from pipelines.cli.terminal import (
     CommandRefused,
     Json,
@@ -24,7 +24,7 @@ from pipelines.cli.terminal import (
     warn_of_unknown,
 )
 
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+EVERY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - refused without names
 
 
 def up(
@@ -79,10 +79,11 @@ def serve(
     """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
     import uvicorn
 
-    from service.settings import Settings
+    from service.settings import LOOPBACK, Settings
 
     log_to_stderr()
     warn_of_unknown()
+    answer_for(_hosts(host))
     if host not in LOOPBACK and not environment().keys:
         raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
     Settings.here("").files()  # before anything starts, in one sentence
@@ -97,7 +98,11 @@ def serve(
             port=port,
             workers=workers,
             loop="uvloop",
-            http="httptools",
+            http="service.api.protocol:BoundedProtocol",
+            ws="none",
+            proxy_headers=bool(environment().proxies),
+            forwarded_allow_ips=list(environment().proxies),
+            server_header=False,
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=5,
@@ -113,6 +118,17 @@ def _refuse_without_key(url: str) -> None:
 
     with suppress(StoreError):
         seals_of(open_house(connect(url)), home())
+
+
+def _hosts(host: str) -> set[str]:
+    """Hosts that are answered beside loopback: those of CROUPIER_HOSTS, and what is listened on where that is one."""
+    named = set(environment().hosts)
+    if host in EVERY_ADDRESS and not named:
+        raise CommandRefused(
+            f"--host {host or chr(34) * 2} listens on every address: say by which names callers reach it, "
+            f"such as {Environment.hosts.name}=croupier.example.com"
+        )
+    return named if host in EVERY_ADDRESS else named | {host.lower()}
 
 
 def doctor(as_json: Json = False) -> None:

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from msgspec import UNSET, Struct, UnsetType
 
 from features.errors import RETRY_AFTER_SECONDS, CroupierError
-from service.api.problems import MEDIA_TYPE, TITLES, Refusals, problem
+from service.api.problems import MEDIA_TYPE, OF_NO_ROUTE, TITLES, Refusals, problem
 from service.api.schemas import (
     AcceptedAnswer,
     BatchAnswer,
@@ -25,7 +25,6 @@ from service.api.schemas import (
     ReadyAnswer,
     RecordAnswer,
 )
-from service.errors import NoSuchMethodError, NoSuchRouteError
 from service.reports import PublishedReport
 
 ABOUT: Final = """Croupier deals the next best action to each player, under the rules of the house.
@@ -196,7 +195,7 @@ def _codes(page: Mapping[str, Any]) -> set[str]:
         for response in operation["responses"].values()
         for part in _properties(response.get("content", {}).get(MEDIA_TYPE, {}))
     ]
-    return {code for codes in refused for code in codes} | {NoSuchRouteError.code, NoSuchMethodError.code}
+    return {code for codes in refused for code in codes} | {error.code for error in OF_NO_ROUTE}
 
 
 def _properties(media: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,13 +15,23 @@ from features.store.errors import StoreError
 from features.words import sentence
 from service.api.schemas import Problem
 from service.errors import (
+    CrossSiteError,
     FaultError,
+    HeadersTooLargeError,
     InvalidBodyError,
     InvalidJsonError,
+    MalformedRequestError,
+    MisdirectedError,
+    NoSuchMethodError,
+    NoSuchRouteError,
     RequestRefused,
+    TargetTooLongError,
     TooLargeError,
+    TooManyConnectionsError,
+    TooSlowError,
     UnauthorisedError,
     UnknownTypeError,
+    UnsupportedMediaTypeError,
 )
 
 REFUSALS: Final = (RequestRefused, StoreError)
@@ -31,19 +41,32 @@ MEDIA_TYPE: Final = "application/problem+json"
 Refusals = tuple[type[CroupierError], ...]
 """Errors that a route may answer with."""
 
-EVERYWHERE: Final[Refusals] = (UnauthorisedError, StoreError, FaultError)
+AT_THE_DOOR: Final[Refusals] = (MisdirectedError, CrossSiteError)
+"""Errors of every route, before it is reached."""
+EVERYWHERE: Final[Refusals] = (*AT_THE_DOOR, UnauthorisedError, StoreError, FaultError)
 """Errors of every route that asks for a key."""
-OF_A_BODY: Final[Refusals] = (InvalidJsonError, InvalidBodyError, TooLargeError)
+OF_A_BODY: Final[Refusals] = (InvalidJsonError, InvalidBodyError, TooLargeError, UnsupportedMediaTypeError)
 """Errors of every route with a body."""
+OF_NO_ROUTE: Final[Refusals] = (
+    *(NoSuchRouteError, NoSuchMethodError, MalformedRequestError, TargetTooLongError, HeadersTooLargeError),
+    *(TooSlowError, TooManyConnectionsError),
+)
+"""Errors of what reaches no route."""
 
 TITLES: Final = {
     400: "Bad request",
     401: "Unauthorised",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Conflict",
     413: "Too large",
+    414: "Target too long",
+    415: "Unsupported media type",
+    421: "Misdirected",
     422: "Not valid",
+    431: "Headers too large",
     500: "Fault",
     503: "Unavailable",
 }

@@ -8,8 +8,11 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Match
+from starlette.types import Scope
 
 from service.api import contract, decisions, events, operation, players, reports
+from service.api.door import Door
 from service.api.problems import refuse
 from service.errors import NoSuchMethodError, NoSuchRouteError
 
@@ -32,13 +35,22 @@ def build(lifespan: Lifespan) -> FastAPI:
     )
     for noun in (events, decisions, players, reports, operation):
         noun.add(app)
+    app.add_middleware(Door)
     contract.describe(app)
     return app
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return refuse(NoSuchRouteError(f"{request.url.path} is no route; see /docs"))
+    return refuse(NoSuchRouteError(f"{request.scope['path']} is no route; see /docs"))
 
 
 async def _no_method(request: Request, _: Exception) -> Response:
-    return refuse(NoSuchMethodError(f"{request.method} is not for {request.url.path}; see /docs"))
+    sentence = f"{request.method} is not for {request.scope['path']}; see /docs"
+    return refuse(NoSuchMethodError(sentence, allowed(request.app, request.scope)))
+
+
+def allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods of all routes of a path."""
+    matching = [route for route in app.routes if route.matches(scope)[0] is not Match.NONE]
+    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

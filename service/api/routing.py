@@ -17,20 +17,22 @@ from fastapi.routing import APIRoute
 from msgspec import Struct, to_builtins
 from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect
 from structlog.contextvars import clear_contextvars
 
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
 from service.access.scopes import Scope
 from service.api import contract
-from service.api.problems import EVERYWHERE, REFUSALS, Refusals, invalid, refuse
+from service.api.bounds import BOUNDS
+from service.api.door import demand_json
+from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, invalid, refuse
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.contacts.ledger import RedisLedger
 from service.decisions.serving import Serving
 from service.errors import FaultError, TooLargeError, UnauthorisedError
 
-BODY_BYTES: Final = 256 * 1024
 RESTRICTING_SECONDS: Final = 5.0
 """Deadline of what restricts contact; it is waited for while the store is silent too."""
 _LOG: Final = structlog.get_logger()
@@ -137,6 +139,8 @@ class Route(APIRoute):
                 answered: Response = await retriable(endpoint(deps=deps, **arguments))
             except REFUSALS as refusal:
                 answered = refuse(refusal)
+            except ClientDisconnect:
+                raise  # to the door: there is nobody to answer
             except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
                 _LOG.exception("fault", route=self.path)
                 answered = refuse(FaultError())
@@ -155,11 +159,12 @@ def _authorise(request: Request, deps: Dependencies) -> None:
 
 
 async def _body(request: Request) -> bytes:
+    demand_json(request.headers)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > BODY_BYTES:
-            raise TooLargeError(f"a body has at most {BODY_BYTES} bytes")
+        if len(body) > BOUNDS.body_bytes:
+            raise TooLargeError(f"a body has at most {BOUNDS.body_bytes} bytes")
     return bytes(body)
 
 
@@ -203,7 +208,7 @@ def add_route(app: FastAPI, operation: Operation) -> None:
         operation.endpoint,
         methods=[operation.method],
         response_class=Response,
-        responses=contract.responses(operation.answer, operation.refusals + (EVERYWHERE if keyed else ())),
+        responses=contract.responses(operation.answer, operation.refusals + (EVERYWHERE if keyed else AT_THE_DOOR)),
         route_class_override=Route if keyed else APIRoute,
         summary=told.rstrip("."),
         description=more.strip(),

@@ -128,7 +128,7 @@ async def serving(url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
     transport = httpx.ASGITransport(app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
         yield app, client
 
 

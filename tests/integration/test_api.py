@@ -187,7 +187,10 @@ async def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact
     client.close()
     app = routes.build(lifespan)
     app.state.settings = Settings.here(server.url)
-    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+    async with (
+        lifespan(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller,
+    ):
         assert (await caller.get("/readyz")).status_code == 200
         server.signal(signal.SIGSTOP)
         try:

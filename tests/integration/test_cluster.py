@@ -93,7 +93,7 @@ async def serving(stage: Stage) -> Any:
     app = routes.build(lifespan)
     app.state.settings = replace(Settings.here(stage.servers.url), lake=stage.lake)
     transport = httpx.ASGITransport(app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as caller:
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as caller:
         caller.app = app  # type: ignore[attr-defined]
         yield caller
 

@@ -83,7 +83,7 @@ async def test_what_the_command_writes_is_what_the_service_shows(
     built = app.create()
     async with (
         app.lifespan(built),
-        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://localhost") as client,
     ):
         listed = await client.get("/reports")
         assert (listed.status_code, listed.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -111,7 +111,7 @@ async def test_a_list_without_reports_says_how_to_make_one_and_quotes_titles_as_
     built = app.create()
     async with (
         app.lifespan(built),
-        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://croupier") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://localhost") as client,
     ):
         assert "croupier report uplift" in (await client.get("/reports")).text
         store.hset(REPORTS, "odd", summary)  # type: ignore[arg-type]

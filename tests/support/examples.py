@@ -300,7 +300,7 @@ async def _serving(url: str, lake: Path) -> AsyncIterator[httpx.AsyncClient]:
     app = routes.build(lifespan)
     app.state.settings = replace(Settings.here(url), lake=lake)
     transport = httpx.ASGITransport(app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://croupier", timeout=60) as client:
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
         yield client
 
 

@@ -238,7 +238,7 @@ class Serving:
 
 def speaking(socket: Path) -> httpx.Client:
     """A client of a serving process."""
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://croupier", timeout=30)
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost", timeout=30)
 
 
 class Caller:
@@ -382,5 +382,8 @@ async def calling(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of the application over a store, in this process."""
     app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
-    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as caller:
+    async with (
+        lifespan(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller,
+    ):
         yield caller

@@ -22,13 +22,16 @@ OUTSIDE = {Linked, SilentError}
 """What nobody meets but our own code; the docstring of each says why."""
 ANSWERS = {
     "invalid_json": 400,
+    "malformed_request": 400,
     "unauthorised": 401,
+    "cross_site": 403,
     "no_such_route": 404,
     "archived": 404,
     "unknown_decision": 404,
     "unknown_player": 404,
     "unknown_report": 404,
     "no_such_method": 405,
+    "too_slow": 408,
     "already_linked": 409,
     "event_id_reused": 409,
     "expired": 409,
@@ -39,6 +42,9 @@ ANSWERS = {
     "revoked": 409,
     "too_early": 409,
     "too_large": 413,
+    "target_too_long": 414,
+    "unsupported_media_type": 415,
+    "misdirected": 421,
     "before_trading": 422,
     "event_in_future": 422,
     "event_too_old": 422,
@@ -49,11 +55,13 @@ ANSWERS = {
     "outcome_too_old": 422,
     "unknown_brand": 422,
     "unknown_type": 422,
+    "headers_too_large": 431,
     "lake_unreadable": 503,
     "contended": 503,
     "no_definitions": 503,
     "not_ready": 503,
     "store_unavailable": 503,
+    "too_many_connections": 503,
 }
 """Codes that callers know, with their status, for ever."""
 ENDING = {

@@ -1,0 +1,345 @@
+"""HTTP/1.1 as the serving process reads it: uvicorn's protocol within bounds, and refusing what is ambiguous."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Transport
+from collections.abc import Sequence
+from math import inf
+from operator import itemgetter
+from typing import Any, ClassVar, Final
+
+import httptools
+from prometheus_client import Counter
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from features.errors import CroupierError
+from service.api.bounds import BOUNDS, Bounds
+from service.api.door import name_of
+from service.api.problems import refuse
+from service.errors import (
+    HeadersTooLargeError,
+    MalformedRequestError,
+    RequestRefused,
+    TargetTooLongError,
+    TooLargeError,
+    TooManyConnectionsError,
+    TooSlowError,
+)
+
+TURNED_AWAY: Final = Counter("croupier_turned_away", "Requests refused before any route", ["code"])
+SLICE_BYTES: Final = 4096
+"""Bytes that are parsed before it is looked at again whether there is room for more."""
+LOOK_SECONDS: Final = 1.0
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class Flow(FlowControl):
+    """Whether a connection is read from; nothing resumes it while what was read waits to be parsed."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        """Read on, unless enough was read."""
+        if not self.held:
+            super().resume_reading()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection: uvicorn's own, with a bound on all that its caller can make it keep or wait for.
+
+    Requests are answered in their order, a refusal in its turn; after a refusal nothing of the connection is read.
+    """
+
+    bounds: ClassVar[Bounds] = BOUNDS
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._in_body = False
+        """Whether the header fields of a request are complete, and its body is not."""
+        self._begun = False
+        """Whether a byte of a request is there whose header fields are not complete."""
+        self._head_bytes = self._body_bytes = 0
+        self._unspent_bytes = 0
+        """Parsed since the request began, or since its body last grew: of these the parser may keep all."""
+        self._grew = False
+        """Whether a request began, or its body grew, in the slice that is being parsed."""
+        self._due = inf
+        """When a request, or the part of it that is awaited, must be there."""
+        self._unread_until = inf
+        """When the caller must have read an answer."""
+        self._waits_since = self.loop.time()
+        self._refusal: RequestRefused | None = None
+        self._deaf = False
+        """Whether what still arrives is thrown away."""
+        self._spilt_bytes = 0
+        self._farewell = b""
+        """The refusal, while earlier requests are still to be answered."""
+        self._held = b""
+        """What was read and is not yet parsed."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Begin to watch a connection; if there are too many, one of them is cut."""
+        super().connection_made(transport)
+        self.flow = Flow(transport)
+        self._due = self.loop.time() + self.bounds.head_seconds
+        self._look_again = self.loop.call_later(LOOK_SECONDS, self._look)
+        if len(self.connections) > self.bounds.connections and not self._made_room():
+            self._refuse(TooManyConnectionsError())
+
+    def _made_room(self) -> bool:
+        """Cut the connection that has been idle or slow for longest, if there is one."""
+        waiting = [(since, one) for one in self.connections if (since := one.waits_since()) is not None]  # type: ignore[union-attr]
+        since, slowest = min(waiting, key=itemgetter(0))  # itself at least
+        if self.loop.time() - since < self.bounds.grace_seconds:
+            return False
+        TURNED_AWAY.labels(TooSlowError.code).inc()
+        slowest.transport.abort()
+        return True
+
+    def waits_since(self) -> float | None:
+        """Since when its caller is the one to go on, on the loop's clock; None while an answer or a body is awaited."""
+        busy = self._in_body or not (self.cycle is None or self.cycle.response_complete)
+        return None if busy else self._waits_since
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection."""
+        self._look_again.cancel()
+        self._held = b""
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """Look whether something is overdue; once a second for each connection, rather than a timer a request."""
+        now = self.loop.time()
+        if now >= self._unread_until or (self._deaf and now >= self._due):
+            self.transport.abort()
+            return
+        if now >= self._due:
+            self._overdue(now)
+        self._look_again = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _overdue(self, now: float) -> None:
+        if self._owes():
+            self._due = now + self.bounds.head_seconds  # nothing was read meanwhile: the caller is not to blame
+        elif self._begun or self._in_body:
+            self._refuse(TooSlowError())
+        else:
+            self.transport.close()
+
+    def _answered(self) -> bool:
+        """Whether the request whose body is being read has its answer."""
+        return self._in_body and self.cycle.response_complete
+
+    def _owes(self) -> bool:
+        """Whether an answer is due to a request that is complete."""
+        return bool(self.pipeline) or not (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what a caller sent."""
+        if self._deaf:
+            self._spill(len(data))
+            return
+        self._unset_keepalive_if_required()
+        if self._due == inf and not self._in_body:
+            self._due = self.loop.time() + self.bounds.head_seconds
+        if self._held:
+            self._held += data
+        else:
+            self._parse(data)
+
+    def _spill(self, count: int) -> None:
+        """Throw away what is of no use; of one who sends too much of it, no more is read."""
+        self._spilt_bytes += count
+        if self._spilt_bytes > self.bounds.body_bytes:
+            self.flow.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what was read, in slices, until too many requests wait; the rest is kept, and no more is read."""
+        for start in range(0, len(data), SLICE_BYTES):
+            if self._deaf or self.transport.is_closing():
+                break
+            if len(self.pipeline) >= self.bounds.pipelined:
+                self._held = data[start:]
+                self.flow.pause_reading()
+                break
+            self._parse_slice(data[start : start + SLICE_BYTES])
+        self.flow.held = bool(self._held)  # type: ignore[attr-defined]
+
+    def _parse_slice(self, data: bytes) -> None:
+        self._grew = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # No other protocol is spoken here: it is answered as if it had not been offered, and is the last.
+            self._deaf = True
+            self.cycle.keep_alive = False
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or MalformedRequestError())
+        else:
+            self._unspent_bytes = 0 if self._grew else self._unspent_bytes + len(data)
+            if self._unspent_bytes > self.bounds.head_bytes and (self._begun or self._in_body):
+                self._refuse(HeadersTooLargeError())
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._begun = self._grew = True
+        self._head_bytes = self._body_bytes = 0
+        if self._due == inf:
+            self._due = self.loop.time() + self.bounds.head_seconds
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        super().on_url(url)
+        self._head_bytes += len(url)
+        if self._head_bytes > self.bounds.target_bytes:
+            self._stop(TargetTooLongError())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field, or a trailer."""
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.bounds.head_bytes or len(self.headers) > self.bounds.fields:
+            self._stop(HeadersTooLargeError())
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer a request, if it can be read in one way only."""
+        refusal = framing(self.url, self.headers, self.parser.get_http_version(), self.bounds)
+        if refusal is None and self.parser.should_upgrade() and _has_body(self.headers):
+            refusal = MalformedRequestError("a request with a body offers no other protocol (Upgrade)")
+        if refusal is not None:
+            self._stop(refusal)
+        super().on_headers_complete()
+        self._begun, self._in_body = False, True
+        self._due = self.loop.time() + self.bounds.body_seconds
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body; what nobody waits for any more is thrown away."""
+        self._grew = True
+        self._body_bytes += len(body)
+        if self._body_bytes > self.bounds.body_bytes:
+            self._stop(TooLargeError(f"a body has at most {self.bounds.body_bytes} bytes"))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        super().on_message_complete()
+        self._in_body, self._due = False, inf
+        self._waits_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of the connection, with the refusal that ends it, or with waiting."""
+        last = not self.pipeline
+        super().on_response_complete()
+        now = self._waits_since = self.loop.time()
+        if self.transport.is_closing():
+            self._unread_until = now + self.bounds.write_seconds
+        elif last and self._farewell:
+            self._part()
+        elif last and self._in_body:
+            self._due = now + self.bounds.linger_seconds
+        elif self._held and len(self.pipeline) < self.bounds.pipelined:
+            held, self._held = self._held, b""
+            self._parse(held)
+            if not self._held:
+                self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a caller who does not read."""
+        self._unread_until = self.loop.time() + self.bounds.write_seconds
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        if not self.transport.is_closing():
+            self._unread_until = inf
+        super().resume_writing()
+
+    def _stop(self, refusal: RequestRefused) -> None:
+        """End parsing from within the parser, with a reason."""
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: CroupierError) -> None:
+        """Answer the request that is being read with a refusal, after those before it, and read no more."""
+        if self._deaf:
+            return
+        self._deaf = True
+        if self._answered():
+            self.transport.close()
+            return
+        TURNED_AWAY.labels(refusal.code).inc()
+        self._held, self._farewell, self._due = b"", self._answer(refusal), inf
+        cycle = self.cycle
+        if self.pipeline and self.pipeline[0][0] is cycle and cycle.more_body:
+            self.pipeline.popleft()  # never begun, and never complete
+        elif self._in_body and not cycle.response_complete and cycle.more_body:
+            cycle.disconnected = True  # whoever waits for the rest of its body
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+            else:
+                self._part()
+        elif not self._owes():
+            self._part()
+
+    def _answer(self, refusal: CroupierError) -> bytes:
+        answer = refuse(refusal)
+        fields = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        return b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", answer.body))
+
+    def _part(self) -> None:
+        """Send the refusal, and leave its reader a moment: a connection that is cut takes unread answers with it."""
+        self._due = self.loop.time() + self.bounds.linger_seconds
+        if self.transport.is_closing():
+            return
+        self.transport.write(self._farewell)
+        self.flow.held = False  # type: ignore[attr-defined]
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def framing(target: bytes, fields: Fields, version: str, bounds: Bounds) -> RequestRefused | None:
+    """Why a request could be read in two ways, or is announced to be too large; None if neither is so. Pure.
+
+    RFC 9112, sections 3.2 (one Host, and the same as in the target), 6.1 and 6.3 (length and transfer coding).
+    """
+    hosts, lengths, codings = [], [], []
+    for name, value in fields:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+    if len(hosts) != 1 and (hosts or version != "1.0"):
+        return MalformedRequestError("a request has one Host")
+    if not target.startswith(b"/") and hosts and _host(target) not in {"", name_of(hosts[0])}:
+        return MalformedRequestError("the target and Host name the same host")
+    if len(lengths) + len(codings) > 1 or (codings and (version == "1.0" or codings[0].lower() != b"chunked")):
+        return MalformedRequestError("a body has one Content-Length, or is chunked and nothing else")
+    if lengths and not lengths[0].isdigit():
+        return MalformedRequestError("Content-Length is a number")
+    if lengths and int(lengths[0][:20]) > bounds.body_bytes:
+        return TooLargeError(f"a body has at most {bounds.body_bytes} bytes")
+    return None
+
+
+def _host(target: bytes) -> str:
+    """The host that a whole URL as a target names; empty if it is none."""
+    return name_of(httptools.parse_url(target).host or b"")
+
+
+def _has_body(fields: Fields) -> bool:
+    return any(name in {b"content-length", b"transfer-encoding"} and value != b"0" for name, value in fields)
