@@ -11,6 +11,7 @@ class Bounds:
 
     Attributes:
         connections: Connections that are open at once; further ones get 503, unless an idle or slow one can make room.
+        refused: Connections beside these that are open for as long as it takes to tell them so.
         target_bytes: Of a request's target: its path and query.
         head_bytes: Of a request's line and header fields together.
         fields: Header fields of a request, trailers included.
@@ -24,6 +25,7 @@ class Bounds:
     """
 
     connections: int = 800
+    refused: int = 50
     target_bytes: int = 8 * 1024
     head_bytes: int = 32 * 1024
     fields: int = 100

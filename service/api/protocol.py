@@ -93,8 +93,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow = Flow(transport)
         self._due = self.loop.time() + self.bounds.head_seconds
         self._look_again = self.loop.call_later(LOOK_SECONDS, self._look)
-        if len(self.connections) > self.bounds.connections and not self._made_room():
+        over = len(self.connections) - self.bounds.connections
+        if over <= 0 or self._made_room():
+            return
+        if over <= self.bounds.refused:
             self._refuse(TooManyConnectionsError())
+        else:
+            transport.abort()
 
     def _made_room(self) -> bool:
         """Cut the connection that has been idle or slow for longest, if there is one."""
@@ -109,7 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def waits_since(self) -> float | None:
         """Since when its caller is the one to go on, on the loop's clock; None while an answer or a body is awaited."""
         busy = self._in_body or not (self.cycle is None or self.cycle.response_complete)
-        return None if busy else self._waits_since
+        return None if busy and not self._deaf else self._waits_since
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
@@ -300,7 +305,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _part(self) -> None:
         """Send the refusal, and leave its reader a moment: a connection that is cut takes unread answers with it."""
-        self._due = self.loop.time() + self.bounds.linger_seconds
+        self._waits_since = self.loop.time()
+        self._due = self._waits_since + self.bounds.linger_seconds
         if self.transport.is_closing():
             return
         self.transport.write(self._farewell)

@@ -82,7 +82,7 @@ async def test_a_wrong_request_gets_a_problem_with_code_and_pointer(
     opened: Opened, path: str, body: bytes, status: int, code: str, pointer: str | None
 ) -> None:
     async with opened() as client:
-        answer = await client.post(path, content=body)
+        answer = await client.post(path, content=body, headers={"content-type": "application/json"})
         assert answer.headers["content-type"] == "application/problem+json"
         problem = answer.json()
         assert (answer.status_code, problem["code"], problem.get("pointer")) == (status, code, pointer)

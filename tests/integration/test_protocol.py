@@ -1,4 +1,4 @@
-"""The protocol of the API: bounds on what a caller can make a process hold or wait for, and one reading of a request."""
+"""Protocol of the API: bounds on what callers can make a process hold or wait for, and one reading of a request."""
 
 import asyncio
 import json
@@ -17,7 +17,8 @@ from service.api.bounds import Bounds
 from service.api.protocol import BoundedProtocol
 
 TIGHT = Bounds(
-    connections=4,
+    connections=12,
+    refused=2,
     target_bytes=200,
     head_bytes=2_000,
     fields=20,
@@ -75,8 +76,7 @@ def address() -> Iterator[Address]:
 def codes(address: Address, *parts: bytes) -> list[str]:
     """The codes of problems, or the texts, that come back."""
     return [
-        json.loads(one.body)["code"] if one.status >= 400 else one.body.decode()
-        for one in exchange(address, *parts)
+        json.loads(one.body)["code"] if one.status >= 400 else one.body.decode() for one in exchange(address, *parts)
     ]
 
 
@@ -190,7 +190,9 @@ def test_an_answer_without_the_body_ends_a_connection_whose_body_never_ends(addr
 def test_another_protocol_on_offer_is_passed_over(address: Address) -> None:
     offer = "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"
     assert codes(address, request("/plain", *offer)) == ["/plain 0"]
-    assert codes(address, posted("/plain", *offer, "Content-Length: 2", body=b"{}")) == ["malformed_request"], "not lost"
+    assert codes(address, posted("/plain", *offer, "Content-Length: 2", body=b"{}")) == ["malformed_request"], (
+        "not lost"
+    )
     assert codes(address, request("/plain", "Connection: Upgrade", "Upgrade: websocket")) == ["/plain 0"]
 
 

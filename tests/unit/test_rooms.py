@@ -36,6 +36,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "fastapi_offline": {"service/api/routes.py": "the page of the API without a network"},
     "feast": {"features/definitions.py": "the one home of Feast"},
     "typeguard": {"features/definitions.py": "what it compiles into Feast is left out"},
+    "httptools": {"service/api/protocol.py": "parses what callers send"},
     "ibis": {"features/batch.py": "features in batch", "pipelines/training/materialise.py": "runs them"},
     "jinja2": {"pipelines/experiments/page.py": "the page of a report"},
     "lightgbm": {
@@ -79,6 +80,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     },
     "sklearn": {"models/churn/training.py": "calibration and measures"},
     "standardwebhooks": {"pipelines/worker/webhooks.py": "signatures"},
+    "starlette": {"service/api/*.py": "what FastAPI is made of"},
     "tea_tasting": {"pipelines/experiments/comparisons.py": "the one home of the report's statistics"},
     "typer": {"pipelines/cli/*.py": "the command line"},
     "tzdata": {
@@ -86,7 +88,10 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "service/decisions/compose.py": "records name its version",
         "service/decisions/replay.py": "and are replayed with it",
     },
-    "uvicorn": {"pipelines/cli/*.py": "starts the API and MLflow's screen"},
+    "uvicorn": {
+        "pipelines/cli/*.py": "starts the API and MLflow's screen",
+        "service/api/protocol.py": "bounds what it reads",
+    },
     "yaml": {
         "features/definitions.py": "Feast's own settings",
         "features/files.py": "files that people edit",
