@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any, ClassVar, Final
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -35,3 +37,15 @@ class CroupierError(Exception):
     def members(self) -> dict[str, Any]:
         """Members of its RFC 9457 problem beside title, status and code."""
         return {"detail": str(self)}
+
+
+def told(error: BaseException) -> str:
+    """What may be told of an error to anybody: our own sentence, or what the system calls it; else its type.
+
+    Libraries put into their texts what they were given: a field's value, an address with its password, a file's name.
+    """
+    if isinstance(error, CroupierError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{errno.errorcode.get(error.errno, error.errno)}: {os.strerror(error.errno)}"
+    return type(error).__name__

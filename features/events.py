@@ -27,6 +27,7 @@ from features.moments import MICROSECOND
 from features.moments import micros as micros  # noqa: PLC0414 - exported: events are read in microseconds
 from features.moments import moment as moment  # noqa: PLC0414
 from features.schema import ChannelName, ProductName
+from features.unshown import Unshown
 from features.words import LOWER, SPELT, listed, nearest
 
 REMEMBERED: Final = timedelta(days=35)
@@ -81,10 +82,10 @@ LEVELS: Final[tuple[HarmLevel, ...]] = get_args(HarmLevel)
 _Level = Annotated[HarmLevel, SPELT]
 
 
-class _Event(BaseModel):
+class _Event(Unshown, BaseModel):
     """Fields of every event."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
     event_id: Id
     player_id: Id

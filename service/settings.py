@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Final, Self
@@ -26,10 +26,10 @@ def catalogue_path() -> Path:
 class Settings:
     """Where things are; everything has a default that works on one machine."""
 
-    store: str
+    store: str = field(repr=False)
     catalogue: Path
     rules: Path
-    keys: Sequence[str] = ()
+    keys: Sequence[str] = field(default=(), repr=False)
     read_seconds: float = Environment.read_seconds.default
     write_seconds: float = Environment.write_seconds.default
     lake: Path | None = None

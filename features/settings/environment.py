@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, overload
 
 from features.errors import CroupierError
+from features.settings.masks import masked
 
 _PREFIX: Final = "CROUPIER_"
 _SERVICE_LINK: Final = re.compile(r"CROUPIER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
@@ -64,6 +65,7 @@ class Variable(Generic[Value]):
             return self.read(text)
         except ValueError as error:
             raise SettingError(f"{self.name} {error}" + ("" if self.secret else f", and is {text!r}")) from None
+            raise SettingError(f"{self.name} {error}" + ("" if self.secret else f", and is {masked(text)!r}")) from None
 
 
 def _seconds(text: str) -> float:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
 
 from features.settings.environment import VARIABLES, Environment, environment
+from features.settings.masks import MASK, masked
 from features.settings.mlflow_file import SHIPPED, Mlflow, Oracle, read_mlflow, shipped
-
-MASK: Final = "***"
-_SECRET_IN_URL: Final = re.compile(r"(?i)((?:password|secret|token)=)[^&\s]*")
 
 
 class Row(NamedTuple):
@@ -112,11 +109,3 @@ def _shown(value: object) -> str | float | None:
     if value is None or value is False or value == ():
         return None
     return value if isinstance(value, int | float) else masked(str(value))
-
-
-def masked(text: str) -> str:
-    """A text without the passwords of the address that it may be."""
-    scheme, between, rest = _SECRET_IN_URL.sub(rf"\1{MASK}", text).partition("://")
-    user, at, place = rest.rpartition("@")
-    name, divided, _ = user.partition(":")
-    return f"{scheme}{between}{name}{f':{MASK}' if divided else ''}{at}{place}"

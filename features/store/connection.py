@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from features.settings.masks import masked
 from features.store.cluster import Cluster, Lanes, is_away, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, _read_house
 from features.store.errors import StoreAbsentError, StoreError
@@ -29,7 +30,7 @@ def connect(url: str, timeout: float = 90.0) -> redis.Redis:
         client = Cluster(url, timeout) if is_cluster(url) else plain(url, timeout)
         client.ping()
     except redis.RedisError as error:
-        raise StoreError(f"no store answers at {url}") from error
+        raise StoreError(f"no store answers at {masked(url)}") from error
     return client
 
 
@@ -126,7 +127,14 @@ def _trouble(word: str, error: Exception) -> StoreError:
     if _nobody_listens(error):
         return StoreAbsentError("nobody listens at the store's address")
     answered = isinstance(error, redis.ResponseError | redis.exceptions.BusyLoadingError)
-    return StoreError(f"the store cannot take {word} now: {error}" if answered else "the connection to the store broke")
+    return StoreError(
+        f"the store cannot take {word} now: {replied(error)}" if answered else "the connection to the store broke"
+    )
+
+
+def replied(error: Exception) -> str:
+    """What a store says of a command that it does not take, without the command's arguments."""
+    return masked(str(error).partition(", with args beginning with")[0])
 
 
 def _nobody_listens(error: Exception) -> bool:

@@ -18,6 +18,7 @@ import redis
 from features.moments import moment
 from features.store.errors import StoreError
 from features.store.keys import HOUSE, tag
+from features.unshown import Unshown
 
 PARTITIONS: Final = 256
 FORMAT: Final = 3
@@ -26,6 +27,7 @@ are sealed under a house key, and players can be erased."""
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class House(Unshown, msgspec.Struct, frozen=True, kw_only=True):
     """What is fixed when a house is created.
 
     Attributes:

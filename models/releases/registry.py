@@ -33,7 +33,9 @@ from models.churn.training import Evaluation, Rows, TrainedModel
 from models.releases.journal import Release
 from models.releases.registry_database import RegistryError, making, prepare
 
-# Set before MLflow is imported: otherwise it calls a server on the internet, and draws its own progress bars.
+# Set before MLflow is imported: otherwise it calls a server on the internet, draws its own progress bars, and logs in a
+# way of its own.
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

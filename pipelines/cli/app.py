@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
 import typer
 from typer._click.exceptions import ClickException
 
+from features import faults
 from features.errors import CroupierError
+from features.settings.masks import masked
 from pipelines.cli import (
     backups,
     bench,
@@ -40,8 +43,10 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(context: typer.Context) -> None:
-    """Prepare this process for a command."""
+    """Prepare this process for a command: what it writes is for its own user."""
     from features import zones
+
+    os.umask(0o077)
 
     if context.invoked_subcommand != "doctor":  # which tells what is wrong with them
         zones.pin()
@@ -71,8 +76,9 @@ app.add_typer(bench.bench, name="bench")
 def main() -> NoReturn:
     """Run a command; what the user can mend ends in one sentence and the exit code of its class."""
     end_with_parent()
+    sys.excepthook = faults.show
     try:
-        code = app(standalone_mode=False)
+        code = typer.main.get_command(app)(standalone_mode=False)  # called itself, typer shows values of faults
     except ClickException as usage:
         usage.show()
         sys.exit(2)
@@ -89,12 +95,14 @@ def main() -> NoReturn:
     except Exception as error:
         import redis
 
+        from features.store.connection import replied
+
         if isinstance(error, redis.RedisError):
-            _fail(f"the store failed: {error}", 1)
+            _fail(f"the store failed: {replied(error)}", 1)
         raise
     sys.exit(code or 0)  # typer returns the code of what a key or `typer.Exit` ended, and None of what came to its end
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"croupier: {sentence}", file=sys.stderr)
+    print(f"croupier: {masked(sentence)}", file=sys.stderr)
     sys.exit(code)

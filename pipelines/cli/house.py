@@ -16,7 +16,6 @@ from pipelines.cli.terminal import (
     Json,
     console,
     home,
-    log_to_stderr,
     paper,
     relying,
     serving,
@@ -64,9 +63,11 @@ def _clock(text: str | None) -> int | None:
 def create() -> None:
     """Create or bring up to date what a store needs of a house, and end. Example: croupier create."""
     from features.store.connection import connect
+    from pipelines.machine.closing import close
     from pipelines.machine.up import Options, settle_in
 
     home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    close(home())
     with serving() as url:
         settle_in(connect(url), Options(home(), players=0), url, console().print)
 
@@ -79,9 +80,10 @@ def serve(
     """Serve the API over a running store. Example: CROUPIER_STORE=redis://host:6379 croupier serve."""
     import uvicorn
 
+    from features import logs
     from service.settings import LOOPBACK, Settings
 
-    log_to_stderr()
+    logs.begin()
     warn_of_unknown()
     answer_for(_hosts(host))
     if host not in LOOPBACK and not environment().keys:
@@ -105,6 +107,7 @@ def serve(
             server_header=False,
             access_log=False,
             log_level="warning",
+            log_config=None,
             timeout_graceful_shutdown=5,
         )
 
@@ -168,20 +171,23 @@ def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None
     """Show MLflow's own screen over the house's runs and models. Example: croupier screen --port 8001."""
     import uvicorn
 
+    from features import logs
     from models.releases.screen import screen as build
 
-    uvicorn.run(build(home()), host="127.0.0.1", port=port, access_log=False, log_level="warning")
+    logs.begin()
+    uvicorn.run(build(home()), host="127.0.0.1", port=port, access_log=False, log_level="warning", log_config=None)
 
 
 def worker() -> None:
     """Turn the log into features and lake, tell senders, run what is scheduled. Example: croupier worker."""
+    from features import logs
     from features.store.connection import connect
     from features.store.deployment import open_house
     from pipelines.worker.process import Worker
     from pipelines.worker.schedule import Scheduler, read_schedules
     from pipelines.worker.webhooks import read_webhooks
 
-    log_to_stderr()
+    logs.begin()
     warn_of_unknown()
     schedules, told = read_schedules(home()), read_webhooks()
     with relying() as url:
@@ -195,10 +201,11 @@ def worker() -> None:
 
 def learn() -> None:
     """Learn a policy from the lake as it grows, and publish it. Example: croupier learn."""
+    from features import logs
     from pipelines.learning.learner import LearnerProcess, MlflowReporter
     from pipelines.learning.training_log import open_training
 
-    log_to_stderr()
+    logs.begin()
     warn_of_unknown()
     with relying() as url:
         running = LearnerProcess(url, home(), open_training(home()), MlflowReporter(home()), lambda _: None)

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.cli.terminal import CommandRefused, Commands, Json, home, log_to_stderr, show
+from pipelines.cli.terminal import CommandRefused, Commands, Json, home, show
 
 imports = typer.Typer(cls=Commands, no_args_is_help=True, help="Take in outside data.")
 
@@ -28,9 +28,10 @@ def import_events(
     as_json: Json = False,
 ) -> None:
     """Import events of any age. Example: croupier import events log.csv.gz --mapping payments_log."""
+    from features import logs
     from pipelines.imports.importer import run
 
-    log_to_stderr()
+    logs.begin()
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(name, _leave)

@@ -100,18 +100,6 @@ def warn_of_unknown() -> None:
         print(f"croupier: warning: {one}", file=sys.stderr)
 
 
-def log_to_stderr() -> None:
-    """Logs of what runs on and on; a command that ends soon spares the import."""
-    import logging
-
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def told(done: Released) -> dict[str, Any]:
     """A release as its command prints it, without what stays between journal and MLflow."""
     found = fields(done)

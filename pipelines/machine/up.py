@@ -37,6 +37,7 @@ from models.releases.release import journal
 from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
 from pipelines.privacy import house_keys
+from pipelines.machine.closing import close
 from pipelines.simulation import world
 from pipelines.worker.child import LAST, Child
 from pipelines.worker.consumer import serving_plan
@@ -104,6 +105,7 @@ def up(options: Options, console: Console) -> None:
     read_webhooks()
     Settings.here("").files()
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close(options.home)
     for name in ENDING:
         signal.signal(name, _interrupt)
     begun = time.monotonic()

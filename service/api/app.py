@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI
 
-from features import zones
+from features import logs, zones
 from features.kept_schemas import TODAY
 from features.read_plan import ReadPlan
 from features.schema import schema_hash
@@ -339,6 +339,7 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
     zones.pin()
+    logs.begin()
     app = routes.build(lifespan)
     if (store := environment().store) is None:
         raise SettingError(f"{Environment.store.name} names no store")

@@ -19,6 +19,7 @@ from features.store.bundles import read_bundle, read_version
 from features.store.deployment import order
 from features.store.errors import StoreAbsentError, StoreError
 from features.store.keys import PlayerKeys
+from features.unshown import Unshown
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
@@ -78,10 +79,10 @@ _ITEM: Final = {
 }
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(Unshown, BaseModel):
     """Decisions for many players; each is checked on its own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     requests: list[Annotated[dict[str, Any], WithJsonSchema(_ITEM)]] = Field(max_length=BATCH_MOST)
 
 

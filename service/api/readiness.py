@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from features.errors import told
 from features.store.errors import StoreError
 from features.store.keys import partition_of
 from service.api.routing import Dependencies
@@ -51,8 +52,8 @@ class Readiness:
         except StoreError as error:
             self.trouble = str(error)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from deciding, what restricts must get in
-            self.trouble = f"{type(error).__name__}: {error}"
-            _LOG.error("readiness", trouble=self.trouble)
+            self.trouble = told(error)
+            _LOG.exception("readiness", trouble=self.trouble)
         else:
             self.trouble = None
 

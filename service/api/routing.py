@@ -44,7 +44,7 @@ SECONDS: Final = Histogram(
 )
 
 
-@dataclass
+@dataclass(repr=False)
 class Dependencies:
     """What a route needs: the serving configuration, the ledger with the request's deadline, the callers' keys.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from features.events import HarmLevel
+from features.unshown import Unshown
 from service.decisions.explain import Why
 from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, PutOff
 from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
@@ -186,7 +187,7 @@ class StoredFeatures(Struct, kw_only=True):
     stored: list[str]
 
 
-class AskedFor(Struct, kw_only=True):
+class AskedFor(Unshown, Struct, kw_only=True):
     """What the request narrowed the answer to."""
 
     channels: list[str] | None
@@ -194,7 +195,7 @@ class AskedFor(Struct, kw_only=True):
     activate: bool
 
 
-class Personal(Struct, kw_only=True):
+class Personal(Unshown, Struct, kw_only=True):
     """What of a record is personal: sealed in the log, and gone once the player is erased."""
 
     player_id: str
@@ -278,7 +279,7 @@ class AcceptedAnswer(Struct, kw_only=True):
 # --- Players
 
 
-class Fact(Struct, kw_only=True):
+class Fact(Unshown, Struct, kw_only=True):
     """A fact with the moment since which it holds; null for those without one, `assumed` in a sandbox."""
 
     fact: str
@@ -337,7 +338,7 @@ class PlayerDecision(Struct, kw_only=True):
     excluded_by: list[str]
 
 
-class PlayerAnswer(Struct, kw_only=True):
+class PlayerAnswer(Unshown, Struct, kw_only=True):
     """A player as the house sees them now."""
 
     player_id: Annotated[str, Meta(description="The id that the player was first known by.")]

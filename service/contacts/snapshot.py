@@ -19,7 +19,7 @@ NO_DECISION: Final = "000-" + "a" * 24
 _DRY: Final = "dry "
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PlayerSnapshot:
     """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 

@@ -15,6 +15,7 @@ from features.forms import Form
 from features.schema import CHANNELS
 from features.store.deployment import House, position
 from features.store.keys import PlayerKeys
+from features.unshown import Unshown
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
 from service.contacts.entries import ContactResponse, response_name
@@ -37,14 +38,14 @@ WITHDRAWING: Final = frozenset({"unsubscribed", "complained"})
 """Outcomes that withdraw consent."""
 
 
-class Outcome(BaseModel):
+class Outcome(Unshown, BaseModel):
     """An observed fact about a contact that was decided here.
 
     One that withdraws consent may name player and channel in place of a decision, which is kept for 35 days only; where
     both are named, what is said of the player holds, and the decision is charged if it is kept and theirs.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     outcome_id: Id = Field(description="Yours, unique per player: a retry changes nothing.")
     decision_id: str | None = Field(
         default=None, pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it."

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from features.unshown import Unshown
 from service.decisions.record import Record
 from service.players import sealing
 from service.rules.inputs import CountedContact, InputRead, InputValue, in_words
@@ -35,7 +36,7 @@ class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
     asked: Narrowed
 
 
-class Personal(msgspec.Struct, frozen=True, kw_only=True):
+class Personal(Unshown, msgspec.Struct, frozen=True, kw_only=True):
     """The personal part as it is read; None where the first builds sealed nothing of the kind."""
 
     player_id: str

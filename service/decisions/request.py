@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.events import Brand, Channel, Id, Product, Word
 from features.forms import Form
+from features.unshown import Unshown
 from features.words import SPELT, listed
 from models.catalogue.offers import PROMOTIONAL, Purpose
 from service.decisions.eligibility import Asked
@@ -26,20 +27,20 @@ _FORM: Final = Form(
 """What of a request is its content; how long the caller waits is none of it."""
 
 
-class Context(BaseModel):
+class Context(Unshown, BaseModel):
     """What the caller knows of the moment; only these keys are taken."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     product: Product | None = None
     page: Word | None = None
     device: Annotated[Literal["desktop", "mobile", "tablet"], SPELT] | None = None
     locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] | None = None
 
 
-class DecisionRequest(BaseModel):
+class DecisionRequest(Unshown, BaseModel):
     """A request for a decision: what now for this player?"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     player_id: Id = Field(description="Your id of the player.")
     brand: Brand = Field(default="main", description="Brand the contact is for.")
     request_id: Id | None = Field(default=None, description="Yours, unique per player: a retry gets the same answer.")

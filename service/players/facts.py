@@ -80,7 +80,7 @@ class FactValue(NamedTuple):
 _NEVER: Final = FactValue("", -1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Facts:
     """Facts of a player for one brand; None where nothing was asserted.
 

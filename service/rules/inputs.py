@@ -23,6 +23,7 @@ from features import zones
 from features.events import LEVELS
 from features.moments import DAY_US, HOUR_US, moment
 from features.schema import MICROS, VECTOR
+from features.unshown import Unshown
 from service.contacts.limits import fits
 from service.players.facts import Consent, Facts, FactValue, plausible
 from service.players.harm import SKEW_US, AgeAndPlaces, Harm
@@ -102,7 +103,7 @@ class InputValue(NamedTuple):
     trouble: str | None
 
 
-class InputRead(msgspec.Struct, frozen=True, kw_only=True):
+class InputRead(Unshown, msgspec.Struct, frozen=True, kw_only=True):
     """An input of rules: its value, its age, and why it cannot be relied on."""
 
     value: Any
@@ -110,7 +111,7 @@ class InputRead(msgspec.Struct, frozen=True, kw_only=True):
     trouble: Annotated[str | UnsetType, Meta(description="`unknown`, `stale` or `future`: it denies.")] = UNSET
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, repr=False)
 class Inputs:
     """All inputs of rules about a player at a moment; None is unknown, 0 for a moment is never.
 

@@ -28,7 +28,8 @@ from features.settings.environment import (
     for_children,
     unknown,
 )
-from features.settings.listing import declared, listed, masked
+from features.settings.listing import declared, listed
+from features.settings.masks import masked
 from features.settings.mlflow_file import SHIPPED, LearnerSettings, Oracle, read_mlflow, shipped
 from models.policy.reward_model import REWARD_MODELS
 from pipelines.__main__ import app
