@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import httpx
 from support.cluster import free_ports
@@ -15,15 +16,22 @@ from support.deadlines import PATIENT
 @contextmanager
 def application(**environment: str) -> Iterator[str]:
     """A serving process that is ready, by its address."""
+    with serving(None, **environment) as (address, _):
+        yield address
+
+
+@contextmanager
+def serving(log: IO[bytes] | None, **environment: str) -> Iterator[tuple[str, int]]:
+    """A serving process that is ready, by its address and number, with what it says in a file."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, **PATIENT, **environment})
+    process = subprocess.Popen(command, env={**os.environ, **PATIENT, **environment}, stdout=log, stderr=log)
     try:
         while not ready(address):
             assert process.poll() is None, "the application ended"
             threading.Event().wait(0.05)
-        yield address
+        yield address, process.pid
     finally:
         process.terminate()
         process.wait()

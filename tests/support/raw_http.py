@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -64,11 +63,3 @@ def request(
     """A request; the body's length is told by the caller."""
     named = () if host is None else (f"Host: {host}",)
     return "\r\n".join((f"{method} {target} HTTP/1.1", *named, *fields, "", "")).encode("latin-1") + body
-
-
-def dripping(parts: Iterable[bytes], made: socket.socket, seconds: float) -> None:
-    """Send parts slowly until the other side has enough."""
-    with suppress(OSError):
-        for part in parts:
-            made.sendall(part)
-            time.sleep(seconds)

@@ -1,0 +1,106 @@
+"""The doors attacked: thousands of malformed requests, slow and endless connections; no fault, no growth, no wait."""
+
+import http.client
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+import redis
+from support import malformed
+from support.application import serving
+from support.raw_http import exchange, request
+
+from features.store.deployment import create_house
+from features.store.server import Server
+
+THOROUGH = os.environ.get("CROUPIER_FAULTS") == "all"
+MALFORMED, BROKEN = (4_000, 1_000) if THOROUGH else (300, 60)
+SLOW, ENDLESS, SECONDS = (200, 50, 30.0) if THOROUGH else (200, 50, 4.0)
+GROWTH_BYTES = 50 << 20
+HEALTH_SECONDS = 0.050
+"""What 99 of 100 questions for its health are answered within, while it is attacked."""
+ATTACKERS = Path(__file__).parents[1] / "support" / "attackers.py"
+
+Attacked = tuple[str, int, Path]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IO[bytes]]:
+    with (tmp_path_factory.mktemp("doors") / "api.log").open("wb") as made:
+        yield made
+
+
+@pytest.fixture
+def attacked(server: Server, store: redis.Redis, log: IO[bytes]) -> Iterator[Attacked]:
+    """Address, process and log of a serving process."""
+    create_house(store)
+    with serving(log, CROUPIER_STORE=server.url) as (address, process):
+        yield address, process, Path(log.name)
+
+
+def resident_bytes(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text("utf8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def port_of(address: str) -> tuple[str, int]:
+    return "127.0.0.1", int(address.rpartition(":")[2])
+
+
+def test_malformed_requests_are_refused_and_nothing_is_a_fault(attacked: Attacked) -> None:
+    address, process, log = attacked
+    before, found = resident_bytes(process), Counter[int]()
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for one in islice(malformed.requests(7), MALFORMED):
+            answer = client.post(one.path, content=one.body, headers=one.fields)
+            found[answer.status_code] += 1
+            assert answer.status_code < 500, (one.path, answer.text, one.body[:300])
+            assert answer.status_code == 200 or answer.headers["content-type"] == "application/problem+json"
+    for sent in islice(malformed.broken(7), BROKEN):
+        for raw in exchange(port_of(address), sent, request("/healthz", "Connection: close"), patience=15):
+            found[raw.status] += 1
+            assert raw.status < 500, sent[:300]
+    grown = resident_bytes(process) - before
+    sys.stdout.write(f"statuses of malformed requests: {dict(sorted(found.items()))}; grown by {grown / 1e6:.0f} MB\n")
+    assert set(found) >= {400, 413, 415, 422}
+    assert grown < GROWTH_BYTES
+    assert "fault" not in log.read_text("utf8")
+
+
+@pytest.mark.timed
+def test_slow_and_endless_connections_neither_fill_a_process_nor_hold_it_up(attacked: Attacked) -> None:
+    address, process, _ = attacked
+    before = resident_bytes(process)
+    attackers = subprocess.Popen([sys.executable, ATTACKERS, address.rpartition(":")[2], str(SLOW), str(ENDLESS)])
+    try:
+        seconds = list(health(port_of(address)[1], SECONDS))
+        grown = resident_bytes(process) - before
+    finally:
+        attackers.kill()
+        attackers.wait()
+    slowest = statistics.quantiles(seconds, n=100)[98]
+    said = f"{len(seconds)} asked for health, p99 {slowest * 1e3:.1f} ms, load {os.getloadavg()[0]:.1f}"
+    sys.stdout.write(f"beside {SLOW} slow and {ENDLESS} endless connections: {said}; grown by {grown / 1e6:.0f} MB\n")
+    assert grown < GROWTH_BYTES
+    assert slowest <= HEALTH_SECONDS
+
+
+def health(port: int, seconds: float) -> Iterator[float]:
+    """How long each question for the health takes, on a connection of its own."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        begun = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        yield time.perf_counter() - begun
+        connection.close()
