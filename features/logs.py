@@ -89,7 +89,9 @@ class Records(logging.Handler):
     """Records of libraries, as events."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell a record by what of it cannot be a value, and by its place."""
+        """Tell a record by what of it cannot be a value, and by its place; a traceback as text is none."""
+        if str(record.msg).startswith("Traceback"):
+            return
         place = f"{short(record.pathname)}:{record.lineno}"
         _LOG.log(record.levelno, _words(record), logger=record.name, place=place, exc_info=record.exc_info)
 

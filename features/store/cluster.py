@@ -56,7 +56,7 @@ _Command = tuple[tuple[Any, ...], dict[str, Any]]
 
 def is_cluster(url: str) -> bool:
     """Whether an address names a cluster."""
-    return urlsplit(url).scheme in _SCHEMES
+    return url.partition("://")[0].lower() in _SCHEMES
 
 
 def plain(url: str, timeout: float) -> redis.Redis:

@@ -8,10 +8,11 @@ from collections.abc import Coroutine, Mapping, Sequence
 from importlib import resources
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import redis
 
+from features.settings.environment import Environment
 from features.settings.masks import masked
 from features.store.cluster import Cluster, Lanes, is_away, is_cluster, plain
 from features.store.deployment import PARTITIONS, House, _read_house
@@ -19,18 +20,22 @@ from features.store.errors import StoreAbsentError, StoreError
 from features.store.keys import HOUSE, partition_of, tag
 from features.store.lane import Lane, SilentError
 
+_NO_ADDRESS: Final = f"{Environment.store.name} cannot be read as an address, such as redis://host:6379"
+
 
 def connect(url: str, timeout: float = 90.0) -> redis.Redis:
     """Blocking client for the worker and the command line, of one server or a cluster.
 
     Raises:
-        StoreError: Nothing answers.
+        StoreError: Nothing answers, or the address is none; it is told without its password.
     """
     try:
         client = Cluster(url, timeout) if is_cluster(url) else plain(url, timeout)
         client.ping()
     except redis.RedisError as error:
         raise StoreError(f"no store answers at {masked(url)}") from error
+    except ValueError:
+        raise StoreError(_NO_ADDRESS) from None
     return client
 
 
@@ -43,7 +48,10 @@ class Store:
     """The store as the serving process calls it, with a deadline on each call (see `Lane` and `Lanes`)."""
 
     def __init__(self, url: str, connections: int) -> None:
-        self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
+        try:
+            self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
+        except ValueError:
+            raise StoreError(_NO_ADDRESS) from None
 
     async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
         """Send one command.

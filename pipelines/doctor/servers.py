@@ -57,11 +57,13 @@ def servers_of(home: Path, embedded: bool) -> list[ServerReading]:  # noqa: FBT0
 
 def _place(url: str) -> str:
     """A server's address without user and password; its fallback name where the address cannot be parsed."""
-    told = urlsplit(url)
     with suppress(ValueError):
+        told = urlsplit(url)
         if told.hostname:
             return f"{told.hostname}:{told.port or 6379}"
-    return told.path if told.scheme == "unix" else Environment.store.name
+        if told.scheme == "unix":
+            return told.path
+    return Environment.store.name
 
 
 def socket_of(home: Path) -> str:

@@ -247,6 +247,17 @@ def _own_plan(bundle: bytes) -> ReadPlan:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open and close what serves; why it cannot is told here: uvicorn has it as text only, which may hold values."""
+    try:
+        async with _opened(app):
+            yield
+    except Exception:
+        _LOG.exception("serving failed")
+        raise
+
+
+@asynccontextmanager
+async def _opened(app: FastAPI) -> AsyncIterator[None]:
     """Open the store, load files and bundles, watch for new ones; close all at the end."""
     where: Settings = app.state.settings
     store = Store(where.store, CONNECTIONS)
