@@ -64,7 +64,6 @@ class Variable(Generic[Value]):
         try:
             return self.read(text)
         except ValueError as error:
-            raise SettingError(f"{self.name} {error}" + ("" if self.secret else f", and is {text!r}")) from None
             raise SettingError(f"{self.name} {error}" + ("" if self.secret else f", and is {masked(text)!r}")) from None
 
 

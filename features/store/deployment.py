@@ -26,8 +26,7 @@ FORMAT: Final = 3
 are sealed under a house key, and players can be erased."""
 
 
-class House(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-class House(Unshown, msgspec.Struct, frozen=True, kw_only=True):
+class House(Unshown, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is fixed when a house is created.
 
     Attributes:

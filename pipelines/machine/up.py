@@ -36,8 +36,8 @@ from models.experiments.definition import GlobalHoldout
 from models.releases.release import journal
 from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
-from pipelines.privacy import house_keys
 from pipelines.machine.closing import close
+from pipelines.privacy import house_keys
 from pipelines.simulation import world
 from pipelines.worker.child import LAST, Child
 from pipelines.worker.consumer import serving_plan
