@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the header fields of a request are complete, and its body is not."""
         self._begun = False
         """Whether a byte of a request is there whose header fields are not complete."""
-        self._head_bytes = self._body_bytes = 0
+        self._body_bytes = 0
         self._unspent_bytes = 0
         """Parsed since the request began, or since its body last grew: of these the parser may keep all."""
         self._grew = False
@@ -192,29 +192,15 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._unspent_bytes = 0 if self._grew else self._unspent_bytes + len(data)
             if self._unspent_bytes > self.bounds.head_bytes and (self._begun or self._in_body):
-                self._refuse(HeadersTooLargeError())
+                self._refuse(HeadersTooLargeError() if self.headers else TargetTooLongError())
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._begun = self._grew = True
-        self._head_bytes = self._body_bytes = 0
+        self._body_bytes = 0
         if self._due == inf:
             self._due = self.loop.time() + self.bounds.head_seconds
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
-        super().on_url(url)
-        self._head_bytes += len(url)
-        if self._head_bytes > self.bounds.target_bytes:
-            self._stop(TargetTooLongError())
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field, or a trailer."""
-        super().on_header(name, value)
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self.bounds.head_bytes or len(self.headers) > self.bounds.fields:
-            self._stop(HeadersTooLargeError())
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request, if it can be read in one way only."""
@@ -317,28 +303,42 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def framing(target: bytes, fields: Fields, version: str, bounds: Bounds) -> RequestRefused | None:
-    """Why a request could be read in two ways, or is announced to be too large; None if neither is so. Pure.
-
-    RFC 9112, sections 3.2 (one Host, and the same as in the target), 6.1 and 6.3 (length and transfer coding).
-    """
-    hosts, lengths, codings = [], [], []
+    """Why a request is too large, or could be read in two ways; None if neither is so. Pure."""
+    hosts, lengths, codings, head_bytes = [], [], [], len(target)
     for name, value in fields:
+        head_bytes += len(name) + len(value) + 4
         if name == b"host":
             hosts.append(value)
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
             codings.append(value)
-    if len(hosts) != 1 and (hosts or version != "1.0"):
-        return MalformedRequestError("a request has one Host")
-    if not target.startswith(b"/") and hosts and _host(target) not in {"", name_of(hosts[0])}:
-        return MalformedRequestError("the target and Host name the same host")
-    if len(lengths) + len(codings) > 1 or (codings and (version == "1.0" or codings[0].lower() != b"chunked")):
-        return MalformedRequestError("a body has one Content-Length, or is chunked and nothing else")
-    if lengths and not lengths[0].isdigit():
-        return MalformedRequestError("Content-Length is a number")
+    if len(target) > bounds.target_bytes:
+        return TargetTooLongError()
+    if head_bytes > bounds.head_bytes or len(fields) > bounds.fields:
+        return HeadersTooLargeError()
+    if (ambiguity := _ambiguity(target, hosts, lengths, codings, version)) is not None:
+        return MalformedRequestError(ambiguity)
     if lengths and int(lengths[0][:20]) > bounds.body_bytes:
         return TooLargeError(f"a body has at most {bounds.body_bytes} bytes")
+    return None
+
+
+def _ambiguity(
+    target: bytes, hosts: Sequence[bytes], lengths: Sequence[bytes], codings: Sequence[bytes], version: str
+) -> str | None:
+    """What could be read in two ways, None if nothing can.
+
+    RFC 9112, sections 3.2 (one Host, and the same as in the target), 6.1 and 6.3 (length and transfer coding).
+    """
+    if len(hosts) != 1 and (hosts or version != "1.0"):
+        return "a request has one Host"
+    if not target.startswith(b"/") and hosts and _host(target) not in {"", name_of(hosts[0])}:
+        return "the target and Host name the same host"
+    if len(lengths) + len(codings) > 1 or (codings and (version == "1.0" or codings[0].lower() != b"chunked")):
+        return "a body has one Content-Length, or is chunked and nothing else"
+    if lengths and not lengths[0].isdigit():
+        return "Content-Length is a number"
     return None
 
 
