@@ -8,7 +8,7 @@ PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchun
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports doors faults mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports doors marks faults mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -88,6 +88,9 @@ imports: install ## Two thousand generated files and the whole payments log impo
 
 doors: install ## Thousands of malformed requests, slow and endless connections, planted marks sought in all that a house writes
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults/test_doors.py tests/faults/test_marks.py -rP
+
+marks: install ## All tests, and none of their processes prints the id of a player or a secret; as long as `make test`
+	PYTHONPATH=tests $(BIN)/pytest -p support.seeking $(PARALLEL)
 
 faults: install ## Every process killed at every step and every call to the store, the store failed in every way
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
