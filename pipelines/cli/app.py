@@ -43,10 +43,8 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(context: typer.Context) -> None:
-    """Prepare this process for a command: what it writes is for its own user."""
+    """Prepare this process for a command."""
     from features import zones
-
-    os.umask(0o077)
 
     if context.invoked_subcommand != "doctor":  # which tells what is wrong with them
         zones.pin()
@@ -75,6 +73,7 @@ app.add_typer(bench.bench, name="bench")
 
 def main() -> NoReturn:
     """Run a command; what the user can mend ends in one sentence and the exit code of its class."""
+    os.umask(0o077)  # whatever is written is for its own user
     end_with_parent()
     sys.excepthook = faults.show
     try:

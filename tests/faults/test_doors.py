@@ -28,7 +28,7 @@ MALFORMED, BROKEN = (4_000, 1_000) if THOROUGH else (300, 60)
 SLOW, ENDLESS, SECONDS = (200, 50, 30.0) if THOROUGH else (200, 50, 4.0)
 GROWTH_BYTES = 50 << 20
 HEALTH_SECONDS = 0.050 if THOROUGH else 1.0
-"""Within which 99 of 100 questions for its health are answered under attack; the attackers take a core of the machine."""
+"""Within which 99 of 100 questions for its health are answered under attack; attackers take a core of the machine."""
 ATTACKERS = Path(__file__).parents[1] / "support" / "attackers.py"
 
 JSON = ("Content-Type: application/json",)
