@@ -39,5 +39,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 ENTRYPOINT ["croupier"]
-# Beyond loopback it listens only with CROUPIER_KEYS, and with CROUPIER_HOSTS: the names that callers call it by.
+# It serves a house that somebody has a key of (`croupier keys create`), by the names that CROUPIER_HOSTS has.
 CMD ["serve", "--host", "0.0.0.0"]

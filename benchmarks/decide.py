@@ -92,9 +92,10 @@ def _started(plan: Plan, folder: Path, console: Console) -> Iterator[list[Side]]
         for number, build in enumerate(compared):
             home, port = folder / f"home{number}", sides.free_port()
             with console.status(f"{build.name} starts"):
-                api, store = stack.enter_context(sides.croupier(build, home, port, CATALOGUE))
+                served = stack.enter_context(sides.croupier(build, home, port, CATALOGUE))
             name = "commit" if number else "decision"
-            started.append(Side(name, port, api, store, servers.decision, "/v1/decisions"))
+            asked = port, served.api, served.store, servers.decision, "/v1/decisions"
+            started.append(Side(name, *asked, key=served.key))
         with console.status("peers start"):
             started.extend(_peers(plan, folder, started[0].store, stack))
         yield started

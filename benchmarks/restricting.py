@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import builds, sides
+from benchmarks.sides import Served
 from benchmarks.silence import catalogue_without_caps, people
 from features.store.connection import Store
 from features.store.deployment import House
@@ -90,11 +91,11 @@ def restricting(times: int, console: Console) -> dict[str, Any]:
     groups = list(_groups(max(1, times // FACTS_PER_ID), chance))
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-restricting-")))
-        port = sides.free_port()
-        stack.enter_context(sides.croupier(builds.here(), home, port, catalogue_without_caps(home), WORKERS))
+        catalogue = catalogue_without_caps(home)
+        served = stack.enter_context(sides.croupier(builds.here(), home, sides.free_port(), catalogue, WORKERS))
         url = f"unix://{socket_path(home)}"
         house = people(url, [*OTHERS, *(name for group in groups for name in group.names)], console)
-        return asyncio.run(_run(list(_facts(times, groups, chance)), groups, port, url, house, console))
+        return asyncio.run(_run(list(_facts(times, groups, chance)), groups, served, url, house, console))
 
 
 def _groups(ids: int, chance: Random) -> Iterator[LinkedIds]:
@@ -108,13 +109,13 @@ def _groups(ids: int, chance: Random) -> Iterator[LinkedIds]:
 
 
 async def _run(
-    facts: Sequence[Fact], groups: Sequence[LinkedIds], port: int, url: str, house: House, console: Console
+    facts: Sequence[Fact], groups: Sequence[LinkedIds], served: Served, url: str, house: House, console: Console
 ) -> dict[str, Any]:
     store = Store(url, TELLERS)
     ledger = RedisLedger(store, house)
     # Before the server ends a connection that nobody uses.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+    async with aiohttp.ClientSession(served.address, connector=connector, headers=served.headers) as session:
         for group in track(groups, "ids are linked", console=console, transient=True):
             await _link(group, house, ledger, session)
         asked, told = await _under_load(facts, session, console)

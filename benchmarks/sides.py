@@ -16,6 +16,7 @@ from benchmarks import cpu
 from benchmarks.builds import ROOT, Build
 from benchmarks.callers import CallerAnswer, ask, request
 
+SCOPES: Final = "decide,events,outcomes,read"
 READ_SECONDS: Final = 0.25
 """Deadline of a decision in every build: the first one's own default gives up on a busy machine."""
 TAIL_SECONDS: Final = 0.3
@@ -36,6 +37,7 @@ class Side(NamedTuple):
         body: Number of a player -> what it is asked.
         path: Where it is asked.
         share: Share of a turn's requests, below 1 for a slow server.
+        key: What its callers send; None where it asks for none.
     """
 
     name: str
@@ -45,10 +47,32 @@ class Side(NamedTuple):
     body: Callable[[int], Mapping[str, object]]
     path: str = "/"
     share: float = 1.0
+    key: str | None = None
 
     def request(self, player: int) -> bytes:
         """Bytes of a request about a player."""
-        return request(self.path, json.dumps(self.body(player)).encode())
+        return request(self.path, json.dumps(self.body(player)).encode(), self.key)
+
+
+class Served(NamedTuple):
+    """A house that serves.
+
+    Attributes:
+        address: Of its API.
+        api: The API's process.
+        store: The store's process.
+        key: One of the house; None of a build that asks for none.
+    """
+
+    address: str
+    api: int
+    store: int
+    key: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its callers send."""
+        return {} if self.key is None else {"authorization": f"Bearer {self.key}"}
 
 
 class Meter(NamedTuple):
@@ -125,8 +149,8 @@ def free_port() -> int:
 @contextmanager
 def croupier(
     build: Build, home: Path, port: int, catalogue: Path, workers: int = 1, read_seconds: float = READ_SECONDS
-) -> Iterator[tuple[int, int]]:
-    """Start a house with `croupier up` and wait until it is idle; processes of its API and of its store."""
+) -> Iterator[Served]:
+    """Start a house with `croupier up` and wait until it is idle."""
     environment = {
         "CROUPIER_HOME": str(home),
         "CROUPIER_CATALOGUE": str(catalogue),
@@ -135,8 +159,19 @@ def croupier(
     command = [build.croupier, "up", "--players", "0", "--port", str(port), "--workers", str(workers), "--no-screen"]
     with process(command, environment, home / "up.log", build.folder) as root:
         await_answer(port, request("/readyz"), root, home / "up.log")
+        key = _key(build, environment)
         settle(root)
-        yield _child(root, "serve"), _child(root, "valkey-server")
+        yield Served(f"http://127.0.0.1:{port}", _child(root, "serve"), _child(root, "valkey-server"), key)
+
+
+def _key(build: Build, environment: Mapping[str, str]) -> str | None:
+    """A key with a scope and a rate, as callers have; None of a build before there were any."""
+    words = ["keys", "create", "--scopes", SCOPES, "--rate", "1000000"]
+    own = {**os.environ, **environment}
+    done = subprocess.run(
+        [build.croupier, *words], env=own, cwd=build.folder, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @contextmanager

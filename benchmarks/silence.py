@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import builds, sides
+from benchmarks.sides import Served
 from features.events import EVENT, Event, micros, moment
 from features.schema import MICROS
 from features.store.connection import Store, connect
@@ -70,13 +71,14 @@ def silence(times: int, console: Console) -> dict[str, Any]:
     """Exclude new players, one run each, while they are decided about."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-silence-")))
-        port = sides.free_port()
-        stack.enter_context(
-            sides.croupier(builds.here(), home, port, catalogue_without_caps(home), WORKERS, read_seconds=5.0)
+        served = stack.enter_context(
+            sides.croupier(
+                builds.here(), home, sides.free_port(), catalogue_without_caps(home), WORKERS, read_seconds=5.0
+            )
         )
         url = f"unix://{socket_path(home)}"
         house = people(url, [_name(number) for number in range(times)], console)
-        found = asyncio.run(_stories(times, port, url, house, console))
+        found = asyncio.run(_stories(times, served, url, house, console))
     silent = np.array([one.silent_ms for one in found])
     return {
         "exclusions": len(found),
@@ -132,7 +134,7 @@ def _name(number: int) -> str:
     return f"silence-{number}"
 
 
-async def _stories(times: int, port: int, url: str, house: House, console: Console) -> list[Story]:
+async def _stories(times: int, served: Served, url: str, house: House, console: Console) -> list[Story]:
     store = Store(url, AT_ONCE)
     numbers = iter(track(range(times), "players exclude themselves", console=console, transient=True))
     found: list[Story] = []
@@ -143,7 +145,7 @@ async def _stories(times: int, port: int, url: str, house: House, console: Conso
 
     # A connection for each request in flight, so that the processes share them.
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+    async with aiohttp.ClientSession(served.address, connector=connector, headers=served.headers) as session:
         await asyncio.gather(*(tell(session) for _ in range(AT_ONCE)))
     await store.close()
     return found

@@ -20,6 +20,8 @@ import httpx
 
 TOPS = ("features", "models", "service", "pipelines")
 WARM = 30
+KEY = "trace"
+"""A key of the environment, which every build that asks for one takes."""
 """Decisions before the one that is traced: caches of places, zones and requests are filled."""
 
 
@@ -86,7 +88,8 @@ async def traced(root: Path) -> Way:
     way = Way(root)
     async with application.router.lifespan_context(application):
         transport = httpx.ASGITransport(application)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
             for number in range(WARM + 1):
                 if number == WARM:
                     sys.setprofile(way)
@@ -101,7 +104,7 @@ def main(home: Path) -> None:
     """Trace a decision over a home's own store."""
     store = first("features.store.server", "features.store")
     with store.serving(home) as url:
-        os.environ["CROUPIER_STORE"] = url
+        os.environ |= {"CROUPIER_STORE": url, "CROUPIER_KEYS": KEY}
         sys.stdout.write(json.dumps(asyncio.run(traced(Path.cwd())).told()) + "\n")
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import ceil
+from typing import Any, Final
 
 from features.errors import CroupierError
+
+REALM: Final = "croupier"
+"""What keys are for, in challenges."""
 
 
 class RequestRefused(CroupierError):
@@ -29,11 +33,95 @@ class RequestRefused(CroupierError):
 
 
 class UnauthorisedError(RequestRefused):
-    """A caller without a key of the house."""
+    """A caller without a key of the house.
+
+    Attributes:
+        sent: Whether a key was sent that is none, or none any more.
+    """
 
     code = "unauthorised"
     status = 401
     sentence = "send one of the house's keys as `Authorization: Bearer KEY`"
+
+    def __init__(self, sentence: str = "", *, sent: bool = False) -> None:
+        super().__init__(sentence or ("this key is none of the house, or none any more" if sent else ""))
+        self.sent = sent
+
+    def headers(self) -> dict[str, str]:
+        """The challenge of RFC 6750, section 3: with an error only where a key was sent."""
+        return {"www-authenticate": f'Bearer realm="{REALM}"' + (', error="invalid_token"' if self.sent else "")}
+
+
+class InsufficientScopeError(RequestRefused):
+    """A key that does not allow what was asked.
+
+    Attributes:
+        scopes: What it lacks.
+    """
+
+    code = "insufficient_scope"
+    status = 403
+
+    def __init__(self, sentence: str, scopes: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.scopes = scopes
+
+    def headers(self) -> dict[str, str]:
+        """The challenge of RFC 6750, section 3.1."""
+        lacked = f', scope="{" ".join(self.scopes)}"' if self.scopes else ""
+        return {"www-authenticate": f'Bearer realm="{REALM}", error="insufficient_scope"{lacked}'}
+
+
+class RateLimitedError(RequestRefused):
+    """More requests than a key may send, or wrong keys than an address may try.
+
+    Attributes:
+        seconds: When to ask again.
+    """
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, sentence: str, seconds: float = 1) -> None:
+        super().__init__(sentence)
+        self.seconds = seconds
+
+    def headers(self) -> dict[str, str]:
+        """Whole seconds to wait."""
+        return {"retry-after": str(max(1, ceil(self.seconds)))}
+
+
+class UnknownKeyError(RequestRefused):
+    """A key that there is not."""
+
+    code = "unknown_key"
+    status = 404
+    sentence = "there is no key of this id"
+
+
+class KeyIdReused(RequestRefused):
+    """A new key under the id of another."""
+
+    code = "key_id_reused"
+    status = 409
+    sentence = "there is a key of this id already; if its secret was lost on the way, rotate it"
+    pointer = "/id"
+
+
+class KeyRevoked(RequestRefused):
+    """A key that was revoked, to be rotated."""
+
+    code = "key_revoked"
+    status = 409
+    sentence = "the key was revoked, and stays so: create another one"
+
+
+class RotationUnfinishedError(RequestRefused):
+    """A key with two live secrets, to be given a third."""
+
+    code = "rotation_unfinished"
+    status = 409
+    sentence = "two secrets of the key are live: wait for the end of the earlier one, or keep none of them"
 
 
 class NoSuchRouteError(RequestRefused):

@@ -20,6 +20,7 @@ from support.contracts import conforms
 from support.deadlines import PATIENT
 from support.fault_house import Caller, Serving, World
 from support.faulty_store import Between
+from support.keys import HEADERS, KEY, grant
 from support.workers import running
 
 from features.events import micros
@@ -81,6 +82,7 @@ def store(server: Stored, plan: ReadPlan) -> Iterator[redis.Redis]:
     load_library(client, "service.contacts", "ledger.lua")
     load_library(client, "pipelines.worker", "consume.lua")
     publish(client, "plan", plan.dumps())
+    grant(client)
     yield client
     client.close()
 
@@ -173,7 +175,7 @@ def opened(
             # Whatever a test is about, what it is answered is as the page of the API says.
             hooks = {"response": [conforms]}
             async with httpx.AsyncClient(
-                transport=transport, base_url="http://localhost", timeout=60, event_hooks=hooks
+                transport=transport, base_url="http://localhost", timeout=60, event_hooks=hooks, headers=HEADERS
             ) as client:
                 client.app = app  # type: ignore[attr-defined]
                 yield client
@@ -187,6 +189,8 @@ def pytest_configure() -> None:
     Stores sync every write. What a killed process wrote is there in memory as on a disk; only a machine that loses its
     power would tell them apart, and no test does that.
     """
+    # Whatever a test starts takes the key of the tests, and sends it.
+    os.environ |= {"CROUPIER_KEYS": KEY, "CROUPIER_KEY": KEY}
     settings.register_profile("lawful", deadline=None, derandomize=True)
     settings.load_profile("lawful")
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:

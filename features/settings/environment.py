@@ -18,6 +18,8 @@ from features.settings.masks import masked
 _PREFIX: Final = "CROUPIER_"
 _SERVICE_LINK: Final = re.compile(r"CROUPIER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 """Names that an orchestrator gives to the addresses of services that are called croupier or croupier-something."""
+_KEY: Final = re.compile(r"[!#-&(-+\--_a-~]+")
+"""What can be sent as a key and be meant as one: visible ASCII, no comma, and no quotes, which a shell forgot."""
 
 
 class SettingError(CroupierError, ValueError):
@@ -88,7 +90,18 @@ def _path(text: str) -> Path | None:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
+    """Keys divided by commas; says which is odd by its place, never by its text."""
+    if not text.strip():
+        raise ValueError("is set and holds no key: leave it out, or name keys")
+    found = text.split(",")
+    for place, key in enumerate(found, 1):
+        if not key.strip():
+            raise ValueError(f"holds an empty key in place {place}: divide keys by one comma each")
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"holds an odd key in place {place}: no blanks, quotes or characters beyond ASCII")
+        if key in found[: place - 1]:
+            raise ValueError(f"holds the key in place {place} twice")
+    return tuple(found)
 
 
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+:[0-9a-f:.]*")
@@ -137,7 +150,15 @@ class Environment:
         "words divided by commas",
         _keys,
         (),
-        "API keys, one of which every caller must send; without any the API listens on loopback only.",
+        "API keys with every scope but `admin`, beside those of `croupier keys`; the next release does not read them.",
+        secret=True,
+    )
+    key = Variable[str | None](
+        "CROUPIER_KEY",
+        "API key",
+        lambda text: text or None,
+        None,
+        "API key that `up` and `simulate` send; without it the first of CROUPIER_KEYS, else the home's own.",
         secret=True,
     )
     house_key = Variable[str | None](

@@ -224,6 +224,14 @@ POLICY_HELD = "croupier:policy:held"
 POLICY_WAITING = "croupier:policy:waiting"
 """String, the newest version that was not followed meanwhile; written by the learner."""
 
+# --- Who may ask
+
+API_KEYS = "croupier:keys"
+"""Hash of the id of an API key -> `service.access.keys.Key` as JSON, no secret but its hash; written by commands and
+the API, stays when the key is revoked."""
+API_KEYS_USED = "croupier:keys:used"
+"""Hash of the id of an API key -> unix seconds of its last use; written by serving processes, once a minute each."""
+
 # --- Schedules, reports, webhooks
 
 

@@ -7,6 +7,7 @@ mlflow/         the database by SQLite's own backup, then artifacts, which it na
 feast/          never: made again from the schema, with the paths of the new home
 logs/           never: what processes said here
 house.key, erasures  never: kept apart, for a backup that had them would undo what they are for
+development.key never: a secret; `croupier up` makes another
 mlflow.yaml, reports/, simulations/ and whatever else lies there: as it is
 locks, leftovers, unfinished files: never
 """
@@ -21,6 +22,7 @@ from typing import Final
 
 from features.store.house_key import FILE as KEY
 from pipelines.worker.lake import POSITION, SCHEMAS
+from service.access.keys import DEVELOPMENT_FILE
 
 LAKE: Final = "lake"
 CHECKPOINT: Final = Path("learner", "checkpoint.msgpack")
@@ -33,7 +35,7 @@ ERASURES: Final = "erasures"
 """File of a home that names who was erased, by pseudonym."""
 APART: Final = frozenset({KEY, ERASURES})
 """Files of a home that are kept apart from every backup; a home may hold them before it is restored."""
-_NEVER: Final = frozenset({"store", "feast", "logs", LAKE, STAGING, *APART})
+_NEVER: Final = frozenset({"store", "feast", "logs", LAKE, STAGING, DEVELOPMENT_FILE, *APART})
 _DATABASE_ENDS: Final = ("", "-wal", "-shm", "-journal")
 
 

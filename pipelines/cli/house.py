@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,6 +21,7 @@ from pipelines.cli.terminal import (
     relying,
     serving,
     show,
+    warn,
     warn_of_unknown,
 )
 
@@ -43,7 +45,9 @@ def up(
     from pipelines.machine.up import up as start
 
     warn_of_unknown()
-    start(Options(home(), port, _clock(clock), rate, players, workers, screen), console())
+    options = Options(home(), port, _clock(clock), rate, players, workers, screen)
+    _warned_of_environment_keys(warn)
+    start(options, console())
 
 
 def _clock(text: str | None) -> int | None:
@@ -81,16 +85,15 @@ def serve(
     import uvicorn
 
     from features import logs
-    from service.settings import LOOPBACK, Settings
+    from service.settings import Settings
 
     logs.begin()
     warn_of_unknown()
     answer_for(_hosts(host))
-    if host not in LOOPBACK and not environment().keys:
-        raise CommandRefused("without CROUPIER_KEYS the service listens on loopback only")
     Settings.here("").files()  # before anything starts, in one sentence
     with relying() as url:
         _refuse_without_key(url)
+        _must_have_a_key(url)
         use_store(url)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         uvicorn.run(
@@ -132,6 +135,26 @@ def _hosts(host: str) -> set[str]:
             f"such as {Environment.hosts.name}=croupier.example.com"
         )
     return named if host in EVERY_ADDRESS else named | {host.lower()}
+
+
+def _warned_of_environment_keys(say: Callable[[str], None]) -> bool:
+    """Warn of keys of the environment, if it has any; raises SettingError for odd ones."""
+    found = bool(environment().keys)
+    if found:
+        say(f"the next release no longer reads {Environment.keys.name}: make keys by `croupier keys create`")
+    return found
+
+
+def _must_have_a_key(url: str) -> None:
+    """Refuse to serve a house that nobody has a key of; warn of keys of the environment."""
+    import structlog
+
+    from pipelines.machine.development_key import has_live_key, read_key
+
+    read_key(home())  # refuses one that others can read
+    tell = structlog.get_logger().warning
+    if not _warned_of_environment_keys(lambda said: tell("keys", trouble=said)) and not has_live_key(url):
+        raise CommandRefused("this house has no live key: make one by `croupier keys create --scopes decide,events`")
 
 
 def doctor(as_json: Json = False) -> None:

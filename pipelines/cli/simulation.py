@@ -25,13 +25,15 @@ def simulate(
     from rich.console import Console
 
     from models.catalogue.offers import load_catalogue
+    from pipelines.machine.development_key import own_key
     from pipelines.simulation import results
     from pipelines.simulation.simulate import SimulationOptions
     from pipelines.simulation.simulate import simulate as drive
     from service.settings import catalogue_path
 
     catalogue = load_catalogue(catalogue_path())
-    course = drive(SimulationOptions(address, seed, players, days, decisions), catalogue, console())
+    options = SimulationOptions(address, seed, players, days, decisions, own_key(home()))
+    course = drive(options, catalogue, console())
     folder = (out or home() / "simulations") / f"seed-{seed}"
     found = results.measure(course)
     results.write(course, found, folder)

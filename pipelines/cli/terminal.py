@@ -97,7 +97,12 @@ def fields(result: Struct) -> dict[str, Any]:
 def warn_of_unknown() -> None:
     """Warn of variables that look like ours and that nothing reads."""
     for one in unknown(environment()):
-        print(f"croupier: warning: {one}", file=sys.stderr)
+        warn(str(one))
+
+
+def warn(sentence: str) -> None:
+    """Warn the user of something that goes on all the same."""
+    print(f"croupier: warning: {sentence}", file=sys.stderr)
 
 
 def told(done: Released) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from rich.console import Console
 from features.events import moment
 from features.kept_schemas import TODAY
 from features.schema import schema_hash
-from features.settings.environment import environment, for_children
+from features.settings.environment import Environment, environment, for_children
 from features.store.bundles import READY, publish, serving_hashes
 from features.store.connection import connect, load_library
 from features.store.deployment import FORMAT, PARTITIONS, House, create_house, raised, real_now_us
@@ -37,6 +37,7 @@ from models.releases.release import journal
 from pipelines.experiments.releases import hold_out
 from pipelines.imports import bulk
 from pipelines.machine.closing import close
+from pipelines.machine.development_key import own_key, settle_key
 from pipelines.privacy import house_keys
 from pipelines.simulation import world
 from pipelines.worker.child import LAST, Child
@@ -97,7 +98,8 @@ def up(options: Options, console: Console) -> None:
 
     Raises:
         StoreError: The store did not start, or holds another house than asked for.
-        SettingError: mlflow.yaml is not valid.
+        SettingError: mlflow.yaml or a variable is not valid.
+        KeyFileRefused: The file of the development key can be read by others.
         ScheduleError: It schedules what cannot be.
         CatalogueError: Catalogue, rulebook or the file of the webhooks is not valid.
     """
@@ -113,6 +115,7 @@ def up(options: Options, console: Console) -> None:
         client = connect(url)
         with _step(console, "house and feature definitions"):
             house = settle_in(client, options, url, console.print)
+        key = settle_key(options.home, url)
         children = _children(options, url)
         watch = ProcessWatch(children, server, options, console)
         try:
@@ -121,7 +124,7 @@ def up(options: Options, console: Console) -> None:
             watch.start()
             fill_and_await(client, house, options, console)
             console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
-            _print_addresses(house, options, console)
+            _print_addresses(house, options, key, console)
             children += _afterwards(client, options, url, console)
             watch.join()
         finally:
@@ -298,18 +301,36 @@ def _get(url: str) -> bool:
         return False
 
 
-def _post(url: str, body: Mapping[str, object]) -> dict[str, object]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})  # noqa: S310
+def _post(url: str, body: Mapping[str, object], key: str) -> dict[str, object]:
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
         found: dict[str, object] = json.load(answer)
         return found
 
 
-def _print_addresses(house: House, options: Options, console: Console) -> None:
+def _print_addresses(house: House, options: Options, key: str | None, console: Console) -> None:
     screen = f"\n  MLflow    http://127.0.0.1:{options.port + 1}{VIEW}  (starts last)" if options.screen else ""
     console.print(f"  API docs  {options.address}/docs{screen}", highlight=False)
-    if not options.players:
-        return
+    sent = "$KEY" if key is None else key
+    if key is None:
+        whose = Environment.keys.name if environment().keys else "`croupier keys list`"
+        console.print(
+            f"\n  $KEY stands for a key of yours, of {whose}: no development key is live",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if options.players:
+        lines = _examples(house, options, sent)
+        console.print("\nTry:", style="bold")
+    else:
+        lines = [f"curl -s {options.address}/readyz {_header(sent)}"]
+    for line in lines:
+        print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
+
+
+def _examples(house: House, options: Options, sent: str) -> list[str]:
+    """Curl lines that tell an event of somebody, ask what to do for them, and read why."""
     now = moment(house.now_us(time.time_ns() // 1_000)).replace(microsecond=0)
     player, asked = _someone(options)
     event = {
@@ -320,31 +341,37 @@ def _print_addresses(house: House, options: Options, console: Console) -> None:
     }
     key = house.player_key(player)
     answered_as = requested_id(house, key, key, "hello")
-    console.print("\nTry:", style="bold")
-    for line in (
-        _curl(f"{options.address}/v1/events", event),
-        _curl(f"{options.address}/v1/decisions", asked),
-        f"curl -s {options.address}/v1/decisions/{answered_as}",
-    ):
-        print(line, flush=True)  # noqa: T201 - whole, so that it can be copied
+    return [
+        _curl(f"{options.address}/v1/events", event, sent),
+        _curl(f"{options.address}/v1/decisions", asked, sent),
+        f"curl -s {options.address}/v1/decisions/{answered_as} {_header(sent)}",
+    ]
 
 
 def _someone(options: Options) -> tuple[str, dict[str, object]]:
-    """A player of the world who may be contacted now, and a decision request for them."""
+    """A player of the world who may be contacted now, and a decision request for them; anybody without a key to ask."""
     asked: dict[str, object] = {}
+    own = own_key(options.home)
     for number in range(1, options.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
         try:
-            answered = _post(f"{options.address}/v1/decisions", asked | {"dry_run": True, "deadline_ms": 5_000})
-        except OSError:  # the machine is busy: whoever it is, the lines can be sent
+            dry = asked | {"dry_run": True, "deadline_ms": 5_000}
+            answered = _post(f"{options.address}/v1/decisions", dry, own or "")
+        except OSError:  # the machine is busy, or the key not live: whoever it is, the lines can be sent
             break
         if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
             break
     return str(asked["player_id"]), asked
 
 
-def _curl(url: str, body: Mapping[str, object]) -> str:
-    return f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+def _curl(url: str, body: Mapping[str, object], sent: str) -> str:
+    return f"curl -s {url} {_header(sent)} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+
+
+def _header(sent: str) -> str:
+    """The key as curl sends it; in quotes in which a shell still puts what $KEY stands for."""
+    quote = '"' if sent.startswith("$") else "'"
+    return f"-H {quote}Authorization: Bearer {sent}{quote}"
 
 
 class ProcessWatch(threading.Thread):

@@ -54,13 +54,17 @@ class SimulationRefused(CroupierError):
 
 
 class SimulationOptions(NamedTuple):
-    """Options of a simulation: `decisions` is the approximate total."""
+    """Options of a simulation: `decisions` is the approximate total, `key` one of the house's API keys."""
 
     address: str
     seed: int
     players: int
     days: float
     decisions: int
+    key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SimulationOptions({self.address}, seed {self.seed})"
 
 
 class Clock(NamedTuple):
@@ -151,7 +155,8 @@ def simulate(options: SimulationOptions, catalogue: Catalogue, console: Console)
 
 async def _run(options: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    async with aiohttp.ClientSession(options.address, connector=connector) as session:
+    headers = {} if options.key is None else {"authorization": f"Bearer {options.key}"}
+    async with aiohttp.ClientSession(options.address, connector=connector, headers=headers) as session:
         clock = await _clock(session, options)
         driver = SimulationDriver(session, options, catalogue, clock)
         await driver.gather(console)
@@ -165,6 +170,11 @@ async def _clock(session: aiohttp.ClientSession, options: SimulationOptions) -> 
             told = await answer.json()
     except (aiohttp.ClientError, OSError) as error:
         raise SimulationRefused(f"no house answers at {options.address}: start one with `croupier up`") from error
+    if answer.status == 200 and "clock" not in told:
+        raise SimulationRefused(
+            f"the house at {options.address} does not know the key: let CROUPIER_KEY be one that allows "
+            "decide, events, outcomes, read, personal and operate"
+        )
     if answer.status != 200 or not told["clock"]["sandbox"]:
         raise SimulationRefused(f"the house at {options.address} is no sandbox: simulated players belong into one")
     now_us = micros(datetime.fromisoformat(told["clock"]["now"]))

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,7 @@ from models.experiments.definition import Experiments, GlobalHoldout
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
+from service.api.callers import Callers
 from service.api.readiness import Readiness
 from service.api.routing import Dependencies
 from service.api.threaded_loop import ThreadedLoop
@@ -143,6 +144,15 @@ class Watch:
         await self._store.command(2.0, "SET", self._name, msgspec.json.encode(serving), "EX", LIVE_SECONDS)
         await self._store.command(2.0, "SADD", LIVE, self._name)
         self._reported = (time.monotonic(), serving)
+        self._desk.callers.rates.processes = await self._processes()
+
+    async def _processes(self) -> int:
+        """Serving processes that live, this one with them: each gives its share of a key's rate."""
+        named: Iterable[bytes] = await self._store.command(2.0, "SMEMBERS", LIVE)
+        living: dict[bytes, int] = {name: await self._store.command(2.0, "EXISTS", name) for name in named}
+        if gone := [name for name, lives in living.items() if not lives]:
+            await self._store.command(2.0, "SREM", LIVE, *gone)
+        return max(1, sum(living.values()))
 
     async def _follow(self, kinds: tuple[str, ...]) -> StoreError | None:
         """Load kinds if one of their pointers moved; the trouble if that cannot be known, which holds up no others."""
@@ -268,17 +278,20 @@ async def _opened(app: FastAPI) -> AsyncIterator[None]:
         await _keep(store, serving)
         async with _spare(where.store) as (spare, restricting_loop):
             ledgers = RedisLedger(store, house, seals=seals), RedisLedger(spare, house, seals=seals)
+            callers = Callers(store, house, where.keys)
+            await callers.keyring.look()
             deps = Dependencies(
                 serving,
                 *ledgers,
                 restricting_loop,
-                frozenset(where.keys),
+                callers,
                 where.read_seconds,
                 where.write_seconds,
                 where.lake,
             )
             readiness = Readiness(deps)
-            async with _watched(Watch(store, deps, readiness)), _running(readiness):
+            watch = Watch(store, deps, readiness)
+            async with _watched(watch), _beside(callers.keyring.run()), _running(readiness):
                 if deps.serving is not serving:
                     await _keep(store, deps.serving)  # what was promoted
                 app.state.deps, app.state.readiness = deps, readiness

@@ -13,6 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from msgspec import UNSET, Struct, UnsetType
 
 from features.errors import RETRY_AFTER_SECONDS, CroupierError
+from service.access import cookies
+from service.access.scopes import Scope
 from service.api.problems import MEDIA_TYPE, OF_NO_ROUTE, TITLES, Refusals, problem
 from service.api.schemas import (
     AcceptedAnswer,
@@ -20,11 +22,15 @@ from service.api.schemas import (
     ConfirmAnswer,
     DecisionAnswer,
     HealthAnswer,
+    KeyAnswer,
+    KeysAnswer,
+    NewKeyAnswer,
     PlayerAnswer,
     Problem,
     ReadyAnswer,
     RecordAnswer,
 )
+from service.errors import REALM
 from service.reports import PublishedReport
 
 ABOUT: Final = """Croupier deals the next best action to each player, under the rules of the house.
@@ -32,6 +38,9 @@ ABOUT: Final = """Croupier deals the next best action to each player, under the 
 1. **Know.** Tell what players do as *events*. Facts such as a self-exclusion hold the moment they are acknowledged.
 2. **Decide.** Ask for a *decision*, and *confirm* its contact just before you send it.
 3. **Learn.** Tell the *outcomes* of contacts.
+
+Every request but those of `/healthz` and `/readyz` sends a key of the house, as `Authorization: Bearer KEY`, with the
+scope that the operation names; a browser is signed in with one at `/sign-in`.
 
 Every write is idempotent under your own `event_id`, `request_id` or `outcome_id`: after a time-out or a 503, send the
 same again. What is refused is answered with a problem (RFC 9457), whose `code` is for machines. Moments are ISO 8601,
@@ -42,7 +51,8 @@ TAGS: Final = [
     {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
     {"name": "Learn", "description": "What became of a contact."},
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
-    {"name": "Operate", "description": "Whether a process is alive and serves. These ask for no key."},
+    {"name": "Operate", "description": "Whether a process is alive and serves, and its counters."},
+    {"name": "Keys", "description": "Who may ask what. A key is sent as `Authorization: Bearer KEY`."},
 ]
 _ANSWERS: Final = (
     AcceptedAnswer,
@@ -50,17 +60,23 @@ _ANSWERS: Final = (
     PlayerAnswer,
     PublishedReport,
     *(HealthAnswer, ReadyAnswer),
+    *(KeysAnswer, KeyAnswer, NewKeyAnswer),
     Problem,
 )
 """Every body that is answered."""
-SECURITY: Final[list[dict[str, list[str]]]] = [{"key": []}, {}]
-"""A key of the house, or none where the house has no keys."""
 _SCHEMES: Final = {
     "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "One of the house; a house without keys asks for none.",
-    }
+        "bearerFormat": "ck_ID_SECRET",
+        "description": "A key of the house, as `croupier keys create` showed it; each operation names its scope.",
+    },
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": cookies.NAME,
+        "description": "Of a browser that was signed in with a key at `/sign-in`; a write needs its `Origin` too.",
+    },
 }
 _RETRY_AFTER: Final = {
     "retry-after": {
@@ -68,10 +84,22 @@ _RETRY_AFTER: Final = {
         "schema": {"type": "integer", "minimum": 0, "examples": [RETRY_AFTER_SECONDS]},
     }
 }
+_CHALLENGE: Final = {
+    "www-authenticate": {
+        "description": "What is asked for, as RFC 6750 says it.",
+        "schema": {"type": "string", "examples": [f'Bearer realm="{REALM}"']},
+    }
+}
+_HEADERS: Final = {401: _CHALLENGE, 403: _CHALLENGE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 _JSON: Final = "application/json"
 _REFERENCE: Final = "#/components/schemas/{name}"
 _OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
 """Schemas of refusals that FastAPI documents for its own routes; ours refuse with problems."""
+
+
+def security(scope: Scope) -> list[dict[str, list[str]]]:
+    """What an operation asks for: a key with its scope, or the cookie of who signed in with one."""
+    return [{name: [scope]} for name in _SCHEMES]
 
 
 class Example(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,6 +110,7 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: Of the example, unique in its operation.
         summary: What it shows, for people.
         path: Parameters of the path.
+        query: Parameters of the query.
         body: Of the request.
         status: Of the answer.
         answer: Its body; unset for one that is no JSON.
@@ -91,6 +120,7 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     summary: str
     path: dict[str, str] = {}
+    query: dict[str, str] = {}
     body: Any | UnsetType = UNSET
     status: int = 200
     answer: Any | UnsetType = UNSET
@@ -103,7 +133,9 @@ def examples() -> tuple[Example, ...]:
     return msgspec.json.decode(text, type=tuple[Example, ...])
 
 
-def responses(answer: type[Struct] | str, refusals: Refusals) -> dict[int | str, dict[str, Any]]:
+def responses(
+    answer: type[Struct] | str, refusals: Refusals, *, keyed: bool = False
+) -> dict[int | str, dict[str, Any]]:
     """Responses of an operation: its answer, as a struct or by media type, and the problems of its errors."""
     if isinstance(answer, str):
         shown: dict[str, Any] = {"description": "As text", "content": {answer: {"schema": {"type": "string"}}}}
@@ -111,7 +143,10 @@ def responses(answer: type[Struct] | str, refusals: Refusals) -> dict[int | str,
         schema = {"$ref": _REFERENCE.format(name=answer.__name__)}
         shown = {"description": _first_line(answer), "content": {_JSON: {"schema": schema}}}
     statuses = sorted({error.status for error in refusals})
-    return {200: shown, **{status: _refused(status, refusals) for status in statuses}}
+    found: dict[int | str, dict[str, Any]] = {200: shown}
+    if keyed and answer == "text/html":
+        found[303] = {"description": "To the page where people sign in: for a browser without a key"}
+    return found | {status: _refused(status, refusals) for status in statuses}
 
 
 def _refused(status: int, refusals: Refusals) -> dict[str, Any]:
@@ -129,7 +164,8 @@ def _refused(status: int, refusals: Refusals) -> dict[str, Any]:
         "description": "\n".join((f"{TITLES[status]}\n", *codes.values())),
         "content": {MEDIA_TYPE: content},
     }
-    return shown | ({"headers": _RETRY_AFTER} if status == 503 else {})
+    headers = _HEADERS.get(status)
+    return shown | ({"headers": headers} if headers else {})
 
 
 def _shown(error: type[CroupierError]) -> dict[str, Any]:
@@ -227,5 +263,6 @@ def _illustrate(operation: dict[str, Any], recorded: Iterable[Example]) -> None:
                 shown.pop(example.answer["code"], None)
             shown[example.name] = told | {"value": example.answer}
         for parameter in operation.get("parameters", ()):
-            if parameter["name"] in example.path and example.status == 200:
-                parameter["example"] = example.path[parameter["name"]]
+            given = example.path | example.query
+            if parameter["name"] in given and example.status == 200:
+                parameter["example"] = given[parameter["name"]]

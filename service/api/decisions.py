@@ -57,6 +57,8 @@ _AFTER_STEP: Final = 0.005
 BATCH_SECONDS: Final = 30.0
 """Deadline of a batch as a whole, shared by the items that name none."""
 BATCH_MOST: Final = 500
+_PERSONAL: Final = ("player_id", "personal")
+"""Fields of a record that are sealed."""
 _ABSENT: Final = "store_unavailable"
 _LOG: Final = structlog.get_logger()
 
@@ -177,16 +179,21 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     """The whole record of a decision, with its reasons.
 
     Why this action and not the next: everything eligible with score and probability, everything excluded with its rule.
+    What is sealed in it as personal is told to a key that allows `personal`; else `withheld` names it.
     """
     if not _is_decision_id(decision_id):
         raise UnknownDecisionError
     bind_contextvars(decision_id=decision_id)
     record = await find_record(decision_id, deps.ledger, deps.lake)
-    opened = personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
+    withholds = "personal" not in deps.caller.scopes
+    opened = None if withholds else personal(await deps.ledger.seal_of(PlayerKeys(record.player)), record)
     catalogue, known = await _catalogue(record, deps), await _reasons(record.versions.rules, deps)
     schema = await _schema(record, deps)
     reasons_of_it = why(record, await _evidence(record, schema, deps))
-    return respond(answers.whole(record, opened, catalogue, known, schema, reasons_of_it))
+    answer = answers.whole(record, opened, catalogue, known, schema, reasons_of_it)
+    if withholds:
+        answer.withheld = list(_PERSONAL)
+    return respond(answer)
 
 
 async def _evidence(record: Record, schema: Schema | None, deps: Dependencies) -> Evidence | None:
@@ -301,10 +308,11 @@ def add(app: FastAPI) -> None:
     """Add the routes to an application."""
     path, tag = "/v1/decisions", "Decide"
     one = f"{path}/{{decision_id}}"
+    many = lambda body: max(1, len(body.requests))  # noqa: E731 - of a batch
     for operation in (
-        Operation(path, post_decision, tag, "decide", DecisionAnswer, OF_A_BODY + _DECIDING, "POST"),
+        Operation(path, post_decision, tag, "decide", DecisionAnswer, OF_A_BODY + _DECIDING, "POST", hurried=True),
         Operation(f"{one}/confirm", post_confirm, tag, "decide", ConfirmAnswer, _NOT_SENT, "POST"),
-        Operation(f"{path}/batch", post_batch, tag, "decide", BatchAnswer, OF_A_BODY, "POST"),
+        Operation(f"{path}/batch", post_batch, tag, "decide", BatchAnswer, OF_A_BODY, "POST", costs=many),
         Operation(
             one, get_decision, tag, "read", RecordAnswer, (UnknownDecisionError, ArchivedError, LakeUnreadableError)
         ),

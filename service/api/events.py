@@ -60,7 +60,11 @@ async def post_outcome(body: Outcome, deps: Deps) -> Response:
         bind_contextvars(decision_id=body.decision_id)
     serving, beside = deps.serving, reading.beside(body, deps.doubts, deps.serving.door)
     work = lambda ledger: take(body, serving.house, serving.layout.catalogue, ledger, beside)  # noqa: E731 - called with either ledger
-    return await _accepted(work, deps, restricting=body.type in WITHDRAWING)
+    return await _accepted(work, deps, restricting=_withdraws(body))
+
+
+def _withdraws(body: Outcome) -> bool:
+    return body.type in WITHDRAWING
 
 
 async def _accepted(
@@ -96,7 +100,7 @@ def add(app: FastAPI) -> None:
     """Add the routes to an application."""
     told, became = OF_A_BODY + _OF_AN_EVENT, OF_A_BODY + _OF_AN_OUTCOME
     for operation in (
-        Operation("/v1/events", post_event, "Know", "events", AcceptedAnswer, told, "POST"),
-        Operation("/v1/outcomes", post_outcome, "Learn", "outcomes", AcceptedAnswer, became, "POST"),
+        Operation("/v1/events", post_event, "Know", "events", AcceptedAnswer, told, "POST", restricts),
+        Operation("/v1/outcomes", post_outcome, "Learn", "outcomes", AcceptedAnswer, became, "POST", _withdraws),
     ):
         add_route(app, operation)

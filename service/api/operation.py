@@ -5,11 +5,12 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from features.errors import CroupierError
 from features.moments import when
 from features.store.errors import StoreError
-from service.api.problems import refuse
+from service.api.problems import REFUSALS, refuse
 from service.api.readiness import Readiness
-from service.api.routing import Operation, add_route, dependencies_of, respond
+from service.api.routing import Dependencies, Deps, Operation, add_route, dependencies_of, respond
 from service.api.schemas import HealthAnswer, HouseClock, ReadyAnswer, StoreReach
 from service.errors import NoDefinitionsError, NotReadyError
 
@@ -20,47 +21,61 @@ async def get_health() -> Response:
 
 
 async def get_ready(request: Request) -> Response:
-    """Whether the process serves, and what.
+    """Whether the process serves.
 
-    It does once it was seen to decide and to write in time, and while some of the store answers; the rest is named.
+    It does once it was seen to decide and to write in time, and while some of the store answers. What it serves, what
+    is away, or why it does not serve, is told to who sends a key that allows `operate`.
     """
-    deps = dependencies_of(request).asked()
+    found = dependencies_of(request)
+    told = await found.callers.may(request, "operate", found.renew_soon)
+    try:
+        answer = await _ready(request, found.asked())
+    except REFUSALS as refusal:
+        return refuse(refusal if told else _without_detail(refusal))
+    return respond(answer if told else ReadyAnswer(ready=answer.ready))
+
+
+async def _ready(request: Request, deps: Dependencies) -> ReadyAnswer:
+    """What the process serves; raises StoreError, NoDefinitionsError or NotReadyError."""
     readiness: Readiness = request.app.state.readiness
     try:
         now_us = await deps.ledger.now_us()
         nodes, away = await deps.ledger.store.reach()
     except StoreError as error:
         readiness.trouble = str(error)
-        return refuse(error)
+        raise
     serving = deps.serving
     if serving.plan is None:
-        return refuse(NoDefinitionsError())
+        raise NoDefinitionsError
     if readiness.trouble is not None:
-        return refuse(NotReadyError(f"not yet seen to serve in time: {readiness.trouble}"))
-    return respond(
-        ReadyAnswer(
-            ready=True,
-            store=StoreReach(nodes=nodes, partitions_away=away),
-            churn_model=None if serving.churn is None else serving.churn.bundle.version,
-            policy=serving.policies["learnt"].version,
-            rulebook=serving.book.hash,
-            barred=serving.barred(now_us),
-            clock=HouseClock(now=when(now_us), rate=serving.house.rate, sandbox=serving.house.sandbox),
-        )
+        raise NotReadyError(f"not yet seen to serve in time: {readiness.trouble}")
+    return ReadyAnswer(
+        ready=True,
+        store=StoreReach(nodes=nodes, partitions_away=away),
+        churn_model=None if serving.churn is None else serving.churn.bundle.version,
+        policy=serving.policies["learnt"].version,
+        rulebook=serving.book.hash,
+        barred=serving.barred(now_us),
+        clock=HouseClock(now=when(now_us), rate=serving.house.rate, sandbox=serving.house.sandbox),
     )
 
 
-async def get_metrics() -> Response:
+def _without_detail(refusal: CroupierError) -> CroupierError:
+    """A refusal by its code alone: what is the matter is for those who operate the house."""
+    return type(refusal)("not ready: who sends a key that allows `operate` is told why")
+
+
+async def get_metrics(deps: Deps) -> Response:  # noqa: ARG001 - as every route that asks for a key
     """Counters and timings in Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 def add(app: FastAPI) -> None:
-    """Add the routes to an application; they ask for no key."""
+    """Add the routes to an application; the first two ask for no key."""
     not_ready = StoreError, NoDefinitionsError, NotReadyError
     for operation in (
         Operation("/healthz", get_health, "Operate", None, HealthAnswer, ()),
         Operation("/readyz", get_ready, "Operate", None, ReadyAnswer, not_ready),
-        Operation("/metrics", get_metrics, "Operate", None, "text/plain", ()),
+        Operation("/metrics", get_metrics, "Operate", "operate", "text/plain", ()),
     ):
         add_route(app, operation)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Path, Query, Response
+from msgspec import structs
 
 from features.events import ID_PATTERN, is_id
 from features.moments import when
@@ -41,7 +42,8 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     """What is known of a player, and what may be sent to them.
 
     Facts, features with their age, signs of harm, recent decisions; what may be sent from when, what not and why. Any
-    of a player's linked ids will do.
+    of a player's linked ids will do. Facts, what rules read, the household and the first id are told to a key that
+    allows `personal`; else `withheld` names them.
     """
     serving = deps.serving
     if not is_id(player_id):
@@ -54,7 +56,15 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     recent = [load_stored(held).kept for held in await deps.ledger.recent(player.keys)]
     if not player.snapshot.facts and not player.snapshot.features and not recent:
         raise UnknownPlayerError
-    return respond(_shown(player, recent, serving))
+    answer = _shown(player, recent, serving)
+    return respond(answer if "personal" in deps.caller.scopes else _impersonal(answer, player_id))
+
+
+def _impersonal(answer: PlayerAnswer, asked: str) -> PlayerAnswer:
+    """The answer without what records seal, under the id that was asked about."""
+    without: dict[str, Any] = {"household": None, "facts": [], "inputs": {}}
+    withheld = ["player_id", *without]
+    return structs.replace(answer, player_id=asked, withheld=withheld, **without)
 
 
 def _shown(player: ExplainedPlayer, recent: list[KeptDecision], serving: Serving) -> PlayerAnswer:

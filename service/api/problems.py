@@ -18,12 +18,14 @@ from service.errors import (
     CrossSiteError,
     FaultError,
     HeadersTooLargeError,
+    InsufficientScopeError,
     InvalidBodyError,
     InvalidJsonError,
     MalformedRequestError,
     MisdirectedError,
     NoSuchMethodError,
     NoSuchRouteError,
+    RateLimitedError,
     RequestRefused,
     TargetTooLongError,
     TooLargeError,
@@ -43,7 +45,11 @@ Refusals = tuple[type[CroupierError], ...]
 
 AT_THE_DOOR: Final[Refusals] = (MisdirectedError, CrossSiteError)
 """Errors of every route, before it is reached."""
-EVERYWHERE: Final[Refusals] = (*AT_THE_DOOR, UnauthorisedError, StoreError, FaultError)
+EVERYWHERE: Final[Refusals] = (
+    *AT_THE_DOOR,
+    *(UnauthorisedError, InsufficientScopeError, RateLimitedError),
+    *(StoreError, FaultError),
+)
 """Errors of every route that asks for a key."""
 OF_A_BODY: Final[Refusals] = (InvalidJsonError, InvalidBodyError, TooLargeError, UnsupportedMediaTypeError)
 """Errors of every route with a body."""
@@ -66,6 +72,7 @@ TITLES: Final = {
     415: "Unsupported media type",
     421: "Misdirected",
     422: "Not valid",
+    429: "Too many requests",
     431: "Headers too large",
     500: "Fault",
     503: "Unavailable",

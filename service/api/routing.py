@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
+from urllib.parse import quote
 
 import orjson
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from msgspec import Struct, to_builtins
 from prometheus_client import Histogram
@@ -22,17 +24,21 @@ from structlog.contextvars import clear_contextvars
 
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
+from service.access.keyring import STALE_SECONDS
+from service.access.keys import NOBODY, Caller
 from service.access.scopes import Scope
 from service.api import contract
 from service.api.bounds import BOUNDS
+from service.api.callers import Callers
 from service.api.door import demand_json
 from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, invalid, refuse
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.contacts.ledger import RedisLedger
 from service.decisions.serving import Serving
-from service.errors import FaultError, TooLargeError, UnauthorisedError
+from service.errors import FaultError, RateLimitedError, TooLargeError, UnauthorisedError
 
+SIGN_IN: Final = "/sign-in"
 RESTRICTING_SECONDS: Final = 5.0
 """Deadline of what restricts contact; it is waited for while the store is silent too."""
 _LOG: Final = structlog.get_logger()
@@ -53,7 +59,7 @@ class Dependencies:
         ledger: The ledger, with the deadline of the request.
         restricting_ledger: The same for what restricts contact, over connections that nothing else takes.
         restricting_loop: The loop of those connections, whatever the serving loop is busy with.
-        keys: The callers' keys.
+        callers: Who may ask.
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.
         lake: Where records are that the log has no more; None looks nowhere.
@@ -61,13 +67,14 @@ class Dependencies:
         until: When it must have been answered.
         kept: The churn model that was last needed to explain an old decision.
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
+        caller: Who sent the request; nobody before they are known.
     """
 
     serving: Serving
     ledger: RedisLedger
     restricting_ledger: RedisLedger
     restricting_loop: ThreadedLoop
-    keys: frozenset[str]
+    callers: Callers
     read_seconds: float
     write_seconds: float
     lake: Path | None = None
@@ -75,11 +82,25 @@ class Dependencies:
     until: float = inf
     kept: dict[str, Scorer] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
+    caller: Caller = NOBODY
 
-    def asked(self) -> Dependencies:
+    def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""
-        now = time.monotonic()
-        return replace(self, asked_at=now, until=(until := now + self.write_seconds), ledger=self.ledger.by(until))
+        until = (now := time.monotonic()) + self.write_seconds
+        return replace(self, asked_at=now, until=until, ledger=self.ledger.by(until), caller=caller)
+
+    async def renew(self, at: float) -> None:
+        """Read the keys anew for a request that arrived at a moment; raises StoreError."""
+        await self.callers.keyring.renew(at, at + self.write_seconds)
+
+    async def renew_soon(self, at: float) -> None:
+        """The same within the time that a decision has."""
+        await self.callers.keyring.renew(at, at + self.read_seconds)
+
+    async def renew_aside(self, at: float) -> None:
+        """The same for what may restrict contact, for which nothing else is in the way."""
+        deps, until = replace(self, asked_at=at), at + RESTRICTING_SECONDS
+        await deps.restricting(lambda ledger: self.callers.keyring.renew(at, until, ledger.store))
 
     async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
         """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
@@ -114,9 +135,11 @@ async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
 class Route(APIRoute):
     """A route that parses the body itself: FastAPI documents it, but its per-request machinery is not paid for."""
 
+    operation: Operation
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler: keys, body, endpoint, problem."""
-        endpoint = self.endpoint
+        """The handler: caller, body, endpoint, problem."""
+        endpoint, operation = self.endpoint, self.operation
         hints = get_type_hints(endpoint, include_extras=True)
         adapter = TypeAdapter(hints["body"]) if "body" in hints else None
         timer = SECONDS.labels(self.path)
@@ -128,15 +151,22 @@ class Route(APIRoute):
             begun = time.perf_counter()
             clear_contextvars()  # a pipelined request begins within the one before it
             try:
-                deps = dependencies_of(request)
-                _authorise(request, deps)
+                found = dependencies_of(request)
+                caller, limited = await _admitted(request, operation, found)
                 arguments = {name: request.path_params[name] for name in named}
                 arguments |= {name: request.query_params[name] for name in queried if name in request.query_params}
-                body = b"" if adapter is None else await _body(request)
-                deps = deps.asked()
+                if adapter is not None:
+                    demand_json(request.headers)
+                    arrived, body = time.monotonic(), await body_of(request)
+                    if time.monotonic() - arrived >= STALE_SECONDS:  # a key must not outlive its end by a slow body
+                        caller, limited = await _admitted(request, operation, found)
+                deps = found.asked(caller)
                 if adapter is not None:
                     arguments["body"], deps.doubts = _parse(adapter, body, deps)
+                    _count(arguments["body"], operation, deps, limited)
                 answered: Response = await retriable(endpoint(deps=deps, **arguments))
+            except UnauthorisedError as refusal:
+                answered = _signs_in(request, operation) or refuse(refusal)
             except REFUSALS as refusal:
                 answered = refuse(refusal)
             except ClientDisconnect:
@@ -150,16 +180,42 @@ class Route(APIRoute):
         return handle
 
 
-def _authorise(request: Request, deps: Dependencies) -> None:
-    if not deps.keys:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or key not in deps.keys:
-        raise UnauthorisedError
+async def _admitted(
+    request: Request, operation: Operation, deps: Dependencies
+) -> tuple[Caller, RateLimitedError | None]:
+    """The caller of a request, who may do this, and why they would have to wait.
+
+    Raises what `Callers.admitted` does, and RateLimitedError unless what the body says is to be known first.
+    """
+    renew = deps.renew_aside if operation.spares else deps.renew_soon if operation.hurried else deps.renew
+    scope: Any = operation.scope  # of an operation that asks for a key
+    caller = await deps.callers.admitted(request, scope, renew)
+    if caller.rate is None or operation.costs is not None:
+        return caller, None
+    limited = deps.callers.limited(caller)
+    if limited is not None and operation.spares is None:
+        raise limited
+    return caller, limited
 
 
-async def _body(request: Request) -> bytes:
-    demand_json(request.headers)
+def _count(body: Any, operation: Operation, deps: Dependencies, limited: RateLimitedError | None) -> None:  # noqa: ANN401 - of the operation's type
+    """Raise RateLimitedError for a body that must wait: never for one that restricts contact."""
+    if operation.costs is not None:
+        limited = deps.callers.limited(deps.caller, operation.costs(body))
+    if limited is not None and not (operation.spares and operation.spares(body)):
+        raise limited
+
+
+def _signs_in(request: Request, operation: Operation) -> Response | None:
+    """Where a browser is sent that asks for a page without a key; None for whoever is none."""
+    if operation.answer != "text/html" or "text/html" not in request.headers.get("accept", ""):
+        return None
+    asked = quote(request.url.path + (f"?{request.url.query}" if request.url.query else ""), safe="/")
+    return RedirectResponse(f"{SIGN_IN}?next={asked}", 303)
+
+
+async def body_of(request: Request) -> bytes:
+    """The body of a request; raises TooLargeError."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -188,6 +244,9 @@ class Operation(NamedTuple):
         answer: The struct of its answer, or the media type of what is no JSON.
         refusals: Errors that it may answer with.
         method: GET, POST or DELETE.
+        spares: Whether a body restricts contact, so that no rate keeps it out; None where none does.
+        costs: How many requests a body counts for; None where every one is one.
+        hurried: Whether it has the deadline of a decision.
     """
 
     path: str
@@ -197,6 +256,9 @@ class Operation(NamedTuple):
     answer: type[Struct] | str
     refusals: Refusals
     method: str = "GET"
+    spares: Callable[[Any], bool] | None = None
+    costs: Callable[[Any], int] | None = None
+    hurried: bool = False
 
 
 def add_route(app: FastAPI, operation: Operation) -> None:
@@ -208,10 +270,12 @@ def add_route(app: FastAPI, operation: Operation) -> None:
         operation.endpoint,
         methods=[operation.method],
         response_class=Response,
-        responses=contract.responses(operation.answer, operation.refusals + (EVERYWHERE if keyed else AT_THE_DOOR)),
-        route_class_override=Route if keyed else APIRoute,
+        responses=contract.responses(
+            operation.answer, operation.refusals + (EVERYWHERE if keyed else AT_THE_DOOR), keyed=keyed
+        ),
+        route_class_override=type("Route", (Route,), {"operation": operation}) if keyed else APIRoute,
         summary=told.rstrip("."),
         description=more.strip(),
         tags=[operation.tag],
-        openapi_extra={"security": contract.SECURITY} if keyed else None,
+        openapi_extra=None if operation.scope is None else {"security": contract.security(operation.scope)},
     )

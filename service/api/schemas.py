@@ -6,7 +6,7 @@ of what they belong to, and never changed or removed (`docs/compatibility.md`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -18,6 +18,7 @@ from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
 from service.players.harm import TriggeredMarker
 from service.rules.inputs import InputRead
 
+WITHHELD: Final = "Personal fields that are left out, as the key does not allow `personal`."
 Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
 
 
@@ -233,6 +234,7 @@ class RecordAnswer(Decided, kw_only=True):
     use: Annotated[str, Meta(description="What it serves for: train, eval, explore or control.")]
     journey: Annotated[JourneyPlace | None, Meta(description="The step of a journey that asked.")]
     shadows: Annotated[list[ShadowPolicy], Meta(description="Policies that are asked after the answer.")]
+    withheld: Annotated[list[str] | UnsetType, Meta(description=WITHHELD)] = UNSET
 
 
 class BatchAnswer(Struct, kw_only=True):
@@ -363,6 +365,7 @@ class PlayerAnswer(Unshown, Struct, kw_only=True):
     put_off: list[PutOff]
     reservations: list[ReservedContact]
     decisions: list[PlayerDecision]
+    withheld: Annotated[list[str] | UnsetType, Meta(description=WITHHELD)] = UNSET
 
 
 # --- Operation
@@ -390,15 +393,60 @@ class HouseClock(Struct, kw_only=True):
 
 
 class ReadyAnswer(Struct, kw_only=True):
-    """The process serves, and what it serves."""
+    """The process serves; what, is told to who sends a key that allows `operate`."""
 
     ready: bool
-    store: StoreReach
-    churn_model: str | None
-    policy: str
-    rulebook: str
+    store: StoreReach | UnsetType = UNSET
+    churn_model: str | UnsetType | None = UNSET
+    policy: str | UnsetType = UNSET
+    rulebook: str | UnsetType = UNSET
     barred: Annotated[
-        dict[str, list[str]],
+        dict[str, list[str]] | UnsetType,
         Meta(description="Places where a law bars the policy, with the readings: business rules serve there."),
+    ] = UNSET
+    clock: HouseClock | UnsetType = UNSET
+
+
+# --- Keys
+
+
+class RevocationAnswer(Struct, kw_only=True):
+    """When a key was revoked, by whom (a key's id, or the command line), and why."""
+
+    at: Moment
+    by: str
+    reason: str
+
+
+class KeyAnswer(Struct, kw_only=True):
+    """A key without what its caller sends, which nobody knows but they."""
+
+    id: str
+    label: Annotated[str, Meta(description="What it is for.")]
+    scopes: list[str]
+    state: Annotated[str, Meta(description="live, expired or revoked.")]
+    created_at: Moment
+    by: Annotated[str, Meta(description="Who made it: a key's id, or the command line.")]
+    rate: Annotated[int | None, Meta(description="Requests a second over the whole house; null is no limit.")]
+    last_used_at: Annotated[Moment | None, Meta(description="To a minute or so; null where it was never used.")]
+    expires_at: Annotated[
+        list[Moment | None], Meta(description="Of each live secret, the newest first; null is never.")
     ]
-    clock: HouseClock
+    rotated_at: Moment | None
+    rotated_by: str | None
+    revoked: RevocationAnswer | None
+
+
+class KeysAnswer(Struct, kw_only=True):
+    """Every key of the house, the oldest first."""
+
+    keys: list[KeyAnswer]
+
+
+class NewKeyAnswer(KeyAnswer, kw_only=True):
+    """A key with its new secret."""
+
+    key: Annotated[str, Meta(description="To be sent as `Authorization: Bearer KEY`. It is shown this once.")]
+
+    def __repr__(self) -> str:
+        return f"NewKeyAnswer({self.id})"

@@ -15,6 +15,7 @@ from support.cluster import free_ports
 from support.deadlines import PATIENT
 from support.fault_house import PATIENCE, Caller, players, until
 from support.first_build import lines
+from support.keys import HEADERS
 from support.players import adult_events
 
 from benchmarks.builds import Build
@@ -62,7 +63,7 @@ class Side(Caller):
     def __init__(self, build: Build, address: str) -> None:
         super().__init__(Path())
         self._client.close()
-        self._client = httpx.Client(base_url=address, timeout=60)
+        self._client = httpx.Client(base_url=address, timeout=60, headers=HEADERS)
         self.build = build
 
     def fresh(self, word: str) -> str:

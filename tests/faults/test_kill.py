@@ -18,6 +18,7 @@ import pytest
 from support.cluster import free_ports
 from support.deadlines import PATIENT
 from support.fault_house import PATIENCE, until
+from support.keys import HEADERS
 from support.players import adult_events
 
 from features.store.connection import connect
@@ -95,7 +96,7 @@ class Load(threading.Thread):
         self.events: list[str] = []
         self.decisions: list[str] = []
         self.outcomes: list[str] = []
-        self._client = httpx.Client(base_url=address, timeout=10)
+        self._client = httpx.Client(base_url=address, timeout=10, headers=HEADERS)
 
     def run(self) -> None:
         number = 0
@@ -144,7 +145,7 @@ def once(lake: Path, table: str, name: str, expected: list[str]) -> None:
 
 
 def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: Path, address: str) -> None:
-    with httpx.Client(base_url=address, timeout=10) as caller:
+    with httpx.Client(base_url=address, timeout=10, headers=HEADERS) as caller:
         for player in PLAYERS:
             for event in adult_events(player):
                 assert caller.post("/v1/events", json=event).status_code == 200
@@ -167,7 +168,7 @@ def test_what_was_acknowledged_survives_the_kill_of_worker_and_store_once(home: 
     once(home / "lake", "decisions", "decision_id", [one for load in loads for one in load.decisions])
     once(home / "lake", "outcomes", "outcome_id", [one for load in loads for one in load.outcomes])
     assert sum(len(load.outcomes) for load in loads) > 0
-    with httpx.Client(base_url=address, timeout=10) as caller:
+    with httpx.Client(base_url=address, timeout=10, headers=HEADERS) as caller:
         for load in loads:
             body = {"player_id": load.player, "explain": True, "dry_run": True}
             features = caller.post("/v1/decisions", json=body).json()["features"]["values"]

@@ -24,6 +24,7 @@ from frozen.cases import assert_gives
 from frozen.test_readers import show_snapshot
 from support.fault_house import linked, once, rows, until
 from support.first_journals import policy, promotion, rulebooks
+from support.keys import HEADERS
 
 from features.settings.mlflow_file import LearnerSettings
 from features.store.connection import connect
@@ -128,7 +129,10 @@ async def serving(url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
     transport = httpx.ASGITransport(app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+    async with (
+        lifespan(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60, headers=HEADERS) as client,
+    ):
         yield app, client
 
 

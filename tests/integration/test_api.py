@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 from conftest import Opened, app_of
+from support.keys import HEADERS
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
@@ -114,15 +115,6 @@ async def test_one_bad_item_of_a_batch_never_spoils_the_rest(opened: Opened) -> 
         assert (second["status"], second["code"], second["pointer"]) == (422, "invalid_body", "/player_id")
 
 
-async def test_a_house_with_keys_serves_only_those_who_send_one(opened: Opened) -> None:
-    async with opened() as client:
-        app_of(client).state.deps.keys = frozenset({"secret"})
-        refused = await client.post("/v1/events", json=LOGIN)
-        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorised")
-        key = {"authorization": "Bearer secret"}
-        assert (await client.post("/v1/events", json=LOGIN, headers=key)).status_code == 200
-
-
 async def test_health_readiness_metrics_and_the_page_of_the_api_answer(opened: Opened) -> None:
     async with opened() as client:
         await client.post("/v1/decisions", json={"player_id": "p1"})
@@ -187,9 +179,10 @@ async def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact
     client.close()
     app = routes.build(lifespan)
     app.state.settings = Settings.here(server.url)
+    transport = httpx.ASGITransport(app)
     async with (
         lifespan(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=HEADERS) as caller,
     ):
         assert (await caller.get("/readyz")).status_code == 200
         server.signal(signal.SIGSTOP)

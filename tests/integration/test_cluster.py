@@ -21,6 +21,7 @@ from support.callers import asked_at_once, post
 from support.cluster import Node, Servers, cluster
 from support.deadlines import PATIENT
 from support.fault_house import until
+from support.keys import HEADERS
 from support.players import adult_events, event, leased, tell
 
 from features.definitions import apply, open_store
@@ -93,7 +94,10 @@ async def serving(stage: Stage) -> Any:
     app = routes.build(lifespan)
     app.state.settings = replace(Settings.here(stage.servers.url), lake=stage.lake)
     transport = httpx.ASGITransport(app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as caller:
+    async with (
+        lifespan(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60, headers=HEADERS) as caller,
+    ):
         caller.app = app  # type: ignore[attr-defined]
         yield caller
 

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from support import examples
 from support.application import application
+from support.keys import HEADERS
 from support.players import adult_events
 
 from features.store.server import Server
@@ -43,17 +44,19 @@ def served(server: Server, store: redis.Redis) -> Iterator[str]:
 def known(address: str) -> dict[str, list[dict[str, str]]]:
     """Parameters of paths that lead somewhere, by operation, once the house was told and asked what examples show."""
     paths: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with httpx.Client(base_url=address, timeout=60, headers=HEADERS) as client:
         for event in adult_events("player-1", examples.NOW):
             assert client.post("/v1/events", json=event).status_code == 200
         for example in recorded():
             method, _, path = example.operation.partition(" ")
             body = None if example.body is UNSET else example.body
-            client.request(method, path.format(**example.path), json=body)
+            client.request(method, path.format(**example.path), json=body, params=example.query)
             if example.path:
                 paths[example.operation].append(example.path)
         # Of a message of service, which is due at once and needs no features, for which a worker would have to run.
         service = client.post("/v1/decisions", json={"player_id": "player-1", "purpose": "service"}).json()
+        assert client.post("/v1/keys", json={"scopes": ["read"], "id": "spare"}).status_code == 200
+    paths["POST /v1/keys/{key_id}/rotate"].append({"key_id": "spare"})
     paths["POST /v1/decisions/{decision_id}/confirm"].append({"decision_id": service["decision_id"]})
     return paths
 
@@ -63,7 +66,7 @@ def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str) -> N
     paths, answered = known(served), set()
     schema = schemathesis.openapi.from_url(f"{served}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 14
+    assert len(operations) == 18
     for operation in operations:
         leading = paths.get(operation.label, [])
         bodies = [UNSET, *(example.body for example in recorded() if example.operation == operation.label)]
@@ -75,8 +78,30 @@ def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str) -> N
                 case.path_parameters = path
             if body is not UNSET:  # what is random rarely fits together
                 case.body = body
-            answer = case.call_and_validate(base_url=served, checks=CHECKS)
+            answer = case.call_and_validate(base_url=served, checks=CHECKS, headers=HEADERS)
             answered.add((case.operation.label, answer.status_code))
 
         law()
     assert {label for label, status in answered if status == 200} == {operation.label for operation in operations}
+
+
+@pytest.mark.parametrize("sent", [{}, {"authorization": "Bearer ck_tests_wrong"}, {"cookie": "croupier=x.y.z"}])
+def test_whatever_is_asked_without_a_key_of_the_house_is_answered_as_the_page_says_and_told_nothing(
+    served: str, sent: dict[str, str]
+) -> None:
+    open_ = {"GET /healthz", "GET /readyz"}
+    schema = schemathesis.openapi.from_url(f"{served}/openapi.json")
+    for operation in [found.ok() for found in schema.get_all_operations()]:
+
+        @settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def law(case: schemathesis.Case) -> None:
+            answer = case.call_and_validate(base_url=served, checks=CHECKS, headers=sent)
+            if case.operation.label in open_:
+                assert answer.status_code == 200
+            else:
+                assert answer.status_code in {401, 429}
+                assert "www-authenticate" in answer.headers or answer.status_code == 429
+                assert answer.json()["code"] in {"unauthorised", "rate_limited"}
+
+        law()

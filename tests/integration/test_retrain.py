@@ -26,6 +26,7 @@ from rich.console import Console
 from support.cluster import free_ports
 from support.deadlines import PATIENT
 from support.fault_house import until
+from support.keys import HEADERS
 
 from features.settings.mlflow_file import SHIPPED
 from features.store.bundles import publish, published, serving_hashes
@@ -292,7 +293,7 @@ class Callers:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         while not self._stopping.is_set():
             body = json.dumps({"player_id": f"player-{len(self.answers) % 100 + one}"})
-            connection.request("POST", "/v1/decisions", body, {"content-type": "application/json"})
+            connection.request("POST", "/v1/decisions", body, {"content-type": "application/json", **HEADERS})
             answer = connection.getresponse()
             churn = json.loads(answer.read()).get("churn") or {}
             self.answers.append((answer.status, churn.get("model_version") or ""))

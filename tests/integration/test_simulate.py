@@ -16,6 +16,7 @@ from rich.console import Console
 from support.application import ready
 from support.cluster import free_ports
 from support.deadlines import PATIENT
+from support.keys import KEY
 
 from models.catalogue.offers import load_catalogue
 from pipelines.simulation import results
@@ -45,7 +46,7 @@ def house(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:
-    course = simulate(SimulationOptions(house, 1, 40, 2.0, 240), CATALOGUE, QUIET)
+    course = simulate(SimulationOptions(house, 1, 40, 2.0, 240, KEY), CATALOGUE, QUIET)
     found = results.measure(course)
     assert found.decisions == len(course.steps) > 120
     assert sum(group.decisions for group in found.groups.values()) == found.decisions
@@ -61,7 +62,7 @@ def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: P
     assert len((tmp_path / "decisions.csv").read_text().splitlines()) == found.decisions + 1
     # The same players do not arrive twice.
     with pytest.raises(SimulationRefused, match="seed 1"):
-        simulate(SimulationOptions(house, 1, 40, 1.0, 100), CATALOGUE, QUIET)
+        simulate(SimulationOptions(house, 1, 40, 1.0, 100, KEY), CATALOGUE, QUIET)
 
 
 def test_without_a_house_there_is_one_sentence() -> None:

@@ -13,6 +13,7 @@ import redis
 import tzdata
 from conftest import Stored
 from support.application import application
+from support.keys import HEADERS
 from support.players import adult_events
 
 from features.events import micros
@@ -31,7 +32,7 @@ def served(server: Stored, store: redis.Redis, tmp_path: Path) -> Iterator[httpx
     shutil.copy(kiritimati, tmp_path / "America" / "Vancouver")
     with (
         application(CROUPIER_STORE=server.url, PYTHONTZPATH=str(tmp_path)) as address,
-        httpx.Client(base_url=address, timeout=60) as client,
+        httpx.Client(base_url=address, timeout=60, headers=HEADERS) as client,
     ):
         yield client
 

@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import redis
 import uvicorn
+from support.keys import HEADERS
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
@@ -238,7 +239,9 @@ class Serving:
 
 def speaking(socket: Path) -> httpx.Client:
     """A client of a serving process."""
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost", timeout=30)
+    return httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost", timeout=30, headers=HEADERS
+    )
 
 
 class Caller:
@@ -382,8 +385,9 @@ async def calling(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of the application over a store, in this process."""
     app = routes.build(lifespan)
     app.state.settings = Settings.here(url)
+    transport = httpx.ASGITransport(app)
     async with (
         lifespan(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=HEADERS) as caller,
     ):
         yield caller

@@ -18,8 +18,13 @@ BLANKET = {"400", "401", "404", "409", "413", "422", "503"}
 
 
 def promised(name: str, page: Page) -> Page:
-    """What a page promised: of the first one the answers, as its problems were the same for every route."""
+    """What a page promised: of the first one the answers, as its problems were the same for every route.
+
+    What a process serves is told to who has a key since there are scopes: of `/readyz`, `ready` alone is always there.
+    """
     page = deepcopy(page)
+    if ready := page["components"]["schemas"].get("ReadyAnswer"):
+        ready["required"] = ["ready"]
     if name == "1.json":
         for _, operation in operations(page):
             for status in BLANKET & operation["responses"].keys():
@@ -67,7 +72,7 @@ def test_a_field_of_an_answer_is_a_mapping_only_where_its_keys_are_data() -> Non
 
 def test_what_asks_for_a_key_says_so_and_names_what_every_route_may_refuse() -> None:
     for name, operation in operations(current()):
-        open_ = name.split()[1] in {"/healthz", "/readyz", "/metrics"}
+        open_ = name.split()[1] in {"/healthz", "/readyz"}
         assert ("security" in operation) is not open_
         for error in () if open_ else EVERYWHERE:
             schema = operation["responses"][str(error.status)]["content"][MEDIA_TYPE]["schema"]
@@ -146,7 +151,7 @@ ADDITIONS: dict[str, Callable[[Page], Any]] = {
     "a field of an answer": lambda page: _fields(page, "DecisionAnswer").update(missing={"type": "array"}),
     "a field of a request": lambda page: _fields(page, "DecisionRequest").update(deliver={"type": "boolean"}),
     "a code": lambda page: _enum(page).append("stopped"),
-    "a status": lambda page: _operation(page)["responses"].update({"429": {"content": {}}}),
+    "a status": lambda page: _operation(page)["responses"].update({"451": {"content": {}}}),
     "a promise that a field is there": lambda page: page["components"]["schemas"]["DecisionAnswer"]["required"].append(
         "sandbox"
     ),

@@ -39,10 +39,12 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "httptools": {"service/api/protocol.py": "parses what callers send"},
     "ibis": {"features/batch.py": "features in batch", "pipelines/training/materialise.py": "runs them"},
     "jinja2": {"pipelines/experiments/page.py": "the page of a report"},
+    "jwt": {"service/access/cookies.py": "signs the cookie of who signed in"},
     "lightgbm": {
         "models/churn/training.py": "trains",
         "models/releases/registry.py": "MLflow keeps models of its flavour",
     },
+    "limits": {"service/access/rates.py": "counts requests of keys, and wrong keys of addresses"},
     "matplotlib": {
         "models/churn/plots.py": "plots of the churn model",
         "models/releases/registry.py": "writes that plot into a run",

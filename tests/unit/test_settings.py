@@ -99,8 +99,9 @@ def test_every_variable_that_the_tests_read_is_known_as_theirs() -> None:
         ("home", None, Path("var")),
         ("store", "redis://h", "redis://h"),
         ("store", "", None),
-        ("keys", "a,,b,", ("a", "b")),
-        ("keys", "", ()),
+        ("keys", "a,b", ("a", "b")),
+        ("keys", None, ()),
+        ("key", "", None),
         ("catalogue", "", None),
         ("rules", "book", Path("book")),
         ("webhooks", "", None),
@@ -282,6 +283,40 @@ def test_the_shipped_file_has_every_key_and_what_the_code_falls_back_to_is_what_
 
 def test_the_oracles_that_settings_may_name_are_those_that_there_are() -> None:
     assert set(Oracle.__args__) == REWARD_MODELS.keys()  # type: ignore[attr-defined]
+
+
+# Keys of the environment ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        ",",
+        "a,",
+        ",a",
+        "a,,b",
+        "a, b",
+        " a",
+        "a ",
+        "a,a",
+        "a,b,a",
+        "a b",
+        "a\tb",
+        "a\n",
+        "'a'",
+        '"a"',
+        "ä",
+        "a\x00",
+    ],
+)
+def test_odd_keys_of_the_environment_are_refused_without_being_shown(text: str) -> None:
+    marked = text.replace("a", "MARKER")
+    with pytest.raises(SettingError) as refused:
+        Environment({"CROUPIER_KEYS": marked}).keys  # noqa: B018 - it is read when it is asked for
+    assert str(refused.value).startswith("CROUPIER_KEYS ")
+    assert "MARKER" not in str(refused.value)
 
 
 # Shown to people --------------------------------------------------------------------------------------------------
