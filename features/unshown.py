@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Unshown:
     """A base whose instances are shown by their type alone, in faults and logs as in any text that they get into."""
@@ -12,3 +14,7 @@ class Unshown:
         return f"<{type(self).__name__}>"
 
     __str__ = __repr__
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Nothing: tracebacks of rich ask structs and models for their fields otherwise."""
+        return []

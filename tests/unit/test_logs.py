@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from rich.pretty import pretty_repr
 
 from features.errors import told
 from features.faults import described
@@ -183,6 +184,7 @@ def test_what_holds_secrets_or_persons_is_shown_by_its_type() -> None:
     house = House(format=2, partitions=256, sandbox=False, real_us=0, house_us=0, rate=1.0, secret="ab" * 32)
     assert repr(house) == str(house) == "<House>"
     assert f"{DecisionRequest(player_id='p-1')}" == "<DecisionRequest>"
+    assert (pretty_repr(house), pretty_repr(DecisionRequest(player_id="p-1"))) == ("House()", "DecisionRequest()")
     settings = Settings("redis://:hunter2@store", Path(), Path(), ("some-key",))
     assert "hunter2" not in repr(settings)
     assert "some-key" not in repr(settings)
