@@ -95,6 +95,9 @@ marks: install ## All tests, and none of their processes prints the id of a play
 faults: install ## Every process killed at every step and every call to the store, the store failed in every way
 	CROUPIER_FAULTS=all $(BIN)/pytest tests/faults -rP
 
+stops: install ## Ten thousand confirms against stops in four processes, one of them asleep; how long a stop takes
+	CROUPIER_RACES=10000 $(BIN)/pytest tests/faults/test_stop_races.py -rP
+
 mutate: install ## The rules' code changed in every way a library can think of: does a test notice? An hour or so
 	CROUPIER_BOOKS=30 $(BIN)/mutmut run
 	$(BIN)/mutmut results

@@ -19,10 +19,15 @@ def spelt(place: object, info: ValidationInfo) -> object:
     """Normalise the spelling of a code to capitals with `-`; at a door, raise ValueError for an unknown one."""
     if not isinstance(place, str):
         return place
-    code = "-".join(place.replace("_", "-").split()).upper()
-    if isinstance(info.context, Door) and not known(code):
-        raise ValueError(unknown(place, code))
-    return code
+    meant_code = code(place)
+    if isinstance(info.context, Door) and not known(meant_code):
+        raise ValueError(unknown(place, meant_code))
+    return meant_code
+
+
+def code(place: str) -> str:
+    """A place in the spelling of a code: capitals with `-`."""
+    return "-".join(place.replace("_", "-").split()).upper()
 
 
 def known(place: str) -> bool:

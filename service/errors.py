@@ -432,6 +432,41 @@ class TooEarlyError(Revoked):
     code = "too_early"
 
 
+class StopRefused(RequestRefused):
+    """A stop, or a lift, that cannot be: an unknown word, two of them, or no reason."""
+
+    code = "stop_refused"
+    exit_code = 2
+
+
+class UnknownStopError(RequestRefused):
+    """A stop that there never was."""
+
+    code = "unknown_stop"
+    status = 404
+    exit_code = 2
+
+
+class StopIncompleteError(RequestRefused):
+    """A stop, or a lift, that some partitions did not acknowledge.
+
+    Attributes:
+        stop: Id of the stop.
+        unreached: Names of these partitions.
+    """
+
+    code = "stop_incomplete"
+    status = 503
+
+    def __init__(self, sentence: str = "", stop: str = "", unreached: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.stop, self.unreached = stop, tuple(unreached)
+
+    def members(self) -> dict[str, Any]:
+        """With the stop and the partitions."""
+        return super().members() | {"stop": self.stop, "unreached": list(self.unreached)}
+
+
 class NoDefinitionsError(RequestRefused):
     """A process without a read plan."""
 

@@ -241,6 +241,7 @@ OF_TESTS: Final[Mapping[str, str]] = {
     "CROUPIER_FAULTS": "`all` tries every fault in place of some.",
     "CROUPIER_BOOKS": "Rulebooks that the laws of the rules are tried on.",
     "CROUPIER_IMPORTS": "`all` imports thousands of generated files and the whole payments log in place of some.",
+    "CROUPIER_RACES": "How many confirms are raced against stops.",
 }
 """Variables that Croupier's own tests read, with their meaning; the product reads none of them."""
 

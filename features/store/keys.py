@@ -4,8 +4,8 @@ Keys of a partition carry its hash tag, `{p017}`, so that they share a hash slot
 them together. A player key, `{p017}` + 30 hex digits, brings the tag along; so does the id of a decision, `017-...`,
 whose first three digits are the partition. What stays "35 days" does so by the house's clock.
 
-The store's functions (`ledger.lua`, `consume.lua`) are handed their keys, with one exception: see `outbox_key`. The key
-of a player's features is Feast's own and is made by `ReadPlan.key`.
+The store's functions (`ledger.lua`, `consume.lua`) are handed their keys, with two exceptions: see `outbox_key` and
+`stops_key`. The key of a player's features is Feast's own and is made by `ReadPlan.key`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PlayerKeys:
         lease: See `lease_key`.
         budget: See `budget_key`.
         expiry: See `expiry_key`.
+        stops: See `stops_key`.
     """
 
     def __init__(self, player: str, features: bytes = b"") -> None:
@@ -58,6 +59,7 @@ class PlayerKeys:
         self.lease = lease_key(partition)
         self.budget = budget_key(partition)
         self.expiry = expiry_key(partition)
+        self.stops = stops_key(partition)
 
     def decision(self, decision_id: str) -> str:
         """See `decision_key`; of whatever id, in the slot of the player."""
@@ -128,6 +130,15 @@ def expiry_key(partition: int) -> str:
     return f"expiry:{tag(partition)}"
 
 
+def stops_key(partition: int) -> str:
+    """Hash of stop id -> `Stop` as JSON, and `v`, the store's clock at the last change; gone while nothing is stopped.
+
+    Written by `croupier stop` and the worker. The calls that reserve and confirm are handed the log and make this key
+    of its name, as the outbox's is made.
+    """
+    return f"stops:{tag(partition)}"
+
+
 def outbox_key(partition: int) -> str:
     """Stream of revocations that webhook endpoints have to be told of; an entry leaves when all were.
 
@@ -162,6 +173,11 @@ SEALED = "croupier:sealed"
 """String, fingerprint of the house key that every seal is made under; written by `croupier up` and `create`, stays."""
 RESTORED = "croupier:restored"
 """String, from which backup the house was restored and who let it send again, as JSON; by `croupier restore`, stays."""
+STOPS = "croupier:stops"
+"""Hash, the journal of stops: id -> `Stop` as JSON, `lifted ID` -> `Lifted` as JSON, `stands WHAT` -> id; stays.
+
+Written by `croupier stop` before the partitions are, and by the worker, of a stop that reached partitions only.
+"""
 LEARNER_LEASE = "lease:learner"
 """Hash like `lease_key`, of the one process that learns."""
 LAKE_LEASE = "lease:lake"

@@ -16,6 +16,7 @@ from pipelines.audit.records import FoundRecord, find_record, key_of
 from pipelines.audit.releases import Releases
 from pipelines.served import served_catalogue
 from service.api import answers
+from service.contacts.kill_switch import journal
 from service.decisions.differences import REASONS, TAKEN, Replayed
 from service.decisions.explain import Evidence, why
 from service.decisions.personal import personal
@@ -67,7 +68,13 @@ def shown(client: redis.Redis, asked: Account) -> dict[str, Any]:
         evidence = Evidence(catalogue, learnt, made.churn, made.schema)
     # Without its own catalogue a record is told by places: another's names would be wrong.
     told = answers.whole(
-        record, opened, catalogue or served_catalogue(client), asked.reasons, made.schema, why(record, evidence)
+        record,
+        opened,
+        catalogue or served_catalogue(client),
+        asked.reasons,
+        made.schema,
+        why(record, evidence),
+        journal(client) if record.stops else {},
     )
     whole: dict[str, Any] = msgspec.to_builtins(told)
     return {**whole, "found": asked.found.where, "erased": asked.seal is None}

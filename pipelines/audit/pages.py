@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from features.moments import when
-from pipelines.audit.tables import extent, inputs, table_of
+from pipelines.audit.tables import extent, inputs, stops, table_of
 from service.decisions.differences import REASONS
 
 _LISTED: Final = 15
@@ -30,6 +30,8 @@ def decision(found: Mapping[str, Any]) -> Group:
     parts: list[RenderableType] = [Text("\n".join(_head(found)))]
     if found.get("exclusions"):
         parts.append(_exclusions("What was denied, by whom", found["exclusions"]))
+    if found.get("stops"):
+        parts.append(stops(found["stops"]))
     if found.get("deferrals"):
         parts.append(_put_off(found["deferrals"]))
     parts.append(_eligible(found["eligible"], found["draw"]["place"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -46,3 +46,12 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - inputs are of many types
     if isinstance(value, Mapping):
         return "\n".join(f"{name}: {one}" for name, one in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else "unknown" if value is None else str(value)
+
+
+def stops(told: Iterable[Mapping[str, Any]]) -> Table:
+    """Table of what was stopped, by whom and why."""
+    table = table_of("What the house had stopped", "stop", "what", "since", "who", "why")
+    for one in told:
+        what = " ".join(part for part in (one["kind"], one["scope"], one["value"]) if part)
+        table.add_row(one["id"], what, one["at"][:19], one["by"], one["reason"])
+    return table

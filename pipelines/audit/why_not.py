@@ -81,13 +81,15 @@ def why_not_others(record: Record, catalogue: Catalogue, known: Mapping[str, Rea
 
 
 def kind_of(name: str) -> str:
-    """What sort of reason an id is: a limit's, an experiment's, the request's, the house's own, or a rule's."""
+    """What sort of reason an id is: a limit's, an experiment's, the request's, a stop, the house's own, or a rule's."""
     if is_limit(name):
         return "limit"
     if name in assignment.REASONS:
         return "experiment"
     if name == "not_requested":
         return "request"
+    if name.startswith("stop:"):
+        return "stop"
     return "house" if name in OWN else "rule"
 
 

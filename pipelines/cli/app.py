@@ -25,6 +25,7 @@ from pipelines.cli import (
     releases,
     rules,
     simulation,
+    stops,
     training,
     webhooks,
 )
@@ -68,6 +69,7 @@ app.add_typer(experiments.experiment, name="experiment")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(catalogue.catalogue, name="catalogue")
 app.add_typer(decisions.decisions, name="decisions")
+app.add_typer(stops.stop, name="stop")
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(bench.bench, name="bench")

@@ -41,6 +41,7 @@ from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lo
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
+from service.contacts.kill_switch import Standing, listed
 from service.decisions.record import Record, load_record
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
@@ -177,7 +178,14 @@ def _of_house(home: Path, servers: Sequence[ServerReading], answering: Sequence[
     found += findings.watermarks(stored.leases, stored.now_us) + _processes(stored)
     if (home / "lake").exists():
         found += _checked("lake", lambda: findings.lake(reach(home / "lake").flushed, stored.now_us))
-    return found + _checked("serving", lambda: _serving(stored))
+    return (
+        found + _checked("stops", lambda: findings.stops(_stops(url))) + _checked("serving", lambda: _serving(stored))
+    )
+
+
+def _stops(url: str) -> list[Standing]:
+    with closing(Cluster(url, CALL_SECONDS) if is_cluster(url) else plain(url, CALL_SECONDS)) as client:
+        return listed(client)
 
 
 def _house(stored: _Stored) -> Finding:

@@ -17,6 +17,7 @@ from features.store.deployment import PARTITIONS, House
 from features.store.restored import Restored
 from features.store.server import Lock
 from pipelines.extras import EXTRAS
+from service.contacts.kill_switch import Standing
 
 Grade = Literal["ok", "warning", "fault"]
 _MIB: Final = 1 << 20
@@ -225,6 +226,22 @@ def restored(told: Restored | None) -> list[Finding]:
         return [Finding("restored", "warning", f"{seen}; it sends nothing", do)]
     accepted = told.accepted
     return [Finding("restored", "ok", f"{seen}; {accepted.by} let it send on {accepted.at}: {accepted.reason}")]
+
+
+def stops(found: Iterable[Standing]) -> list[Finding]:
+    """Findings on what the house has stopped: it may be forgotten, or not hold everywhere."""
+    told = []
+    for stop, unreached in found:
+        if stop.stands:
+            seen = f"{stop.what} is stopped since {stop.at} by {stop.by}: {stop.reason}"
+            told.append(
+                Finding("stops", "warning", seen, f"to send it again: `croupier stop lift {stop.id} --reason TEXT`")
+            )
+        if unreached:
+            grade: Grade = "fault" if stop.stands else "warning"
+            seen = f"stop {stop.id} {'does not hold' if stop.stands else 'still holds'} in {len(unreached)} partitions"
+            told.append(Finding("stops", grade, seen, "see that workers run: they mend it within seconds"))
+    return or_ok("stops", "nothing is stopped", told)
 
 
 def clocks(servers: Sequence[ServerReading], house: House, store_us: int, newest_ms: int) -> list[Finding]:

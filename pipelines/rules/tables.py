@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.audit.tables import extent, inputs, table_of
+from pipelines.audit.tables import extent, inputs, stops, table_of
 
 
 def findings(found: Mapping[str, Any]) -> Group:
@@ -61,7 +61,8 @@ def explained(found: Mapping[str, Any]) -> Group:
     head += "".join(
         f"\nPut off: {one['rule']} to {one['allowed_from']} ({one['timing_slot']})." for one in found["put_off"]
     )
-    return Group(Text(head), _allowed(found["allowed"]), _denied(found["denied"]), inputs(found["inputs"]))
+    stopped = [stops(found["stops"])] if found["stops"] else []
+    return Group(Text(head), _allowed(found["allowed"]), _denied(found["denied"]), *stopped, inputs(found["inputs"]))
 
 
 def _allowed(allowed: list[dict[str, str]]) -> Table:

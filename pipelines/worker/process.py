@@ -24,6 +24,7 @@ from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
+from service.contacts import kill_switch
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 RENEW_SECONDS: Final = 1.0
@@ -102,6 +103,7 @@ class Worker:
                 self._renew()
                 self._unless_away("rulebook", self._follow_rules)
                 self._unless_away("budgets", self.consumer.expire)
+                self._mend_stops()
                 renewed = time.monotonic()
             if not self.consumer.owned:
                 self._stopping.wait(RENEW_SECONDS)
@@ -124,6 +126,14 @@ class Worker:
             self.consumer.settings = read_kept(Rulebook, kept).harm
         except CatalogueError as error:
             _LOG.error("rulebook", trouble=str(error), kept="the signs of harm of the one before")
+
+    def _mend_stops(self) -> None:
+        """Bring what is stopped, and what no longer is, to partitions of ours that were away when that was said."""
+        try:
+            if mended := kill_switch.mend(self._client, self.consumer.owned):
+                _LOG.warning("stops", mended=mended)
+        except StoreError as error:
+            _LOG.warning("stops", trouble=str(error))
 
     def _half(self, work: Callable[[], None]) -> threading.Thread:
         """A thread beside the consumer; an exception in it ends the worker, which is then restarted."""

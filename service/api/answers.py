@@ -33,6 +33,7 @@ from service.api.schemas import (
     RecordedFeatures,
     StoredFeatures,
 )
+from service.contacts.stops import JournalledStop, StopInForce
 from service.decisions import personal
 from service.decisions.explain import Why, action_names, extent
 from service.decisions.explain_player import ExperimentMembership
@@ -110,6 +111,7 @@ def whole(
     reasons: Reasons,
     schema: Schema | None,
     why: Why,
+    stops: Mapping[str, JournalledStop] | None = None,
 ) -> RecordAnswer:
     """A record with its reasons, as `GET /v1/decisions/{id}` tells it.
 
@@ -120,6 +122,7 @@ def whole(
         reasons: Those of its rulebook.
         schema: That of its features, None where it is not kept.
         why: Its reasons.
+        stops: The journal of stops by id, as far as it was read.
     """
     player_id = None if opened is None else opened.player_id
     answer = decision(KeptDecision.of(record), player_id, reasons, recorded=True)
@@ -147,7 +150,13 @@ def whole(
         use=record.use,
         journey=record.journey,
         shadows=list(record.shadows),
+        stops=[_stop(one, stops or {}) for one in record.stops] if record.stops else UNSET,
     )
+
+
+def _stop(one: StopInForce, journal: Mapping[str, JournalledStop]) -> JournalledStop:
+    """A stop with who did it and why, where the journal that was read knows it."""
+    return journal.get(one.id) or JournalledStop(id=one.id, scope=one.scope, value=one.value, at="", by="", reason="")
 
 
 def _personal(opened: personal.Personal) -> Personal:

@@ -288,6 +288,7 @@ async def _opened(app: FastAPI) -> AsyncIterator[None]:
                 where.read_seconds,
                 where.write_seconds,
                 where.lake,
+                store_url=where.store,
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)

@@ -29,6 +29,8 @@ from service.api.schemas import (
     Problem,
     ReadyAnswer,
     RecordAnswer,
+    StopAnswer,
+    StopsAnswer,
 )
 from service.errors import REALM
 from service.reports import PublishedReport
@@ -53,12 +55,14 @@ TAGS: Final = [
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
     {"name": "Operate", "description": "Whether a process is alive and serves, and its counters."},
     {"name": "Keys", "description": "Who may ask what. A key is sent as `Authorization: Bearer KEY`."},
+    {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
 ]
 _ANSWERS: Final = (
     AcceptedAnswer,
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
     PublishedReport,
+    *(StopAnswer, StopsAnswer),
     *(HealthAnswer, ReadyAnswer),
     *(KeysAnswer, KeyAnswer, NewKeyAnswer),
     Problem,

@@ -18,7 +18,7 @@ from features.moments import when
 from features.store.bundles import read_bundle, read_version
 from features.store.deployment import order
 from features.store.errors import StoreAbsentError, StoreError
-from features.store.keys import PlayerKeys
+from features.store.keys import STOPS, PlayerKeys
 from features.unshown import Unshown
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
@@ -28,6 +28,7 @@ from service.api import answers
 from service.api.problems import OF_A_BODY, REFUSALS, invalid, problem
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
 from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
+from service.contacts.stops import read_journal
 from service.decisions.archive import find_record
 from service.decisions.confirm import confirm
 from service.decisions.decide import Decided, decide
@@ -131,7 +132,7 @@ def _count(done: Decided) -> None:
     action = "no_contact" if done.kept.action is None else "contact"
     DECISIONS.labels(variant, action, str(done.recorded).lower()).inc()
     for rule in done.kept.excluded_by:
-        EXCLUSIONS.labels(rule).inc()
+        EXCLUSIONS.labels("stop" if rule.startswith("stop:") else rule).inc()  # each stop has an id of its own
 
 
 async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
@@ -190,7 +191,8 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     catalogue, known = await _catalogue(record, deps), await _reasons(record.versions.rules, deps)
     schema = await _schema(record, deps)
     reasons_of_it = why(record, await _evidence(record, schema, deps))
-    answer = answers.whole(record, opened, catalogue, known, schema, reasons_of_it)
+    stops = read_journal(await deps.ledger.store.hash(STOPS)) if record.stops else {}
+    answer = answers.whole(record, opened, catalogue, known, schema, reasons_of_it, stops)
     if withholds:
         answer.withheld = list(_PERSONAL)
     return respond(answer)

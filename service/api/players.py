@@ -97,6 +97,7 @@ def _shown(player: ExplainedPlayer, recent: list[KeptDecision], serving: Serving
             for decision_id, reservation in sorted(snapshot.held.own.items(), key=lambda held: -held[1].send_us)
         ],
         decisions=[_decision(kept, serving) for kept in recent],
+        stops=may.stops,
     )
 
 

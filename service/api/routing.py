@@ -68,6 +68,7 @@ class Dependencies:
         kept: The churn model that was last needed to explain an old decision.
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
+        store_url: Address of the store, for what goes to all of its partitions at once.
     """
 
     serving: Serving
@@ -83,6 +84,7 @@ class Dependencies:
     kept: dict[str, Scorer] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
     caller: Caller = NOBODY
+    store_url: str = field(default="", repr=False)
 
     def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from features.events import HarmLevel
 from features.unshown import Unshown
+from service.contacts.stops import JournalledStop, Stop
 from service.decisions.explain import Why
 from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, PutOff
 from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
@@ -32,6 +33,10 @@ class Problem(Struct, kw_only=True):
     detail: str
     pointer: Annotated[str | UnsetType, Meta(description="The place in the body, as a JSON pointer.")] = UNSET
     rules: Annotated[list[str] | UnsetType, Meta(description="What forbids the contact, by id.")] = UNSET
+    stop: Annotated[str | UnsetType, Meta(description="The stop that does not hold everywhere yet.")] = UNSET
+    unreached: Annotated[
+        list[str] | UnsetType, Meta(description="Partitions that did not acknowledge it, as `p017`.")
+    ] = UNSET
 
 
 # --- Decisions
@@ -235,6 +240,9 @@ class RecordAnswer(Decided, kw_only=True):
     journey: Annotated[JourneyPlace | None, Meta(description="The step of a journey that asked.")]
     shadows: Annotated[list[ShadowPolicy], Meta(description="Policies that are asked after the answer.")]
     withheld: Annotated[list[str] | UnsetType, Meta(description=WITHHELD)] = UNSET
+    stops: Annotated[
+        list[JournalledStop] | UnsetType, Meta(description="What the house had stopped, with who did it and why.")
+    ] = UNSET
 
 
 class BatchAnswer(Struct, kw_only=True):
@@ -366,6 +374,31 @@ class PlayerAnswer(Unshown, Struct, kw_only=True):
     reservations: list[ReservedContact]
     decisions: list[PlayerDecision]
     withheld: Annotated[list[str] | UnsetType, Meta(description=WITHHELD)] = UNSET
+    stops: Annotated[list[Stop], Meta(description="What the house has stopped of what might be sent.")] = []
+
+
+# --- Stops
+
+
+class StopAnswer(JournalledStop, frozen=True, kw_only=True):
+    """A stop that holds, or was lifted, everywhere."""
+
+    already: Annotated[bool, Meta(description="Whether it stood, or was lifted, before.")]
+
+
+class ListedStop(JournalledStop, frozen=True, kw_only=True):
+    """A stop of the journal, and where it does not hold as it should."""
+
+    unreached: Annotated[
+        list[str], Meta(description="Partitions that lack it, have it still, or do not answer, as `p017`.")
+    ]
+
+
+class StopsAnswer(Struct, kw_only=True):
+    """What is stopped, and the stops that were lifted last; the latest first."""
+
+    standing: list[ListedStop]
+    lifted: list[ListedStop]
 
 
 # --- Operation

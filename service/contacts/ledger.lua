@@ -75,6 +75,15 @@ local function revoke(ledger, log, budget, channel, player, now, zone)
   return taken
 end
 
+-- Version of facts and stops, which a call that may let a contact go compares with what its caller read: that of the facts
+-- and, while stops stand, that of the partition's stops (their key is the log's with another beginning: see `stops_key` in
+-- keys.py). A caller that knows no stops is refused while one stands.
+local function version_of(facts, log)
+  local version = redis.call('HGET', facts, 'v') or '0'
+  local stops = redis.call('HGET', (string.gsub(log, '^log', 'stops')), 'v')
+  return stops and version .. ' ' .. stops or version
+end
+
 -- KEYS: facts, ledger, log, budget shares, then one `seen` key per entry.
 -- ARGV: real0, house0, rate, then per entry: kind, digest, seconds its id is remembered (0: not), body,
 --       decision to release ('' for none), name and text of an answer to note in the ledger ('' for none), channel whose
@@ -120,10 +129,11 @@ local function ingest(keys, args)
   return out
 end
 
--- KEYS: facts, features, ledger, lease of the partition, seal, decision, budget shares.
+-- KEYS: facts, features, ledger, lease of the partition, seal, decision, budget shares, stops of the partition (which
+-- earlier builds do not ask for, and are not told).
 -- Returns the store's time, and all that a decision reads.
 local function view(keys, args)
-  return {
+  local seen = {
     number(real_us()),
     redis.call('HGETALL', keys[1]),
     redis.call('HGETALL', keys[2]),
@@ -133,19 +143,21 @@ local function view(keys, args)
     redis.call('GET', keys[6]),
     redis.call('HGETALL', keys[7]),
   }
+  if keys[8] then seen[9] = redis.call('HGETALL', keys[8]) end
+  return seen
 end
 
 -- KEYS: facts, ledger, log, decision, seal, recent decisions, budget shares, leases that charge budgets.
--- ARGV: real0, house0, rate, facts version ('' for no contact whatever changed), ledger version, seal, seconds the record
---       is kept, decision id, record, number of recent decisions to remember, ledger entry ('' for no contact), its last moment, then ledger
---       entries that nothing can need any more.
+-- ARGV: real0, house0, rate, version of facts and stops ('' for no contact whatever changed), ledger version, seal,
+--       seconds the record is kept, decision id, record, number of recent decisions to remember, ledger entry ('' for no
+--       contact), its last moment, then ledger entries that nothing can need any more.
 -- `kept` makes what the store keeps of the entry's id and house time.
 -- Returns reserved + stream id, replay + what is kept, moved, or short + the budget whose share is too small + what
 -- is left of it; nothing is changed then.
 local function commit(keys, args, kept)
   local held = redis.call('GET', keys[4])
   if held then return {'replay', held} end
-  local facts, ledger = redis.call('HGET', keys[1], 'v') or '0', redis.call('HGET', keys[2], 'v') or '0'
+  local facts, ledger = version_of(keys[1], keys[3]), redis.call('HGET', keys[2], 'v') or '0'
   if args[4] ~= '' and (facts ~= args[4] or ledger ~= args[5]) then return {'moved'} end
   local seal = redis.call('GET', keys[5])
   if seal and seal ~= args[6] then return {'moved'} end
@@ -185,8 +197,8 @@ local function decide(keys, args)
   end)
 end
 
--- KEYS: facts, ledger, log. ARGV: real0, house0, rate, facts version, decision id, body of the exposure, ledger
--- version, moment of sending that the caps were asked about.
+-- KEYS: facts, ledger, log. ARGV: real0, house0, rate, version of facts and stops, decision id, body of the exposure,
+-- ledger version, moment of sending that the caps were asked about.
 -- A contact that is confirmed after its moment counts from now on at the later one.
 -- Returns confirmed | moved | expired | released | revoked | unknown, and the house time of the (first) confirm.
 local function confirm(keys, args)
@@ -194,7 +206,7 @@ local function confirm(keys, args)
   local entry = redis.call('HGET', keys[2], args[5])
   if not entry then return {'unknown', number(now)} end
   local ledger = redis.call('HGET', keys[2], 'v') or '0'
-  if (redis.call('HGET', keys[1], 'v') or '0') ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
+  if version_of(keys[1], keys[3]) ~= args[4] or ledger ~= args[7] then return {'moved', number(now)} end
   local valid, state, what, at, rest = string.match(entry, '^%d+ (%d+) (%l+) (%S+ %S+ %S+ %S+) (%d+)(.*)$')
   if state ~= 'reserved' and state ~= 'confirmed' then return {state, number(now)} end
   if now > tonumber(valid) then return {'expired', number(now)} end
@@ -352,6 +364,50 @@ local function complete_merge(keys, args)
   return 1
 end
 
+-- Notes that the stops of a partition changed: the version is the store's time, so that it never comes back.
+local function changed_stops(stops)
+  local before = tonumber(redis.call('HGET', stops, 'v') or '0')
+  redis.call('HSET', stops, 'v', number(math.max(before + 1, real_us())))
+end
+
+-- KEYS: stops of a partition. ARGV: id, text. Writes a stop: from now on nothing that was made without it is committed or
+-- confirmed. Returns 0 if it stood there already, which changes nothing.
+local function stop(keys, args)
+  if redis.call('HGET', keys[1], args[1]) == args[2] then return 0 end
+  redis.call('HSET', keys[1], args[1], args[2])
+  changed_stops(keys[1])
+  return 1
+end
+
+-- KEYS: stops of a partition. ARGV: ids of stops that were lifted. Removes them, and the key with the last. Returns how
+-- many stood.
+local function lift(keys, args)
+  local gone = redis.call('HDEL', keys[1], unpack(args))
+  if gone > 0 then
+    if redis.call('HLEN', keys[1]) == 1 then redis.call('DEL', keys[1]) else changed_stops(keys[1]) end
+  end
+  return gone
+end
+
+-- KEYS: journal of stops. ARGV: what is stopped, id, text. Enters a stop, unless one that stops the same stands.
+-- Returns the text of the one that stands, or nothing where the id is taken.
+local function enter_stop(keys, args)
+  local standing = redis.call('HGET', keys[1], 'stands ' .. args[1])
+  if standing then return redis.call('HGET', keys[1], standing) end
+  if redis.call('HEXISTS', keys[1], args[2]) == 1 then return '' end
+  redis.call('HSET', keys[1], args[2], args[3], 'stands ' .. args[1], args[2])
+  return args[3]
+end
+
+-- KEYS: journal of stops. ARGV: id, what it stops, who lifts it and why. Notes that a stop was lifted, once.
+-- Returns who lifted it first, and why.
+local function enter_lift(keys, args)
+  local lifted, stands = 'lifted ' .. args[1], 'stands ' .. args[2]
+  redis.call('HSETNX', keys[1], lifted, args[3])
+  if redis.call('HGET', keys[1], stands) == args[1] then redis.call('HDEL', keys[1], stands) end
+  return redis.call('HGET', keys[1], lifted)
+end
+
 -- KEYS: seal. ARGV: a fresh key. Returns the player's key, created if there was none.
 local function seal(keys, args)
   redis.call('SET', keys[1], args[1], 'NX')
@@ -383,3 +439,7 @@ redis.register_function('croupier_freeze', begin_merge)
 redis.register_function('croupier_thaw', break_cycle)
 redis.register_function('croupier_settle', mark_done)
 redis.register_function('croupier_adopt', complete_merge)
+redis.register_function('croupier_stop', stop)
+redis.register_function('croupier_lift', lift)
+redis.register_function('croupier_enter_stop', enter_stop)
+redis.register_function('croupier_enter_lift', enter_lift)

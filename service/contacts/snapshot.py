@@ -11,6 +11,7 @@ from features.store.connection import TimedStore, hashed
 from features.store.keys import PlayerKeys, household_key
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.contacts.limits import Held
+from service.contacts.stops import Stop, read_stops
 from service.players import identity
 from service.players.facts import StoredFact
 
@@ -24,7 +25,8 @@ class PlayerSnapshot:
     """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 
     `facts` are those of all merged ids together, `linked` the features that those ids had before; `household` and its
-    version are None for a player without one.
+    version are None for a player without one. `stops` stand in the player's partition; the store compares
+    `facts_version` with that of both.
     """
 
     real_us: int
@@ -37,12 +39,15 @@ class PlayerSnapshot:
     record: bytes | None
     household_version: str | None = None
     linked: Sequence[Mapping[bytes, bytes]] = ()
+    stops: tuple[Stop, ...] = ()
+    stops_version: str = ""
     facts_version: str = field(init=False)
     household: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         told = self.facts.get(b"household")
-        object.__setattr__(self, "facts_version", self.facts.get(b"v", b"0").decode())
+        version = self.facts.get(b"v", b"0").decode()
+        object.__setattr__(self, "facts_version", f"{version} {self.stops_version}" if self.stops_version else version)
         object.__setattr__(self, "household", None if told is None else StoredFact.loads(told).text or None)
 
     @property
@@ -78,7 +83,10 @@ async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -
     """
     decision = keys.decision(decision_id)
     names: list[str | bytes] = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, decision, keys.budget]
-    seen = _snapshot(await store.call("croupier_view", names))
+    reply = await store.call("croupier_view", [*names, keys.stops])
+    if len(reply) == len(names) + 1:  # the store's functions are of an earlier build, as after a way back to it
+        reply = [*reply, await store.command("HGETALL", keys.stops)]
+    seen = _snapshot(reply)
     if [name for name in seen.facts if name.startswith(identity.OF_OTHERS)]:
         known = identity.together(seen.facts)
         found = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in identity.others(known)))
@@ -90,12 +98,13 @@ async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -
 
 def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
     """Reply of `croupier_view`, facts of each merged id by themselves; raises Linked if the id itself was merged."""
-    real, known, features, ledger, watermark, seal, record, budget = reply
+    real, known, features, ledger, watermark, seal, record, budget, stopped = reply
     raw, behaviour, entries = hashed(known), hashed(features), hashed(ledger)
     if b"to" in raw:
         raise Linked(raw[b"to"].decode(), record)
     version, own, answers = _ledger(entries)
     shares, dry = _shares(budget)
+    stops_version, stops = read_stops(hashed(stopped)) if stopped else ("", ())
     return PlayerSnapshot(
         int(real),
         raw,
@@ -105,6 +114,8 @@ def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
         int(watermark) if watermark else None,
         seal,
         record,
+        stops=stops,
+        stops_version=stops_version,
     )
 
 

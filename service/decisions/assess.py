@@ -25,6 +25,7 @@ from models.experiments.assignment import Assignment
 from service.contacts import limits
 from service.contacts.limits import Held, LimitQuery
 from service.contacts.snapshot import PlayerSnapshot
+from service.contacts.stops import StopInForce
 from service.decisions import eligibility
 from service.decisions.eligibility import Asked, Standing
 from service.decisions.serving import Serving
@@ -62,11 +63,13 @@ class RecordedPlayer(NamedTuple):
         facts: Raw facts, as the store held them.
         behaviour: Features as they were read.
         contacts: Contacts that counted.
+        stops: What the house had stopped.
     """
 
     facts: Mapping[bytes, bytes]
     behaviour: Behaviour
     contacts: tuple[CountedContact, ...]
+    stops: tuple[StopInForce, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ def assess(
         withheld=assignment.withheld,
         asked=asked,
         lawful=serving.lawful,
+        stops=player.stops,
     )
     verdict = eligibility.evaluate(standing)
     full = None

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 import msgspec
 import numpy as np
 import tzdata
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from features import schema
@@ -22,6 +23,7 @@ from service.contacts import limits
 from service.contacts.entries import Reservation, State
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
+from service.contacts.stops import StopInForce
 from service.decisions.assess import Assessment, assess
 from service.decisions.personal import Narrowed, SealedPart, seal_part
 from service.decisions.record import (
@@ -106,6 +108,7 @@ def compose(
         versions=_versions(serving, assessed),
         sandbox=serving.house.sandbox,
         sealed=seal_part(seal.key, _sealed_part(request, snapshot, assessed), name),
+        stops=tuple([StopInForce(id=one.id, scope=one.scope, value=one.value) for one in snapshot.stops]) or UNSET,
     )
     return _with_limits(serving, snapshot, record, seal.stored, ever=assessed.verdict.rules.ever)
 

@@ -24,6 +24,7 @@ TAKEN: Final[Mapping[str, str]] = {
     "decision_point": "as it was asked",
     "journey": "the journey's own",
     "shadows": "asked after the answer",
+    "stops": "what the house had stopped; what that excludes is recomputed",
     "chain": "checked by `croupier verify`",
     "seen.features": "what everything else is recomputed from",
     "seen.whole": "what everything else is recomputed from",

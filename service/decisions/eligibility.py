@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from models.catalogue.candidates import Candidates
 from models.catalogue.offers import PROMOTIONAL, Purpose, Stage, Window
+from service.contacts.stops import StopInForce
 from service.rules.compiler import CompiledRulebook, Verdict
 from service.rules.inputs import Inputs
 
@@ -54,6 +55,7 @@ class Standing:
         withheld: What experiments keep from the player, by reason.
         asked: By the caller.
         lawful: Whether the rulebook that should serve could be read.
+        stops: What the house has stopped.
     """
 
     law: CompiledRulebook
@@ -65,6 +67,7 @@ class Standing:
     withheld: Mapping[str, Candidates]
     asked: Asked
     lawful: bool = True
+    stops: Sequence[StopInForce] = ()
 
     def settled(self, window: Window) -> Standing:
         """The same for a contact whose window of sending is settled."""
@@ -91,6 +94,7 @@ def evaluate(standing: Standing) -> Verdict:
         "features_unavailable": layout.everything if standing.features == "features_unavailable" else 0,
         "features_stale": layout.everything if standing.features == "features_stale" else 0,
         **standing.withheld,
+        **{one.rule: _stopped(one, standing) for one in standing.stops},
     }
     found = {name: bits & layout.promotional for name, bits in own.items()} | verdict.blocked
     found["not_requested"] = _not_requested(standing)
@@ -103,6 +107,16 @@ def _elsewhere(standing: Standing) -> Candidates:
     if named is None:
         return layout.everything
     return layout.everything & ~reduce(and_, (layout.by_jurisdiction.get(one, 0) for one in named), layout.everything)
+
+
+def _stopped(stop: StopInForce, standing: Standing) -> Candidates:
+    """What a stop reaches of what may be sent to a player."""
+    layout = standing.law.layout
+    if stop.scope == "jurisdiction":
+        return layout.everything if stop.binds(standing.inputs.named) else 0
+    if stop.scope == "offer":
+        return layout.where(lambda offer, _: offer.id == stop.value)
+    return layout.where(lambda _, channel: stop.scope == "all" or channel == stop.value)
 
 
 def _not_requested(standing: Standing) -> Candidates:

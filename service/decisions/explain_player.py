@@ -14,6 +14,7 @@ from features.store.keys import PlayerKeys
 from models.catalogue.candidates import Candidates
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, PlayerSnapshot
+from service.contacts.stops import Stop
 from service.decisions import reasons
 from service.decisions.assess import Assessment, assess
 from service.decisions.decide import own_id, player_keys
@@ -100,6 +101,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     denied: list[DeniedContacts]
     put_off: list[PutOff]
     inputs: dict[str, InputRead]
+    stops: list[Stop] = []
 
 
 async def read_player(player_id: str, brand: str, serving: Serving, ledger: RedisLedger) -> ExplainedPlayer:
@@ -139,6 +141,7 @@ def explained(assessed: Assessment, serving: Serving) -> Explanation:
             for one in assessed.verdict.deferrals
         ],
         inputs=assessed.inputs.in_words(serving.law.needs(assessed.inputs.places)),
+        stops=[one for one in assessed.standing.stops if isinstance(one, Stop) and one.rule in assessed.excluded],
     )
 
 

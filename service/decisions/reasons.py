@@ -80,6 +80,8 @@ def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
     if divided and kind == NO_RULES:
         told = f"{which} is licensed, and the rulebook holds no rules of its own: what its law forbids is not known"
         return Reason(told, "house: unknown denies", (which,))
+    if divided and kind == "stop":
+        return Reason("marketing was stopped", f"house: stop {which}")
     if divided and (limit := _LIMITS.get(kind)):
         return Reason(limit, "catalogue")
     return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from features.events import HarmLevel
 from models.experiments.assignment import REASONS, Assignment, Membership
 from models.experiments.definition import Use
+from service.contacts.stops import StopInForce
 
 VERSION: Final = 2
 
@@ -159,12 +161,14 @@ class Record(_Logged, frozen=True, kw_only=True):
         use: What the variants make of the player's decisions, whatever the role; nothing is learnt from `eval`.
         journey: What asked, if a journey did.
         shadows: Policies to be asked what they would have done.
+        stops: What the house had stopped in the player's partition; absent where nothing was.
     """
 
     experiments: tuple[Membership, ...]
     use: Use
     journey: JourneyPlace | None = None
     shadows: tuple[ShadowPolicy, ...] = ()
+    stops: tuple[StopInForce, ...] | UnsetType = UNSET
 
 
 class FirstRecord(_Logged, frozen=True, kw_only=True):

@@ -95,7 +95,7 @@ def recorded_player(
         vector: Its `recorded_vector`, where that is at hand.
     """
     behaviour = _behaviour(record, schema, recorded_vector(record, schema) if vector is None else vector)
-    return RecordedPlayer(opened.facts, behaviour, opened.contacts or ())
+    return RecordedPlayer(opened.facts, behaviour, opened.contacts or (), record.stops or ())
 
 
 def recorded_vector(record: Record, schema: Schema) -> NDArray[np.float64]:

@@ -183,6 +183,9 @@ ASKING = {
     "rules explain": "player-1",
     "rules diff": "service/rulebook service/rulebook --since 7d",
     "settle": "",
+    "stop lift": "00000000 --reason test",
+    "stop list": "",
+    "stop marketing": "--reason test",
     "verify": "--since 7d",
     "webhooks enable": "crm",
 }

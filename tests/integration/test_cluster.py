@@ -26,13 +26,13 @@ from support.players import adult_events, event, leased, tell
 
 from features.definitions import apply, open_store
 from features.read_plan import ReadPlan
-from features.schema import ENTITY
+from features.schema import CHANNELS, ENTITY
 from features.store.bundles import publish
 from features.store.cluster import Nodes
 from features.store.connection import connect, load_library
 from features.store.deployment import House, create_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import pointer_key
+from features.store.keys import HOUSE, STOPS, pointer_key, stops_key
 from models.catalogue.experiment import variant
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.process import Worker, wait_until_in_lake
@@ -328,6 +328,55 @@ def _not_flushed(stage: Stage) -> None:
     with pytest.raises(redis.ConnectionError):
         Lake(stage.client, stage.lake).flush()
     assert (set(stage.lake.glob("*/*/*")), reach(stage.lake)) == (files, before)
+
+
+async def test_a_stop_names_the_partitions_of_a_node_that_is_away_and_reaches_them_after_it(
+    tmp_path: Path, plan: ReadPlan
+) -> None:
+    """Whichever node: that of the journal and the house's own key too."""
+    with staged(tmp_path, plan) as stage, working(stage):
+        async with serving(stage) as caller:
+            for number, key in enumerate((STOPS, HOUSE, stops_key(17))):
+                dead, sms = stage.servers.holder(key), {"channel": CHANNELS[number], "reason": "wrong link"}
+                gone = [f"p{at:03d}" for at in range(256) if stage.servers.holder(stops_key(at)) is dead]
+                dead.kill()
+                answer = await caller.post("/v1/stops", json=sms)
+                assert (answer.status_code, answer.json()["code"]) == (503, "stop_incomplete"), answer.text
+                assert answer.json()["unreached"] == gone
+                name = answer.json()["stop"]
+                assert (await caller.post("/v1/stops", json=sms)).json()["stop"] == name, "twice is one stop"
+                assert f"stop:{name}" in await _denied_beside(stage, caller, gone)
+                lift = await caller.delete(f"/v1/stops/{name}", params={"reason": "mended"})
+                assert lift.status_code == 503
+                dead.start()
+                await eventually(lambda: _unreached(caller), [])
+                standing = [one["id"] for one in (await caller.get("/v1/stops")).json()["standing"]]
+                assert standing == ([name] if key == STOPS else []), "without its journal nothing is lifted"
+                again = await caller.delete(f"/v1/stops/{name}", params={"reason": "mended"})
+                assert again.json()["already"] == (key != STOPS)
+                # A worker that read the journal before a lift may stop too much until its next round.
+                await eventually(lambda: _stopped(stage), 0)
+
+
+async def _denied_beside(stage: Stage, caller: Any, gone: list[str]) -> list[str]:
+    """What excludes something from a player on a node that is there."""
+    names = (f"p{number}" for number in range(400))
+    there = next(one for one in names if stage.house.player_key(one)[1:5] not in gone)
+    await caller.post("/v1/events", json=adult_events(there)[0])
+    page = await caller.get(f"/v1/players/{there}")
+    return [one["rule"] for one in page.json()["denied"]]
+
+
+async def _stopped(stage: Stage) -> int:
+    return sum(bool(stage.client.exists(stops_key(at))) for at in range(256))
+
+
+async def _unreached(caller: Any) -> list[str] | None:
+    answer = await caller.get("/v1/stops")
+    if answer.status_code != 200:
+        return None
+    told = answer.json()
+    return [one for stop in (*told["standing"], *told["lifted"]) for one in stop["unreached"]]
 
 
 def _decisions(lake: Path) -> Counter[str]:

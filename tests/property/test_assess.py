@@ -1,6 +1,7 @@
 """One assessment: decisions, confirms, the player page, and rules asked of records say the same of a player."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from models.policy.policy import BusinessRules, Policy, Priority, Uniform, prior
 from service.contacts.entries import Reservation
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
+from service.contacts.stops import Scope, Stop
 from service.decisions.assess import assess
 from service.decisions.compose import Decision, compose, reservation
 from service.decisions.confirm import forbidding
@@ -133,6 +135,20 @@ def player(chance: Random, serving: Serving, at_us: int) -> PlayerSnapshot:
         watermark_us=at_us - int(chance.choice((0.1, 0.1, 0.1, 4_000)) * 1e6),
         seal=bytes(32),
         record=None,
+        stops=stops_of(Random(at_us), serving),
+    )
+
+
+def stops_of(chance: Random, serving: Serving) -> tuple[Stop, ...]:
+    """What a house may have stopped: mostly nothing."""
+    ids = serving.layout.catalogue.ids
+    of: list[tuple[Scope, Sequence[str]]] = [
+        *(("jurisdiction", ("MT", "US", "US-NJ", "GB")), ("offer", ids), ("channel", CHANNELS), ("all", ("",)))
+    ]
+    found = [of[chance.choice((0, 0, 1, 1, 2, 2, 3))] for _ in range(chance.choice((0, 0, 0, 1, 2)))]
+    return tuple(
+        Stop(id=f"{at:08x}", scope=scope, value=chance.choice(values), at="", by="ops", reason="so")
+        for at, (scope, values) in enumerate(found)
     )
 
 

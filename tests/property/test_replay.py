@@ -120,8 +120,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def other(value: Any) -> Any:
     """Another value of the same kind."""
     match value:
-        case None:
-            return None
+        case None | msgspec.UnsetType():
+            return value
         case bool():
             return not value
         case str():

@@ -99,6 +99,17 @@ def _key(operation: str, name: str, summary: str, status: int = 200, *, of: str 
     return Example(operation=operation, name=name, summary=summary, path=path, query=query, status=status, **more)
 
 
+def _stopped(name: str, summary: str, channel: str, status: int = 200) -> Example:
+    body = {"channel": channel, "reason": "a wrong link in the text"}
+    return Example(operation="POST /v1/stops", name=name, summary=summary, body=body, status=status)
+
+
+def _lifted(name: str, summary: str, stop_id: str, status: int = 200) -> Example:
+    path, query = {"stop_id": stop_id}, {"reason": "the link is mended"}
+    operation = "DELETE /v1/stops/{stop_id}"
+    return Example(operation=operation, name=name, summary=summary, path=path, query=query, status=status)
+
+
 Story = AsyncIterator[Example]
 
 
@@ -150,6 +161,18 @@ async def story(ids: dict[str, str]) -> Story:
     yield _got("/healthz", "alive", "The process is alive")
     yield _got("/readyz", "ready", "The process serves")
     yield _got("/metrics", "metrics", "Counters")
+
+    async for example in _operated(ids):
+        yield example
+
+
+async def _operated(ids: dict[str, str]) -> Story:
+    """What those send who run the house."""
+    yield _stopped("channel", "Nothing promotional by text message", "sms")
+    yield _stopped("fax", "A channel that there is not", "fax", 422)
+    yield _got("/v1/stops", "list", "What is stopped")
+    yield _lifted("lifted", "It is sent again", ids["channel"])
+    yield _lifted("unknown", "No such stop", "0" * 8, 404)
 
     crm: dict[str, Any] = {"id": "crm1", "scopes": ["decide", "events"], "label": "CRM", "rate": 200}
     yield _key("POST /v1/keys", "made", "A key for one caller", body=crm)
@@ -241,7 +264,7 @@ async def record(client: httpx.AsyncClient) -> list[Example]:
         recorded.append(msgspec.structs.replace(example, answer=short(answer)))
         if is_json and example.status == 200:
             first = answer.get("answers", [answer])[0]
-            ids[example.name] = first.get("decision_id") or ""
+            ids[example.name] = first.get("decision_id") or first.get("id", "")
     return recorded
 
 

@@ -147,7 +147,7 @@ REMOVALS: dict[str, tuple[Callable[[Page], Any], str]] = {
     ),
 }
 ADDITIONS: dict[str, Callable[[Page], Any]] = {
-    "a path": lambda page: page["paths"].update({"/v1/stops": {"get": {"responses": {}}}}),
+    "a path": lambda page: page["paths"].update({"/v1/journeys": {"get": {"responses": {}}}}),
     "a field of an answer": lambda page: _fields(page, "DecisionAnswer").update(missing={"type": "array"}),
     "a field of a request": lambda page: _fields(page, "DecisionRequest").update(deliver={"type": "boolean"}),
     "a code": lambda page: _enum(page).append("stopped"),

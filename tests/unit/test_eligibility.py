@@ -26,10 +26,12 @@ from support.rule_cases import (
 )
 
 from features.moments import moment
+from features.schema import CHANNELS
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import SLOTS, Catalogue, Offer, Purpose, Stage, Window, send_window
 from models.policy.context import READINGS
 from models.policy.policy import BusinessRules, Policy, Uniform, priorities
+from service.contacts.stops import StopInForce
 from service.decisions import reasons
 from service.decisions.compose import choose
 from service.decisions.eligibility import Asked, Standing, evaluate
@@ -171,6 +173,58 @@ def test_under_a_rulebook_that_cannot_be_read_nothing_promotional_is_sent() -> N
     found = replace(situation(), lawful=False)
     assert evaluate(found).blocked["rulebook_unreadable"] == LAYOUT.promotional
     assert allowed(found) == PASSING
+
+
+# What the house has stopped ----------------------------------------------------------------------------------------
+
+STOPPED_PLACES = ("MT", "DK", "US", "US-NJ", "US-NY", "GB", "CA-ON")
+PLACE = st.sampled_from(STOPPED_PLACES)
+STOP = st.one_of(
+    st.just(("all", "")),
+    st.tuples(st.just("jurisdiction"), PLACE),
+    st.tuples(st.just("offer"), st.sampled_from((*CATALOGUE.ids, "gone"))),
+    st.tuples(st.just("channel"), st.sampled_from((*CHANNELS, "fax"))),
+)
+
+
+def reaches(scope: str, value: str, places: set[str], offer: str, channel: str) -> bool:
+    """A stop by the letter of the page: a region lies in its country, and who is in a country may be in any of its."""
+    if scope == "jurisdiction":
+        country, _, region = value.partition("-")
+        regions = {one.partition("-")[2] for one in places if one.partition("-")[0] == country}
+        return bool(regions) and (not region or bool({region, ""} & regions))
+    return scope == "all" or value == {"offer": offer, "channel": channel}[scope]
+
+
+@given(
+    stops=st.lists(STOP, max_size=4, unique=True),
+    residence=PLACE,
+    more=st.fixed_dictionaries({}, optional={"licence": PLACE, "location": PLACE}),
+)
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_eligibility_under_stops_is_what_a_plain_reading_of_them_leaves(
+    stops: list[tuple[Any, str]], residence: str, more: dict[str, str]
+) -> None:
+    told: Any = {"jurisdiction": residence, **more}
+    plain = situation(**told)
+    named = [StopInForce(id=f"{at:08x}", scope=scope, value=value) for at, (scope, value) in enumerate(stops)]
+    found, before = evaluate(replace(plain, stops=named)).blocked, evaluate(plain).blocked
+    assert {name: bits for name, bits in found.items() if not name.startswith("stop:")} == before
+    for stop in named:
+        wanted = LAYOUT.where(
+            lambda offer, channel, stop=stop: (  # type: ignore[misc]
+                offer.purpose in {"marketing", "bonus"}
+                and reaches(stop.scope, stop.value, {residence, *more.values()}, offer.id, channel)
+            )
+        )
+        assert found.get(stop.rule, 0) == wanted
+    assert allowed(replace(plain, stops=named)) & PASSING == allowed(plain) & PASSING
+
+
+def test_who_lives_nowhere_known_is_reached_by_a_stop_of_any_place() -> None:
+    nowhere: Any = {"jurisdiction": None}
+    stop = StopInForce(id="a", scope="jurisdiction", value="MT")
+    assert evaluate(replace(situation(**nowhere), stops=[stop])).blocked["stop:a"] == LAYOUT.promotional
 
 
 # Several laws at once ----------------------------------------------------------------------------------------------

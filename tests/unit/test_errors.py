@@ -32,6 +32,7 @@ ANSWERS = {
     "unknown_key": 404,
     "unknown_player": 404,
     "unknown_report": 404,
+    "unknown_stop": 404,
     "no_such_method": 405,
     "too_slow": 408,
     "already_linked": 409,
@@ -58,6 +59,7 @@ ANSWERS = {
     "invalid_id": 422,
     "outcome_in_future": 422,
     "outcome_too_old": 422,
+    "stop_refused": 422,
     "unknown_brand": 422,
     "unknown_type": 422,
     "rate_limited": 429,
@@ -66,6 +68,7 @@ ANSWERS = {
     "contended": 503,
     "no_definitions": 503,
     "not_ready": 503,
+    "stop_incomplete": 503,
     "store_unavailable": 503,
     "too_many_connections": 503,
 }
@@ -88,8 +91,10 @@ ENDING = {
     "report_refused",
     "rules_refused",
     "simulation_refused",
+    "stop_refused",
     "store_unavailable",
     "training_refused",
+    "unknown_stop",
     "zones_refused",
 }
 """Codes of what ends a command with one sentence and exit code 2."""

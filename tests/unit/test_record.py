@@ -16,6 +16,7 @@ from models.catalogue.candidates import Candidates, CandidateSpace
 from models.catalogue.offers import NO_CONTACT, load_catalogue
 from models.experiments.assignment import Membership
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
+from service.contacts.stops import StopInForce
 from service.decisions.compose import Decision, choose, lost
 from service.decisions.record import (
     VERSION,
@@ -112,6 +113,9 @@ RECORD = st.builds(
     use=st.sampled_from(["train", "eval", "explore", "control"]),
     journey=st.none() | st.builds(JourneyPlace, id=WORD, instance=WORD, node=WORD, visit=st.integers(1, 99)),
     shadows=st.lists(st.builds(ShadowPolicy, policy=WORD, snapshot=WORD), max_size=2).map(tuple),
+    stops=st.lists(st.builds(StopInForce, id=WORD, scope=st.just("offer"), value=WORD), max_size=2).map(
+        lambda stops: tuple(stops) or msgspec.UNSET
+    ),
     action=st.none() | SENT,
     activated=st.booleans(),
     choice=CHOICE,
@@ -157,6 +161,14 @@ def test_a_record_without_what_was_added_later_is_still_read(record: Record) -> 
 
 
 @SETTINGS
+@given(RECORD)
+def test_a_record_names_stops_only_where_something_was_stopped(record: Record) -> None:
+    """So that the bytes of every other record are those of builds that knew no stops."""
+    written = msgspec.msgpack.decode(dump_record(record))
+    assert ("stops" in written) == bool(record.stops)
+
+
+@SETTINGS
 @given(RECORD, WORD)
 def test_a_record_of_the_first_version_is_read_as_one_of_one_experiment_or_none(record: Record, key: str) -> None:
     told = msgspec.to_builtins(record, builtin_types=(bytes,))
@@ -167,7 +179,8 @@ def test_a_record_of_the_first_version_is_read_as_one_of_one_experiment_or_none(
     assert found.experiments == ((Membership(key, "", 1, "policy", 0.25),) if key else ())
     assert found.use == ("control" if record.choice.role == "holdout" else "train")
     same = msgspec.structs.replace(found, v=VERSION, experiments=(), use="train")
-    assert same == msgspec.structs.replace(record, experiments=(), use="train", journey=None, shadows=())
+    later: dict[str, Any] = {"journey": None, "shadows": (), "stops": msgspec.UNSET}
+    assert same == msgspec.structs.replace(record, experiments=(), use="train", **later)
     assert msgspec.structs.replace(load_record(dump_record(found)), v=1) == found
 
 
