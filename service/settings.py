@@ -36,6 +36,7 @@ class Settings:
     home: Path = Environment.home.default
     hosts: frozenset[str] = LOOPBACK
     """Names and addresses in Host that are answered."""
+    metrics: Path | None = None
 
     def files(self) -> tuple[Catalogue, Rulebook]:
         """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
@@ -58,4 +59,5 @@ class Settings:
             lake=held.home / "lake",
             home=held.home,
             hosts=LOOPBACK | set(held.hosts),
+            metrics=held.metrics,
         )

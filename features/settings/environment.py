@@ -222,6 +222,28 @@ class Environment:
         2.0,
         "Deadline of every other request; what restricts contact has 5.",
     )
+    telemetry = Variable[str | None](
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "URL",
+        lambda text: text or None,
+        None,
+        "Address of an OpenTelemetry collector: the API sends it traces over HTTP where the extra `traces` is there; "
+        "OpenTelemetry's other variables hold too.",
+    )
+    traces = Variable[str | None](
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "URL",
+        lambda text: text or None,
+        None,
+        "The same for traces alone, with the whole path.",
+    )
+    metrics = Variable[Path | None](
+        "CROUPIER_METRICS",
+        "path",
+        _path,
+        None,
+        "Set by Croupier: the folder in which the processes of one `serve` count together; not for you to set.",
+    )
     tied = Variable(
         "CROUPIER_TIED",
         "any text",
@@ -269,6 +291,11 @@ def use_store(url: str) -> None:
 def answer_for(hosts: Iterable[str]) -> None:
     """Let the processes that this one starts answer requests for hosts."""
     os.environ[Environment.hosts.name] = ",".join(hosts)
+
+
+def count_in(folder: Path) -> None:
+    """Let the serving processes that this one starts count in one folder."""
+    os.environ[Environment.metrics.name] = str(folder)
 
 
 def untie() -> bool:

@@ -201,6 +201,10 @@ class Cluster(redis.Redis):
         for node in self._nodes.names:
             yield from self._client(node).scan_iter(match, count, _type, **options)
 
+    def servers(self) -> list[redis.Redis]:
+        """A client of each node."""
+        return [self._client(node) for node in self._nodes.names]
+
     def xread(self, streams: Mapping[Any, Any], count: int | None = None, block: int | None = None) -> list[list[Any]]:
         """What came after given ids; a node that does not answer has its error in place of the entries.
 

@@ -178,10 +178,12 @@ STOPS = "croupier:stops"
 
 Written by `croupier stop` before the partitions are, and by the worker, of a stop that reached partitions only.
 """
+BACKED_UP = "croupier:backed_up"
+"""String, when the newest backup was taken, unix microseconds by the store's clock; by `croupier backup`, stays."""
 LEARNER_LEASE = "lease:learner"
-"""Hash like `lease_key`, of the one process that learns."""
+"""Hash like `lease_key`, of the one process that learns; its `watermark` says up to when it has learnt."""
 LAKE_LEASE = "lease:lake"
-"""Hash like `lease_key`, of the one worker that writes the lake."""
+"""Hash like `lease_key`, of the one worker that writes the lake; its `watermark` says how far that reaches."""
 
 
 def budget_given_key(account: str) -> str:

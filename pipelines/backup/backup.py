@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,11 +22,12 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
-from features.moments import moment
+from features.moments import micros, moment
 from features.settings.environment import Environment, environment
 from features.settings.mlflow_file import read_mlflow
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
+from features.store.keys import BACKED_UP
 from features.store.server import Say, is_own, serving, start_server
 from models.releases import registry_database
 from pipelines.backup.checks import database_of, read_store, store_faults
@@ -109,6 +111,8 @@ def back_up(home: Path, target: Path, say: Say) -> Manifest:
         os.sync()
         draft.folder.rename(target)
         os.sync()
+        with suppress(redis.RedisError):  # the backup stands; only its age is not told
+            client.set(BACKED_UP, micros(datetime.fromisoformat(manifest.taken_at)))
     return manifest
 
 

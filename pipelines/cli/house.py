@@ -85,13 +85,14 @@ def serve(
     import uvicorn
 
     from features import logs
+    from pipelines.machine.counting import counting
     from service.settings import Settings
 
     logs.begin()
     warn_of_unknown()
     answer_for(_hosts(host))
     Settings.here("").files()  # before anything starts, in one sentence
-    with relying() as url:
+    with relying() as url, counting():
         _refuse_without_key(url)
         _must_have_a_key(url)
         use_store(url)

@@ -90,8 +90,9 @@ class LearnerProcess:
 
     def _leads(self) -> bool:
         """Whether this process holds the learner's lease; on gaining it, the checkpoint is restored."""
+        reached = str(self._training.reached_us() or "") if self._leading else ""
         held: object = self._client.fcall(
-            "croupier_lease", 1, LEARNER_LEASE, self._owner, str(LEASE_SECONDS * 1_000_000)
+            "croupier_lease", 1, LEARNER_LEASE, self._owner, str(LEASE_SECONDS * 1_000_000), reached
         )
         if held == 0:
             self._leading = False

@@ -76,6 +76,11 @@ class LearningLog:
         self._nothing = None if found else (whole, last)
         return found
 
+    def reached(self, after: str) -> int:
+        """Stream milliseconds up to which the lake has nothing but what came up to a flush, as far as was seen."""
+        last = _last(after)
+        return self._nothing[0] if self._nothing and self._nothing[1] == last else last
+
     def entries(self, flush: str) -> list[LakeEntry]:
         """Entries of a flush, in order."""
         files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
@@ -181,6 +186,10 @@ class Training:
     def waiting(self) -> list[str]:
         """Names of the flushes that are not learnt yet."""
         return self._log.flushes(self.cursor.flush)
+
+    def reached_us(self) -> int:
+        """The store's clock when all that is learnt was in the log, unix microseconds; 0 before the first flush."""
+        return self._log.reached(self.cursor.flush) * 1_000
 
     def learn(self, flush: str) -> None:
         """Learn all entries of a flush."""

@@ -63,6 +63,7 @@ class Worker:
         self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
         self._step = step
         self._owner = secrets.token_hex(8)
+        self._flushed_us = ""
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
@@ -180,7 +181,7 @@ class Worker:
 
     def _lease(self) -> object:
         held_us = str(LAKE_LEASE_SECONDS * 1_000_000)
-        return self._lake_client.fcall("croupier_lease", 1, LAKE_LEASE, self._owner, held_us)
+        return self._lake_client.fcall("croupier_lease", 1, LAKE_LEASE, self._owner, held_us, self._flushed_us)
 
     def _flush(self) -> None:
         """Flush if this worker holds or gets the lease of the lake: one writer at a time.
@@ -191,10 +192,13 @@ class Worker:
         if self._lease() == 0:
             return
         try:
-            written = Lake(self._lake_client, self._lake, self._step).flush()
+            lake = Lake(self._lake_client, self._lake, self._step)
+            written = lake.flush()
         except OSError as error:
             _LOG.error("lake", trouble=f"it cannot be written: {error}", kept="the log keeps what it misses")
             return
+        self._flushed_us = str(lake.reach.flushed * 1_000)
+        self._lease()  # with how far the lake reaches, for whoever watches its lag
         if written:
             _LOG.info("flushed", entries=written)
 

@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,9 +36,12 @@ from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
 from service.api.callers import Callers
+from service.api.house_state import HouseState
+from service.api.metrics import Metrics
 from service.api.readiness import Readiness
 from service.api.routing import Dependencies
 from service.api.threaded_loop import ThreadedLoop
+from service.api.tracing import open_tracing
 from service.contacts.ledger import RedisLedger, finish_fetches
 from service.decisions.serving import Serving
 from service.players.sealing import seals_of
@@ -256,27 +260,32 @@ def _own_plan(bundle: bytes) -> ReadPlan:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open and close what serves; why it cannot is told here: uvicorn has it as text only, which may hold values."""
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Open and close what serves; connections get `metrics`.
+
+    Why it cannot is told here: uvicorn has it as text only, which may hold values.
+    """
     try:
-        async with _opened(app):
-            yield
+        async with _opened(app) as metrics:
+            yield {"metrics": metrics}
     except Exception:
         _LOG.exception("serving failed")
         raise
 
 
 @asynccontextmanager
-async def _opened(app: FastAPI) -> AsyncIterator[None]:
+async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
     """Open the store, load files and bundles, watch for new ones; close all at the end."""
     where: Settings = app.state.settings
-    store = Store(where.store, CONNECTIONS)
+    tracing, metrics = open_tracing(environment()), Metrics(where.metrics)
+    store_of: Callable[[str, int], Store] = Store if tracing is None else tracing.store
+    store = store_of(where.store, CONNECTIONS)
     try:
         house = await _raised(store)
         seals = seals_of(house, where.home)
         serving = replace(serving_of_files(house, where), seals=seals)
         await _keep(store, serving)
-        async with _spare(where.store) as (spare, restricting_loop):
+        async with _spare(partial(store_of, where.store)) as (spare, restricting_loop):
             ledgers = RedisLedger(store, house, seals=seals), RedisLedger(spare, house, seals=seals)
             callers = Callers(store, house, where.keys)
             await callers.keyring.look()
@@ -288,7 +297,10 @@ async def _opened(app: FastAPI) -> AsyncIterator[None]:
                 where.read_seconds,
                 where.write_seconds,
                 where.lake,
-                store_url=where.store,
+                where.store,
+                metrics,
+                tracing,
+                HouseState(where.store, house),
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)
@@ -296,17 +308,20 @@ async def _opened(app: FastAPI) -> AsyncIterator[None]:
                 if deps.serving is not serving:
                     await _keep(store, deps.serving)  # what was promoted
                 app.state.deps, app.state.readiness = deps, readiness
-                yield
+                yield metrics
     finally:
         await finish_fetches()
         await store.close()
+        metrics.close()
+        if tracing is not None:
+            await tracing.close()
 
 
 @asynccontextmanager
-async def _spare(url: str) -> AsyncIterator[tuple[Store, ThreadedLoop]]:
+async def _spare(store_of: Callable[[int], Store]) -> AsyncIterator[tuple[Store, ThreadedLoop]]:
     """The store over connections of their own, and where they may be used."""
     async with ThreadedLoop() as restricting_loop:
-        spare = Store(url, SPARE_CONNECTIONS)
+        spare = store_of(SPARE_CONNECTIONS)
         try:
             yield spare, restricting_loop
         finally:

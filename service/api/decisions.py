@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, TypeVar
 import structlog
 from fastapi import FastAPI, Path, Response
 from msgspec import UNSET, UnsetType
-from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from structlog.contextvars import bind_contextvars
 
+from features.errors import CroupierError
 from features.kept_schemas import TODAY, Schema, SchemaError, find
 from features.moments import when
 from features.store.bundles import read_bundle, read_version
@@ -31,7 +31,7 @@ from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Prob
 from service.contacts.stops import read_journal
 from service.decisions.archive import find_record
 from service.decisions.confirm import confirm
-from service.decisions.decide import Decided, decide
+from service.decisions.decide import decide
 from service.decisions.explain import Evidence, why
 from service.decisions.personal import personal
 from service.decisions.reasons import Reason, reasons
@@ -41,6 +41,7 @@ from service.errors import (
     ArchivedError,
     Contended,
     Expired,
+    FaultError,
     ForeignPositionError,
     LakeUnreadableError,
     NoContactError,
@@ -66,8 +67,6 @@ _LOG: Final = structlog.get_logger()
 _Model = TypeVar("_Model")
 
 DecisionId = Annotated[str, Path(pattern=r"^\d{3}-[a-z2-7]{24}$", description="As the decision answered it.")]
-DECISIONS: Final = Counter("croupier_decisions", "Decisions answered", ["variant", "action", "recorded"])
-EXCLUSIONS: Final = Counter("croupier_exclusions", "Decisions in which a rule or cap excluded something", ["rule"])
 
 
 _ITEM: Final = {
@@ -103,13 +102,18 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
     if body.deadline_ms is not None:
         deps = deps.within(body.deadline_ms / 1_000)
     reached = UNSET if body.after is None else await _wait(body.after, body, deps)
+    stages, done = deps.stages(), None
     try:
-        done = await decide(body, deps.serving, deps.ledger)
-    except StoreAbsentError:
+        done = await decide(body, deps.serving, deps.ledger, stages)
+    except StoreAbsentError as error:
         if body.request_id is not None:
             raise  # an earlier request of this id may have been recorded
+        deps.metrics.unserved(error)
         return _unserved(body, reached)
-    _count(done)
+    finally:
+        deps.metrics.passed(stages)
+        stages.end(done)
+    deps.metrics.decided(done)
     # A retry is told by what its record was made with, which may have been replaced since.
     known = await _reasons(done.kept.rules_version, deps)
     answer = answers.decision(done.kept, body.player_id, known, recorded=done.recorded, after_reached=reached)
@@ -121,18 +125,8 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
 
 
 def _unserved(body: DecisionRequest, reached: bool | UnsetType) -> DecisionAnswer:  # noqa: FBT001 - as it is told
-    DECISIONS.labels("none", "no_contact", "false").inc()
-    EXCLUSIONS.labels(_ABSENT).inc()
     said = "the store is not there, so nothing is sent"
     return answers.unserved(body.player_id, _ABSENT, said, after_reached=reached)
-
-
-def _count(done: Decided) -> None:
-    variant = next((member.variant for member in done.kept.experiments), "")
-    action = "no_contact" if done.kept.action is None else "contact"
-    DECISIONS.labels(variant, action, str(done.recorded).lower()).inc()
-    for rule in done.kept.excluded_by:
-        EXCLUSIONS.labels("stop" if rule.startswith("stop:") else rule).inc()  # each stop has an id of its own
 
 
 async def _wait(after: str, body: DecisionRequest, deps: Dependencies) -> bool:
@@ -161,6 +155,7 @@ async def post_batch(body: BatchRequest, deps: Deps) -> Response:
     They share a deadline of 30 seconds.
     """
     deps = deps.within(BATCH_SECONDS)
+    deps.metrics.batch("decisions", len(body.requests))
     return respond(BatchAnswer(answers=await asyncio.gather(*(_item(item, deps) for item in body.requests))))
 
 
@@ -171,9 +166,14 @@ async def _item(item: dict[str, Any], deps: Dependencies) -> DecisionAnswer | Pr
     try:
         return await retriable(_decided(_REQUEST.validate_python(item, context=deps.serving.door), deps))
     except ValidationError as error:
-        return problem(invalid(error))
-    except REFUSALS as refusal:
-        return problem(refusal)
+        refusal: CroupierError = invalid(error)
+    except REFUSALS as error:
+        refusal = error
+    except Exception:  # noqa: BLE001 - one item spoils nothing, and is logged with the decision that it was about
+        _LOG.exception("fault", route="an item of a batch")
+        refusal = FaultError()
+    deps.metrics.refused(refusal)
+    return problem(refusal)
 
 
 async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:

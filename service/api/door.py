@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
-from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +15,6 @@ from service.errors import CrossSiteError, MisdirectedError, RequestRefused, Uns
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, section 9.2.1)."""
 JSON: Final = "application/json"
-GONE: Final = Counter("croupier_callers_gone", "Requests whose caller left before the body was there")
 
 
 class Door:
@@ -35,14 +34,13 @@ class Door:
             await self._app(scope, receive, send)
             return
         if (refusal := _refusal(scope)) is not None:
+            scope["app"].state.deps.metrics.refused(refusal)
             await refuse(refusal)(scope, receive, send)
             return
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
-        try:
+        with suppress(ClientDisconnect):  # there is nobody to answer, and it is nobody's fault; the route counted it
             await self._app(scope, receive, send)
-        except ClientDisconnect:
-            GONE.inc()  # there is nobody to answer, and it is nobody's fault
 
 
 def _refusal(scope: Scope) -> RequestRefused | None:

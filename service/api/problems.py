@@ -84,9 +84,21 @@ def problem(error: CroupierError) -> Problem:
     return Problem(title=TITLES[error.status], status=error.status, code=error.code, **error.members())
 
 
+class Refused(Response):
+    """The answer of an error: its problem.
+
+    Attributes:
+        error: Why.
+    """
+
+    def __init__(self, error: CroupierError) -> None:
+        super().__init__(orjson.dumps(to_builtins(problem(error))), error.status, error.headers(), MEDIA_TYPE)
+        self.error = error
+
+
 def refuse(error: CroupierError) -> Response:
     """Answer with a problem."""
-    return Response(orjson.dumps(to_builtins(problem(error))), error.status, error.headers(), MEDIA_TYPE)
+    return Refused(error)
 
 
 def invalid(error: ValidationError) -> RequestRefused:

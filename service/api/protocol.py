@@ -9,7 +9,6 @@ from operator import itemgetter
 from typing import Any, ClassVar, Final
 
 import httptools
-from prometheus_client import Counter
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -29,7 +28,6 @@ from service.errors import (
     TooSlowError,
 )
 
-TURNED_AWAY: Final = Counter("croupier_turned_away", "Requests refused before any route", ["code"])
 SLICE_BYTES: Final = 4096
 """Bytes that are parsed before it is looked at again whether there is room for more."""
 LOOK_SECONDS: Final = 1.0
@@ -107,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         since, slowest = min(waiting, key=itemgetter(0))  # itself at least
         if self.loop.time() - since < self.bounds.grace_seconds:
             return False
-        TURNED_AWAY.labels(TooSlowError.code).inc()
+        self._count(TooSlowError())
         slowest.transport.abort()
         return True
 
@@ -268,7 +266,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._answered():
             self.transport.close()
             return
-        TURNED_AWAY.labels(refusal.code).inc()
+        self._count(refusal)
         self._held, self._farewell, self._due = b"", self._answer(refusal), inf
         cycle = self.cycle
         if self.pipeline and self.pipeline[0][0] is cycle and cycle.more_body:
@@ -282,6 +280,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._part()
         elif not self._owes():
             self._part()
+
+    def _count(self, refusal: CroupierError) -> None:
+        if (metrics := self.app_state.get("metrics")) is not None:
+            metrics.refused(refusal)
 
     def _answer(self, refusal: CroupierError) -> bytes:
         answer = refuse(refusal)

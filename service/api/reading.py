@@ -93,7 +93,10 @@ def _strictest(
     fields = [next((str(part) for part in one["loc"] if part in _STRICTEST), "") for one in faults]
     if not all(fields) or any(one["type"] == "missing" for one in faults):
         return None
-    said = content if isinstance(content, dict) else orjson.loads(content)
+    try:
+        said = content if isinstance(content, dict) else orjson.loads(content)
+    except orjson.JSONDecodeError:  # pydantic takes NaN, which is no JSON
+        return None
     changed = {**said, **{name: _instead(name, said[name], faults) for name in fields}}
     known = door._replace(**{_LISTS[name]: None for name in fields if name in _LISTS})
     try:

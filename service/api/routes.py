@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -14,9 +14,10 @@ from starlette.types import Scope
 from service.api import contract, decisions, events, keys, operation, players, reports, sign_in, stops
 from service.api.door import Door
 from service.api.problems import refuse
-from service.errors import NoSuchMethodError, NoSuchRouteError
+from service.api.routing import dependencies_of
+from service.errors import NoSuchMethodError, NoSuchRouteError, RequestRefused
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 _PAGE: Final[dict[str, Any]] = {"defaultModelsExpandDepth": 0, "displayRequestDuration": True}
 """How the page at /docs shows itself: schemas folded, the way of each request timed."""
 
@@ -41,12 +42,18 @@ def build(lifespan: Lifespan) -> FastAPI:
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return refuse(NoSuchRouteError(f"{request.scope['path']} is no route; see /docs"))
+    return _refused(request, NoSuchRouteError(f"{request.scope['path']} is no route; see /docs"))
 
 
 async def _no_method(request: Request, _: Exception) -> Response:
     sentence = f"{request.method} is not for {request.scope['path']}; see /docs"
-    return refuse(NoSuchMethodError(sentence, allowed(request.app, request.scope)))
+    return _refused(request, NoSuchMethodError(sentence, allowed(request.app, request.scope)))
+
+
+def _refused(request: Request, error: RequestRefused) -> Response:
+    """The answer of what reaches no route, counted."""
+    dependencies_of(request).metrics.refused(error)
+    return refuse(error)
 
 
 def allowed(app: FastAPI, scope: Scope) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -17,10 +18,8 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from msgspec import Struct, to_builtins
-from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
-from structlog.contextvars import clear_contextvars
 
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
@@ -29,12 +28,17 @@ from service.access.keys import NOBODY, Caller
 from service.access.scopes import Scope
 from service.api import contract
 from service.api.bounds import BOUNDS
-from service.api.callers import Callers
+from service.api.callers import Callers, Look
 from service.api.door import demand_json
-from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, invalid, refuse
+from service.api.house_state import HouseState
+from service.api.metrics import Metrics
+from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, refuse
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
+from service.api.tracing import Tracing
+from service.api.trail import HEADER, follow
 from service.contacts.ledger import RedisLedger
+from service.decisions.decide import Stages
 from service.decisions.serving import Serving
 from service.errors import FaultError, RateLimitedError, TooLargeError, UnauthorisedError
 
@@ -42,12 +46,6 @@ SIGN_IN: Final = "/sign-in"
 RESTRICTING_SECONDS: Final = 5.0
 """Deadline of what restricts contact; it is waited for while the store is silent too."""
 _LOG: Final = structlog.get_logger()
-SECONDS: Final = Histogram(
-    "croupier_request_seconds",
-    "Time to answer",
-    ["route"],
-    buckets=(0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 2.5, 5),
-)
 
 
 @dataclass(repr=False)
@@ -63,12 +61,15 @@ class Dependencies:
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.
         lake: Where records are that the log has no more; None looks nowhere.
+        store_url: Address of the store, for what goes to all of its partitions at once.
+        metrics: What is counted of what is served.
+        tracing: Spans of what is served; None keeps none.
+        house: The state of the house, as scrapes are told it.
         asked_at: When the request was there, on the monotonic clock.
         until: When it must have been answered.
         kept: The churn model that was last needed to explain an old decision.
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
-        store_url: Address of the store, for what goes to all of its partitions at once.
     """
 
     serving: Serving
@@ -79,12 +80,15 @@ class Dependencies:
     read_seconds: float
     write_seconds: float
     lake: Path | None = None
+    store_url: str = ""
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
+    house: HouseState | None = None
     asked_at: float = 0.0
     until: float = inf
     kept: dict[str, Scorer] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
     caller: Caller = NOBODY
-    store_url: str = field(default="", repr=False)
 
     def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""
@@ -99,6 +103,11 @@ class Dependencies:
         """The same within the time that a decision has."""
         await self.callers.keyring.renew(at, at + self.read_seconds)
 
+    async def renew_if_it_answers(self, at: float) -> None:
+        """The same for what is answered while the store is silent: to keys that were seen last."""
+        with suppress(StoreError):
+            await self.renew_soon(at)
+
     async def renew_aside(self, at: float) -> None:
         """The same for what may restrict contact, for which nothing else is in the way."""
         deps, until = replace(self, asked_at=at), at + RESTRICTING_SECONDS
@@ -107,6 +116,10 @@ class Dependencies:
     async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
         """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
         return await self.restricting_loop.run(work(self.restricting_ledger.by(self.asked_at + RESTRICTING_SECONDS)))
+
+    def stages(self) -> Stages:
+        """What notes how a decision passes its stages."""
+        return Stages(time.perf_counter) if self.tracing is None else self.tracing.stages(time.perf_counter)
 
     def within(self, seconds: float) -> Dependencies:
         """The same for a request that must be answered so long after it was there."""
@@ -144,14 +157,11 @@ class Route(APIRoute):
         endpoint, operation = self.endpoint, self.operation
         hints = get_type_hints(endpoint, include_extras=True)
         adapter = TypeAdapter(hints["body"]) if "body" in hints else None
-        timer = SECONDS.labels(self.path)
         parameters = inspect.signature(endpoint).parameters
         named = [name for name in self.param_convertors if name in parameters]
         queried = [name for name in parameters if name not in {"deps", "body", *named}]
 
         async def handle(request: Request) -> Response:
-            begun = time.perf_counter()
-            clear_contextvars()  # a pipelined request begins within the one before it
             try:
                 found = dependencies_of(request)
                 caller, limited = await _admitted(request, operation, found)
@@ -176,10 +186,34 @@ class Route(APIRoute):
             except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
                 _LOG.exception("fault", route=self.path)
                 answered = refuse(FaultError())
-            timer.observe(time.perf_counter() - begun)
             return answered
 
-        return handle
+        return _observed(handle, self.path)
+
+
+def _observed(
+    handle: Callable[[Request], Coroutine[Any, Any, Response]], path: str
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """A route's handler with the ids of each request bound and answered, the request counted, and traced if wanted."""
+
+    async def observed(request: Request) -> Response:
+        begun = time.perf_counter()
+        trail, deps = follow(request.scope["headers"]), dependencies_of(request)
+        try:
+            if deps.tracing is None:
+                answered = await handle(request)
+            else:
+                answered = await deps.tracing.request(request.method, path, trail, handle(request))
+        except ClientDisconnect:
+            deps.metrics.disconnected(path)
+            raise
+        if isinstance(answered, Refused):
+            deps.metrics.refused(answered.error)
+        answered.raw_headers.append((HEADER, trail.request_id))
+        deps.metrics.answered(path, request.method, answered.status_code, time.perf_counter() - begun)
+        return answered
+
+    return observed
 
 
 async def _admitted(
@@ -189,7 +223,7 @@ async def _admitted(
 
     Raises what `Callers.admitted` does, and RateLimitedError unless what the body says is to be known first.
     """
-    renew = deps.renew_aside if operation.spares else deps.renew_soon if operation.hurried else deps.renew
+    renew = _renewal(operation, deps)
     scope: Any = operation.scope  # of an operation that asks for a key
     caller = await deps.callers.admitted(request, scope, renew)
     if caller.rate is None or operation.costs is not None:
@@ -198,6 +232,15 @@ async def _admitted(
     if limited is not None and operation.spares is None:
         raise limited
     return caller, limited
+
+
+def _renewal(operation: Operation, deps: Dependencies) -> Look:
+    """How keys are read anew for an operation, where they were read too long ago."""
+    if operation.storeless:
+        return deps.renew_if_it_answers
+    if operation.spares:
+        return deps.renew_aside
+    return deps.renew_soon if operation.hurried else deps.renew
 
 
 def _count(body: Any, operation: Operation, deps: Dependencies, limited: RateLimitedError | None) -> None:  # noqa: ANN401 - of the operation's type
@@ -249,6 +292,7 @@ class Operation(NamedTuple):
         spares: Whether a body restricts contact, so that no rate keeps it out; None where none does.
         costs: How many requests a body counts for; None where every one is one.
         hurried: Whether it has the deadline of a decision.
+        storeless: Whether it is answered while the store is silent.
     """
 
     path: str
@@ -261,6 +305,7 @@ class Operation(NamedTuple):
     spares: Callable[[Any], bool] | None = None
     costs: Callable[[Any], int] | None = None
     hurried: bool = False
+    storeless: bool = False
 
 
 def add_route(app: FastAPI, operation: Operation) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -42,11 +43,40 @@ class Decided(NamedTuple):
         kept: What the store keeps of the decision, of which every answer is made.
         record: The whole record, where it was made just now or was asked to be explained.
         recorded: Whether the store holds it.
+        replayed: Whether an earlier request made it.
     """
 
     kept: KeptDecision
     record: Record | None
     recorded: bool
+    replayed: bool = False
+
+
+class Stages:
+    """The stages that a decision passed, by the clock of whoever measures it.
+
+    Attributes:
+        begun: When it began.
+        passed: Each stage in the order in which they ended, and when: `read`, `compose`, `reserve`.
+        moved: Attempts that a change of the player undid.
+        decision_id: Of the decision, once it has one.
+    """
+
+    __slots__ = ("_clock", "begun", "decision_id", "moved", "passed")
+
+    def __init__(self, clock: Callable[[], float] = float) -> None:
+        self._clock = clock
+        self.begun = clock()
+        self.passed: list[tuple[str, float]] = []
+        self.moved = 0
+        self.decision_id = ""
+
+    def over(self, stage: str) -> None:
+        """Note that a stage has ended."""
+        self.passed.append((stage, self._clock()))
+
+    def end(self, done: Decided | None) -> None:
+        """Note what came of it, None where it failed."""
 
 
 def decision_id(house: House, player: str, asked: str, request: DecisionRequest) -> str:
@@ -65,8 +95,12 @@ def _named(player: str, unique: bytes) -> str:
     return f"{partition_of(player):03d}-{base64.b32encode(unique[:15]).decode().lower()}"
 
 
-async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger) -> Decided:
+async def decide(
+    request: DecisionRequest, serving: Serving, ledger: RedisLedger, stages: Stages | None = None
+) -> Decided:
     """Decide for a player and commit it, or answer what was committed under the same request id.
+
+    `stages` is told of every stage that ends.
 
     Raises:
         StoreAbsentError: Nobody listened where the store should be, before anything was reserved: nothing was done.
@@ -74,18 +108,21 @@ async def decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger
         Contended: Others changed the player at each of the three attempts.
         RequestIdReused: The request id stands for another body.
     """
-    asked = serving.house.player_key(request.player_id)
+    asked, stages = serving.house.player_key(request.player_id), stages or Stages()
     try:
-        return await _decide(request, serving, ledger, asked, asked)
+        return await _decide(request, serving, ledger, stages, asked, asked)
     except Linked as linked:
-        again = partial(_decide, request, serving, ledger, asked)
+        again = partial(_decide, request, serving, ledger, stages, asked)
         return await ledger.identities.for_owner(asked, linked, again)
 
 
-async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedger, asked: str, player: str) -> Decided:
+async def _decide(
+    request: DecisionRequest, serving: Serving, ledger: RedisLedger, stages: Stages, asked: str, player: str
+) -> Decided:
     keys = player_keys(serving, player)
     name = decision_id(serving.house, player, asked, request)
     bind_contextvars(decision_id=name)
+    stages.decision_id = name
     for attempt in range(ATTEMPTS):
         try:
             snapshot = await ledger.view(keys, name)
@@ -93,6 +130,7 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
             if linked.record is not None:
                 return _replay(linked.record, request)
             raise
+        stages.over("read")
         if snapshot.record is not None:
             await _settle(ledger, snapshot, name)
             return _replay(snapshot.record, request)
@@ -101,16 +139,19 @@ async def _decide(request: DecisionRequest, serving: Serving, ledger: RedisLedge
         again = snapshot.household and snapshot.held.in_household(name)
         free = replace(snapshot, held=snapshot.held.without(name)) if again else snapshot
         decision = compose(request, serving, free, (player, own), name, attempt)
+        stages.over("compose")
         if request.dry_run:
             return Decided(KeptDecision.of(decision.record), decision.record, recorded=False)
         try:
             status, record, held = await _commit(ledger, keys, snapshot, decision)
         except StoreAbsentError as error:  # part of it may have been done before
             raise StoreError(str(error)) from error
+        stages.over("reserve")
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
             return Decided(KeptDecision.of(record), record, recorded=True)
+        stages.moved += 1
     raise Contended
 
 
@@ -141,7 +182,7 @@ def _replay(held: bytes, request: DecisionRequest) -> Decided:
     kept, record, _ = load_stored(held)
     if kept.request != request.digest:
         raise RequestIdReused
-    return Decided(kept, record, recorded=True)
+    return Decided(kept, record, recorded=True, replayed=True)
 
 
 # --- Commit

@@ -14,18 +14,18 @@ from support.deadlines import PATIENT
 
 
 @contextmanager
-def application(**environment: str) -> Iterator[str]:
-    """A serving process that is ready, by its address."""
-    with serving(None, **environment) as (address, _):
+def application(workers: int = 1, **environment: str) -> Iterator[str]:
+    """Serving processes of which one is ready, by their address."""
+    with serving(None, workers, **environment) as (address, _):
         yield address
 
 
 @contextmanager
-def serving(log: IO[bytes] | None, **environment: str) -> Iterator[tuple[str, int]]:
-    """A serving process that is ready, by its address and number, with what it says in a file."""
+def serving(log: IO[bytes] | None, workers: int = 1, **environment: str) -> Iterator[tuple[str, int]]:
+    """Serving processes of which one is ready, by their address and number, with what they say in a file."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port), "--workers", str(workers)]
     process = subprocess.Popen(command, env={**os.environ, **PATIENT, **environment}, stdout=log, stderr=log)
     try:
         while not ready(address):

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from support.keys import KEY
+
 WHOLE: Final[Mapping[str, dict[str, Any]]] = {
     "/v1/events": {
         "type": "deposit",
@@ -25,6 +27,8 @@ WHOLE: Final[Mapping[str, dict[str, Any]]] = {
         "type": "sent",
         "occurred_at": "2026-03-02T12:00:00Z",
     },
+    "/v1/stops": {"channel": "sms", "reason": "a wrong link"},
+    "/v1/keys": {"scopes": ["read"], "label": "reader", "rate": 10},
 }
 """A body of each route that takes one; its parts are exchanged for others."""
 ODD: Final[tuple[Any, ...]] = (
@@ -145,7 +149,8 @@ def broken(seed: int) -> Iterator[bytes]:
     chance = random.Random(seed)
     body = json.dumps(WHOLE["/v1/events"]).encode()
     head = (
-        f"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        f"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}"
     )
     whole = head.encode() + b"\r\n\r\n" + body
     while True:

@@ -55,6 +55,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "models/releases/registry.py": "the one home of MLflow",
         "models/releases/screen.py": "its screen",
     },
+    "opentelemetry": {"service/api/tracing.py": "traces of requests"},
     "packaging": {"pipelines/doctor/*.py": "compares versions of packages"},
     "pandas": {
         "features/definitions.py": "Feast's training frames are of it",

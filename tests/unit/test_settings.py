@@ -76,7 +76,7 @@ def test_names_of_variables_stand_in_the_settings_alone() -> None:
     names = {
         (file, node.value)
         for file, node in code()
-        if isinstance(node, ast.Constant) and re.fullmatch("CROUPIER_[A-Z_]+|PORT", str(node.value))
+        if isinstance(node, ast.Constant) and re.fullmatch("(CROUPIER|OTEL)_[A-Z_]+|PORT", str(node.value))
     }
     assert names == {(HOME, name) for name in [*(one.name for one in VARIABLES), *OF_TESTS]}
 
