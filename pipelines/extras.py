@@ -13,6 +13,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "doctor": "all",
     "backup": "all",
     "restore": "all",
+    "erase": "all",
+    "export": "all",
     "screen": "all",
     "worker": "work",
     "learn": "work",

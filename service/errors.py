@@ -467,6 +467,14 @@ class StopIncompleteError(RequestRefused):
         return super().members() | {"stop": self.stop, "unreached": list(self.unreached)}
 
 
+class ReasonNamesPlayerError(RequestRefused):
+    """A reason that names the player whom it is about: it is kept, and the name must not be."""
+
+    code = "reason_names_player"
+    pointer = "/reason"
+    sentence = "the reason names the player, and is kept: say why in words that name nobody"
+
+
 class NoDefinitionsError(RequestRefused):
     """A process without a read plan."""
 

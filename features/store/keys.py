@@ -34,7 +34,8 @@ class PlayerKeys:
             worker and by materialising, stays.
         facts: Hash of field -> register `moment rank text`; `v` counts changes, `to` is the mark of an id that was
             merged; of a player who took others in `link:ID` tells since when, `~ID|field` what was told of each, and
-            `name` is the player's own id, sealed. Written by events, outcomes, the worker and merges; stays.
+            `name` is the player's own id, sealed, `erased` says since when all before was erased, and the stream id of
+            that. Written by events, outcomes, the worker, merges and erasures; stays.
         ledger: Hash of decision id -> contact and `~type/decision` -> response; `v` counts changes. Written by
             reservations, confirms, outcomes and revocations; entries leave when no limit can need them.
         seal: String, the key of personal fields, sealed under the house key; written once, replaced when the player is
@@ -171,6 +172,8 @@ SEEDED = "croupier:seeded"
 """String, how many players `croupier up` filled a new house with; written once, stays."""
 SEALED = "croupier:sealed"
 """String, fingerprint of the house key that every seal is made under; written by `croupier up` and `create`, stays."""
+ERASURES = "croupier:erasures"
+"""Hash of `player moment` -> an erasure as JSON, by pseudonym; written by erasures and by workers, stays."""
 RESTORED = "croupier:restored"
 """String, from which backup the house was restored and who let it send again, as JSON; by `croupier restore`, stays."""
 STOPS = "croupier:stops"

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from features.store.erasures import FILE as ERASURES
 from features.store.house_key import FILE as KEY
 from pipelines.worker.lake import POSITION, SCHEMAS
 from service.access.keys import DEVELOPMENT_FILE
@@ -31,8 +32,6 @@ STAGING: Final = ".restoring"
 _PASSING: Final = frozenset({".lock", ".tmp", ".migrating"})
 _SPILLED: Final = "import-"
 """Names of folders that imports fill while they run begin so."""
-ERASURES: Final = "erasures"
-"""File of a home that names who was erased, by pseudonym."""
 APART: Final = frozenset({KEY, ERASURES})
 """Files of a home that are kept apart from every backup; a home may hold them before it is restored."""
 _NEVER: Final = frozenset({"store", "feast", "logs", LAKE, STAGING, DEVELOPMENT_FILE, *APART})

@@ -19,8 +19,11 @@ import msgspec
 import redis
 
 from features.settings.mlflow_file import read_mlflow
-from features.store.connection import connect
-from features.store.deployment import PARTITIONS
+from features.store import erasures
+from features.store.connection import connect, load_library
+from features.store.deployment import PARTITIONS, open_house
+from features.store.erasures import FILE as ERASURES
+from features.store.erasures import Erasure
 from features.store.house_key import FILE as KEY
 from features.store.house_key import HouseKey, HouseKeyError, find_key, keep_key, read_file
 from features.store.keys import LAKE_LEASE, LEARNER_LEASE, LIVE, lease_key
@@ -32,6 +35,8 @@ from pipelines.backup.contents import APART, LAKE, STAGING, copy_file
 from pipelines.backup.layout import clear, closed_to_others, lay_out
 from pipelines.backup.manifest import HOME, SETTINGS, STORE, BackupError, Manifest, checked, read_manifest
 from pipelines.backup.progress import Progress
+from pipelines.worker.erasures import finish, settled
+from service.players.sealing import Seals
 
 
 class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +105,7 @@ def restore(
         try:
             _lay_out(target, manifest, names, staging, say)
             told = Restored(at=now.isoformat(), by=by, backup=str(target.resolve()), taken_at=manifest.taken_at)
-            found = _checked(staging, manifest, told, say)
+            found = _checked(staging, manifest, told, say, _Since(key, _erased(home, apart)))
             if key is not None and apart.key is not None:
                 keep_key(staging, key)
             _move_up(staging, home)
@@ -191,7 +196,33 @@ def _lay_out(target: Path, manifest: Manifest, names: list[str], staging: Path, 
             artifacts.mkdir(exist_ok=True)
 
 
-def _checked(staging: Path, manifest: Manifest, told: Restored, say: Say) -> RestoreResult:
+class _Since(NamedTuple):
+    """What came about since the backup: the house key as it is here, and who was erased."""
+
+    key: HouseKey | None
+    erased: list[Erasure]
+
+
+def _erased(home: Path, apart: KeptApart) -> list[Erasure]:
+    """Who was erased according to the file given, or that of the new home."""
+    file = apart.erasures or home / ERASURES
+    return erasures.read(file) if apart.erasures or file.exists() else []
+
+
+def _erase_again(client: redis.Redis, url: str, home: Path, since: _Since, say: Say) -> int:
+    """Erase in a restored store who was erased after the backup was taken; returns how many that were."""
+    done = {one.name for one in erasures.journal(client) if one.erased_us is not None}
+    lacking = [one for one in since.erased if one.name not in done]
+    if lacking:
+        house = open_house(client)
+        load_library(client, "service.contacts", "ledger.lua")
+        finish(client, url, house, Seals(since.key, wraps=bool(house.key)), lacking)
+        settled(client, home, erasures.journal(client), say)
+        say(f"  erased again: {len({one.player for one in lacking})} players who were erased since the backup")
+    return len(lacking)
+
+
+def _checked(staging: Path, manifest: Manifest, told: Restored, say: Say, since: _Since) -> RestoreResult:
     """Check what was laid out, and mark its store."""
     faults = []
     if manifest.store is not None:
@@ -201,6 +232,7 @@ def _checked(staging: Path, manifest: Manifest, told: Restored, say: Say) -> Res
                 compare_store(client, manifest.store)
                 faults += store_faults(client)
                 _free(client)
+                _erase_again(client, server.url, staging, since, say)
                 mark(client, told)
         finally:
             server.stop(say)
@@ -237,6 +269,9 @@ def _free(client: redis.Redis) -> None:
 def _move_up(staging: Path, home: Path) -> None:
     """Give the house its place: the store last, without which a home holds no house."""
     os.sync()
+    if (home / ERASURES).exists():
+        erasures.keep(home, erasures.read(staging / ERASURES) if (staging / ERASURES).exists() else [])
+        (staging / ERASURES).unlink(missing_ok=True)
     for entry in sorted(staging.iterdir(), key=lambda entry: (entry.name == "store", entry.name)):
         entry.rename(home / entry.name)
     os.sync()

@@ -22,6 +22,7 @@ from pipelines.cli import (
     house,
     imports,
     keys,
+    privacy,
     releases,
     rules,
     simulation,
@@ -54,7 +55,7 @@ def prepare(context: typer.Context) -> None:
 
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
-    *(backups.backup, backups.restore, decisions.verify),
+    *(backups.backup, backups.restore, decisions.verify, privacy.erase, privacy.export),
     *(training.retrain, simulation.simulate, datasets.dataset, releases.releases),
 ):
     app.command()(command)

@@ -46,6 +46,9 @@ def restore(
     house_key: Annotated[
         Path | None, typer.Option(help="The house key, which no backup has; by default `house.key` of the new home.")
     ] = None,
+    erasures: Annotated[
+        Path | None, typer.Option(help="File of who was erased since; by default `erasures` of the new home.")
+    ] = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Let the restored house of this home send; takes no TARGET.")
     ] = False,
@@ -63,7 +66,9 @@ def restore(
 
     signal.signal(signal.SIGTERM, _stop)
     place = new_home or home()
-    found = restoring.restore(target, place, user(), datetime.now(UTC), console().print, restoring.KeptApart(house_key))
+    found = restoring.restore(
+        target, place, user(), datetime.now(UTC), console().print, restoring.KeptApart(house_key, erasures)
+    )
     if as_json:
         show(fields(found), as_json=True)
     else:

@@ -10,11 +10,11 @@ from typing import Final, cast
 import msgspec
 import redis
 
+from features.store import append_only
 from features.store.deployment import House, open_house
 from features.store.house_key import FILE, HouseKey, HouseKeyError, checked, find_key, make_key
 from features.store.keys import HOUSE, SEALED, SEALS
 from features.store.server import Say
-from pipelines.privacy import append_only
 from service.players.sealing import PLAIN, Seals
 
 _PAGE: Final = 1_000

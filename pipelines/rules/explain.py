@@ -13,6 +13,7 @@ from pipelines.rules.rulebooks import served
 from service.contacts.ledger import RedisLedger
 from service.decisions.explain_player import ExplainedPlayer, explained, read_player
 from service.decisions.serving import Serving
+from service.players.facts import nothing_told
 
 _SECONDS: Final = 5.0
 
@@ -35,7 +36,7 @@ def explain(url: str, player_id: str, brand: str = "main") -> dict[str, Any]:
     except ValueError as error:
         raise RulesRefused(str(error)) from error
     player = asyncio.run(_read(url, player_id, brand, serving))
-    if not player.snapshot.facts:
+    if nothing_told(player.snapshot.facts):
         raise RulesRefused(f"nothing is known of a player {player_id}")
     return {"player_id": player_id, **msgspec.to_builtins(explained(player.assessment, serving))}
 

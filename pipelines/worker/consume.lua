@@ -36,6 +36,14 @@ local function apply(keys, args)
   return 1
 end
 
+-- KEYS: lease, features. ARGV: epoch, last stream id applied as the features were read ('' for none), then as above.
+-- Returns 1, or 0 if the caller no longer owns the partition or the features were replaced since: the player was erased.
+local function fold(keys, args)
+  if (redis.call('HGET', keys[2], '_applied') or '') ~= args[2] then return 0 end
+  table.remove(args, 2)
+  return apply(keys, args)
+end
+
 -- KEYS: lease. ARGV: epoch, cursor, watermark ('' for none). Returns 1, or 0 if fenced.
 local function advance(keys, args)
   if fenced(keys[1], args[1]) then return 0 end
@@ -52,6 +60,7 @@ end
 
 redis.register_function('croupier_lease', lease)
 redis.register_function('croupier_apply', apply)
+redis.register_function('croupier_fold', fold)
 redis.register_function('croupier_advance', advance)
 redis.register_function('croupier_release', release)
 

@@ -69,10 +69,11 @@ class OwnedPartition(NamedTuple):
 
 
 class _Change(NamedTuple):
-    """Effect of new rows on a player: signs of harm, last log entry, fields and values to write."""
+    """Effect of new rows on a player: signs of harm, last log entry before and after, fields and values to write."""
 
     player: str
     signs: Sequence[facts.Assertion]
+    before: bytes
     last: str
     pairs: Sequence[bytes]
 
@@ -233,15 +234,16 @@ class Consumer:
     def _change(
         self, player: str, held: Mapping[bytes, bytes], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
     ) -> _Change | None:
-        """Effect of new rows on a player; None if all were applied before."""
+        """Effect of new rows on a player; None if all were applied before, or tell of before the player was erased."""
         applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
-        rows = [row for row in rows if order(row[0]) > applied]
+        since_us = facts.erased_us(known) or 0
+        rows = [row for row in rows if order(row[0]) > applied and (not since_us or row[1].occurred_us > since_us)]
         if not rows:
             return None
         stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
         values = update(stored, [row for _, row in rows])
         pairs = self._plan.encode(values, values[0])
-        return _Change(player, self._signs(stored, known, rows), rows[-1][0], pairs)
+        return _Change(player, self._signs(stored, known, rows), held.get(_APPLIED, b""), rows[-1][0], pairs)
 
     def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
         """Assert signs of harm as facts, for linked ids at their players; returns the partitions that are away."""
@@ -277,7 +279,8 @@ class Consumer:
             partition = partition_of(change.player)
             partitions.append(partition)
             names = [lease_key(partition), self._plan.key(change.player)]
-            pipe.fcall("croupier_apply", 2, *names, self.owned[partition].epoch, change.last, *change.pairs)
+            told = (self.owned[partition].epoch, change.before, change.last, *change.pairs)
+            pipe.fcall("croupier_fold", 2, *names, *told)
         return {at for at, reply in zip(partitions, replies(pipe), strict=True) if reply == 0 or is_away(reply)}
 
     def _signs(

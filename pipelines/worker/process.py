@@ -21,6 +21,7 @@ from features.store.keys import LAKE_LEASE, lease_key
 from pipelines.served import kept_of_served, read_kept
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
+from pipelines.worker.erasures import settle
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
@@ -51,7 +52,7 @@ class Worker:
         webhooks: Webhooks | None = None,
         step: Step = no_step,
     ) -> None:
-        self._client, self._lake_client = connect(url), connect(url)
+        self._client, self._lake_client, self._url = connect(url), connect(url), url
         plan = serving_plan(self._client)
         if plan is None:
             raise StoreError("feature definitions were not applied yet: run `croupier up` once")
@@ -201,6 +202,8 @@ class Worker:
         self._lease()  # with how far the lake reaches, for whoever watches its lag
         if written:
             _LOG.info("flushed", entries=written)
+        # One worker at a time, beside the lake and the file of erasures.
+        settle(self._lake_client, self._url, self._lake.parent, lambda what: _LOG.info("erasures", did=str(what)))
 
 
 def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:

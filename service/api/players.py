@@ -54,7 +54,8 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
         raise UnknownBrandError(str(error)) from error
     player = await read_player(player_id, brand, serving, deps.ledger)
     recent = [load_stored(held).kept for held in await deps.ledger.recent(player.keys)]
-    if not player.snapshot.facts and not player.snapshot.features and not recent:
+    told = player.snapshot.features.keys() - {b"_applied"}
+    if facts.nothing_told(player.snapshot.facts) and not told and not recent:
         raise UnknownPlayerError
     answer = _shown(player, recent, serving)
     return respond(answer if "personal" in deps.caller.scopes else _impersonal(answer, player_id))

@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 from starlette.types import Scope
 
-from service.api import contract, decisions, events, keys, operation, players, reports, sign_in, stops
+from service.api import contract, decisions, events, keys, operation, personal, players, reports, sign_in, stops
 from service.api.door import Door
 from service.api.problems import refuse
 from service.api.routing import dependencies_of
@@ -34,7 +34,7 @@ def build(lifespan: Lifespan) -> FastAPI:
         swagger_ui_parameters=_PAGE,
         exception_handlers={404: _no_route, 405: _no_method},
     )
-    for noun in (events, decisions, players, reports, stops, operation, keys, sign_in):
+    for noun in (events, decisions, players, personal, reports, stops, operation, keys, sign_in):
         noun.add(app)
     app.add_middleware(Door)
     contract.describe(app)

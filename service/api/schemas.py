@@ -401,6 +401,19 @@ class StopsAnswer(Struct, kw_only=True):
     lifted: list[ListedStop]
 
 
+# --- Personal data
+
+
+class ErasureAnswer(Struct, kw_only=True):
+    """A player was erased, and what that did."""
+
+    erased_at: Moment
+    ids: Annotated[int, Meta(description="Ids of the player that were erased, linked ones too.")]
+    leases_revoked: Annotated[int, Meta(description="Open contacts that were taken back.")]
+    facts_removed: int
+    facts_kept: Annotated[int, Meta(description="They restrict contact, and stay under a pseudonym.")]
+
+
 # --- Operation
 
 

@@ -31,12 +31,50 @@ local function assert_fact(facts, field, moment, rank, text)
   return 1
 end
 
+-- What stays of a fact when its player is erased: its text if it restricts contact, a part of it, or nil.
+-- A birth date restricts while no place would let the player play (see facts.py: 21 years).
+local WHOLE = {exclusion = true, time_out = true, unsubscribed = true, listed = true, complained = true, limit_raised = true}
+local RANKED = {account = true, objection = true, register = true, complaint = true}
+local function suppressing(field, rank, text, now)
+  local name = string.match(field, '^~[^|]*|(.*)$') or field
+  local kind = string.match(name, '^[^:]+')
+  if WHOLE[kind] or (RANKED[kind] and rank > 0) then return text end
+  if kind == 'consent' then return string.match(text, '^withdrawn') end
+  if kind == 'harm' then return text ~= 'none' and text or nil end
+  if kind == 'birth_date' or kind == 'verified_birth_date' then
+    local born = tonumber(string.match(text, '^%d+'))
+    return born and 1970 + now / 31556952e6 - born < 23 and text or nil
+  end
+end
+
+-- When the player was erased; nil if never.
+local function erased_us(facts)
+  return tonumber(string.match(redis.call('HGET', facts, 'erased') or '', '^%d+'))
+end
+
+-- The moment of an event's body. It is looked for by its name: `cmsgpack` reads no bytes, as sealed fields are.
+local function occurred_us(body)
+  local at = string.find(body, '\171occurred_at', 1, true)
+  if not at then return nil end
+  local _, told = cmsgpack.unpack_one(body, at + 11)
+  return tonumber(told)
+end
+
+-- Registers whose moment is their value, and that of the others' event is not theirs.
+local BY_VALUE = {opened = true, birth_date = true, time_out = true}
+
 -- Asserts the facts that stand at some places of the arguments: field, moment, rank, text each. Returns how many changed.
-local function assert_all(facts, args, first, last)
-  local changed = 0
+-- Of an erased player, those of before the erasure are left out unless they restrict contact; `told` is the moment of the
+-- event that tells them, nil where each stands for itself.
+local function assert_all(facts, args, first, last, told)
+  local changed, erased = 0, last > first and erased_us(facts)
   for at = first, last, 4 do
     local field, moment, rank, text = unpack(args, at, at + 3)
-    changed = changed + assert_fact(facts, field, tonumber(moment), tonumber(rank), text)
+    local kind = string.match(string.match(field, '^~[^|]*|(.*)$') or field, '^[^:]+')
+    local since = told or (not BY_VALUE[kind] and tonumber(moment)) or math.huge
+    if not erased or since > erased or suppressing(field, tonumber(rank), text, erased) then
+      changed = changed + assert_fact(facts, field, tonumber(moment), tonumber(rank), text)
+    end
   end
   return changed
 end
@@ -104,7 +142,8 @@ local function ingest(keys, args)
       out[#out + 1] = linked
     else
       local before = changed
-      changed = changed + assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1)
+      local told = erased_us(keys[1]) and occurred_us(body)
+      changed = changed + assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1, told)
       local entry = release ~= '' and redis.call('HGET', keys[2], release)
       local state = entry and string.match(entry, '^%d+ %d+ (%l+) ')
       if state == 'reserved' or state == 'confirmed' then
@@ -421,6 +460,51 @@ local function exchange(keys, args)
   return (held == args[1] or held == args[2]) and 1 or 0
 end
 
+-- KEYS: facts, features, ledger, log, seal, recent decisions, budget shares. ARGV: real0, house0, rate, player, a fresh seal,
+-- name of the erasure, then ledger entries that nothing can need any more.
+-- Erases one id: its seal is replaced, so that nothing sealed before can be opened and no decision under way can be
+-- committed, and open leases are revoked. What restricts contact stays, and so do links, for it holds for all of them, and
+-- contacts that limits count. The entry of the log is what features start from: older ones count for nothing.
+-- Returns its house time, leases revoked, facts that were taken away, facts that stay, and the mark of a linked id.
+local function erase(keys, args)
+  local now, player = house_us(args[1], args[2], args[3]), args[4]
+  local revoked = revoke(keys[3], keys[4], keys[7], '*', player, now)
+  local taken, staying, held = 0, 0, redis.call('HGETALL', keys[1])
+  for at = 1, #held, 2 do
+    local field, value = held[at], held[at + 1]
+    local moment, rank, text = string.match(value, '^(%-?%d+) (%d+) (.*)$')
+    if field == 'name' then
+      redis.call('HDEL', keys[1], field)
+    elseif field == 'to' then
+      redis.call('HSET', keys[1], field, (string.gsub(value, '^(%S+ %l+) .*$', '%1 -')))
+    elseif field ~= 'v' and field ~= 'erased' and string.sub(field, 1, 5) ~= 'link:' then
+      local kept = moment and suppressing(field, tonumber(rank), text, now)
+      if kept then
+        staying = staying + 1
+        if kept ~= text then redis.call('HSET', keys[1], field, moment .. ' ' .. rank .. ' ' .. kept) end
+      else
+        taken = taken + 1
+        redis.call('HDEL', keys[1], field)
+      end
+    end
+  end
+  local entries = redis.call('HGETALL', keys[3])
+  for at = 1, #entries, 2 do
+    local state = string.match(entries[at + 1], '^%d+ %d+ (%l+) ')
+    if state == 'released' or state == 'expired' then redis.call('HDEL', keys[3], entries[at]) end
+  end
+  for n = 7, #args do redis.call('HDEL', keys[3], args[n]) end
+  redis.call('HINCRBY', keys[1], 'v', 1)
+  redis.call('HINCRBY', keys[3], 'v', 1)
+  redis.call('SET', keys[5], args[5])
+  redis.call('DEL', keys[2], keys[6])
+  local row = {player = player, event_id = args[6], type = 'erased', occurred_at = now, brand = 'main'}
+  local id = append(keys[4], 'facts', cmsgpack.pack(row), now)
+  redis.call('HSET', keys[1], 'erased', number(now) .. ' ' .. id)
+  redis.call('HSET', keys[2], '_applied', id)
+  return {number(now), revoked, taken, staying, redis.call('HGET', keys[1], 'to') or ''}
+end
+
 redis.register_function('croupier_ingest', ingest)
 redis.register_function{function_name = 'croupier_view', callback = view, flags = {'no-writes'}}
 redis.register_function('croupier_reserve', reserve)
@@ -428,6 +512,7 @@ redis.register_function('croupier_decide', decide)
 redis.register_function('croupier_confirm', confirm)
 redis.register_function('croupier_seal', seal)
 redis.register_function('croupier_exchange', exchange)
+redis.register_function('croupier_erase', erase)
 redis.register_function('croupier_assert', assert_facts)
 redis.register_function('croupier_expire', expire)
 redis.register_function('croupier_grant', grant)

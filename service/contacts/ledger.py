@@ -165,6 +165,11 @@ class RedisLedger:
         return RedisLedger(self._whole, self._house, until, self._turns, self._seals)
 
     @property
+    def seals(self) -> Seals:
+        """What opens and makes the seals of players."""
+        return self._seals
+
+    @property
     def households(self) -> Households:
         """The ledgers of households, with the same deadline."""
         return Households(self.store, self._house)

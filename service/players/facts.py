@@ -364,6 +364,11 @@ def _person(event: events.Registered | events.KycVerified, at: int) -> Iterable[
                 yield Assertion(name, at, 0, value)
 
 
+def nothing_told(raw: Mapping[bytes, bytes]) -> bool:
+    """Whether a hash tells nothing of its player: none is there, or only that the player was erased."""
+    return raw.keys() <= {b"v", ERASED.encode()}
+
+
 def erased_us(raw: Mapping[bytes, bytes]) -> int | None:
     """When the player of a hash was erased, unix microseconds; None if never."""
     told = raw.get(ERASED.encode())
@@ -376,8 +381,8 @@ Parts = Mapping[str, Mapping[str, FactValue]]
 
 def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     """Facts of a player for a brand, from the store's hash with linked ids merged (`identity.together`)."""
-    if not raw:
-        return Facts()
+    if nothing_told(raw):
+        return Facts(version=raw.get(b"v", b"0").decode())
     held, parts = _registers(raw)
     texts = {name: told.text for name, told in held.items()}
     told_us = {name: told.at_us for name, told in held.items()}

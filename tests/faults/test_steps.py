@@ -154,9 +154,9 @@ def test_a_worker_killed_at_any_call_to_the_store_leaves_everything_once(
     round_.load()
     assert ended(_work, between.url, world.lake, harm_settings(), file, 0) == 0
     calls = list(dict.fromkeys(between.calls))
-    assert {"croupier_lease", "croupier_assert", "croupier_apply", "croupier_advance", "croupier_close"} <= set(calls)
+    assert {"croupier_lease", "croupier_assert", "croupier_fold", "croupier_advance", "croupier_close"} <= set(calls)
     round_.holds()
-    for call in calls if THOROUGH else ["croupier_assert", "croupier_apply", "croupier_advance"]:
+    for call in calls if THOROUGH else ["croupier_assert", "croupier_fold", "croupier_advance"]:
         for moment in MOMENTS if THOROUGH else MOMENTS[1:]:
             round_.load()
             world.consumer()

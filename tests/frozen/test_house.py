@@ -321,6 +321,7 @@ def test_what_was_promoted_serves_and_every_change_is_told(house: Opened) -> Non
 def test_every_promotion_can_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = unpack(tmp_path / "to roll back")
     monkeypatch.setenv("CROUPIER_CATALOGUE", str(home / "catalogue.yaml"))
+    monkeypatch.setenv("CROUPIER_HOME", str(home))
     told = TOLD["releases"]
     with opened(home) as running:
         assert promotion.rollback(home, running.url).model_version == told["churn"][0]["version"]

@@ -330,7 +330,8 @@ def write(client: redis.Redis) -> Callable[[RedisLedger], Awaitable[dict[str, An
     async def story(ledger: RedisLedger) -> dict[str, Any]:
         await Writing(ledger).all()
         held: Any = client.keys("*")
-        names = [name for name in held if not name.startswith((b"croupier:bundle", b"croupier:serving"))]
+        beside = (b"croupier:bundle", b"croupier:keys", b"croupier:serving")
+        names = [name for name in held if not name.startswith(beside)]
         found = taken(client, names)
         for key, content in found.items():
             if key.startswith("seen:"):

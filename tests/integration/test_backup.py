@@ -189,7 +189,11 @@ def test_a_house_of_the_first_build_is_restored_with_its_players_and_models(
     with stored(home) as url, closing(connect(url)) as client:
         go_on(client)
         up.prepare(client, up.Options(home, players=0), url)
-        with working(url, home), Serving(url, place) as serving, speaking(serving.socket) as caller:
+        with (
+            working(url, home),
+            Serving(url, place, CROUPIER_HOME=str(home)) as serving,
+            speaking(serving.socket) as caller,
+        ):
             records = {name: caller.get(f"/v1/decisions/{name}").content for name in TOLD["records"]}
             facts = {name: caller.get(f"/v1/players/{name}").json()["facts"] for name in ("ada", "bea", "eve")}
             back_up(home, place / "backup", silent)
@@ -209,7 +213,11 @@ def test_a_house_of_the_first_build_is_restored_with_its_players_and_models(
     assert found.champion is not None
     assert registry.bundle(found.champion)
     assert (place / "new" / "mlflow" / "artifacts").is_dir()
-    with stored(place / "new") as url, Serving(url, place) as serving, speaking(serving.socket) as caller:
+    with (
+        stored(place / "new") as url,
+        Serving(url, place, CROUPIER_HOME=str(place / "new")) as serving,
+        speaking(serving.socket) as caller,
+    ):
         assert {name: caller.get(f"/v1/decisions/{name}").content for name in records} == records
         assert {name: caller.get(f"/v1/players/{name}").json()["facts"] for name in facts} == facts
 

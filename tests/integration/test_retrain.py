@@ -63,8 +63,9 @@ def home(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def house(store: redis.Redis, seeded: Path) -> House:
-    """The seeded house's clock, in the tests' store."""
+def house(store: redis.Redis, seeded: Path, home: Path) -> House:
+    """The seeded house's clock, in the tests' store, with its key."""
+    shutil.copy(seeded / "house.key", home)
     with connect(f"unix://{seeded / 'store' / 'valkey.sock'}") as client:
         store.set("croupier:house", client.get("croupier:house") or b"")
     return msgspec.json.decode(store.get("croupier:house") or b"", type=House)  # type: ignore[arg-type]

@@ -72,6 +72,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "pipelines/datasets/*.py": "makes data sets",
         "pipelines/experiments/exposures.py": "reads the lake",
         "pipelines/learning/training_log.py": "reads the lake",
+        "pipelines/privacy/export.py": "reads the lake",
         "pipelines/rules/compare.py": "reads the lake",
         "pipelines/worker/lake.py": "writes the lake",
     },

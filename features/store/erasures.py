@@ -1,0 +1,99 @@
+"""The journal of erasures: which players were erased, when, by whom and why; by pseudonym, in the store and beside it.
+
+The store's journal says how far each one got, so that what broke off is ended. The file `erasures` in the home says it
+again for a store that is brought back from an older backup: whoever was erased since is erased there anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import redis
+
+from features.errors import CroupierError
+from features.store.keys import ERASURES
+
+FILE: Final = "erasures"
+"""File of the home: a line of JSON for each erasure, the first one first."""
+
+
+class ErasuresError(CroupierError, ValueError):
+    """A file of erasures cannot be read as one."""
+
+    code = "invalid_erasures"
+    exit_code = 2
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One erasure.
+
+    Attributes:
+        player: Key of the player.
+        ids: Keys of all ids of the player, the player's own last.
+        begun_us: When it was asked for, unix microseconds of house time.
+        by: Who asked for it.
+        reason: Why.
+        erased_us: When the last key was destroyed, likewise; None while that is not done.
+        rewritten: Whether the files of the store were written anew since.
+    """
+
+    player: str
+    ids: tuple[str, ...]
+    begun_us: int
+    by: str
+    reason: str
+    erased_us: int | None = None
+    rewritten: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in the journal."""
+        return f"{self.player} {self.begun_us}"
+
+
+def journal(client: redis.Redis) -> list[Erasure]:
+    """All erasures of a house, the first one first."""
+    return read_journal(cast("dict[bytes, bytes]", client.hgetall(ERASURES)).values())
+
+
+def read_journal(held: Iterable[bytes]) -> list[Erasure]:
+    """Erasures as the store holds them, the first one first."""
+    found = [msgspec.json.decode(one, type=Erasure) for one in held]
+    return sorted(found, key=lambda one: (one.begun_us, one.player))
+
+
+def note(client: redis.Redis, told: Erasure) -> None:
+    """Write an erasure into the store's journal."""
+    client.hset(ERASURES, told.name, msgspec.json.encode(told).decode())
+
+
+def keep(home: Path, told: Iterable[Erasure]) -> int:
+    """Add erasures to the file of a home that it lacks; returns how many. Durable on return."""
+    file = home / FILE
+    have = {one.name for one in read(file)} if file.exists() else set()
+    lacking = [one for one in told if one.name not in have]
+    if not lacking:
+        return 0
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+        for one in lacking:
+            out.write(msgspec.json.encode(one) + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return len(lacking)
+
+
+def read(file: Path) -> list[Erasure]:
+    """Erasures of a file; a last line that was left unfinished is none.
+
+    Raises:
+        ErasuresError: It cannot be read, or another line is no erasure.
+    """
+    try:
+        *lines, _ = file.read_bytes().split(b"\n")
+        return [msgspec.json.decode(line, type=Erasure) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise ErasuresError(f"{file} is no file of erasures: {error}") from error
