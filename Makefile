@@ -8,7 +8,7 @@ PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchun
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports doors marks faults monitoring mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports doors marks faults stops monitoring mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up

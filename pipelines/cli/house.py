@@ -25,8 +25,6 @@ from pipelines.cli.terminal import (
     warn_of_unknown,
 )
 
-EVERY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - refused without names
-
 
 def up(
     port: Annotated[
@@ -130,12 +128,24 @@ def _refuse_without_key(url: str) -> None:
 def _hosts(host: str) -> set[str]:
     """Hosts that are answered beside loopback: those of CROUPIER_HOSTS, and what is listened on where that is one."""
     named = set(environment().hosts)
-    if host in EVERY_ADDRESS and not named:
+    everywhere = _is_every_address(host)
+    if everywhere and not named:
         raise CommandRefused(
             f"--host {host or chr(34) * 2} listens on every address: say by which names callers reach it, "
             f"such as {Environment.hosts.name}=croupier.example.com"
         )
-    return named if host in EVERY_ADDRESS else named | {host.lower()}
+    return named if everywhere else named | {host.lower()}
+
+
+def _is_every_address(host: str) -> bool:
+    """Whether a host, in whatever spelling, stands for every address of the machine, as `0`, `0x0` and `::0` do."""
+    import socket
+    from ipaddress import ip_address
+
+    with suppress(OSError, ValueError):
+        found = socket.getaddrinfo(host or None, None, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE)
+        return any(ip_address(str(address[0]).partition("%")[0]).is_unspecified for *_, address in found)
+    return False
 
 
 def _warned_of_environment_keys(say: Callable[[str], None]) -> bool:

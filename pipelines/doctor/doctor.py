@@ -34,6 +34,7 @@ from features.store.server import read_lock, server_binary, socket_path, store_u
 from models.catalogue.candidates import CandidateSpace
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.churn.scorer import ChurnBundle, Scorer
+from models.experiments.definition import Experiments
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from pipelines.doctor import findings, premises
 from pipelines.doctor.findings import Finding, ServerReading, or_ok
@@ -56,6 +57,7 @@ _MEND: Final = {
     "catalogue": "`croupier rollback catalogue`, or promote one that this build reads",
     "rules": "`croupier rollback rules`, or promote one that this build reads",
     "plan": "run `croupier up` of this build once: it applies the feature definitions",
+    "experiments": "`croupier rollback experiments`, or start them with this build",
     "churn": "`croupier rollback churn`, or train one with this build",
     "policy": "`croupier rollback policy`, or let the learner publish one",
 }
@@ -319,6 +321,8 @@ def _read(kind: str, bundle: bytes, catalogue: Catalogue) -> None:
         Catalogue.model_validate_json(bundle)
     elif kind == "rules":
         CompiledRulebook(Rulebook.model_validate_json(bundle), CandidateSpace(catalogue))
+    elif kind == "experiments":
+        Experiments.model_validate_json(bundle)
     elif kind == "churn":
         Scorer(ChurnBundle.loads(bundle))
     elif kind == "policy":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from math import gcd
+from math import gcd, inf
 from typing import Final
 
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
@@ -26,6 +26,8 @@ _NETWORK_BITS: Final = 64
 _WRONG: Final = RateLimitItemPerMinute(WRONG_A_MINUTE)
 _LOGGED: Final = RateLimitItemPerMinute(LOGGED_A_MINUTE)
 _OTHERS: Final = "others"
+_SWEEP_SECONDS: Final = 1.0
+"""What has ended is looked for this often at most: of ten thousand names it takes a millisecond."""
 
 
 class Counts(Storage):
@@ -43,6 +45,7 @@ class Counts(Storage):
         self._most = most
         self._clock = clock
         self._counts: dict[str, tuple[int, float]] = {}
+        self._swept = -inf
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -53,7 +56,9 @@ class Counts(Storage):
         """Whether there is room to count under a name."""
         if key in self._counts or len(self._counts) < self._most:
             return True
-        now = self._clock()
+        if (now := self._clock()) < self._swept + _SWEEP_SECONDS:
+            return False
+        self._swept = now
         self._counts = {name: held for name, held in self._counts.items() if now < held[1]}
         return len(self._counts) < self._most
 
@@ -130,11 +135,17 @@ class Rates:
             self._taken_until[key_id] = now + cost * item.get_expiry() / item.amount
         return 0.0
 
+    def may_be_wrong(self, address: str) -> bool:
+        """Whether an address may send a wrong key without being told to wait."""
+        return self._wrong.test(_WRONG, self._counted(address))
+
+    def _counted(self, address: str) -> str:
+        name = network_of(address)
+        return name if self._addresses.has(_WRONG.key_for(name)) else _OTHERS
+
     def wrong(self, address: str) -> float:
         """Count a wrong key of an address; seconds until it may try again, 0 if it may at once."""
-        name = network_of(address)
-        if not self._addresses.has(_WRONG.key_for(name)):
-            name = _OTHERS
+        name = self._counted(address)
         if self._wrong.hit(_WRONG, name):
             return 0.0
         return max(0.001, self._wrong.get_window_stats(_WRONG, name).reset_time - self._clock())

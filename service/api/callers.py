@@ -14,8 +14,8 @@ from features.store.connection import Store
 from features.store.deployment import House
 from features.store.errors import StoreError
 from service.access import cookies
-from service.access.keyring import Keyring
-from service.access.keys import Caller
+from service.access.keyring import STALE_SECONDS, Keyring
+from service.access.keys import Caller, id_of
 from service.access.rates import Rates
 from service.access.scopes import Scope
 from service.errors import (
@@ -85,9 +85,15 @@ class Callers:
         at, keyring = time.monotonic(), self.keyring
         if not (keyring.fresh(at) or keyring.of_environment(key)):
             await look(at)
-        found = keyring.caller(key)
+        if (found := keyring.caller(key)) is not None:
+            return found
+        address = _address(request)
+        if id_of(key) is not None and self.rates.may_be_wrong(address):
+            # It may have been made a moment ago: only a look that begins from now on is recent enough.
+            await look(at + STALE_SECONDS)
+            found = keyring.caller(key)
         if found is None:
-            raise self._wrong(request)
+            raise self._wrong(address)
         return found
 
     async def _signed_in(self, request: Request, look: Look) -> Caller | None:
@@ -102,9 +108,8 @@ class Callers:
             raise CrossSiteError
         return caller
 
-    def _wrong(self, request: Request) -> UnauthorisedError | RateLimitedError:
+    def _wrong(self, address: str) -> UnauthorisedError | RateLimitedError:
         """Count and log a wrong key, never the key."""
-        address = "" if request.client is None else request.client.host
         seconds = self.rates.wrong(address)
         if self.rates.logs():
             _LOG.warning("wrong key", address=address, told_to_wait=seconds > 0)
@@ -117,6 +122,10 @@ class Callers:
         if caller.rate is None or not (seconds := self.rates.wait(caller.id, caller.rate, cost)):
             return None
         return RateLimitedError(f"this key may send {caller.rate} requests a second, over all of the house", seconds)
+
+
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host
 
 
 def _authorization(request: Request) -> str | None:

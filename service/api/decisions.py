@@ -299,7 +299,9 @@ async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
 
 
 def _is_decision_id(text: str) -> bool:
-    return len(text) == 28 and text[:3].isdigit() and int(text[:3]) < 256 and text[3] == "-" and text[4:].isalnum()
+    if len(text) != 28 or not text.isascii() or text[3] != "-":  # some digits of other scripts are no numbers
+        return False
+    return text[:3].isdigit() and int(text[:3]) < 256 and text[4:].isalnum()
 
 
 _DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended)

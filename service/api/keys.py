@@ -85,9 +85,11 @@ async def get_keys(deps: Deps) -> Response:
 async def post_key(body: KeyRequest, deps: Deps) -> Response:
     """Make a key, whose secret is shown this once.
 
-    It allows at most what your own key does. With an `id` of yours, a retry is answered with 409: if the first answer
+    It allows no scope that your own key lacks. With an `id` of yours, a retry is answered with 409: if the first answer
     was lost, rotate that key.
     """
+    if body.expires_at is not None and body.expires_at.timestamp() <= await now(deps.ledger.store):
+        raise InvalidBodyError("expires_at lies in the past", "/expires_at")
     wish = Wish(
         scopes=tuple(known_scopes(body.scopes)[0]),
         label=body.label,

@@ -67,6 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begun = False
         """Whether a byte of a request is there whose header fields are not complete."""
         self._body_bytes = 0
+        self._trailers = 0
         self._unspent_bytes = 0
         """Parsed since the request began, or since its body last grew: of these the parser may keep all."""
         self._grew = False
@@ -196,9 +197,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin a request."""
         super().on_message_begin()
         self._begun = self._grew = True
-        self._body_bytes = 0
+        self._body_bytes = self._trailers = 0
         if self._due == inf:
             self._due = self.loop.time() + self.bounds.head_seconds
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field; those after a body are counted and dropped, for they change nothing (RFC 9110, 6.5.1)."""
+        if not self._in_body:
+            super().on_header(name, value)
+            return
+        self._trailers += 1
+        if self._trailers > self.bounds.fields:
+            self._stop(HeadersTooLargeError())
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request, if it can be read in one way only."""

@@ -259,13 +259,13 @@ def _signs_in(request: Request, operation: Operation) -> Response | None:
     return RedirectResponse(f"{SIGN_IN}?next={asked}", 303)
 
 
-async def body_of(request: Request) -> bytes:
+async def body_of(request: Request, most_bytes: int = BOUNDS.body_bytes) -> bytes:
     """The body of a request; raises TooLargeError."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > BOUNDS.body_bytes:
-            raise TooLargeError(f"a body has at most {BOUNDS.body_bytes} bytes")
+        if len(body) > most_bytes:
+            raise TooLargeError(f"a body has at most {most_bytes} bytes")
     return bytes(body)
 
 

@@ -22,6 +22,8 @@ SIGN_OUT: Final = "/sign-out"
 _AFTERWARDS: Final = "/docs"
 _LOCAL: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 """A path of this host: a browser takes `//host` and `/\\host` for another one, and passes over invisible characters."""
+FORM_BYTES: Final = 4_096
+"""Of a form: nobody has shown a key yet, and reading one takes time in which all others wait."""
 _FORM: Final = "application/x-www-form-urlencoded"
 _HEADERS: Final = {
     "cache-control": "no-store",
@@ -52,7 +54,7 @@ async def post_sign_in(request: Request) -> Response:
         if not same_origin(request):
             raise CrossSiteError
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM:
-            asked = parse_qs((await body_of(request)).decode("utf8", "replace"))
+            asked = parse_qs((await body_of(request, FORM_BYTES)).decode("utf8", "replace"))
         key = asked.get("key", [""])[0].strip()
         if not key:
             raise UnauthorisedError("type a key of the house")
@@ -111,7 +113,8 @@ def _page(path: str, refusal: CroupierError | None = None) -> Response:
     text = (
         f'<!doctype html><html lang="en"><head>{head}<title>Sign in to Croupier</title><style>{_STYLE}</style></head>'
         f"<body><main><h1>Sign in to Croupier</h1>{said}{form}"
-        f"<p>It lasts for {cookies.SECONDS // 3_600} hours, or until the key ends.</p>{out}</main></body></html>"
+        f"<p>It lasts for {cookies.SECONDS // 3_600} hours, or until the key ends; to sign out forgets it in this "
+        f"browser.</p>{out}</main></body></html>"
     )
     headers = _HEADERS if refusal is None else _HEADERS | refusal.headers()
     return HTMLResponse(text, 200 if refusal is None else refusal.status, headers)

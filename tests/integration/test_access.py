@@ -407,6 +407,23 @@ async def test_wrong_keys_are_logged_a_few_times_and_never_shown(
     assert "MARKER" not in said
 
 
+async def test_a_key_is_taken_by_whoever_has_it_from_the_moment_it_was_made(opened: Opened) -> None:
+    async with opened() as client:
+        for number in range(40):
+            made = (await client.post("/v1/keys", json={"scopes": ["read"], "id": f"fresh{number}"})).json()["key"]
+            assert (await client.get("/reports", headers=bearer(made))).status_code == 200
+            turned = f"/v1/keys/fresh{number}/rotate"
+            made = (await client.post(turned, json={"keep_seconds": 0})).json()["key"]
+            assert (await client.get("/reports", headers=bearer(made))).status_code == 200
+
+
+async def test_no_key_is_made_that_has_ended(opened: Opened) -> None:
+    async with opened() as client:
+        body = {"scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}
+        refused = await client.post("/v1/keys", json=body)
+        assert (refused.status_code, refused.json()["pointer"]) == (422, "/expires_at")
+
+
 # Browsers ---------------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +481,14 @@ async def test_who_signs_in_with_no_key_of_the_house_gets_the_page_again(opened:
         assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
         assert 'role="alert"' in answer.text
         assert "<script" not in answer.text
+
+
+async def test_a_form_is_read_as_far_as_a_key_is_long(opened: Opened) -> None:
+    """Whoever has no key yet cannot keep a process busy with reading what they send."""
+    async with opened() as client:
+        kind = {"origin": HOUSE, "content-type": "application/x-www-form-urlencoded"}
+        answer = await client.post("/sign-in", content=b"%41=%41&" * 1_000, headers=kind)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (413, False)
 
 
 @pytest.mark.parametrize("origin", [None, "null", FOREIGN, "http://localhost.example", "http://localhost:1"])

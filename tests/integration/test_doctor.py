@@ -25,7 +25,7 @@ from support.fault_house import PATIENCE, Serving, World, killed, until
 from support.workers import running
 
 from features.read_plan import ReadPlan
-from features.store.bundles import publish
+from features.store.bundles import KINDS, publish
 from features.store.cluster import plain
 from features.store.connection import connect, load_library
 from features.store.deployment import FORMAT, create_house, real_now_us
@@ -34,6 +34,8 @@ from features.store.restored import Restored, mark
 from features.store.server import server_binary, socket_path, start_server
 from pipelines.__main__ import app
 from pipelines.backup.restore import accept
+from pipelines.doctor.doctor import _MEND
+from pipelines.experiments.releases import hold_out
 from pipelines.worker.process import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,12 @@ def test_a_house_that_is_well_has_no_fault_and_nothing_of_it_is_changed(served: 
         assert checks.count(check) == 1, check
         assert found.line(check, "ok")
     assert "learn" in found.line("learner", "warning")
+
+
+def test_every_kind_that_serves_is_read_as_serving_processes_read_it(served: World) -> None:
+    hold_out(served.server.url, 0.05, "a test")
+    assert "experiments" in doctor(served.home).line("serving", "ok")
+    assert _MEND.keys() == set(KINDS)
 
 
 def test_the_same_stands_in_one_object_for_machines(served: World) -> None:

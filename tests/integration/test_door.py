@@ -128,6 +128,8 @@ async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
     [
         ("0.0.0.0", None, "--host 0.0.0.0 listens on every address: say by which names"),  # noqa: S104 - refused
         ("::", None, "--host :: listens on every address: say by which names"),
+        ("0", None, "--host 0 listens on every address: say by which names"),
+        ("::0", None, "--host ::0 listens on every address: say by which names"),
         ("127.0.0.1", "*", "CROUPIER_HOSTS must be names or addresses"),
         ("127.0.0.1", "http://localhost", "CROUPIER_HOSTS must be names or addresses"),
         ("127.0.0.1", "croupier:8000", "CROUPIER_HOSTS must be names or addresses"),

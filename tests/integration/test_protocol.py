@@ -37,7 +37,8 @@ class TightProtocol(BoundedProtocol):
 
 
 async def told(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with what was asked; `/unread` answers without the body, `/slow` later, `/large` at length."""
+    """Answer with what was asked; `/unread` answers without the body, `/slow` later, `/large` at length, `/fields` with
+    the names of the header fields."""
     body = b""
     if scope["path"] == "/slow":
         await asyncio.sleep(1.2)
@@ -48,6 +49,11 @@ async def told(scope: Any, receive: Any, send: Any) -> None:
         body += message["body"]
         if not message["more_body"]:
             break
+    if scope["path"] == "/fields":
+        body = b" ".join(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+        return
     answer = b"x" * 8_000_000 if scope["path"] == "/large" else f"{scope['path']} {len(body)}".encode()
     fields = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
@@ -221,3 +227,16 @@ def exchanging(address: Address, sent: bytes) -> threading.Thread:
     thread = threading.Thread(target=exchange, args=(address, sent))
     thread.start()
     return thread
+
+
+def test_what_comes_after_a_body_is_no_header_field(address: Address) -> None:
+    """A trailer could name another host, caller or address than the head that was judged (RFC 9110, 6.5.1)."""
+    sent = request("/fields", "Transfer-Encoding: chunked", method="POST", body=b"0\r\nhost: other\r\nx-a: b\r\n\r\n")
+    (answer,) = exchange(address, sent, patience=5)
+    assert (answer.status, answer.body) == (200, b"host transfer-encoding")
+
+
+def test_what_comes_after_a_body_is_bounded_in_number(address: Address) -> None:
+    trailers = b"a: b\r\n" * (TIGHT.fields + 1)
+    sent = request("/fields", "Transfer-Encoding: chunked", method="POST", body=b"0\r\n" + trailers + b"\r\n")
+    assert [one.status for one in exchange(address, sent, patience=5)] == [431]

@@ -128,6 +128,7 @@ def test_where_processes_differ_no_tool_picks_one(store: redis.Redis) -> None:
 def test_files_that_are_not_valid_are_told_before_anything_starts(command: str, tmp_path: Path) -> None:
     home, bad = tmp_path / "home", own(tmp_path, "bad", tags=["unheard_of"])
     environment = {**os.environ, "CROUPIER_HOME": str(home), "CROUPIER_CATALOGUE": str(bad), "CROUPIER_STORE": ""}
+    del environment["CROUPIER_KEYS"]  # which both warn of
     words = [sys.executable, "-m", "pipelines", command]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=SERVICE.parent)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

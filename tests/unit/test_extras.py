@@ -59,9 +59,11 @@ def packages_of(extra: str) -> set[str]:
 
 
 def distribution(package: str) -> str:
-    """What is to be installed for a package to be imported."""
-    found = DISTRIBUTIONS.get(package, [package])
-    return canonicalize_name(package if package in found else found[0])
+    """What is to be installed for a package to be imported; of several that share its name one that is declared."""
+    found = [package, *DISTRIBUTIONS.get(package, [])]
+    declared = packages_of("all") | packages_of("dev") | packages_of("bench")
+    named = [canonicalize_name(one) for one in found if one in DISTRIBUTIONS.get(package, [package])]
+    return next((one for one in named if one in declared), named[0])
 
 
 @cache

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -10,6 +11,7 @@ from features.store.errors import StoreAbsentError, StoreError
 from features.store.lane import SilentError
 from service.api.house_state import standing
 from service.api.metrics import Metrics, trouble, why_no_contact
+from service.contacts.stops import Lifted, Stop
 
 PMF = b"\0" * 8
 
@@ -69,9 +71,17 @@ def test_trouble_with_the_store_is_told_by_what_it_came_from(error: Exception, k
     assert trouble(error) == kind
 
 
+def _at(hour: int) -> str:
+    return f"2026-11-29T{hour}:00:00+00:00"
+
+
+def _stop(name: str, hour: int) -> bytes:
+    return msgspec.json.encode(Stop(id=name, scope="all", at=_at(hour), by="ops", reason="wrong prices"))
+
+
 def test_a_stop_stands_until_it_is_lifted() -> None:
-    made = {b"a1": b'{"at": "2026-11-29T10:00:00+00:00"}', b"b2": b'{"at": "2026-11-29T11:00:00+00:00"}'}
-    noted = made | {b"stands marketing all": b"b2"}
-    assert standing(noted) == ["2026-11-29T10:00:00+00:00", "2026-11-29T11:00:00+00:00"]
-    assert standing(noted | {b"lifted a1": b"{}"}) == ["2026-11-29T11:00:00+00:00"]
+    made = {name.encode(): _stop(name, hour) for name, hour in (("a1", 10), ("b2", 11))}
+    noted, lifted = made | {b"stands marketing all": b"b2"}, Lifted(at=_at(12), by="ops", reason="mended")
+    assert standing(noted) == [_at(10), _at(11)]
+    assert standing(noted | {b"lifted a1": msgspec.json.encode(lifted)}) == [_at(11)]
     assert standing({}) == []
