@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request
@@ -18,6 +17,7 @@ from service.access.keyring import STALE_SECONDS, Keyring
 from service.access.keys import Caller, id_of
 from service.access.rates import Rates
 from service.access.scopes import Scope
+from service.api.door import READING, is_same
 from service.errors import (
     CrossSiteError,
     InsufficientScopeError,
@@ -25,7 +25,6 @@ from service.errors import (
     UnauthorisedError,
 )
 
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOG: Final = structlog.get_logger()
 _COOKIE: Final = f"{cookies.NAME}=".encode()
 Look = Callable[[float], Awaitable[None]]
@@ -145,8 +144,5 @@ def _cookie(request: Request) -> str | None:
 
 def same_origin(request: Request) -> bool:
     """Whether a browser says that a page of this very host sent a request."""
-    origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
-    try:
-        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
+    headers = request.headers
+    return is_same(headers.get("origin", "").encode("latin-1"), headers.get("host", "").encode("latin-1"))

@@ -17,7 +17,7 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON: Final = "application/json"
 
 
-class Door:
+class Doorkeeper:
     """What every request passes before any route: no key is read, and no body.
 
     A page of any site may make a browser send requests to a house on the browser's machine or network, under a name of
@@ -58,13 +58,18 @@ def _refusal(scope: Scope) -> RequestRefused | None:
         return MisdirectedError()
     if scope["method"] in READING:
         return None
-    foreign = origin and origin.partition(b"://")[2].lower() != host.lower()
+    foreign = origin and not is_same(origin, host)
     return CrossSiteError() if foreign or site == b"cross-site" else None
 
 
 def _reached(scope: Scope, named: str) -> bool:
     """Whether a Host is the address that the connection was made to, or none: no browser sends none."""
     return named == (scope.get("server") or ("",))[0] or (not named and scope["http_version"] == "1.0")
+
+
+def is_same(origin: bytes, host: bytes) -> bool:
+    """Whether a page's origin has the host of a request; behind a proxy that ends TLS only one of them has it."""
+    return bool(host) and origin.partition(b"://")[2].lower() == host.lower()
 
 
 def name_of(host: bytes) -> str:

@@ -53,7 +53,7 @@ _JOURNALS: Final = {"churn": CHURN_PROMOTIONS, "policy": POLICY_HISTORY, "rules"
 _LOG: Final = structlog.get_logger()
 
 
-class ServerReading(NamedTuple):
+class StoreServer(NamedTuple):
     """What a server of the store says of itself: bytes that it uses and may use, and whether what it takes is kept."""
 
     used: int
@@ -91,7 +91,7 @@ class HouseReading(NamedTuple):
     backed_up_us: int
     stopped: Sequence[str]
     promoted: Mapping[str, str]
-    servers: Sequence[ServerReading]
+    servers: Sequence[StoreServer]
     away: int
 
 
@@ -189,10 +189,10 @@ def standing(journal: Mapping[bytes, bytes]) -> list[str]:
     return [stop.at for stop in read_journal(journal).values() if stop.stands]
 
 
-def _server(info: Mapping[str, Any]) -> ServerReading:
+def _server(info: Mapping[str, Any]) -> StoreServer:
     bound = int(info.get("maxmemory") or 0) or int(info.get("total_system_memory") or 0)
     sound = all(info.get(name, "ok") == "ok" for name in ("aof_last_write_status", "aof_last_bgrewrite_status"))
-    return ServerReading(int(info["used_memory"]), bound, bool(info.get("aof_enabled")) and sound)
+    return StoreServer(int(info["used_memory"]), bound, bool(info.get("aof_enabled")) and sound)
 
 
 def gauges(reading: HouseReading, house: House) -> list[Family]:

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from features.errors import CroupierError
 from features.store.errors import StoreAbsentError, StoreError
 from features.store.lane import SilentError
-from service.api.tally import Metric, Series, Tally
+from service.api.tally import CountedMetric, Series, Tally
 from service.decisions.decide import Decided, Stages
 from service.decisions.record import Record
 
@@ -53,34 +53,34 @@ _WHY: Final = (
     "store_unavailable",
 )
 """Why a decision left a player alone: all words that there are."""
-_SECONDS: Final = Metric("croupier_request_seconds", "Time to answer", ("route",), _REQUEST_BOUNDS)
-_REQUESTS: Final = Metric("croupier_requests", "Requests answered", ("route", "method", "status"))
-_REFUSALS: Final = Metric(
+_SECONDS: Final = CountedMetric("croupier_request_seconds", "Time to answer", ("route",), _REQUEST_BOUNDS)
+_REQUESTS: Final = CountedMetric("croupier_requests", "Requests answered", ("route", "method", "status"))
+_REFUSALS: Final = CountedMetric(
     "croupier_refusals", "Requests and items of batches refused", ("code",), words=("fault", "unauthorised")
 )
-_DISCONNECTS: Final = Metric("croupier_disconnects", "Callers that went before they were answered", ("route",))
-_TROUBLES: Final = Metric(
+_DISCONNECTS: Final = CountedMetric("croupier_disconnects", "Callers that went before they were answered", ("route",))
+_TROUBLES: Final = CountedMetric(
     "croupier_store_troubles",
     "Calls to the store that failed a request",
     ("kind",),
     words=("absent", "breaker", "deadline", "refused", "other"),
 )
-_DECISIONS: Final = Metric("croupier_decisions", "Decisions answered", ("variant", "action", "recorded"))
-_EXCLUSIONS: Final = Metric(
+_DECISIONS: Final = CountedMetric("croupier_decisions", "Decisions answered", ("variant", "action", "recorded"))
+_EXCLUSIONS: Final = CountedMetric(
     "croupier_exclusions", "Decisions in which a rule or limit excluded something", ("rule",), most=512
 )
-_NO_CONTACT: Final = Metric("croupier_no_contact", "Decisions to leave a player alone", ("why",), words=_WHY)
-_UNRECORDED: Final = Metric("croupier_unrecorded", "Decisions answered that the store does not hold", ("why",))
-_DEGRADED: Final = Metric("croupier_degraded", "Decisions made without something", ("part",))
-_REPEATS: Final = Metric(
+_NO_CONTACT: Final = CountedMetric("croupier_no_contact", "Decisions to leave a player alone", ("why",), words=_WHY)
+_UNRECORDED: Final = CountedMetric("croupier_unrecorded", "Decisions answered that the store does not hold", ("why",))
+_DEGRADED: Final = CountedMetric("croupier_degraded", "Decisions made without something", ("part",))
+_REPEATS: Final = CountedMetric(
     "croupier_repeats",
     "Attempts that a change meanwhile undid, and retries replayed",
     ("kind",),
     words=("moved", "replayed"),
 )
-_STAGES: Final = Metric("croupier_stage_seconds", "Time of a decision's stages", ("stage",), _STAGE_BOUNDS)
-_AGE: Final = Metric("croupier_feature_age_seconds", "Age of behaviour as a decision saw it", (), _AGE_BOUNDS)
-_ITEMS: Final = Metric("croupier_batch_items", "Items of a batch", ("route",), _ITEM_BOUNDS)
+_STAGES: Final = CountedMetric("croupier_stage_seconds", "Time of a decision's stages", ("stage",), _STAGE_BOUNDS)
+_AGE: Final = CountedMetric("croupier_feature_age_seconds", "Age of behaviour as a decision saw it", (), _AGE_BOUNDS)
+_ITEMS: Final = CountedMetric("croupier_batch_items", "Items of a batch", ("route",), _ITEM_BOUNDS)
 COUNTED: Final = (
     _SECONDS,
     _REQUESTS,
@@ -245,7 +245,7 @@ def _families(sums: dict[Series, list[float]]) -> list[Family]:
     ]
 
 
-def _family(metric: Metric, series: dict[tuple[str, ...], list[float]]) -> Family:
+def _family(metric: CountedMetric, series: dict[tuple[str, ...], list[float]]) -> Family:
     if not metric.bounds:
         counter = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
         series = {(word,): [0.0] for word in metric.words} | series

@@ -12,7 +12,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service.api import contract, decisions, events, keys, operation, personal, players, reports, sign_in, stops
-from service.api.door import Door
+from service.api.door import Doorkeeper
 from service.api.problems import refuse
 from service.api.routing import dependencies_of
 from service.errors import NoSuchMethodError, NoSuchRouteError, RequestRefused
@@ -36,7 +36,7 @@ def build(lifespan: Lifespan) -> FastAPI:
     )
     for noun in (events, decisions, players, personal, reports, stops, operation, keys, sign_in):
         noun.add(app)
-    app.add_middleware(Door)
+    app.add_middleware(Doorkeeper)
     contract.describe(app)
     return app
 

@@ -30,7 +30,7 @@ _OTHER: Final = "other"
 _BYTES: Final = NUMBERS * 8
 
 
-class Metric(NamedTuple):
+class CountedMetric(NamedTuple):
     """What is counted.
 
     Attributes:
@@ -90,14 +90,14 @@ class Tally:
         self._names = open(_names(file), "ab", buffering=0, opener=_private)  # noqa: SIM115 - closed by `close`
         self._names.truncate(_whole(file))
 
-    def add(self, metric: Metric, *values: str) -> None:
+    def add(self, metric: CountedMetric, *values: str) -> None:
         """Count once."""
         first = self._first.get((metric.name, values))
         if first is None:
             first = self._begun(metric, values)
         self._numbers[first] += 1.0
 
-    def observe(self, metric: Metric, seen: float, *values: str) -> None:
+    def observe(self, metric: CountedMetric, seen: float, *values: str) -> None:
         """Count an observation of a histogram."""
         first = self._first.get((metric.name, values))
         if first is None:
@@ -106,7 +106,7 @@ class Tally:
         numbers[first + bisect_left(bounds, seen)] += 1.0
         numbers[first + len(bounds) + 1] += seen
 
-    def _begun(self, metric: Metric, values: tuple[str, ...]) -> int:
+    def _begun(self, metric: CountedMetric, values: tuple[str, ...]) -> int:
         """The first number of a series that was not counted yet."""
         if self._of[metric.name] >= metric.most:
             values = (_OTHER,) * len(values)
@@ -116,7 +116,7 @@ class Tally:
             return _REST
         return self._place((metric.name, values), metric.width)
 
-    def _named(self, metric: Metric, values: tuple[str, ...]) -> bool:
+    def _named(self, metric: CountedMetric, values: tuple[str, ...]) -> bool:
         """Name a series before it is counted, since a number without a name is nobody's; whether there was room."""
         if self._folder is None:
             return True

@@ -192,10 +192,10 @@ def commands(house: House) -> None:
                 )
             )
     for process in running:
-        process.wait(60)
+        process.wait(180)
 
 
-def test_nothing_that_a_house_writes_holds_a_mark(lived: House) -> None:
+def nothing_written_holds_a_mark(lived: House) -> None:
     shown = lived.terminal.read_bytes().replace(NAME.encode() + b":***@", b"")  # the name of a store's user is none
     assert found_in(shown) == []
     assert list(files_with_marks(lived.home, SEALED)) == []
@@ -204,26 +204,34 @@ def test_nothing_that_a_house_writes_holds_a_mark(lived: House) -> None:
     assert all(json.loads(line) for line in log.splitlines()), "and it is told line by line"
 
 
-def test_no_metric_holds_a_mark(lived: House) -> None:
+def no_metric_holds_a_mark(lived: House) -> None:
     for _ in range(8):  # of either process
         status, page = lived.send("GET", "/metrics")
         assert status == 200
         assert found_in(page) == []
 
 
-def test_no_answer_tells_a_fault(lived: House) -> None:
+def no_answer_tells_a_fault(lived: House) -> None:
     status, answer = lived.send("POST", "/v1/decisions", json.dumps({"player_id": f"{PLAYER}-0"}).encode())
     assert status >= 500
     assert found_in(answer) == []
 
 
-def test_a_house_leaves_nothing_open_to_others(lived: House) -> None:
+def nothing_is_open_to_others(lived: House) -> None:
     open_to_others = [
         file
         for file in (lived.home, *lived.home.rglob("*"))
         if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) & 0o077
     ]
     assert open_to_others == []
+
+
+def test_nothing_of_a_whole_house_holds_a_mark_or_is_open_to_others(lived: House) -> None:
+    """One test, for the house takes more than a minute to live."""
+    no_answer_tells_a_fault(lived)
+    no_metric_holds_a_mark(lived)
+    nothing_written_holds_a_mark(lived)
+    nothing_is_open_to_others(lived)
 
 
 def test_the_marks_are_sought_as_they_would_be_found() -> None:

@@ -21,7 +21,7 @@ from features.store.keys import BACKED_UP, CHURN_PROMOTIONS
 from models.releases.journal import Release
 from pipelines.cli.app import app
 from service.api.metrics import COUNTED
-from service.api.tally import Metric
+from service.api.tally import CountedMetric
 
 OF_SCRAPES = {"job", "instance"}
 """Labels that Prometheus itself adds."""
@@ -175,7 +175,7 @@ def test_every_panel_asks_the_source_that_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("metric", COUNTED, ids=lambda one: one.name)
-def test_names_are_as_prometheus_wants_them(metric: Metric) -> None:
+def test_names_are_as_prometheus_wants_them(metric: CountedMetric) -> None:
     assert re.fullmatch(r"croupier_[a-z_]+", metric.name)
     assert not metric.name.endswith("_total")
     assert metric.bounds == tuple(sorted(set(metric.bounds)))

@@ -10,7 +10,7 @@ import pytest
 from features.settings.environment import environment
 from pipelines.machine import counting as made
 from pipelines.machine.counting import counting
-from service.api.tally import Metric, Tally
+from service.api.tally import CountedMetric, Tally
 
 LONG_AGO = time.time() - 3_600
 
@@ -27,7 +27,7 @@ def left(memory: Path, name: str) -> Path:
     folder = memory / f"croupier-metrics-{name}"
     folder.mkdir(mode=0o700)
     counts = Tally(folder)
-    counts.add(Metric("calls", "Calls"))
+    counts.add(CountedMetric("calls", "Calls"))
     counts.close()
     (folder / "serving").touch()
     os.utime(folder, (LONG_AGO, LONG_AGO))
@@ -40,9 +40,9 @@ def test_a_folder_is_private_empty_and_gone_at_the_end() -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
         assert [file.name for file in folder.iterdir()] == ["serving"]
         counts = Tally(folder)
-        counts.add(Metric("calls", "Calls"))
+        counts.add(CountedMetric("calls", "Calls"))
     assert not folder.exists()
-    counts.add(Metric("calls", "Calls"))
+    counts.add(CountedMetric("calls", "Calls"))
     counts.close()
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api import tally
-from service.api.tally import Metric, Tally
+from service.api.tally import CountedMetric, Tally
 
-CALLS = Metric("calls", "Calls", ("who",))
-SECONDS = Metric("seconds", "Seconds", ("who",), (1.0, 2.0))
+CALLS = CountedMetric("calls", "Calls", ("who",))
+SECONDS = CountedMetric("seconds", "Seconds", ("who",), (1.0, 2.0))
 
 
 @pytest.fixture(params=["shared", "alone"])
@@ -65,10 +65,10 @@ def test_whoever_counts_and_whoever_ends_the_sums_are_those_of_one_process(
 COUNTING = """
 import sys
 from pathlib import Path
-from service.api.tally import Metric, Tally
+from service.api.tally import CountedMetric, Tally
 counts = Tally(Path(sys.argv[1]))
 for _ in range(1_000):
-    counts.add(Metric("calls", "Calls", ("who",)), "a")
+    counts.add(CountedMetric("calls", "Calls", ("who",)), "a")
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -100,7 +100,7 @@ def test_a_name_that_a_death_cut_off_counts_nothing(tmp_path: Path) -> None:
 
 
 def test_series_beyond_the_most_are_counted_as_others(counts: Tally) -> None:
-    few = Metric("few", "Few", ("who",), most=3)
+    few = CountedMetric("few", "Few", ("who",), most=3)
     for number in range(50):
         counts.add(few, str(number))
     assert {who: held for (_, (who,)), held in counts.sums().items()} == {
