@@ -15,6 +15,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "restore": "all",
     "erase": "all",
     "export": "all",
+    "make-exports": "work",
     "screen": "all",
     "worker": "work",
     "learn": "work",

@@ -475,6 +475,21 @@ class ReasonNamesPlayerError(RequestRefused):
     sentence = "the reason names the player, and is kept: say why in words that name nobody"
 
 
+class UnknownExportError(RequestRefused):
+    """An export that nobody asked for, or that is gone: after an hour, or because the player was erased."""
+
+    code = "unknown_export"
+    status = 404
+    sentence = "no export of this id is kept: it is for an hour, and only while the player is not erased"
+
+
+class ExportFailed(RequestRefused):
+    """An export that could not be made; asked for again it is tried again."""
+
+    code = "export_failed"
+    status = 409
+
+
 class NoDefinitionsError(RequestRefused):
     """A process without a read plan."""
 

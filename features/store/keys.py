@@ -174,6 +174,19 @@ SEALED = "croupier:sealed"
 """String, fingerprint of the house key that every seal is made under; written by `croupier up` and `create`, stays."""
 ERASURES = "croupier:erasures"
 """Hash of `player moment` -> an erasure as JSON, by pseudonym; written by erasures and by workers, stays."""
+EXPORTS = "{croupier:exports}"
+"""Hash of id -> an export that was asked for, as JSON; written by who asks and by workers, gone some hours after."""
+EXPORTS_WAITING = f"{EXPORTS}:waiting"
+"""List of ids of exports that are still to be made, the first one first; written with the hash."""
+EXPORTS_LEASE = "lease:exports"
+"""Hash like `lease_key`, of the one worker that makes exports."""
+
+
+def export_key(export_id: str) -> str:
+    """String, what was made of an export, sealed under the player's key; written by workers, an hour."""
+    return f"{EXPORTS}:{export_id}"
+
+
 RESTORED = "croupier:restored"
 """String, from which backup the house was restored and who let it send again, as JSON; by `croupier restore`, stays."""
 STOPS = "croupier:stops"

@@ -59,7 +59,7 @@ for command in (
     *(training.retrain, simulation.simulate, datasets.dataset, releases.releases),
 ):
     app.command()(command)
-for command in (house.screen, releases.settle):
+for command in (house.screen, releases.settle, privacy.make_exports):
     app.command(hidden=True)(command)
 app.add_typer(imports.imports, name="import")
 app.add_typer(training.train, name="train")

@@ -17,6 +17,17 @@ Player = Annotated[
 ]
 
 
+def make_exports() -> None:
+    """Make the exports that are asked for over HTTP, as a worker lets it. Example: croupier make-exports."""
+    from features import logs
+    from features.store.connection import connect
+    from pipelines.privacy.exports import make_all
+
+    logs.begin()
+    with serving() as url:
+        make_all(connect(url), home())
+
+
 def erase(player: Player, reason: Reason, as_json: Json = False) -> None:
     """Erase a player; what restricts contact stays. Example: croupier erase - --reason "asked by letter" < id.txt."""
     from features.store.connection import connect

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,15 +20,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
+from features.errors import CroupierError
 from features.moments import moment
+from features.schema import STORED
 from features.store import erasures
-from features.store.deployment import open_house, real_now_us
+from features.store.deployment import open_house, position, real_now_us
 from features.store.keys import PlayerKeys, log_key, partition_of
 from pipelines.worker.consumer import log_entry, serving_plan
+from pipelines.worker.lake import SCHEMAS, table_row
 from pipelines.worker.owners import owners_of
-from service.contacts.entries import RESPONSE, Reservation
-from service.decisions.personal import personal
+from service.contacts.entries import RESPONSE, ContactResponse, Reservation
+from service.decisions.personal import Personal, personal
 from service.decisions.record import load_record
+from service.events.accept import TOLD_AT
 from service.players import identity, sealing
 from service.players.facts import erased_us, registers
 from service.players.sealing import seals_of
@@ -36,10 +42,22 @@ SCHEMA: Final = 1
 _PAGE: Final = 1_000
 _TABLES: Final = {"events": "event_id", "outcomes": "outcome_id", "decisions": "decision_id"}
 _OURS: Final = frozenset({"chain", "record", "sealed"})
-_MOMENTS: Final = ("occurred_at", "at", "send_at", "valid_until", "known_at")
+_MOMENTS: Final = ("occurred_at", "at", "send_at", "valid_until", "known_at", TOLD_AT)
+_UNITS: Final = {one.name: one.unit for one in STORED}
+_MICROS: Final = "unix microseconds"
+_DESTROYED: Final = "sealed under a key that was destroyed"
 
 
-def export(client: redis.Redis, lake: Path, home: Path, player_id: str) -> dict[str, Any]:
+class ExportTooLargeError(CroupierError):
+    """More of a player than is answered over HTTP."""
+
+    code = "export_too_large"
+    sentence = (
+        "there is more of this player than is answered: `croupier export` on a host of the house writes it to a file"
+    )
+
+
+def export(client: redis.Redis, lake: Path, home: Path, player_id: str, most: float = inf) -> dict[str, Any]:
     """Everything that is held of a player, by any of their ids.
 
     Args:
@@ -47,9 +65,11 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str) -> dict[
         lake: The lake's folder.
         home: The home, which has the house key.
         player_id: As callers name them.
+        most: Rows of log and lake that are read at most.
 
     Raises:
         HouseKeyError: The house key is not here.
+        ExportTooLargeError: There are more rows.
     """
     house = open_house(client)
     seals, asked = seals_of(house, home), house.player_key(player_id)
@@ -57,7 +77,7 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str) -> dict[
     known = cast("dict[bytes, bytes]", client.hgetall(PlayerKeys(owner).facts))
     ids = [*identity.others(known), owner]
     keys = {one: seals.open(one, held) for one in ids if (held := _seal(client, one)) is not None}
-    tables = _told(client, lake, keys, ids)
+    tables = _told(client, lake, keys, ids, most)
     erased = erased_us(known)
     return {
         "schema": SCHEMA,
@@ -69,7 +89,7 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str) -> dict[
         "erased_at": None if erased is None else moment(erased).isoformat(),
         "erasures": [_erasure(one) for one in erasures.journal(client) if owner in one.ids],
         "facts": [_fact(one.field, one.moment_us, one.text) for one in registers(known)],
-        "features": {one: _features(client, one) for one in ids},
+        "features": [one for name in ids for one in _features(client, name)],
         "contacts": [one for name in ids for one in _contacts(client, name)],
         **tables,
     }
@@ -96,13 +116,18 @@ def _fact(field: str, moment_us: int, text: str) -> dict[str, Any]:
     }
 
 
-def _features(client: redis.Redis, player: str) -> dict[str, Any]:
+def _features(client: redis.Redis, player: str) -> Iterator[dict[str, Any]]:
+    """Behaviour as it was kept, each with its unit; moments as such."""
     plan = serving_plan(client)
     if plan is None:
-        return {}
+        return
     held = cast("dict[bytes, bytes]", client.hgetall(plan.key(player)))  # type: ignore[arg-type]
     row = plan.decode([held.get(name) for name in plan.fields])
-    return {one.name: value for one, value in zip(plan.features, row.values, strict=False) if value is not None}
+    for one, value in zip(plan.features, row.values, strict=False):
+        if value is not None:
+            unit = _UNITS.get(one.name, "")
+            told = moment(int(value)).isoformat() if unit == _MICROS else value
+            yield {"of": player, "feature": one.name, "value": told, "unit": "moment" if unit == _MICROS else unit}
 
 
 def _contacts(client: redis.Redis, player: str) -> Iterator[dict[str, Any]]:
@@ -112,73 +137,85 @@ def _contacts(client: redis.Redis, player: str) -> Iterator[dict[str, Any]]:
         if name == "v":
             continue
         if name.startswith(RESPONSE):
-            yield {"response": name.removeprefix(RESPONSE), "text": text.decode()}
+            yield _response(name, ContactResponse.loads(text.decode()))
             continue
         one = Reservation.loads(text.decode())
         told = {"state": one.state, "purpose": one.purpose, "offer": one.offer, "channel": one.channel}
         yield {"decision_id": name, "send_at": moment(one.send_us).isoformat(), "brand": one.brand, **told}
 
 
+def _response(name: str, one: ContactResponse) -> dict[str, Any]:
+    told = {"decision_id": name.rpartition("/")[2], "response": one.type, "responded_at": moment(one.at_us).isoformat()}
+    return told | {"brand": one.brand, "purpose": one.purpose, "offer": one.offer, "channel": one.channel}
+
+
 def _told(
-    client: redis.Redis, lake: Path, keys: Mapping[str, bytes], ids: list[str]
+    client: redis.Redis, lake: Path, keys: Mapping[str, bytes], ids: list[str], most: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Events, outcomes and decisions of some ids, each once, whether lake or log has it."""
+    """Events, outcomes and decisions of some ids, each once, whether log or lake has it."""
     found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _TABLES}
-    for table, name in _TABLES.items():
-        for row in _rows(lake, table, ids):
-            found[table][str(row[name])] = _shown(table, row, keys)
-    for table, row in _log(client, ids):
-        found[table].setdefault(str(row[_TABLES[table]]), _shown(table, row, keys))
-    return {name: list(rows.values()) for name, rows in found.items()}
+    # The log first: what a flush moves meanwhile is then found in both, not in neither.
+    for count, (table, row) in enumerate(chain(_log(client, ids), _lake(lake, ids))):
+        if count >= most:
+            raise ExportTooLargeError
+        found[table][str(row[_TABLES[table]])] = _shown(table, row, keys)
+    return {name: sorted(rows.values(), key=lambda row: row["known_at"]) for name, rows in found.items()}
 
 
-def _rows(lake: Path, table: str, ids: list[str]) -> Iterator[dict[str, Any]]:
-    for file in sorted(lake.glob(f"{table}/*/*.parquet")):
-        reader = pq.ParquetFile(file)
-        mask = pc.is_in(reader.read(["player"])["player"], value_set=pa.array(ids, pa.string()))
-        if pc.any(mask).as_py():
-            yield from reader.read().filter(mask).to_pylist()
+def _lake(lake: Path, ids: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for table in _TABLES:
+        for file in sorted(lake.glob(f"{table}/*/*.parquet")):
+            reader = pq.ParquetFile(file)
+            mask = pc.is_in(reader.read(["player"])["player"], value_set=pa.array(ids, pa.string()))
+            if pc.any(mask).as_py():
+                yield from ((table, row) for row in reader.read().filter(mask).to_pylist())
 
 
 def _log(client: redis.Redis, ids: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of the log as the lake will have them."""
     for partition in sorted({partition_of(one) for one in ids}):
         after = "-"
         while entries := cast("list[Any]", client.xrange(log_key(partition), after, count=_PAGE)):
             for stream_id, fields in entries:
                 entry = log_entry(stream_id, fields)
-                if entry.kind == "decision":
-                    record = load_record(entry.body)
-                    if record.player in ids:
-                        row = {"decision_id": record.decision_id, "at": record.at_us, "player": record.player}
-                        yield "decisions", row | {"record": entry.body}
-                    continue
-                row = msgspec.msgpack.decode(entry.body)
+                table, row = table_row(entry)
                 if row.get("player") in ids:
-                    yield ("events" if entry.kind in {"event", "facts"} else "outcomes"), row
+                    known = {"known_at": entry.known_us, "position": position(partition, entry.stream_id)}
+                    yield table, {name: row[name] for name in (*SCHEMAS[table].names, TOLD_AT) if name in row} | known
             after = f"({entries[-1][0].decode()}"
 
 
 def _shown(table: str, row: Mapping[str, Any], keys: Mapping[str, bytes]) -> dict[str, Any]:
     """A row for people: moments as such, sealed fields opened if their key is there, ours left out."""
-    shown = {name: _plain(name, value) for name, value in row.items() if name not in _OURS and value is not None}
+    told = {name: value for name, value in row.items() if name not in _OURS and value is not None and value != ""}
+    shown = {name: _plain(name, value) for name, value in told.items()}
     if table == "decisions":
         return shown | _opened(row, keys)
     if row.get("sealed") is not None:
-        told = (sealing.unseal(key, row["sealed"], row["event_id"]) for key in keys.values())
-        shown["personal"] = next((one for one in told if one is not None), "sealed under a key that was destroyed")
+        opened = (sealing.unseal(key, row["sealed"], row["event_id"]) for key in keys.values())
+        shown["personal"] = next((one for one in opened if one is not None), _DESTROYED)
     return shown
 
 
 def _opened(row: Mapping[str, Any], keys: Mapping[str, bytes]) -> dict[str, Any]:
     record = load_record(row["record"])
-    told = personal(keys.get(record.player), record)
-    sent = None if record.action is None else msgspec.to_builtins(record.action)
-    chosen = {"action": sent, "propensity": record.choice.propensity, "harm_level": record.seen.harm_level}
-    if told is None:
-        return chosen | {"personal": "sealed under a key that was destroyed"}
+    told, sent = personal(keys.get(record.player), record), record.action
+    shown = None if sent is None else {"name": sent.name, "template": sent.template, "parameters": sent.parameters}
+    excluded = {"excluded_by": sorted(record.choice.excluded)}
+    return excluded | {"shown": shown, "personal": _DESTROYED if told is None else _personal(told)}
+
+
+def _personal(told: Personal) -> dict[str, Any]:
+    """The personal part of a decision: whom it was asked about, and what was seen of them."""
+    facts = [_fact(one.field, one.moment_us, one.text) for one in registers(told.facts)]
+    inputs = None if told.inputs is None else {name: msgspec.to_builtins(one) for name, one in told.inputs.items()}
+    contacts = [
+        {"send_at": moment(at).isoformat(), "offer": offer, "channel": channel}
+        for at, offer, channel in told.contacts or ()
+    ]
+    asked = None if told.asked is None else told.asked._asdict()
     part = {"player_id": told.player_id, "request_id": told.request_id, "context": dict(told.context)}
-    facts = {name.decode(): text.decode() for name, text in told.facts.items()}
-    return chosen | {"personal": part | {"facts": facts, "inputs": msgspec.to_builtins(told.inputs)}}
+    return part | {"facts": facts, "inputs": inputs, "contacts": contacts, "asked": asked}
 
 
 def _plain(name: str, value: object) -> object:

@@ -231,7 +231,7 @@ class Lake:
         heads, count = dict(self.reach.heads), 0
         for partition, entry in self._entries(first, last):
             count += 1
-            table, row = _row(entry)
+            table, row = table_row(entry)
             row |= {"known_at": entry.known_us, "position": position(partition, entry.stream_id)}
             if table == "decisions":
                 row["chain"] = _link(heads, str(partition), entry.body)
@@ -346,7 +346,7 @@ def _link(heads: dict[str, str], partition: str, body: bytes) -> bytes:
     return found
 
 
-def _row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
+def table_row(entry: LogEntry) -> tuple[str, dict[str, Any]]:
     """Table and columns of an entry."""
     if entry.kind == "decision":
         record = load_record(entry.body)

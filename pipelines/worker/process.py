@@ -1,4 +1,4 @@
-"""The worker process: features at once, the lake every few seconds, webhooks, schedules."""
+"""The worker process: features at once, the lake every few seconds, webhooks, schedules, exports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pipelines.served import kept_of_served, read_kept
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.erasures import settle
+from pipelines.worker.exports import Exporter
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
@@ -59,7 +60,7 @@ class Worker:
         self._rules = b""
         self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm, step)
         self._lake = lake
-        self._scheduler = scheduler
+        self._scheduler, self._exporter = scheduler, Exporter(self._client, url, lake.parent)
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
         self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
         self._step = step
@@ -159,13 +160,15 @@ class Worker:
             self._courier.run()
 
     def _look_often(self) -> None:
-        if self._scheduler is None:
-            return
         try:
             while not self._stopping.wait(LOOK_SECONDS):
-                self._unless_away("scheduler", self._scheduler.look)
+                self._unless_away("exports", self._exporter.look)
+                if self._scheduler is not None:
+                    self._unless_away("scheduler", self._scheduler.look)
         finally:
-            self._scheduler.stop()
+            self._unless_away("exports", self._exporter.stop)
+            if self._scheduler is not None:
+                self._scheduler.stop()
 
     def _flush_last(self) -> None:
         self._flush()

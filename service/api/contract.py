@@ -22,6 +22,7 @@ from service.api.schemas import (
     ConfirmAnswer,
     DecisionAnswer,
     ErasureAnswer,
+    ExportAnswer,
     HealthAnswer,
     KeyAnswer,
     KeysAnswer,
@@ -30,6 +31,7 @@ from service.api.schemas import (
     Problem,
     ReadyAnswer,
     RecordAnswer,
+    StagedExportAnswer,
     StopAnswer,
     StopsAnswer,
 )
@@ -62,7 +64,7 @@ _ANSWERS: Final = (
     AcceptedAnswer,
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
-    ErasureAnswer,
+    *(ErasureAnswer, StagedExportAnswer, ExportAnswer),
     PublishedReport,
     *(StopAnswer, StopsAnswer),
     *(HealthAnswer, ReadyAnswer),
@@ -140,19 +142,30 @@ def examples() -> tuple[Example, ...]:
 
 
 def responses(
-    answer: type[Struct] | str, refusals: Refusals, *, keyed: bool = False
+    answer: type[Struct] | str | None,
+    refusals: Refusals,
+    *,
+    keyed: bool = False,
+    meanwhile: type[Struct] | None = None,
 ) -> dict[int | str, dict[str, Any]]:
-    """Responses of an operation: its answer, as a struct or by media type, and the problems of its errors."""
-    if isinstance(answer, str):
-        shown: dict[str, Any] = {"description": "As text", "content": {answer: {"schema": {"type": "string"}}}}
-    else:
-        schema = {"$ref": _REFERENCE.format(name=answer.__name__)}
-        shown = {"description": _first_line(answer), "content": {_JSON: {"schema": schema}}}
+    """Responses of an operation: its answer, as a struct or by media type, and the problems of its errors.
+
+    `meanwhile` is the struct of what is answered, with status 202, while the answer is being made.
+    """
     statuses = sorted({error.status for error in refusals})
-    found: dict[int | str, dict[str, Any]] = {200: shown}
+    found: dict[int | str, dict[str, Any]] = {
+        status: _answered(one) for status, one in ((200, answer), (202, meanwhile)) if one is not None
+    }
     if keyed and answer == "text/html":
         found[303] = {"description": "To the page where people sign in: for a browser without a key"}
     return found | {status: _refused(status, refusals) for status in statuses}
+
+
+def _answered(answer: type[Struct] | str) -> dict[str, Any]:
+    if isinstance(answer, str):
+        return {"description": "As text", "content": {answer: {"schema": {"type": "string"}}}}
+    schema = {"$ref": _REFERENCE.format(name=answer.__name__)}
+    return {"description": _first_line(answer), "content": {_JSON: {"schema": schema}}}
 
 
 def _refused(status: int, refusals: Refusals) -> dict[str, Any]:
@@ -265,7 +278,7 @@ def _illustrate(operation: dict[str, Any], recorded: Iterable[Example]) -> None:
         if example.answer is not UNSET:
             (media,) = operation["responses"][str(example.status)]["content"].values()
             shown = media.setdefault("examples", {})
-            if example.status != 200:
+            if example.status >= 400:
                 shown.pop(example.answer["code"], None)
             shown[example.name] = told | {"value": example.answer}
         for parameter in operation.get("parameters", ()):

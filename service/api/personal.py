@@ -1,17 +1,25 @@
-"""Personal data at the HTTP door: a player erased, whichever of their ids is named."""
+"""Personal data at the HTTP door: a player erased, or told all that is held of them, whichever id is named."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+import asyncio
+from contextlib import closing
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.events import Id
 from features.moments import when
+from features.store.connection import connect
+from features.store.errors import StoreError
+from features.store.keys import export_key
 from service.api.problems import OF_A_BODY
-from service.api.routing import RESTRICTING_SECONDS, Deps, Operation, add_route, respond
-from service.api.schemas import ErasureAnswer
-from service.errors import ReasonNamesPlayerError
+from service.api.routing import RESTRICTING_SECONDS, Dependencies, Deps, Operation, add_route, respond
+from service.api.schemas import ErasureAnswer, ExportAnswer, StagedExportAnswer
+from service.errors import ExportFailed, ReasonNamesPlayerError, UnknownExportError
 from service.privacy.erase import Eraser
+from service.privacy.exports import Export, Exports, open_made
 
 
 class ErasureRequest(BaseModel):
@@ -45,7 +53,62 @@ async def post_erasure(body: ErasureRequest, deps: Deps) -> Response:
     )
 
 
+class ExportRequest(BaseModel):
+    """Of whom everything is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    player_id: Id = Field(description="Your id of the player, any of them.")
+
+
+ExportId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="As it was answered when it was asked for.")]
+
+
+async def post_export(body: ExportRequest, deps: Deps) -> Response:
+    """Ask for all that is held of a player, with all ids that were linked to them.
+
+    A worker makes it and it is kept for an hour; fetch it by the id that is answered. A player has one export at a
+    time: asked again meanwhile, the same id is answered. An erasure of the player destroys it.
+    """
+    return _staged(*await Exports(deps.serving.house, deps.ledger).ask(body.player_id))
+
+
+async def get_export(export_id: ExportId, deps: Deps) -> Response:
+    """All that is held of a player, once a worker has made it; 202 until then.
+
+    As `croupier export` writes it: moments are ISO 8601, money is in minor units. What is too large for an answer
+    fails, and is written by that command.
+    """
+    exports = Exports(deps.serving.house, deps.ledger)
+    export = await exports.find(export_id)
+    if export.state == "waiting":
+        return _staged(export_id, export)
+    key = await exports.key(export)
+    made = await asyncio.to_thread(_fetched, deps, export_id, export, key)
+    if made is None:
+        raise UnknownExportError
+    return Response(made, media_type="application/json")
+
+
+def _fetched(deps: Dependencies, name: str, export: Export, key: bytes | None) -> bytes | None:
+    """What was made, over a connection of its own: decisions must not stand behind megabytes."""
+    try:
+        client = connect(deps.store_url, deps.write_seconds)
+    except StoreError as error:
+        raise StoreError("no store answers") from error  # its address is for no caller
+    with closing(client):
+        sealed = client.get(export_key(name))
+    return open_made(key, name, export, sealed) if isinstance(sealed, bytes) else None
+
+
+def _staged(name: str, export: Export) -> Response:
+    return respond(StagedExportAnswer(export_id=name, state=export.state, asked_at=when(export.asked_us)), 202)
+
+
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
     refusals = (*OF_A_BODY, ReasonNamesPlayerError)
     add_route(app, Operation("/v1/erasures", post_erasure, "Know", "personal", ErasureAnswer, refusals, "POST"))
+    path, staged = "/v1/exports", StagedExportAnswer
+    add_route(app, Operation(path, post_export, "Know", "personal", None, OF_A_BODY, "POST", meanwhile=staged))
+    refusals, path = (UnknownExportError, ExportFailed), f"{path}/{{export_id}}"
+    add_route(app, Operation(path, get_export, "Know", "personal", ExportAnswer, refusals, meanwhile=staged))

@@ -127,9 +127,9 @@ class Dependencies:
         return replace(self, ledger=self.ledger.by(until), until=until)
 
 
-def respond(body: Struct) -> Response:
+def respond(body: Struct, status: int = 200) -> Response:
     """Answer with JSON."""
-    return Response(orjson.dumps(to_builtins(body)), media_type="application/json")
+    return Response(orjson.dumps(to_builtins(body)), status, media_type="application/json")
 
 
 def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[Any, Doubts]:
@@ -286,26 +286,28 @@ class Operation(NamedTuple):
         endpoint: What answers; the first line of its docstring is the summary, the rest the description.
         tag: Under which heading it stands.
         scope: What the caller's key must allow; None asks for no key.
-        answer: The struct of its answer, or the media type of what is no JSON.
+        answer: The struct of its answer, or the media type of what is no JSON; None where `meanwhile` is all.
         refusals: Errors that it may answer with.
         method: GET, POST or DELETE.
         spares: Whether a body restricts contact, so that no rate keeps it out; None where none does.
         costs: How many requests a body counts for; None where every one is one.
         hurried: Whether it has the deadline of a decision.
         storeless: Whether it is answered while the store is silent.
+        meanwhile: The struct of its answer while what was asked for is being made, which has status 202.
     """
 
     path: str
     endpoint: Callable[..., Any]
     tag: str
     scope: Scope | None
-    answer: type[Struct] | str
+    answer: type[Struct] | str | None
     refusals: Refusals
     method: str = "GET"
     spares: Callable[[Any], bool] | None = None
     costs: Callable[[Any], int] | None = None
     hurried: bool = False
     storeless: bool = False
+    meanwhile: type[Struct] | None = None
 
 
 def add_route(app: FastAPI, operation: Operation) -> None:
@@ -316,9 +318,13 @@ def add_route(app: FastAPI, operation: Operation) -> None:
         operation.path,
         operation.endpoint,
         methods=[operation.method],
+        status_code=202 if operation.answer is None else 200,
         response_class=Response,
         responses=contract.responses(
-            operation.answer, operation.refusals + (EVERYWHERE if keyed else AT_THE_DOOR), keyed=keyed
+            operation.answer,
+            operation.refusals + (EVERYWHERE if keyed else AT_THE_DOOR),
+            keyed=keyed,
+            meanwhile=operation.meanwhile,
         ),
         route_class_override=type("Route", (Route,), {"operation": operation}) if keyed else APIRoute,
         summary=told.rstrip("."),

@@ -23,6 +23,7 @@ from service.contacts.snapshot import NO_DECISION, Linked, read_snapshot
 from service.decisions.serving import Serving
 from service.errors import ReasonNamesPlayerError
 from service.players import identity
+from service.privacy.exports import Exports
 
 ROUNDS: Final = 20
 """Times that ids are looked for which were linked to the player meanwhile."""
@@ -91,6 +92,8 @@ class Eraser:
             player = await self._ledger.identities.owner(player)
             ids = await self._ids(player)
             if erased.issuperset(ids):
+                for one in sorted(erased):
+                    await Exports(self._house, self._ledger).forget(one)
                 ended = msgspec.structs.replace(begun, ids=tuple(sorted(erased)), erased_us=done.erased_us)
                 await self._note(ended)
                 return ended, done

@@ -166,6 +166,7 @@ ASKING = {
     "experiment stop": "policy_2026 --reason test",
     "import events": "FILE",
     "train churn": "",
+    "make-exports": "",
     "promote catalogue": "service/catalogue.yaml --reason test",
     "promote churn": "1 --reason test",
     "promote policy": "--reason test",

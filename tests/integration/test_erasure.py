@@ -481,7 +481,8 @@ def test_everything_of_a_player_is_exported_by_any_id_and_nothing_personal_after
     }
     assert {"birth_date": "1990-02-03"} in [one.get("personal") for one in found["events"]]
     assert {one["fact"]: one["says"] for one in found["facts"]}["jurisdiction"] == "GB"
-    assert found["features"][keys(home, player).player]["deposit_count"] == 3
+    behaviour = {(one["of"], one["feature"]): one["value"] for one in found["features"]}
+    assert behaviour[keys(home, player).player, "deposit_count"] == 3
     assert export(home.client, home.lake, home.home, "another")["events"] == []
     erase(caller, player)
     after = export(home.client, home.lake, home.home, player)

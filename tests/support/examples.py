@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -47,6 +48,8 @@ SHOWN: Final = 3
 """Elements of a list, and of a mapping whose keys are data, that an example shows at most."""
 _SENT_KEY: Final = "ck_"
 """Begins a key, whose secret no example shows."""
+_MAKING_SECONDS: Final = 60.0
+"""How long what is made beside is waited for."""
 _NOWHERE: Final = "000-aaaaaaaaaaaaaaaaaaaaaaaa"
 _LONG: Final = frozenset({"values", "inputs", "markers"})
 """Mappings with so many keys that an example shows some."""
@@ -153,6 +156,19 @@ async def story(ids: dict[str, str]) -> Story:
     yield _got("/v1/decisions/{decision_id}", "unknown", "No such decision", _NOWHERE, 404)
     yield _got("/v1/players/{player_id}", "player", "What the house knows of a player", "player-1")
     yield _got("/v1/players/{player_id}", "unknown", "Nothing is known", "nobody", 404)
+    asked = {"player_id": "player-3"}
+    yield Example(operation="POST /v1/exports", name="asked", summary="It is made", body=asked, status=202)
+    yield _got("/v1/exports/{export_id}", "made", "All that is held of a player", ids["asked"])
+    yield _got("/v1/exports/{export_id}", "unknown", "No such export, or none any more", "0" * 32, 404)
+    leaving = asked | {"reason": "asked by letter, number 17"}
+    yield Example(operation="POST /v1/erasures", name="erased", summary="A player is erased", body=leaving)
+    yield Example(
+        operation="POST /v1/erasures",
+        name="names_player",
+        summary="The reason is kept, and must name nobody",
+        body=asked | {"reason": "player-3 asked"},
+        status=422,
+    )
     yield _got("/reports", "list", "The list")
     yield _got("/reports/{name}", "page", "The page", "uplift")
     yield _got("/reports/{name}.csv", "table", "The table", "uplift")
@@ -245,10 +261,15 @@ async def arrive(client: httpx.AsyncClient) -> None:
 
 
 async def send(client: httpx.AsyncClient, example: Example) -> httpx.Response:
-    """Send an example."""
+    """Send an example; what is answered later is asked for until it is there."""
     method, _, path = example.operation.partition(" ")
     body = None if example.body is UNSET else example.body
-    return await client.request(method, path.format(**example.path), json=body, params=example.query)
+    until = time.monotonic() + _MAKING_SECONDS
+    while True:
+        answer = await client.request(method, path.format(**example.path), json=body, params=example.query)
+        if answer.status_code == example.status or answer.status_code != 202 or time.monotonic() > until:
+            return answer
+        await asyncio.sleep(0.1)
 
 
 async def record(client: httpx.AsyncClient) -> list[Example]:
@@ -262,9 +283,9 @@ async def record(client: httpx.AsyncClient) -> list[Example]:
         is_json = response.headers["content-type"].endswith("json")
         answer: Any = response.json() if is_json else UNSET
         recorded.append(msgspec.structs.replace(example, answer=short(answer)))
-        if is_json and example.status == 200:
+        if is_json and example.status < 300:
             first = answer.get("answers", [answer])[0]
-            ids[example.name] = first.get("decision_id") or first.get("id", "")
+            ids[example.name] = first.get("decision_id") or first.get("export_id") or first.get("id", "")
     return recorded
 
 

@@ -28,6 +28,8 @@ WHOLE: Final[Mapping[str, dict[str, Any]]] = {
         "occurred_at": "2026-03-02T12:00:00Z",
     },
     "/v1/stops": {"channel": "sms", "reason": "a wrong link"},
+    "/v1/erasures": {"player_id": "p-1", "reason": "asked by letter"},
+    "/v1/exports": {"player_id": "p-1"},
     "/v1/keys": {"scopes": ["read"], "label": "reader", "rate": 10},
 }
 """A body of each route that takes one; its parts are exchanged for others."""
