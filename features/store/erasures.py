@@ -15,7 +15,7 @@ import msgspec
 import redis
 
 from features.errors import CroupierError
-from features.store.keys import ERASURES
+from features.store.keys import ERASURES, ERASURES_OPEN
 
 FILE: Final = "erasures"
 """File of the home: a line of JSON for each erasure, the first one first."""
@@ -66,9 +66,39 @@ def read_journal(held: Iterable[bytes]) -> list[Erasure]:
     return sorted(found, key=lambda one: (one.begun_us, one.player))
 
 
+def note_commands(told: Erasure) -> tuple[list[str | bytes], list[str | bytes]]:
+    """The commands that write an erasure into the store's journal, as one that a worker has still to look at."""
+    # First what it is found by: what breaks off between the two is found, and is none.
+    return ["ZADD", ERASURES_OPEN, "0", told.name], ["HSET", ERASURES, told.name, msgspec.json.encode(told)]
+
+
 def note(client: redis.Redis, told: Erasure) -> None:
     """Write an erasure into the store's journal."""
-    client.hset(ERASURES, told.name, msgspec.json.encode(told).decode())
+    for command in note_commands(told):
+        client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def close(client: redis.Redis, told: Erasure, again_at: int | None = None) -> None:
+    """Write down how far an erasure got for which there is nothing to do; until a unix second, or for good."""
+    note(client, told)
+    if again_at is None:
+        client.zrem(ERASURES_OPEN, told.name)
+    else:
+        client.zadd(ERASURES_OPEN, {told.name: again_at})
+
+
+def waiting(client: redis.Redis, now: int) -> list[Erasure]:
+    """Erasures that a worker has something to do for at a unix second, the first one first."""
+    names = cast("list[bytes]", client.zrangebyscore(ERASURES_OPEN, "-inf", now))
+    held = cast("list[bytes | None]", client.hmget(ERASURES, names)) if names else []
+    return read_journal(one for one in held if one is not None)
+
+
+def find_waiting(client: redis.Redis) -> None:
+    """Note which erasures of the journal are not done, for processes of earlier builds did not."""
+    names = {one.name: 0 for one in journal(client) if not one.rewritten}
+    if names:
+        client.zadd(ERASURES_OPEN, names, nx=True)
 
 
 def keep(home: Path, told: Iterable[Erasure]) -> int:

@@ -21,7 +21,6 @@ keys = typer.Typer(
     cls=Commands, no_args_is_help=True, help="API keys: who may ask the house what. A secret is shown once."
 )
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Its id, as `croupier keys list` names it.")]
-_AUTHOR = "command line"
 
 
 @keys.command("create")
@@ -37,6 +36,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and show its secret once. Example: croupier keys create --scopes decide,events --label crm."""
+    from models.releases.release import user
     from service.access.register import Author, Wish, create_key, now
 
     words = _scopes(scopes)
@@ -46,7 +46,7 @@ def create(
 
     async def work(store: TimedStore) -> NewKey:
         ends = None if expires is None else _moment(expires, await now(store))
-        return await create_key(store, Wish(scopes=words, label=text, expires_at=ends, rate=rate), Author(_AUTHOR))
+        return await create_key(store, Wish(scopes=words, label=text, expires_at=ends, rate=rate), Author(user()))
 
     _show_new(_done(work), as_json=as_json)
 
@@ -86,12 +86,13 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Give a key a new secret, beside the one it has for a while. Example: croupier keys rotate k3v9x2mp."""
+    from models.releases.release import user
     from service.access.register import Author, rotate_key
 
     seconds = _seconds(keep)
     if seconds is None or seconds > 30 * 24 * 3_600:
         raise CommandRefused(f"--keep takes a time up to 30d, such as 24h, 30m, 7d or 0, not {keep!r}")
-    _show_new(_done(lambda store: rotate_key(store, key_id, seconds, Author(_AUTHOR))), as_json=as_json)
+    _show_new(_done(lambda store: rotate_key(store, key_id, seconds, Author(user()))), as_json=as_json)
 
 
 @keys.command("revoke")
@@ -101,6 +102,7 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a key for ever, within a second everywhere. Example: croupier keys revoke k3v9x2mp --reason leaked."""
+    from models.releases.release import user
     from service.access.listed import listed
     from service.access.register import Author, now, read_used, revoke_key
 
@@ -108,7 +110,7 @@ def revoke(
         raise CommandRefused("--reason must say why")
 
     async def work(store: TimedStore) -> dict[str, Any]:
-        key = await revoke_key(store, key_id, reason.strip(), Author(_AUTHOR))
+        key = await revoke_key(store, key_id, reason.strip(), Author(user()))
         return listed(key_id, key, await now(store), await read_used(store))
 
     found = _done(work)

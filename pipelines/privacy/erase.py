@@ -52,7 +52,7 @@ def erase(client: redis.Redis, url: str, home: Path, player_id: str, by: str, re
         leases_revoked=done.revoked,
         facts_removed=done.taken,
         facts_kept=done.staying,
-        rewritten=bool(rewritten),
+        rewritten=rewritten,
     )
 
 

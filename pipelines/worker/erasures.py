@@ -20,33 +20,42 @@ from service.players.sealing import Seals, seals_of
 from service.privacy.erase import Eraser
 
 _SECONDS: Final = 60.0
+_SECOND_US: Final = 1_000_000
+_AGAIN_SECONDS: Final = 3_600
 _PATIENCE_US: Final = 10_000_000
 """A request that erases may still be under way for so long."""
 
 
 def settle(client: redis.Redis, url: str, home: Path, say: Say) -> int:
     """End whatever is left of erasures; returns how many there were. Doing it twice changes nothing."""
-    waiting = [one for one in erasures.journal(client) if not one.rewritten]
-    if not waiting:
+    real_us = real_now_us(client)
+    found = erasures.waiting(client, real_us // _SECOND_US)
+    if not found:
         return 0
     house = open_house(client)
-    late_us = house.now_us(real_now_us(client) - _PATIENCE_US)
-    broken = [one for one in waiting if one.erased_us is None and one.begun_us < late_us]
+    late_us = house.now_us(real_us - _PATIENCE_US)
+    broken = [one for one in found if one.erased_us is None and one.begun_us < late_us]
     if broken:
         finish(client, url, house, seals_of(house, home), broken)
-    done = [one for one in erasures.journal(client) if not one.rewritten and one.erased_us is not None]
-    return settled(client, home, done, say)
-
-
-def settled(client: redis.Redis, home: Path, done: list[Erasure], say: Say) -> int:
-    """Write erasures beside the store, and the store's files anew."""
-    if not done:
-        return 0
-    erasures.keep(home, done)
-    append_only.rewrite(client, say)
-    for one in done:
-        erasures.note(client, msgspec.structs.replace(one, rewritten=True))
+        found = erasures.waiting(client, real_us // _SECOND_US)
+    done = [one for one in found if one.erased_us is not None]
+    settled(client, home, done, say)
     return len(done)
+
+
+def settled(client: redis.Redis, home: Path, done: list[Erasure], say: Say) -> bool:
+    """Write erasures beside the store, and the store's files anew; whether that was done, which a store may refuse.
+
+    It is asked again in an hour then, in case what it lacked is mended.
+    """
+    if not done:
+        return False
+    erasures.keep(home, done)
+    rewritten = append_only.rewrite(client, say)
+    again_at = None if rewritten else real_now_us(client) // _SECOND_US + _AGAIN_SECONDS
+    for one in done:
+        erasures.close(client, msgspec.structs.replace(one, rewritten=rewritten), again_at)
+    return rewritten
 
 
 def finish(client: redis.Redis, url: str, house: House, seals: Seals, broken: list[Erasure]) -> None:

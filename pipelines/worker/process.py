@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from features.files import CatalogueError
+from features.store import erasures
 from features.store.cluster import is_away
 from features.store.connection import connect
 from features.store.deployment import order
@@ -66,6 +67,7 @@ class Worker:
         self._step = step
         self._owner = secrets.token_hex(8)
         self._flushed_us = ""
+        self._erasures_found = False
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
@@ -206,6 +208,9 @@ class Worker:
         if written:
             _LOG.info("flushed", entries=written)
         # One worker at a time, beside the lake and the file of erasures.
+        if not self._erasures_found:
+            erasures.find_waiting(self._lake_client)
+            self._erasures_found = True
         settle(self._lake_client, self._url, self._lake.parent, lambda what: _LOG.info("erasures", did=str(what)))
 
 

@@ -67,7 +67,7 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
         label: What it is for, in its maker's words.
         scopes: Words of what it allows; those that this build does not know allow nothing.
         created_at: Unix seconds.
-        by: Who made it: a key's id, or the command line.
+        by: Who made it: `key ID`, or the user at the command line.
         rate: Requests a second over all serving processes together; None is as many as there are.
         secrets: At most two live ones, the newest first; none once it is revoked.
         rotated_at: Unix seconds of the last rotation.
@@ -131,6 +131,11 @@ class Caller(Struct, frozen=True):
     scopes: frozenset[str]
     rate: int | None
     secret: str = ""
+
+    @property
+    def name(self) -> str:
+        """Who it was, for journals: the key; on the command line it is the user of the system."""
+        return f"key {self.id}"
 
 
 NOBODY: Final = Caller("", frozenset(), None)

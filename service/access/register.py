@@ -32,9 +32,9 @@ class Commands(Protocol):
 
 
 class Author(Struct, frozen=True):
-    """Who changes keys: an id for the journal, and what they may grant; None is everything."""
+    """Who changes keys: a name for the journal, and what they may grant; None is everything."""
 
-    id: str
+    name: str
     scopes: Collection[str] | None = None
 
     def must_hold(self, scopes: Collection[str]) -> None:
@@ -86,7 +86,7 @@ async def create_key(store: Commands, wish: Wish, author: Author) -> NewKey:
         label=wish.label,
         scopes=wish.scopes,
         created_at=int(await now(store)),
-        by=author.id,
+        by=author.name,
         rate=wish.rate,
         secrets=(secret,),
     )
@@ -107,7 +107,7 @@ async def rotate_key(store: Commands, key_id: str, keep_seconds: int, author: Au
 
     def change(key: Key) -> tuple[Key, SentKey]:
         author.must_hold(key.scopes)
-        sent, changed = rotated(key, key_id, at, keep_seconds, author.id)
+        sent, changed = rotated(key, key_id, at, keep_seconds, author.name)
         return changed, sent
 
     key, sent = await _changed(store, key_id, change)
@@ -117,7 +117,7 @@ async def rotate_key(store: Commands, key_id: str, keep_seconds: int, author: Au
 async def revoke_key(store: Commands, key_id: str, reason: str, author: Author) -> Key:
     """Revoke a key for ever; again changes nothing. Raises UnknownKeyError."""
     at = int(await now(store))
-    key, _ = await _changed(store, key_id, lambda key: (revoked(key, at, author.id, reason), None))
+    key, _ = await _changed(store, key_id, lambda key: (revoked(key, at, author.name, reason), None))
     return key
 
 

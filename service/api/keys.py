@@ -130,7 +130,7 @@ def _check(key_id: str) -> None:
 
 
 def _author(deps: Dependencies) -> Author:
-    return Author(deps.caller.id, deps.caller.scopes)
+    return Author(deps.caller.name, deps.caller.scopes)
 
 
 async def _shown(made: NewKey, deps: Dependencies) -> Response:

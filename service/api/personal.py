@@ -41,7 +41,7 @@ async def post_erasure(body: ErasureRequest, deps: Deps) -> Response:
     serving = deps.serving
     features_key = serving.plan.key if serving.plan else lambda _: b""
     eraser = Eraser(serving.house, deps.ledger, features_key, serving)
-    told, done = await eraser.erase(body.player_id, f"key {deps.caller.id}", body.reason)
+    told, done = await eraser.erase(body.player_id, deps.caller.name, body.reason)
     return respond(
         ErasureAnswer(
             erased_at=when(done.erased_us),

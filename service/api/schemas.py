@@ -635,7 +635,7 @@ class ReadyAnswer(Struct, kw_only=True):
 
 
 class RevocationAnswer(Struct, kw_only=True):
-    """When a key was revoked, by whom (a key's id, or the command line), and why."""
+    """When a key was revoked, by whom (`key ID`, or the user at the command line), and why."""
 
     at: Moment
     by: str
@@ -650,7 +650,7 @@ class KeyAnswer(Struct, kw_only=True):
     scopes: list[str]
     state: Annotated[str, Meta(description="live, expired or revoked.")]
     created_at: Moment
-    by: Annotated[str, Meta(description="Who made it: a key's id, or the command line.")]
+    by: Annotated[str, Meta(description="Who made it: `key ID`, or the user at the command line.")]
     rate: Annotated[int | None, Meta(description="Requests a second over the whole house; null is no limit.")]
     last_used_at: Annotated[Moment | None, Meta(description="To a minute or so; null where it was never used.")]
     expires_at: Annotated[

@@ -54,7 +54,7 @@ async def post_stop(body: StopRequest, deps: Deps) -> Response:
     brings it to these as soon as they answer. What is stopped already is answered again.
     """
     wish = wished(
-        deps.caller.id,
+        deps.caller.name,
         body.reason,
         deps.serving.layout.catalogue.ids,
         jurisdiction=body.jurisdiction,
@@ -66,7 +66,7 @@ async def post_stop(body: StopRequest, deps: Deps) -> Response:
 
 async def delete_stop(stop_id: StopId, deps: Deps, reason: Reason = "") -> Response:
     """Lift a stop. A second time changes nothing and says who lifted it first."""
-    return _answer(await _done(deps, lambda client: kill_switch.lift(client, stop_id, deps.caller.id, reason)))
+    return _answer(await _done(deps, lambda client: kill_switch.lift(client, stop_id, deps.caller.name, reason)))
 
 
 async def _done(deps: Dependencies, work: Callable[[redis.Redis], _Result]) -> _Result:

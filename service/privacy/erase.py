@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from features.store.deployment import House, clock_arguments
-from features.store.erasures import Erasure
+from features.store.erasures import Erasure, note_commands
 from features.store.errors import StoreError
-from features.store.keys import ERASURES, PlayerKeys
+from features.store.keys import PlayerKeys
 from service.contacts import limits
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, Linked, read_snapshot
@@ -132,7 +132,8 @@ class Eraser:
         return limits.outdated(self._serving.layout.catalogue, seen.held, now_us, longest_us, ever=True)
 
     async def _note(self, told: Erasure) -> None:
-        await self._ledger.store.command("HSET", ERASURES, told.name, msgspec.json.encode(told))
+        for command in note_commands(told):
+            await self._ledger.store.command(*command)
 
 
 def names(reason: str, player_id: str) -> bool:

@@ -17,6 +17,8 @@ from features.read_plan import ReadPlan
 from features.schema import VECTOR
 from features.settings.mlflow_file import LearnerSettings
 from features.store.deployment import House
+from features.store.erasures import Erasure
+from features.store.house_key import HouseKey, checked, read_key
 from models.catalogue.offers import Catalogue
 from models.churn.scorer import ChurnBundle, Scorer
 from models.policy import learner as learner_module
@@ -30,6 +32,7 @@ from service.contacts.entries import ContactResponse, Reservation
 from service.decisions.personal import Personal, personal
 from service.decisions.record import VERSION, Record, dump_record, load_record, unpack_floats, unpack_places
 from service.players import facts, identity
+from service.players.sealing import SealError, Seals
 from service.rules.rulebook import Rulebook
 
 
@@ -73,7 +76,8 @@ FORMATS: Final = {
     "churn_bundles": Format(ChurnBundle.loads, ChurnBundle.dumps, 1),
     "churn_promotions": json_of(JournalEntry),
     "contacts": Format(Reservation.loads, lambda held: held.dumps(), 1),
-    "houses": json_of(House),
+    "erasures": json_of(Erasure),
+    "houses": json_of(House)._replace(version=3),
     "lake_positions": json_of(Reach),
     "policy_changes": json_of(PolicyChange),
     "read_plans": Format(ReadPlan.loads, ReadPlan.dumps, 1),
@@ -218,6 +222,27 @@ def test_the_personal_part_of_a_record_opens_with_its_key_alone(case: Case) -> N
     assert_gives(show_personal(personal(key, record)), case.more["personal"])
     assert personal(bytes(32), record) is None
     assert personal(key, msgspec.structs.replace(record, decision_id="another")) is None
+
+
+@every("seals")
+def test_a_seal_opens_to_the_key_of_its_player_under_its_house_key_alone(case: Case) -> None:
+    stored, player = bytes.fromhex(case.raw), case.more["player"]
+    house_key = HouseKey(read_key(case.more["house_key"].encode()))
+    assert Seals(house_key).open(player, stored).hex() == case.gives
+    if case.version > 1:  # earlier ones were the key as it is
+        for seals, whose in ((Seals(HouseKey(bytes(32))), player), (Seals(house_key), "another"), (Seals(), player)):
+            with pytest.raises(SealError):
+                seals.open(whose, stored)
+
+
+def test_a_frozen_house_names_the_key_that_its_seals_are_under() -> None:
+    (sealed,), (held,) = cases("seals", 2), cases("houses", 3)
+    house = msgspec.json.decode(held.raw, type=House)
+    key = HouseKey(read_key(sealed.more["house_key"].encode()))
+    assert checked(house, key) is key
+    made = Seals(key).wrap(sealed.more["player"], bytes.fromhex(sealed.gives))
+    assert len(made) == len(bytes.fromhex(sealed.raw))
+    assert made[:1] == bytes.fromhex(sealed.raw)[:1], "who writes another version freezes a seal of it"
 
 
 @every("records")

@@ -179,7 +179,7 @@ async def test_a_key_is_made_used_rotated_and_revoked(opened: Opened) -> None:
         made = await client.post("/v1/keys", json=wish)
         assert made.headers["cache-control"] == "no-store"
         first = made.json()
-        assert (first["scopes"], first["state"], first["by"]) == (["decide", "read"], "live", "tests")
+        assert (first["scopes"], first["state"], first["by"]) == (["decide", "read"], "live", "key tests")
         again = await client.post("/v1/keys", json=wish)
         assert (again.status_code, again.json()["code"]) == (409, "key_id_reused")
         await keyring(client).look()
@@ -195,7 +195,7 @@ async def test_a_key_is_made_used_rotated_and_revoked(opened: Opened) -> None:
         for one, status in ((first, 401), (second, 401), (last, 200)):
             assert (await client.get("/reports", headers=bearer(one["key"]))).status_code == status
         gone = (await client.delete("/v1/keys/crm1", params={"reason": "left"})).json()
-        assert (gone["state"], gone["revoked"]["by"], gone["revoked"]["reason"]) == ("revoked", "tests", "left")
+        assert (gone["state"], gone["revoked"]["by"], gone["revoked"]["reason"]) == ("revoked", "key tests", "left")
         assert (await client.delete("/v1/keys/crm1", params={"reason": "again"})).json() == gone
         assert (await client.post("/v1/keys/crm1/rotate", json={})).json()["code"] == "key_revoked"
         listed = {one["id"]: one for one in (await client.get("/v1/keys")).json()["keys"]}

@@ -24,7 +24,7 @@ from features.read_plan import ReadPlan
 from features.store import erasures
 from features.store.deployment import create_house
 from features.store.house_key import FILE
-from features.store.keys import PlayerKeys
+from features.store.keys import ERASURES_OPEN, PlayerKeys
 from pipelines.audit.account import account, replayed, shown
 from pipelines.audit.period import Period
 from pipelines.audit.records import opening_key
@@ -33,6 +33,7 @@ from pipelines.audit.verify import verify
 from pipelines.backup.backup import back_up
 from pipelines.backup.restore import KeptApart, restore
 from pipelines.machine import up
+from pipelines.privacy.erase import erase as by_hand
 from pipelines.privacy.export import export
 from pipelines.worker.erasures import settle
 from pipelines.worker.lake import Lake
@@ -331,6 +332,49 @@ def test_what_broke_off_is_ended_by_a_worker(home: World, caller: Caller) -> Non
     (kept,) = erasures.read(home.home / erasures.FILE)
     assert (kept.player, kept.reason, kept.erased_us is not None) == (ids[1], REASON, True)
     assert (home.home / erasures.FILE).stat().st_mode & 0o077 == 0
+
+
+def test_where_the_store_writes_no_file_anew_that_is_said_and_asked_again_later(
+    home: World, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    welcome(caller, "p")
+    monkeypatch.setenv("CROUPIER_HOME", str(home.home))
+    kept: Any = home.client.config_get("appendonly")
+    home.client.config_set("appendonly", "no")
+    try:
+        done = by_hand(home.client, home.server.url, home.home, "p", "ann", REASON, silent)
+        assert not done.rewritten
+        assert [one.rewritten for one in erasures.journal(home.client)] == [False]
+        assert [one.by for one in erasures.read(home.home / erasures.FILE)] == ["ann"]
+        assert settle(home.client, home.server.url, home.home, silent) == 0, "not at every flush"
+    finally:
+        home.client.config_set("appendonly", "yes")
+    names: Any = home.client.zrange(ERASURES_OPEN, 0, -1)
+    home.client.zadd(ERASURES_OPEN, dict.fromkeys(names, 0))
+    assert settle(home.client, home.server.url, home.home, silent) == 1
+    assert [one.rewritten for one in erasures.journal(home.client)] == [True]
+    assert home.client.zcard(ERASURES_OPEN) == 0
+    assert kept["appendonly"] == "yes"
+
+
+def test_who_erased_is_the_key_over_http_and_is_found_among_many_without_reading_them(
+    home: World, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("p", "q"):
+        welcome(caller, name)
+        erase(caller, name)
+    assert {one.by for one in erasures.journal(home.client)} == {"key environment"}
+    assert settle(home.client, home.server.url, home.home, silent) == 2
+    monkeypatch.setattr(erasures, "journal", lambda _: pytest.fail("the whole journal was read"))
+    assert settle(home.client, home.server.url, home.home, silent) == 0
+
+
+def test_erasures_that_an_earlier_build_wrote_down_are_found_by_a_worker(home: World, caller: Caller) -> None:
+    welcome(caller, "p")
+    erase(caller, "p")
+    home.client.delete(ERASURES_OPEN)
+    with running(Worker(home.server.url, home.lake)):
+        until(lambda: all(one.rewritten for one in erasures.journal(home.client)))
 
 
 def test_a_reason_that_names_the_player_is_refused(home: World, caller: Caller) -> None:

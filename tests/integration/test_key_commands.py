@@ -23,6 +23,7 @@ from features.store.connection import connect
 from features.store.deployment import create_house
 from features.store.keys import API_KEYS
 from features.store.server import start_server
+from models.releases.release import user
 from pipelines.machine.development_key import KeyFileRefused, has_live_key, read_key, settle_key
 from service.access.keys import DEVELOPMENT_FILE, digest_of, id_of
 from service.access.scopes import SCOPES
@@ -81,7 +82,7 @@ def test_a_key_is_made_shown_once_rotated_revoked_and_stays_in_the_list() -> Non
         "scopes": ["decide", "events"],
         "state": "live",
         "rate": 50,
-        "by": "command line",
+        "by": user(),
         "last_used_at": None,
     }
     again = listed("rotate", str(key_id), "--keep", "2h")
@@ -89,7 +90,7 @@ def test_a_key_is_made_shown_once_rotated_revoked_and_stays_in_the_list() -> Non
     assert again["key"] != made.stdout.strip()
     assert len(listed("list")["keys"][0]["expires_at"]) == 2
     gone = listed("revoke", str(key_id), "--reason", "leaked")
-    assert (gone["state"], gone["revoked"]["by"], gone["revoked"]["reason"]) == ("revoked", "command line", "leaked")
+    assert (gone["state"], gone["revoked"]["by"], gone["revoked"]["reason"]) == ("revoked", user(), "leaked")
     shown = run("keys", "list")
     assert "leaked" in shown.stdout
     assert not [secret for secret in (made.stdout.strip(), again["key"]) if secret[12:] in shown.stdout + shown.stderr]
