@@ -12,8 +12,7 @@ import structlog
 
 from features.store.deployment import open_house, real_now_us
 from features.store.keys import EXPORTS, EXPORTS_WAITING, PlayerKeys
-from pipelines.privacy.export import ExportTooLargeError
-from pipelines.privacy.export import export as made_of
+from pipelines.privacy.export import ExportTooLargeError, export
 from service.players.sealing import Seals, seals_of
 from service.privacy.exports import KEPT_SECONDS, Export, asked_about, change_command, seal_made
 
@@ -33,7 +32,7 @@ class Waiting(NamedTuple):
     held: bytes
 
     @property
-    def export(self) -> Export:
+    def staged(self) -> Export:
         """What is written there."""
         return msgspec.json.decode(self.held, type=Export)
 
@@ -63,17 +62,17 @@ def _next(client: redis.Redis) -> Waiting | None:
 
 def _make(client: redis.Redis, home: Path, seals: Seals, one: Waiting) -> None:
     """Make an export. The key is read before anything that it will seal: an erasure meanwhile destroys it all."""
-    export = one.export
-    stored = cast("bytes | None", client.get(PlayerKeys(export.player).seal))
-    key = None if stored is None else seals.open(export.player, stored)
-    player_id = asked_about(export, one.name, key)
+    staged = one.staged
+    stored = cast("bytes | None", client.get(PlayerKeys(staged.player).seal))
+    key = None if stored is None else seals.open(staged.player, stored)
+    player_id = asked_about(staged, one.name, key)
     if key is None or player_id is None:  # erased since
         _change(client, one, None)
         return
-    if export.attempts >= ATTEMPTS:
+    if staged.attempts >= ATTEMPTS:
         _fail(client, one, f"it was begun {ATTEMPTS} times and never ended; use `croupier export`")
         return
-    begun = msgspec.structs.replace(export, attempts=export.attempts + 1)
+    begun = msgspec.structs.replace(staged, attempts=staged.attempts + 1)
     if not _change(client, one, begun):
         return
     one = Waiting(one.name, msgspec.json.encode(begun))
@@ -92,7 +91,7 @@ def _make(client: redis.Redis, home: Path, seals: Seals, one: Waiting) -> None:
 
 
 def _told(client: redis.Redis, home: Path, player_id: str) -> bytes:
-    made = made_of(client, home / "lake", home, player_id, _ROWS)
+    made = export(client, home / "lake", home, player_id, _ROWS)
     told = json.dumps(made, ensure_ascii=False, separators=(",", ":")).encode()
     if len(told) > MOST_BYTES:
         raise ExportTooLargeError
@@ -100,7 +99,7 @@ def _told(client: redis.Redis, home: Path, player_id: str) -> bytes:
 
 
 def _fail(client: redis.Redis, one: Waiting, reason: str) -> None:
-    _change(client, one, msgspec.structs.replace(one.export, state="failed", ends=_ends(client), reason=reason))
+    _change(client, one, msgspec.structs.replace(one.staged, state="failed", ends=_ends(client), reason=reason))
 
 
 def _ends(client: redis.Redis) -> int:
@@ -117,5 +116,5 @@ def _sweep(client: redis.Redis) -> None:
     now = real_now_us(client) // 1_000_000
     for name, held in cast("dict[bytes, bytes]", client.hgetall(EXPORTS)).items():
         one = Waiting(name.decode(), held)
-        if 0 < one.export.ends <= now:
+        if 0 < one.staged.ends <= now:
             _change(client, one, None)

@@ -28,6 +28,7 @@ from features.store.deployment import PARTITIONS, House, real_now_us
 from features.store.keys import (
     BACKED_UP,
     CHURN_PROMOTIONS,
+    EXPORTS_WAITING,
     LAKE_LEASE,
     LEARNER_LEASE,
     LIVE,
@@ -78,6 +79,7 @@ class HouseReading(NamedTuple):
         promoted: Kind -> when its newest release was, by the house's clock, ISO 8601.
         servers: The servers of the store.
         away: Partitions that did not answer.
+        exports: Exports of players that are still to be made.
     """
 
     now_us: int
@@ -93,6 +95,7 @@ class HouseReading(NamedTuple):
     promoted: Mapping[str, str]
     servers: Sequence[StoreServer]
     away: int
+    exports: int = 0
 
 
 class HouseState:
@@ -150,11 +153,12 @@ def read_house(client: redis.Redis) -> HouseReading:
         ("SMEMBERS", LIVE),
         ("GET", BACKED_UP),
         ("HGETALL", STOPS),
+        ("LLEN", EXPORTS_WAITING),
     ]
     whole += [("LINDEX", journal, "-1") for journal in _JOURNALS.values()]
     found = _replies(client, each + whole)
     marks, logged, outbox, undelivered = (found[at : len(each) : 4] for at in range(4))
-    lake, learner, live, backed_up, stops, *journals = found[len(each) :]
+    lake, learner, live, backed_up, stops, exports, *journals = found[len(each) :]
     reports = _replies(client, [("GET", name.decode()) for name in live or ()])
     return HouseReading(
         now_us=real_now_us(client),
@@ -173,6 +177,7 @@ def read_house(client: redis.Redis) -> HouseReading:
             for one in (client.servers() if isinstance(client, Cluster) else [client])
         ],
         away=sum(length is None for length in logged),
+        exports=int(exports or 0),
     )
 
 
@@ -216,6 +221,7 @@ def _waiting(reading: HouseReading) -> list[Family]:
         _gauge("croupier_log_entries", "Entries of the log that lake or features miss", reading.logged),
         _gauge("croupier_outbox_entries", "Revocations that webhooks are still to be told of", reading.outbox),
         _gauge("croupier_undelivered_entries", "Revocations that webhooks were never told of", reading.undelivered),
+        _gauge("croupier_exports_waiting", "Exports of players that are still to be made", reading.exports),
     ]
 
 
