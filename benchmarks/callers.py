@@ -23,8 +23,8 @@ def request(path: str, body: bytes | None = None, key: str | None = None) -> byt
     """Bytes of a request, with a key if there is one; a GET without a body."""
     sent = "" if key is None else f"\r\nauthorization: Bearer {key}"
     if body is None:
-        return f"GET {path} HTTP/1.1\r\nhost: bench{sent}\r\n\r\n".encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: bench{sent}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        return f"GET {path} HTTP/1.1\r\nhost: localhost{sent}\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost{sent}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
 
