@@ -24,8 +24,8 @@ def request(path: str, body: bytes | None = None, key: str | None = None) -> byt
     sent = "" if key is None else f"\r\nauthorization: Bearer {key}"
     if body is None:
         return f"GET {path} HTTP/1.1\r\nhost: localhost{sent}\r\n\r\n".encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost{sent}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    return f"{head}\r\n\r\n".encode() + body
+    fields = f"host: localhost{sent}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body
 
 
 def ask(port: int, requests: Sequence[bytes], callers: int = CALLERS) -> list[CallerAnswer]:

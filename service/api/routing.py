@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
@@ -93,7 +93,7 @@ class Dependencies:
     def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""
         until = (now := time.monotonic()) + self.write_seconds
-        return replace(self, asked_at=now, until=until, ledger=self.ledger.by(until), caller=caller)
+        return self._with(asked_at=now, until=until, ledger=self.ledger.by(until), caller=caller)
 
     async def renew(self, at: float) -> None:
         """Read the keys anew for a request that arrived at a moment; raises StoreError."""
@@ -110,7 +110,7 @@ class Dependencies:
 
     async def renew_aside(self, at: float) -> None:
         """The same for what may restrict contact, for which nothing else is in the way."""
-        deps, until = replace(self, asked_at=at), at + RESTRICTING_SECONDS
+        deps, until = self._with(asked_at=at), at + RESTRICTING_SECONDS
         await deps.restricting(lambda ledger: self.callers.keyring.renew(at, until, ledger.store))
 
     async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
@@ -124,7 +124,13 @@ class Dependencies:
     def within(self, seconds: float) -> Dependencies:
         """The same for a request that must be answered so long after it was there."""
         until = self.asked_at + seconds
-        return replace(self, ledger=self.ledger.by(until), until=until)
+        return self._with(ledger=self.ledger.by(until), until=until)
+
+    def _with(self, **changed: Any) -> Dependencies:  # noqa: ANN401 - fields of every type
+        """A copy with some fields changed; `dataclasses.replace` takes three times as long, twice a request."""
+        made = object.__new__(Dependencies)
+        made.__dict__.update(self.__dict__, **changed)
+        return made
 
 
 def respond(body: Struct, status: int = 200) -> Response:
