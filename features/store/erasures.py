@@ -6,10 +6,11 @@ again for a store that is brought back from an older backup: whoever was erased 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import redis
@@ -19,6 +20,7 @@ from features.store.keys import ERASURES, ERASURES_OPEN
 
 FILE: Final = "erasures"
 """File of the home: a line of JSON for each erasure, the first one first."""
+_BEGINNING: Final = b'{"player":'
 
 
 class ErasuresError(CroupierError, ValueError):
@@ -103,27 +105,49 @@ def find_waiting(client: redis.Redis) -> None:
 
 def keep(home: Path, told: Iterable[Erasure]) -> int:
     """Add erasures to the file of a home that it lacks; returns how many. Durable on return."""
-    file = home / FILE
-    have = {one.name for one in read(file)} if file.exists() else set()
-    lacking = [one for one in told if one.name not in have]
-    if not lacking:
-        return 0
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
-        for one in lacking:
-            out.write(msgspec.json.encode(one) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
+    with os.fdopen(os.open(home / FILE, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # a worker and a command may be about it at once
+        content = held.read()
+        have = {one.name for one in _read(content, home / FILE).erasures}
+        lacking = [one for one in told if one.name not in have]
+        if lacking:
+            # After a line that was torn off, as by a full disk, the next one would be unreadable too.
+            whole = content.rfind(b"\n") + 1
+            held.truncate(whole)
+            held.seek(whole)
+            held.write(b"".join(msgspec.json.encode(one) + b"\n" for one in lacking))
+        held.flush()
+        os.fsync(held.fileno())
     return len(lacking)
 
 
-def read(file: Path) -> list[Erasure]:
-    """Erasures of a file; a last line that was left unfinished is none.
+class Told(NamedTuple):
+    """What a file of erasures says: they, the first one first, and whether its last line was torn off in writing."""
+
+    erasures: list[Erasure]
+    torn: bool = False
+
+
+def read(file: Path) -> Told:
+    """What a file of erasures says; a last line that was torn off is passed over.
 
     Raises:
-        ErasuresError: It cannot be read, or another line is no erasure.
+        ErasuresError: It cannot be read, or holds what is no erasure.
     """
     try:
-        *lines, _ = file.read_bytes().split(b"\n")
-        return [msgspec.json.decode(line, type=Erasure) for line in lines if line]
-    except (OSError, ValueError) as error:
+        return _read(file.read_bytes(), file)
+    except OSError as error:
         raise ErasuresError(f"{file} is no file of erasures: {error}") from error
+
+
+def _read(content: bytes, file: Path) -> Told:
+    *lines, rest = content.split(b"\n")
+    found = []
+    for at, line in enumerate(lines, 1):
+        # Earlier builds wrote on behind what was torn off. Inside of strings quotes are escaped: this begins an object.
+        start = max(0, line.rfind(_BEGINNING))
+        try:
+            found += [msgspec.json.decode(line[start:], type=Erasure)] if line else []
+        except ValueError as error:
+            raise ErasuresError(f"{file} is no file of erasures: line {at}: {error}") from error
+    return Told(found, torn=bool(rest))

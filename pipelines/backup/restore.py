@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import redis
@@ -38,6 +38,12 @@ from pipelines.backup.progress import Progress
 from pipelines.worker.erasures import finish, settled
 from service.players.sealing import Seals
 
+_NONE_ERASED: Final = (
+    f"no file `{ERASURES}` was given or found: whoever was erased after the backup was taken is held again, so erase "
+    "them anew"
+)
+_PASSED_OVER: Final = "whoever it tells of is held again unless the other lines name them, so erase them anew"
+
 
 class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was restored, and what was seen of it.
@@ -54,6 +60,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
         named: What is not in the backup, and where it is.
         settings: Variable of the environment -> the file of the new home that it should name.
         held_back: Whether the house sends nothing until somebody accepts it; no where its store is elsewhere.
+        warnings: What may be wrong with it because of what was not given.
     """
 
     home: str
@@ -67,6 +74,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     named: dict[str, str]
     settings: dict[str, str]
     held_back: bool
+    warnings: list[str] = []
 
 
 class KeptApart(NamedTuple):
@@ -105,7 +113,8 @@ def restore(
         try:
             _lay_out(target, manifest, names, staging, say)
             told = Restored(at=now.isoformat(), by=by, backup=str(target.resolve()), taken_at=manifest.taken_at)
-            found = _checked(staging, manifest, told, say, _Since(key, _erased(home, apart)))
+            erased, warnings = _erased(home, apart)
+            found = _checked(staging, manifest, told, say, _Since(key, erased))
             if key is not None and apart.key is not None:
                 keep_key(staging, key)
             _move_up(staging, home)
@@ -114,7 +123,8 @@ def restore(
         if (database := database_of(home)) is not None:
             prepare(database, Path(read_mlflow(home).tracking.artifacts))
     settings = {name: str(home.resolve() / file) for name, file in manifest.settings.items()}
-    return msgspec.structs.replace(found, home=str(home), backup=str(target), settings=settings)
+    warnings = warnings if manifest.store is not None else []
+    return msgspec.structs.replace(found, home=str(home), backup=str(target), settings=settings, warnings=warnings)
 
 
 def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored:
@@ -203,10 +213,15 @@ class _Since(NamedTuple):
     erased: list[Erasure]
 
 
-def _erased(home: Path, apart: KeptApart) -> list[Erasure]:
-    """Who was erased according to the file given, or that of the new home."""
+def _erased(home: Path, apart: KeptApart) -> tuple[list[Erasure], list[str]]:
+    """Who was erased according to the file given, or that of the new home; and what to say of that file."""
     file = apart.erasures or home / ERASURES
-    return erasures.read(file) if apart.erasures or file.exists() else []
+    if apart.erasures is None and not file.exists():
+        return [], [_NONE_ERASED]
+    told = erasures.read(file)
+    if told.torn:
+        return told.erasures, [f"the last line of {file} was torn off while it was written: {_PASSED_OVER}"]
+    return told.erasures, []
 
 
 def _erase_again(client: redis.Redis, url: str, home: Path, since: _Since, say: Say) -> int:
@@ -270,7 +285,7 @@ def _move_up(staging: Path, home: Path) -> None:
     """Give the house its place: the store last, without which a home holds no house."""
     os.sync()
     if (home / ERASURES).exists():
-        erasures.keep(home, erasures.read(staging / ERASURES) if (staging / ERASURES).exists() else [])
+        erasures.keep(home, erasures.read(staging / ERASURES).erasures if (staging / ERASURES).exists() else [])
         (staging / ERASURES).unlink(missing_ok=True)
     for entry in sorted(staging.iterdir(), key=lambda entry: (entry.name == "store", entry.name)):
         entry.rename(home / entry.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipelines.cli.terminal import CommandRefused, Json, console, fields, home, serving, show
+from pipelines.cli.terminal import CommandRefused, Json, console, fields, home, serving, show, warn
 
 if TYPE_CHECKING:
     from pipelines.backup.restore import RestoreResult
@@ -69,6 +69,8 @@ def restore(
     found = restoring.restore(
         target, place, user(), datetime.now(UTC), console().print, restoring.KeptApart(house_key, erasures)
     )
+    for sentence in found.warnings:
+        warn(sentence)
     if as_json:
         show(fields(found), as_json=True)
     else:

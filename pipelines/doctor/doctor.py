@@ -140,6 +140,7 @@ def _of_home(home: Path, server: ServerReading) -> list[Finding]:
     found = _checked("files", lambda: or_ok("files", f"{home} is closed to others", premises.files(home)))
     if server.embedded:
         found += _checked("lock", lambda: _lock(home, answers=not server.trouble))
+    found += _checked("erasures", lambda: premises.erasures(home))
     return found + _checked("disk", lambda: premises.disk(home, server.embedded))
 
 

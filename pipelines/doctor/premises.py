@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
+from features.store import erasures as journal
 from pipelines.doctor import findings
 from pipelines.doctor.findings import Finding
 
@@ -40,6 +41,22 @@ def files(home: Path) -> Iterator[Finding]:
     if stray := [file for file, told in left.items() if told.st_mtime < old]:
         do = f"remove what an import or a report left when it was killed: `rm -r {stray[0]}`"
         yield Finding("files", "warning", f"{_some(stray)} left behind", do)
+
+
+def erasures(home: Path) -> list[Finding]:
+    """Check that the file of who was erased can be read: a restore rests upon it."""
+    file = home / journal.FILE
+    if not file.exists():
+        return []
+    try:
+        told = journal.read(file)
+    except journal.ErasuresError as error:
+        do = "mend or cut out that line, or give the file back to its owner; workers try again every few seconds"
+        return [Finding("erasures", "fault", str(error), do)]
+    if told.torn:
+        do = "see that the disk is not full and a worker runs: it writes anew what is missing, then the line goes"
+        return [Finding("erasures", "warning", f"the last line of {file} was torn off while it was written", do)]
+    return [Finding("erasures", "ok", f"{file} tells of {len(told.erasures)}")]
 
 
 def _stats(files: Iterable[Path]) -> dict[Path, os.stat_result]:

@@ -12,6 +12,7 @@ from typing import Final, cast
 import redis
 import structlog
 
+from features.errors import CroupierError
 from features.files import CatalogueError
 from features.store import erasures
 from features.store.cluster import is_away
@@ -207,11 +208,17 @@ class Worker:
         self._lease()  # with how far the lake reaches, for whoever watches its lag
         if written:
             _LOG.info("flushed", entries=written)
-        # One worker at a time, beside the lake and the file of erasures.
-        if not self._erasures_found:
-            erasures.find_waiting(self._lake_client)
-            self._erasures_found = True
-        settle(self._lake_client, self._url, self._lake.parent, lambda what: _LOG.info("erasures", did=str(what)))
+        self._settle()
+
+    def _settle(self) -> None:
+        """End erasures: one worker at a time, beside the lake and the file of erasures. The next flush tries again."""
+        try:
+            if not self._erasures_found:
+                erasures.find_waiting(self._lake_client)
+                self._erasures_found = True
+            settle(self._lake_client, self._url, self._lake.parent, lambda what: _LOG.info("erasures", did=str(what)))
+        except (OSError, CroupierError) as error:
+            _LOG.error("erasures", trouble=str(error), kept="the journal of the store, and the next flush tries again")
 
 
 def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:

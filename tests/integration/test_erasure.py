@@ -329,7 +329,7 @@ def test_what_broke_off_is_ended_by_a_worker(home: World, caller: Caller) -> Non
         until(lambda: all(one.rewritten for one in erasures.journal(home.client)))
     assert set(facts(home, "p")) == {"v", "erased", f"link:{ids[0]}"}
     assert "erased" in facts(home, "d")
-    (kept,) = erasures.read(home.home / erasures.FILE)
+    (kept,) = erasures.read(home.home / erasures.FILE).erasures
     assert (kept.player, kept.reason, kept.erased_us is not None) == (ids[1], REASON, True)
     assert (home.home / erasures.FILE).stat().st_mode & 0o077 == 0
 
@@ -345,7 +345,7 @@ def test_where_the_store_writes_no_file_anew_that_is_said_and_asked_again_later(
         done = by_hand(home.client, home.server.url, home.home, "p", "ann", REASON, silent)
         assert not done.rewritten
         assert [one.rewritten for one in erasures.journal(home.client)] == [False]
-        assert [one.by for one in erasures.read(home.home / erasures.FILE)] == ["ann"]
+        assert [one.by for one in erasures.read(home.home / erasures.FILE).erasures] == ["ann"]
         assert settle(home.client, home.server.url, home.home, silent) == 0, "not at every flush"
     finally:
         home.client.config_set("appendonly", "yes")
@@ -375,6 +375,24 @@ def test_erasures_that_an_earlier_build_wrote_down_are_found_by_a_worker(home: W
     home.client.delete(ERASURES_OPEN)
     with running(Worker(home.server.url, home.lake)):
         until(lambda: all(one.rewritten for one in erasures.journal(home.client)))
+
+
+def test_a_worker_outlives_a_file_that_cannot_be_written_and_ends_erasures_when_it_can(
+    home: World, caller: Caller
+) -> None:
+    file = home.home / erasures.FILE
+    file.mkdir()
+    welcome(caller, "p")
+    erase(caller, "p")
+    worker = Worker(home.server.url, home.lake)
+    for _ in range(2):
+        worker._settle()
+    assert not erasures.journal(home.client)[0].rewritten
+    file.rmdir()
+    file.write_bytes(b'{"player":"torn')
+    worker._settle()
+    assert [one.rewritten for one in erasures.journal(home.client)] == [True]
+    assert len(erasures.read(file).erasures) == 1
 
 
 def test_a_reason_that_names_the_player_is_refused(home: World, caller: Caller) -> None:
@@ -502,6 +520,33 @@ def test_whoever_was_erased_after_a_backup_is_erased_in_what_is_restored_of_it(
         found = {name: account(again.client, again.lake, again.home, one).seal for name, one in before.items()}
         assert found["gone"] is None
         assert found["there"] is not None
+
+
+def test_a_restore_without_the_file_of_erasures_or_with_a_torn_one_says_so_and_goes_on(
+    home: World, caller: Caller, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("elsewhere")
+    welcome(caller, "gone")
+    back_up(home.home, place / "backup", silent)
+    erase(caller, "gone")
+    settle(home.client, home.server.url, home.home, silent)
+    torn = place / "erasures"
+    torn.write_bytes((home.home / erasures.FILE).read_bytes() + b'{"player":"{p0')
+    command = [sys.executable, "-m", "pipelines", "restore", str(place / "backup"), "--json"]
+    command += ["--house-key", str(home.home / FILE)]
+    for name, file, said in (("none", None, "no file `erasures`"), ("torn", torn, "was torn off")):
+        done = subprocess.run(
+            [*command, *(["--erasures", str(file)] if file else []), "--home", str(place / name)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        (sentence,) = json.loads(done.stdout)["warnings"]
+        assert said in sentence
+        assert f"croupier: warning: {sentence}" in done.stderr.splitlines()
+    assert len(erasures.read(place / "torn" / erasures.FILE).erasures) == 1
 
 
 # --- Everything that is held
