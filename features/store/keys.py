@@ -34,8 +34,9 @@ class PlayerKeys:
             worker and by materialising, stays.
         facts: Hash of field -> register `moment rank text`; `v` counts changes, `to` is the mark of an id that was
             merged; of a player who took others in `link:ID` tells since when, `~ID|field` what was told of each, and
-            `name` is the player's own id, sealed, `erased` says since when all before was erased, and the stream id of
-            that. Written by events, outcomes, the worker, merges and erasures; stays.
+            `name` is the player's own id, sealed, `erased` says since when all before was erased, that stream id,
+            and `quiet` until anything is told or decided of the player anew. Written by events, outcomes, the worker,
+            merges and erasures; stays.
         ledger: Hash of decision id -> contact and `~type/decision` -> response; `v` counts changes. Written by
             reservations, confirms, outcomes and revocations; entries leave when no limit can need them.
         seal: String, the key of personal fields, sealed under the house key; written once, replaced when the player is

@@ -33,16 +33,16 @@ def erase(player: Player, reason: Reason, as_json: Json = False) -> None:
     from features.store.connection import connect
     from models.releases.release import user
     from pipelines.privacy.erase import erase as erased
-    from service.errors import ReasonNamesPlayerError
-    from service.privacy.erase import names
+    from service.errors import RequestRefused
 
     player_id = _player(player)
     if not reason.strip():
         raise CommandRefused("--reason must say why, in words that name nobody: it is kept")
-    if names(reason, player_id):
-        raise CommandRefused(ReasonNamesPlayerError.sentence)
-    with serving() as url:
-        found = erased(connect(url), url, home(), player_id, user(), reason.strip(), console().print)
+    try:
+        with serving() as url:
+            found = erased(connect(url), url, home(), player_id, user(), reason.strip(), console().print)
+    except RequestRefused as refusal:
+        raise CommandRefused(str(refusal)) from refusal
     show(fields(found), as_json=as_json)
 
 
@@ -64,10 +64,14 @@ def export(
     """Write all that is held of a player, as JSON. Example: croupier export - --output one.json < id.txt."""
     from features.store.connection import connect
     from pipelines.privacy.export import export as exported
+    from service.errors import UnknownPlayerError
 
     player_id = _player(player)
-    with serving() as url:
-        text = json.dumps(exported(connect(url), home() / "lake", home(), player_id), indent=2, ensure_ascii=False)
+    try:
+        with serving() as url:
+            text = json.dumps(exported(connect(url), home() / "lake", home(), player_id), indent=2, ensure_ascii=False)
+    except UnknownPlayerError as unknown:
+        raise CommandRefused(str(unknown)) from unknown
     if output is None:
         print(text)
         return

@@ -31,6 +31,7 @@ class ErasureResult(msgspec.Struct, frozen=True, kw_only=True):
         facts_removed: Facts that are gone.
         facts_kept: Facts that stay, for they restrict contact.
         rewritten: Whether the store's append-only file was written anew.
+        already: Whether the player was erased before and nothing was told of them since: nothing was done now.
     """
 
     erased_at: str
@@ -39,13 +40,15 @@ class ErasureResult(msgspec.Struct, frozen=True, kw_only=True):
     facts_removed: int
     facts_kept: int
     rewritten: bool
+    already: bool = False
 
 
 def erase(client: redis.Redis, url: str, home: Path, player_id: str, by: str, reason: str, say: Say) -> ErasureResult:
     """Erase a player by any of their ids; see `Eraser.erase`."""
     told, done = asyncio.run(_erased(client, url, player_id, by, reason))
-    say(f"  the keys of {len(told.ids)} ids are destroyed; what restricts contact stays: {done.staying} facts")
-    rewritten = settled(client, home, [told], say)
+    state = "were destroyed before, and nothing was told since" if done.already else "are destroyed"
+    say(f"  the keys of {len(told.ids)} ids {state}; what restricts contact stays: {done.staying} facts")
+    rewritten = settled(client, home, [] if done.already else [told], say)
     return ErasureResult(
         erased_at=moment(done.erased_us).isoformat(),
         ids=len(told.ids),
@@ -53,6 +56,7 @@ def erase(client: redis.Redis, url: str, home: Path, player_id: str, by: str, re
         facts_removed=done.taken,
         facts_kept=done.staying,
         rewritten=rewritten,
+        already=done.already,
     )
 
 

@@ -32,10 +32,12 @@ from pipelines.worker.owners import owners_of
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.decisions.personal import Personal, personal
 from service.decisions.record import load_record
+from service.errors import UnknownPlayerError
 from service.events.accept import TOLD_AT
 from service.players import identity, sealing
 from service.players.facts import erased_us, registers
 from service.players.sealing import seals_of
+from service.privacy.held import held_keys
 
 SCHEMA: Final = 1
 """Version of the object; fields are only ever added."""
@@ -70,6 +72,7 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str, most: fl
     Raises:
         HouseKeyError: The house key is not here.
         ExportTooLargeError: There are more rows.
+        UnknownPlayerError: Nothing is held of this id.
     """
     house = open_house(client)
     seals, asked = seals_of(house, home), house.player_key(player_id)
@@ -78,6 +81,9 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str, most: fl
     ids = [*identity.others(known), owner]
     keys = {one: seals.open(one, held) for one in ids if (held := _seal(client, one)) is not None}
     tables = _told(client, lake, keys, ids, most)
+    plan = serving_plan(client)
+    if not any(tables.values()) and not client.exists(*held_keys(PlayerKeys(owner, plan.key(owner) if plan else b""))):
+        raise UnknownPlayerError
     erased = erased_us(known)
     return {
         "schema": SCHEMA,

@@ -17,7 +17,7 @@ from features.store.keys import export_key
 from service.api.problems import OF_A_BODY
 from service.api.routing import RESTRICTING_SECONDS, Dependencies, Deps, Operation, add_route, respond
 from service.api.schemas import ErasureAnswer, ExportAnswer, StagedExportAnswer
-from service.errors import ExportFailed, ReasonNamesPlayerError, UnknownExportError
+from service.errors import ExportFailed, ReasonNamesPlayerError, UnknownExportError, UnknownPlayerError
 from service.privacy.erase import Eraser
 from service.privacy.exports import Export, Exports, open_made
 
@@ -35,7 +35,8 @@ async def post_erasure(body: ErasureRequest, deps: Deps) -> Response:
 
     The key that opens their personal fields in log, lake and decisions is destroyed, and open leases are revoked. What
     restricts contact stays, under a pseudonym: exclusions, withdrawn consent, a closed account. A second time erases
-    what was told since. The store's own files are written anew soon after.
+    what was told since; if nothing was, it changes nothing and says `already`. The store's own files are written anew
+    soon after.
     """
     deps = deps.within(RESTRICTING_SECONDS)
     serving = deps.serving
@@ -49,6 +50,7 @@ async def post_erasure(body: ErasureRequest, deps: Deps) -> Response:
             leases_revoked=done.revoked,
             facts_removed=done.taken,
             facts_kept=done.staying,
+            already=done.already,
         )
     )
 
@@ -69,7 +71,9 @@ async def post_export(body: ExportRequest, deps: Deps) -> Response:
     A worker makes it and it is kept for an hour; fetch it by the id that is answered. A player has one export at a
     time: asked again meanwhile, the same id is answered. An erasure of the player destroys it.
     """
-    return _staged(*await Exports(deps.serving.house, deps.ledger).ask(body.player_id))
+    serving = deps.serving
+    features_key = serving.plan.key if serving.plan else lambda _: b""
+    return _staged(*await Exports(serving.house, deps.ledger).ask(body.player_id, features_key))
 
 
 async def get_export(export_id: ExportId, deps: Deps) -> Response:
@@ -106,9 +110,9 @@ def _staged(name: str, export: Export) -> Response:
 
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
-    refusals = (*OF_A_BODY, ReasonNamesPlayerError)
+    refusals = (*OF_A_BODY, ReasonNamesPlayerError, UnknownPlayerError)
     add_route(app, Operation("/v1/erasures", post_erasure, "Know", "personal", ErasureAnswer, refusals, "POST"))
-    path, staged = "/v1/exports", StagedExportAnswer
-    add_route(app, Operation(path, post_export, "Know", "personal", None, OF_A_BODY, "POST", meanwhile=staged))
+    path, staged, asked = "/v1/exports", StagedExportAnswer, (*OF_A_BODY, UnknownPlayerError)
+    add_route(app, Operation(path, post_export, "Know", "personal", None, asked, "POST", meanwhile=staged))
     refusals, path = (UnknownExportError, ExportFailed), f"{path}/{{export_id}}"
     add_route(app, Operation(path, get_export, "Know", "personal", ExportAnswer, refusals, meanwhile=staged))

@@ -412,6 +412,9 @@ class ErasureAnswer(Struct, kw_only=True):
     leases_revoked: Annotated[int, Meta(description="Open contacts that were taken back.")]
     facts_removed: int
     facts_kept: Annotated[int, Meta(description="They restrict contact, and stay under a pseudonym.")]
+    already: Annotated[
+        bool, Meta(description="Whether they were erased before, and nothing was told of them since: nothing was done.")
+    ] = False
 
 
 class StagedExportAnswer(Struct, kw_only=True):

@@ -52,6 +52,12 @@ local function erased_us(facts)
   return tonumber(string.match(redis.call('HGET', facts, 'erased') or '', '^%d+'))
 end
 
+-- Of a player who was erased: no longer as the erasure left them. Erasing anew has something to do from now on.
+local function touch_erased(facts)
+  local erased = redis.call('HGET', facts, 'erased')
+  if erased and string.sub(erased, -6) == ' quiet' then redis.call('HSET', facts, 'erased', string.sub(erased, 1, -7)) end
+end
+
 -- The moment of an event's body. It is looked for by its name: `cmsgpack` reads no bytes, as sealed fields are.
 local function occurred_us(body)
   local at = string.find(body, '\171occurred_at', 1, true)
@@ -143,6 +149,7 @@ local function ingest(keys, args)
     else
       local before = changed
       local told = erased_us(keys[1]) and occurred_us(body)
+      touch_erased(keys[1])
       changed = changed + assert_all(keys[1], args, at, at + tonumber(facts) * 4 - 1, told)
       local entry = release ~= '' and redis.call('HGET', keys[2], release)
       local state = entry and string.match(entry, '^%d+ %d+ (%l+) ')
@@ -209,6 +216,7 @@ local function commit(keys, args, kept)
   if not seal then redis.call('SET', keys[5], args[6]) end
   local known = house_us(args[1], args[2], args[3])
   local id = append(keys[3], 'decision', args[9], known)
+  touch_erased(keys[1])
   redis.call('SET', keys[4], kept(id, known), 'EX', args[7])
   redis.call('LPUSH', keys[6], args[8])
   redis.call('LTRIM', keys[6], 0, tonumber(args[10]) - 1)
@@ -500,7 +508,7 @@ local function erase(keys, args)
   redis.call('DEL', keys[2], keys[6])
   local row = {player = player, event_id = args[6], type = 'erased', occurred_at = now, brand = 'main'}
   local id = append(keys[4], 'facts', cmsgpack.pack(row), now)
-  redis.call('HSET', keys[1], 'erased', number(now) .. ' ' .. id)
+  redis.call('HSET', keys[1], 'erased', number(now) .. ' ' .. id .. ' quiet')
   redis.call('HSET', keys[2], '_applied', id)
   return {number(now), revoked, taken, staying, redis.call('HGET', keys[1], 'to') or ''}
 end

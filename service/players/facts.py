@@ -18,7 +18,8 @@ from features.events import Event, micros
 from features.words import fold
 
 ERASED: Final = "erased"
-"""Field of the store's hash: when the player was erased, unix microseconds of house time, and the stream id of that."""
+"""Field of the store's hash: when the player was erased, unix microseconds of house time, the stream id of that, and
+`quiet` until anything was told or decided of the player since."""
 NO_REGISTER: Final = frozenset({b"v", b"to", b"name", ERASED.encode()})
 """Fields of the store's hash that are no facts: its version, the player that an id is linked to, the sealed name, and
 when the player was erased."""
@@ -373,6 +374,11 @@ def erased_us(raw: Mapping[bytes, bytes]) -> int | None:
     """When the player of a hash was erased, unix microseconds; None if never."""
     told = raw.get(ERASED.encode())
     return None if told is None else int(told.partition(b" ")[0])
+
+
+def quiet(raw: Mapping[bytes, bytes]) -> bool:
+    """Whether nothing was told or decided of a player since they were erased."""
+    return raw.get(ERASED.encode(), b"").endswith(b" quiet")
 
 
 Parts = Mapping[str, Mapping[str, FactValue]]

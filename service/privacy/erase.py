@@ -21,10 +21,13 @@ from service.contacts import limits
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, Linked, read_snapshot
 from service.decisions.serving import Serving
-from service.errors import ReasonNamesPlayerError
-from service.players import identity
+from service.errors import ReasonNamesPlayerError, UnknownPlayerError
+from service.players import facts, identity
 from service.privacy.exports import Exports
+from service.privacy.held import held_keys
 
+ID_LENGTH: Final = 64
+"""Characters of an id at most."""
 ROUNDS: Final = 20
 """Times that ids are looked for which were linked to the player meanwhile."""
 
@@ -36,6 +39,8 @@ class Done(NamedTuple):
     revoked: int = 0
     taken: int = 0
     staying: int = 0
+    already: bool = False
+    """Whether the player was erased before and nothing was told of them since: nothing was done."""
 
     def and_of(self, other: Done) -> Done:
         """This and another together."""
@@ -70,13 +75,18 @@ class Eraser:
             reason: Why, without naming the player.
 
         Raises:
-            ReasonNamesPlayerError: The reason names the player: it would be kept.
+            ReasonNamesPlayerError: The reason names the player by any of their ids: it would be kept.
+            UnknownPlayerError: Nothing is held of this id.
             StoreError: The store did not answer in time; a worker ends what was begun, and a retry is safe.
         """
         if names(reason, player_id):
             raise ReasonNamesPlayerError
         player = await self._ledger.identities.owner(self._house.player_key(player_id))
         ids = await self._ids(player)
+        if not {self._house.player_key(word) for word in spellings(reason)}.isdisjoint(ids):
+            raise ReasonNamesPlayerError
+        if (before := await self._before(ids)) is not None:
+            return before
         begun = Erasure(player=player, ids=ids, begun_us=await self._ledger.now_us(), by=by, reason=reason)
         await self._note(begun)
         return await self.finish(begun)
@@ -98,6 +108,25 @@ class Eraser:
                 await self._note(ended)
                 return ended, done
         raise StoreError("ids are being linked to this player all the time: try again")
+
+    async def _before(self, ids: tuple[str, ...]) -> tuple[Erasure, Done] | None:
+        """The erasure that left a player as they are; None if there is something to erase.
+
+        Raises:
+            UnknownPlayerError: Nothing is held of the player.
+        """
+        keys = PlayerKeys(ids[-1], self._features_key(ids[-1]))
+        if not await self._ledger.store.command("EXISTS", *held_keys(keys)):
+            raise UnknownPlayerError
+        held = [await self._ledger.store.hash(PlayerKeys(one).facts) for one in ids]
+        if not all(map(facts.quiet, held)):
+            return None
+        at_us = max(facts.erased_us(one) or 0 for one in held)
+        staying = sum(
+            not name.startswith(identity.LINK.encode()) for one in held for name in one.keys() - facts.NO_REGISTER
+        )
+        told = Erasure(player=ids[-1], ids=ids, begun_us=at_us, by="", reason="", erased_us=at_us)
+        return told, Done(at_us, staying=staying, already=True)
 
     async def _ids(self, player: str) -> tuple[str, ...]:
         """All ids of a player, the player's own last: as long as that stands, the others can be found."""
@@ -139,3 +168,13 @@ class Eraser:
 def names(reason: str, player_id: str) -> bool:
     """Whether a reason names a player, in whatever case."""
     return re.search(rf"(?<!\w){re.escape(player_id)}(?!\w)", reason, re.IGNORECASE) is not None
+
+
+def spellings(reason: str) -> set[str]:
+    """Whatever in a reason might be an id: its words, with and without the punctuation in and around them."""
+    found = set[str]()
+    for word in reason.split():
+        ends = [match.end() for match in re.finditer(r"\w+|[^\w]", word)]
+        for first in (0, *ends):
+            found.update(word[first:last] for last in ends if 0 < last - first <= ID_LENGTH)
+    return found | {word.casefold() for word in found} | {word.upper() for word in found}

@@ -10,6 +10,7 @@ id is made of the player: asked twice, by whichever process, it is one.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,8 +21,9 @@ from features.store.keys import EXPORTS, EXPORTS_WAITING, PlayerKeys, export_key
 from features.unshown import Unshown
 from service.access.register import now
 from service.contacts.ledger import RedisLedger
-from service.errors import ExportFailed, UnknownExportError
+from service.errors import ExportFailed, UnknownExportError, UnknownPlayerError
 from service.players import sealing
+from service.privacy.held import held_keys
 
 KEPT_SECONDS: Final = 3_600
 """How long what was made is kept, and why it could not be."""
@@ -104,13 +106,16 @@ class Exports:
     def __init__(self, house: House, ledger: RedisLedger) -> None:
         self._house, self._ledger, self._store = house, ledger, ledger.store
 
-    async def ask(self, player_id: str) -> tuple[str, Export]:
+    async def ask(self, player_id: str, features_key: Callable[[str], bytes]) -> tuple[str, Export]:
         """Ask for all that is held of a player, by any of their ids; what is asked for or made already is it.
 
         Raises:
+            UnknownPlayerError: Nothing is held of this id.
             StoreError: The store did not answer in time; a retry is safe.
         """
         player = await self._ledger.identities.owner(self._house.player_key(player_id))
+        if not await self._store.command("EXISTS", *held_keys(PlayerKeys(player, features_key(player)))):
+            raise UnknownPlayerError
         name, seal = export_id(self._house, player), await self._ledger.seal(PlayerKeys(player))
         for _ in range(_ATTEMPTS):
             before = await self._store.command("HGET", EXPORTS, name) or b""

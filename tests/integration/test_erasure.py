@@ -40,6 +40,7 @@ from pipelines.worker.lake import Lake
 from pipelines.worker.process import Worker
 from service.decisions.record import load_record
 from service.decisions.replay import replay
+from service.errors import UnknownPlayerError
 from service.players.sealing import seals_of
 
 MARK: Final = "zyzzyva"
@@ -289,19 +290,68 @@ def test_open_leases_are_revoked_and_a_confirmed_contact_goes_on_counting(home: 
 # --- Again, unknown, linked, broken off
 
 
-def test_whoever_is_erased_twice_or_was_never_known_is_erased(home: World, caller: Caller) -> None:
+def test_whoever_is_erased_twice_is_erased_once_unless_something_was_told_since(home: World, caller: Caller) -> None:
     welcome(caller, "p")
-    assert erase(caller, "p")["facts_removed"] > 3
-    again = erase(caller, "p")
-    assert (again["facts_removed"], again["leases_revoked"], again["ids"]) == (0, 0, 1)
-    assert erase(caller, "nobody")["facts_removed"] == 0
-    assert caller.ask("nobody").json()["action"] == "NO_CONTACT"
-    versions = [int(facts(home, "p")["v"])]
+    caller.event("p", type="self_excluded", scope="all")
+    caller.event("p", type="identify", anonymous_id="d")
+    first = erase(caller, "p")
+    assert (first["facts_removed"] > 3, first["already"]) == (True, False)
+    settle(home.client, home.server.url, home.home, silent)
+    before = everything(home)
+    for name in ("p", "d"):
+        again = erase(caller, name)
+        assert (again["facts_removed"], again["leases_revoked"], again["ids"]) == (0, 0, 2)
+        assert (again["already"], again["erased_at"]) == (True, first["erased_at"])
+    assert settle(home.client, home.server.url, home.home, silent) == 0
+    assert {name: one for name, one in everything(home).items() if "croupier:" in name or "erasures" in name} == {
+        name: one for name, one in before.items() if "croupier:" in name or "erasures" in name
+    }
+    for count, decides in enumerate((True, False), 2):
+        assert (caller.ask("p") if decides else caller.event("d", type="login")).status_code == 200
+        assert not erase(caller, "p")["already"]
+        assert len(erasures.journal(home.client)) == count
+        assert erase(caller, "p")["already"]
+
+
+def test_versions_go_on_counting_over_erasures(home: World, caller: Caller) -> None:
+    versions = list[int]()
+    for _ in range(2):
+        welcome(caller, "p")
+        versions.append(int(facts(home, "p")["v"]))
+        erase(caller, "p")
+        versions.append(int(facts(home, "p")["v"]))
+    assert versions == sorted(set(versions))
+
+
+def test_an_id_of_which_nothing_is_held_is_neither_erased_nor_exported(home: World, caller: Caller) -> None:
+    answer = caller._client.post("/v1/erasures", json={"player_id": "typo", "reason": REASON})
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_player")
+    for command in (["erase", "-", "--reason", REASON], ["export", "-"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", *command],
+            env=os.environ | {"CROUPIER_HOME": str(home.home), "CROUPIER_STORE": home.server.url},
+            input="typo\n",
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "nothing is known of this player" in done.stderr
+    player = keys(home, "typo").player
+    assert [name for name in everything(home) if player in name or "erasures" in name] == []
+    caller.ask("asked-only")
+    assert not erase(caller, "asked-only")["already"], "of whom something was decided a record is held"
+
+
+@pytest.mark.parametrize("reason", ["as D-1 wrote", "letter of 'd-1'.", "see crm/d-1,", "(d-1)", "d-1;p-2"])
+def test_a_reason_that_names_a_linked_id_is_refused(reason: str, home: World, caller: Caller) -> None:
     welcome(caller, "p")
-    versions.append(int(facts(home, "p")["v"]))
-    erase(caller, "p")
-    versions.append(int(facts(home, "p")["v"]))
-    assert versions == sorted(set(versions)), "versions go on counting"
+    for device in ("d-1", "d.2"):
+        caller.event("p", type="identify", anonymous_id=device)
+    answer = caller._client.post("/v1/erasures", json={"player_id": "p", "reason": reason})
+    assert (answer.status_code, answer.json()["code"]) == (422, "reason_names_player")
+    assert not home.client.exists("croupier:erasures")
 
 
 def test_a_linked_id_is_answered_after_its_player_was_erased_by_either_id(home: World, caller: Caller) -> None:
@@ -572,7 +622,8 @@ def test_everything_of_a_player_is_exported_by_any_id_and_nothing_personal_after
     assert {one["fact"]: one["says"] for one in found["facts"]}["jurisdiction"] == "GB"
     behaviour = {(one["of"], one["feature"]): one["value"] for one in found["features"]}
     assert behaviour[keys(home, player).player, "deposit_count"] == 3
-    assert export(home.client, home.lake, home.home, "another")["events"] == []
+    with pytest.raises(UnknownPlayerError):
+        export(home.client, home.lake, home.home, "another")
     erase(caller, player)
     after = export(home.client, home.lake, home.home, player)
     assert MARK not in json.dumps({**after, "asked_for": ""})
