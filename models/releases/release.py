@@ -22,6 +22,7 @@ from redis.exceptions import LockError
 
 from features.errors import CroupierError
 from features.moments import moment
+from features.prose import prose
 from features.store.bundles import keep, serving_hashes
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
@@ -107,8 +108,12 @@ def way_back(
 
 
 def reasoned(reason: str) -> str:
-    """A reason as it is kept; raises GateRefused if it says nothing, or more than MLflow takes."""
-    if not (said := " ".join(reason.split())):
+    """A reason as it is kept; raises GateRefused if it says nothing, what cannot be seen, or more than MLflow takes."""
+    try:
+        said = prose(reason)
+    except ValueError as error:
+        raise GateRefused(f"--reason: {error}") from error
+    if not said:
         raise GateRefused("say why, for the journal: --reason TEXT")
     if len(said) > _REASON:
         raise GateRefused(f"a reason has at most {_REASON:,} characters, this one has {len(said):,}")

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 import redis
 
+from features.prose import prose
 from features.settings.mlflow_file import read_mlflow
 from features.store import erasures
 from features.store.connection import connect, load_library
@@ -131,14 +132,18 @@ def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored
     """Let a restored house send again; returns its mark.
 
     Raises:
-        BackupError: The house was never restored, or that was accepted before.
+        BackupError: The house was never restored, that was accepted before, or the reason holds what cannot be seen.
     """
+    try:
+        said = prose(reason)
+    except ValueError as error:
+        raise BackupError(f"--reason: {error}") from error
     told = restored(client)
     if told is None:
         raise BackupError("this house was not restored from a backup: nothing is held back")
     if told.accepted is not None:
         raise BackupError(f"{told.accepted.by} accepted that on {told.accepted.at}: {told.accepted.reason}")
-    done = msgspec.structs.replace(told, accepted=Acceptance(at=now.isoformat(), by=by, reason=reason))
+    done = msgspec.structs.replace(told, accepted=Acceptance(at=now.isoformat(), by=by, reason=said))
     mark(client, done)
     return done
 

@@ -8,11 +8,12 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from features.prose import prose
 from features.store.connection import hashed
 from features.store.errors import StoreError
 from features.store.keys import API_KEYS, API_KEYS_USED
 from service.access.keys import ENVIRONMENT, KEY, Key, SentKey, new_id, new_secret, read, revoked, rotated
-from service.errors import InsufficientScopeError, KeyIdReused, UnknownKeyError
+from service.errors import InsufficientScopeError, InvalidBodyError, KeyIdReused, UnknownKeyError
 
 _CHANGED_FROM: Final = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
@@ -83,7 +84,7 @@ async def create_key(store: Commands, wish: Wish, author: Author) -> NewKey:
     key_id = wish.id or new_id()
     sent, secret = new_secret(key_id, wish.expires_at)
     key = Key(
-        label=wish.label,
+        label=_said(wish.label, "label"),
         scopes=wish.scopes,
         created_at=int(await now(store)),
         by=author.name,
@@ -114,8 +115,16 @@ async def rotate_key(store: Commands, key_id: str, keep_seconds: int, author: Au
     return NewKey(key_id, key, sent)
 
 
+def _said(text: str, field: str) -> str:
+    try:
+        return prose(text)
+    except ValueError as error:
+        raise InvalidBodyError(f"{field}: {error}", f"/{field}") from error
+
+
 async def revoke_key(store: Commands, key_id: str, reason: str, author: Author) -> Key:
-    """Revoke a key for ever; again changes nothing. Raises UnknownKeyError."""
+    """Revoke a key for ever; again changes nothing. Raises UnknownKeyError, InvalidBodyError (see `prose`)."""
+    reason = _said(reason, "reason")
     at = int(await now(store))
     key, _ = await _changed(store, key_id, lambda key: (revoked(key, at, author.name, reason), None))
     return key

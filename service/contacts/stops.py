@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from features import places
+from features.prose import prose
 from features.schema import CHANNELS
 from features.words import ClosedList
 from service.errors import StopRefused
@@ -147,8 +148,12 @@ def _spelt(scope: Scope, value: str, offers: Iterable[str] | None) -> str:
 
 
 def reasoned(reason: str) -> str:
-    """A reason as it is kept; raises StopRefused if it says nothing, or too much."""
-    if not (said := " ".join(reason.split())):
+    """A reason as it is kept; raises StopRefused if it says nothing, too much, or what cannot be seen."""
+    try:
+        said = prose(reason)
+    except ValueError as error:
+        raise StopRefused(f"reason: {error}", "/reason") from error
+    if not said:
         raise StopRefused("say why, for the journal", "/reason")
     if len(said) > REASON:
         raise StopRefused(f"a reason has at most {REASON:,} characters, this one has {len(said):,}", "/reason")

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from features.prose import prose
 from features.store.deployment import House, clock_arguments
 from features.store.erasures import Erasure, note_commands
 from features.store.errors import StoreError
@@ -21,7 +22,7 @@ from service.contacts import limits
 from service.contacts.ledger import RedisLedger
 from service.contacts.snapshot import NO_DECISION, Linked, read_snapshot
 from service.decisions.serving import Serving
-from service.errors import ReasonNamesPlayerError, UnknownPlayerError
+from service.errors import InvalidBodyError, ReasonNamesPlayerError, UnknownPlayerError
 from service.players import facts, identity
 from service.privacy.exports import Exports
 from service.privacy.held import held_keys
@@ -75,10 +76,17 @@ class Eraser:
             reason: Why, without naming the player.
 
         Raises:
+            InvalidBodyError: The reason says nothing, or holds what cannot be seen.
             ReasonNamesPlayerError: The reason names the player by any of their ids: it would be kept.
             UnknownPlayerError: Nothing is held of this id.
             StoreError: The store did not answer in time; a worker ends what was begun, and a retry is safe.
         """
+        try:
+            reason = prose(reason)
+        except ValueError as error:
+            raise InvalidBodyError(f"reason: {error}", "/reason") from error
+        if not reason:
+            raise InvalidBodyError("say why, in words that name nobody: they are kept", "/reason")
         if names(reason, player_id):
             raise ReasonNamesPlayerError
         player = await self._ledger.identities.owner(self._house.player_key(player_id))
