@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 from fastapi import FastAPI, Path, Response
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from structlog.contextvars import bind_contextvars
 
@@ -34,7 +34,7 @@ from service.decisions.confirm import confirm
 from service.decisions.decide import decide
 from service.decisions.explain import Evidence, why
 from service.decisions.personal import personal
-from service.decisions.reasons import Reason, reasons
+from service.decisions.reasons import Reason, reasons, tells_place
 from service.decisions.record import Record
 from service.decisions.request import DecisionRequest
 from service.errors import (
@@ -61,6 +61,8 @@ BATCH_SECONDS: Final = 30.0
 BATCH_MOST: Final = 500
 _PERSONAL: Final = ("player_id", "personal")
 """Fields of a record that are sealed."""
+_LOCAL: Final = ("exclusions", "deferrals", "stops", "versions.packs")
+"""Fields of a record that may say where the player lives."""
 _ABSENT: Final = "store_unavailable"
 _LOG: Final = structlog.get_logger()
 
@@ -180,7 +182,8 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     """The whole record of a decision, with its reasons.
 
     Why this action and not the next: everything eligible with score and probability, everything excluded with its rule.
-    What is sealed in it as personal is told to a key that allows `personal`; else `withheld` names it.
+    What is sealed in it as personal, and reasons that tell where the player lives, are told to a key that allows
+    `personal`; else `withheld` names what is left out or shortened.
     """
     if not _is_decision_id(decision_id):
         raise UnknownDecisionError
@@ -194,8 +197,23 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     stops = read_journal(await deps.ledger.store.hash(STOPS)) if record.stops else {}
     answer = answers.whole(record, opened, catalogue, known, schema, reasons_of_it, stops)
     if withholds:
-        answer.withheld = list(_PERSONAL)
+        _withhold(answer, record, known)
     return respond(answer)
+
+
+def _withhold(answer: RecordAnswer, record: Record, known: Mapping[str, Reason]) -> None:
+    """Leave out what is sealed, and what tells where the player lives."""
+    local = {stop.rule for stop in record.stops or () if stop.scope == "jurisdiction"}
+
+    def shown(rule: str) -> bool:
+        return rule not in local and not tells_place(rule, known)
+
+    answer.withheld = [*_PERSONAL, *_LOCAL]
+    answer.versions = structs.replace(answer.versions, packs=())
+    answer.exclusions = [one for one in answer.exclusions or () if shown(one.rule)]
+    answer.deferrals = [one for one in answer.deferrals or () if shown(one.rule)]
+    if answer.stops:
+        answer.stops = [stop for stop in answer.stops if stop.rule not in local]
 
 
 async def _evidence(record: Record, schema: Schema | None, deps: Dependencies) -> Evidence | None:

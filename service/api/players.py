@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from service.decisions.assess import Assessment, Behaviour
 from service.decisions.explain import action_names
 from service.decisions.explain_player import ExplainedPlayer, Explanation, explained, read_player
 from service.decisions.kept import KeptDecision, load_stored
+from service.decisions.reasons import tells_place
 from service.decisions.serving import Serving
 from service.errors import InvalidIdError, UnknownBrandError, UnknownPlayerError
 from service.players import facts
@@ -42,8 +44,9 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     """What is known of a player, and what may be sent to them.
 
     Facts, features with their age, signs of harm, recent decisions; what may be sent from when, what not and why. Any
-    of a player's linked ids will do. Facts, what rules read, the household and the first id are told to a key that
-    allows `personal`; else `withheld` names them.
+    of a player's linked ids will do. Facts, what rules read, the household, the first id, and what tells where the
+    player lives (their packs of rules, reasons of a place, local time) are told to a key that allows `personal`; else
+    `withheld` names what is left out or shortened, and moments are in UTC.
     """
     serving = deps.serving
     if not is_id(player_id):
@@ -58,14 +61,34 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
     if facts.nothing_told(player.snapshot.facts) and not told and not recent:
         raise UnknownPlayerError
     answer = _shown(player, recent, serving)
-    return respond(answer if "personal" in deps.caller.scopes else _impersonal(answer, player_id))
+    return respond(answer if "personal" in deps.caller.scopes else _impersonal(answer, player_id, serving))
 
 
-def _impersonal(answer: PlayerAnswer, asked: str) -> PlayerAnswer:
-    """The answer without what records seal, under the id that was asked about."""
-    without: dict[str, Any] = {"household": None, "facts": [], "inputs": {}}
-    withheld = ["player_id", *without]
-    return structs.replace(answer, player_id=asked, withheld=withheld, **without)
+def _impersonal(answer: PlayerAnswer, asked: str, serving: Serving) -> PlayerAnswer:
+    """The answer without what records seal and what tells where the player lives, under the id that was asked about."""
+    stops = [stop for stop in answer.stops if stop.scope != "jurisdiction"]
+    named, markers = {stop.rule for stop in stops}, serving.book.harm.markers
+
+    def shown(rule: str) -> bool:
+        return rule in named if rule.startswith("stop:") else not tells_place(rule, serving.reasons)
+
+    without: dict[str, Any] = {"household": None, "facts": [], "inputs": {}, "rules": []}
+    shortened: dict[str, Any] = {
+        "denied": [one for one in answer.denied if shown(one.rule)],
+        "put_off": [one for one in answer.put_off if shown(one.rule)],
+        "stops": stops,
+        "decisions": [structs.replace(one, excluded_by=[*filter(shown, one.excluded_by)]) for one in answer.decisions],
+        "harm": structs.replace(
+            answer.harm, speaking=[one for one in answer.harm.speaking if not markers[one.marker].places]
+        ),
+    }
+    withheld = ["player_id", *without, *shortened]
+    allowed = [structs.replace(one, send_at=_in_utc(one.send_at)) for one in answer.allowed]
+    return structs.replace(answer, player_id=asked, withheld=withheld, allowed=allowed, **without, **shortened)
+
+
+def _in_utc(local: str) -> str:
+    return datetime.fromisoformat(local).astimezone(UTC).isoformat(timespec="minutes")
 
 
 def _shown(player: ExplainedPlayer, recent: list[KeptDecision], serving: Serving) -> PlayerAnswer:

@@ -19,7 +19,9 @@ from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
 from service.players.harm import TriggeredMarker
 from service.rules.inputs import InputRead
 
-WITHHELD: Final = "Personal fields that are left out, as the key does not allow `personal`."
+WITHHELD: Final = (
+    "Fields left out, or told without what says where the player lives: the key does not allow `personal`."
+)
 Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
 
 

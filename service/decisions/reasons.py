@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from service.rules.compiler import NO_RULES
 from service.rules.inputs import INPUTS
-from service.rules.rulebook import Rulebook
+from service.rules.rulebook import EVERYWHERE, Rulebook
 
 
 class Reason(NamedTuple):
@@ -85,3 +85,10 @@ def reason(rule: str, known: Mapping[str, Reason]) -> Reason:
     if divided and (limit := _LIMITS.get(kind)):
         return Reason(limit, "catalogue")
     return known.get(rule, Reason(f"{rule}, a rule of another rulebook", "the rulebook that the record names"))
+
+
+def tells_place(rule: str, known: Mapping[str, Reason]) -> bool:
+    """Whether the id of a rule says where the player lives; that of another rulebook might."""
+    if rule.partition(":")[0] in {*_LIMITS, "stop"}:
+        return False
+    return not {*reason(rule, known).jurisdictions} <= {EVERYWHERE} or (rule not in known and rule not in OWN)

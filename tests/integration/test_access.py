@@ -167,7 +167,36 @@ async def test_personal_fields_are_withheld_from_who_may_only_read_and_said_to_b
             for hidden in ("1980-05-17", '"ada"', "lobby"):
                 assert hidden not in str(kept).replace("'", '"')
         assert (kept["player_id"], kept["household"], kept["facts"], kept["inputs"]) == ("old-ada", None, [], {})
-        assert kept["withheld"] == ["player_id", "household", "facts", "inputs"]
+        assert kept["withheld"][:5] == ["player_id", "household", "facts", "inputs", "rules"]
+
+
+async def test_who_may_only_read_is_not_told_where_a_player_lives(opened: Opened, store: redis.Redis) -> None:
+    """Rules, offsets, exclusions and stops of a place are the same for players of two places, or are not told."""
+    homes = {"ona": ("CA-ON", "America/Toronto"), "gia": ("IT", "Europe/Rome")}
+    async with opened() as client:
+        for place, _ in homes.values():
+            done = await client.post("/v1/stops", json={"jurisdiction": place, "reason": "not now"})
+            assert done.status_code == 200, done.text
+        reader = await granted(client, store, "reader", "read")
+        both = await granted(client, store, "both", "read", "personal")
+        for player, (place, zone) in homes.items():
+            await tell(client, adult_events(player))
+            await tell(
+                client, [event(player, "registered", birth_date="1980-05-17", jurisdiction=place, time_zone=zone)]
+            )
+            made = (await client.post("/v1/decisions", json={"player_id": player})).json()
+            names = r"\b(CA[-_]ON\w*|ca@\d|IT\d\w*|it@\d|Toronto|Rome)"
+            tells = re.compile(names + "|[+-]0[1-9]:00", re.IGNORECASE)
+            for path in (f"/v1/decisions/{made['decision_id']}", f"/v1/players/{player}"):
+                shown = (await client.get(path, headers=both)).json()
+                kept = (await client.get(path, headers=reader)).json()
+                assert tells.search(str(shown)), "a key for personal fields is told"
+                assert not [str(kept)[max(0, one.start() - 80) :][:160] for one in tells.finditer(str(kept))]
+                stop = next(one["id"] for one in shown["stops"] if one["scope"] == "jurisdiction")
+                assert stop not in str(kept)
+                assert {one["rule"] for one in shown.get("exclusions", shown.get("denied"))} > {
+                    one["rule"] for one in kept.get("exclusions", kept.get("denied"))
+                }
 
 
 # Keys over HTTP ---------------------------------------------------------------------------------------------------
