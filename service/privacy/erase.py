@@ -129,7 +129,9 @@ class Eraser:
         held = [await self._ledger.store.hash(PlayerKeys(one).facts) for one in ids]
         if not all(map(facts.quiet, held)):
             return None
-        at_us = max(facts.erased_us(one) or 0 for one in held)
+        for one in ids:  # an export may have been asked for since
+            await Exports(self._house, self._ledger).forget(one)
+        at_us = max(facts.erased_us(known) or 0 for known in held)
         staying = sum(
             not name.startswith(identity.LINK.encode()) for one in held for name in one.keys() - facts.NO_REGISTER
         )

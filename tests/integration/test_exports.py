@@ -93,6 +93,7 @@ def test_a_player_has_one_export_at_a_time_by_whichever_id(home: World, caller: 
     assert home.client.llen(EXPORTS_WAITING) == 1
     assert make_all(home.client, home.home) == 1
     assert asked(caller, "p") == first | {"state": "ready"}
+    welcome(caller, "q")
     assert asked(caller, "q")["export_id"] != first["export_id"]
 
 
