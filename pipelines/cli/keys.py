@@ -37,7 +37,7 @@ def create(
 ) -> None:
     """Make a key and show its secret once. Example: croupier keys create --scopes decide,events --label crm."""
     from models.releases.release import user
-    from service.access.register import Author, Wish, create_key, now
+    from service.access.register import Author, WantedKey, create_key, now
 
     words = _scopes(scopes)
     text = label.strip()
@@ -46,7 +46,7 @@ def create(
 
     async def work(store: TimedStore) -> NewKey:
         ends = None if expires is None else _moment(expires, await now(store))
-        return await create_key(store, Wish(scopes=words, label=text, expires_at=ends, rate=rate), Author(user()))
+        return await create_key(store, WantedKey(scopes=words, label=text, expires_at=ends, rate=rate), Author(user()))
 
     _show_new(_done(work), as_json=as_json)
 

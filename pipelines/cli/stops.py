@@ -13,7 +13,7 @@ from pipelines.cli.terminal import Commands, Json, Reason, fields, paper, servin
 if TYPE_CHECKING:
     import redis
 
-    from service.contacts.kill_switch import Standing, Written
+    from service.contacts.kill_switch import StopReach, StopWritten
 
 stop = typer.Typer(cls=Commands, no_args_is_help=True, help="Stop what the house sends, at once and everywhere.")
 
@@ -90,7 +90,7 @@ def _offers(client: redis.Redis) -> Sequence[str] | None:
         return None
 
 
-def _tell(done: Written, *, as_json: bool) -> None:
+def _tell(done: StopWritten, *, as_json: bool) -> None:
     """Print what became of a stop or a lift; ends with exit code 1 if it does not hold everywhere."""
     from msgspec import UnsetType
 
@@ -109,13 +109,13 @@ def _tell(done: Written, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _fields(one: Standing) -> dict[str, Any]:
+def _fields(one: StopReach) -> dict[str, Any]:
     from service.contacts.kill_switch import names_of
 
     return fields(one.stop) | {"unreached": names_of(one.unreached)}
 
 
-def _print(found: Sequence[Standing]) -> None:
+def _print(found: Sequence[StopReach]) -> None:
     from msgspec import UNSET
     from rich.table import Table
 

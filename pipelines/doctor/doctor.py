@@ -42,7 +42,7 @@ from pipelines.doctor.servers import CALL_SECONDS, CHECK_SECONDS, is_stopped, lo
 from pipelines.worker.lake import reach
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
-from service.contacts.kill_switch import Standing, listed
+from service.contacts.kill_switch import StopReach, listed
 from service.decisions.record import Record, load_record
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
@@ -186,7 +186,7 @@ def _of_house(home: Path, servers: Sequence[ServerReading], answering: Sequence[
     )
 
 
-def _stops(url: str) -> list[Standing]:
+def _stops(url: str) -> list[StopReach]:
     with closing(Cluster(url, CALL_SECONDS) if is_cluster(url) else plain(url, CALL_SECONDS)) as client:
         return listed(client)
 

@@ -17,7 +17,7 @@ from features.store.deployment import PARTITIONS, House
 from features.store.restored import Restored
 from features.store.server import Lock
 from pipelines.extras import EXTRAS
-from service.contacts.kill_switch import Standing
+from service.contacts.kill_switch import StopReach
 
 Grade = Literal["ok", "warning", "fault"]
 _MIB: Final = 1 << 20
@@ -228,7 +228,7 @@ def restored(told: Restored | None) -> list[Finding]:
     return [Finding("restored", "ok", f"{seen}; {accepted.by} let it send on {accepted.at}: {accepted.reason}")]
 
 
-def stops(found: Iterable[Standing]) -> list[Finding]:
+def stops(found: Iterable[StopReach]) -> list[Finding]:
     """Findings on what the house has stopped: it may be forgotten, or not hold everywhere."""
     told = []
     for stop, unreached in found:

@@ -14,7 +14,7 @@ from features.settings.environment import environment
 from features.store.connection import Store, TimedStore, deadline
 from features.store.keys import API_KEYS
 from service.access.keys import DEVELOPMENT_FILE, digest_of, id_of, read, ring
-from service.access.register import Author, Wish, create_key, now, read_hash, revoke_key
+from service.access.register import Author, WantedKey, create_key, now, read_hash, revoke_key
 from service.access.scopes import SCOPES
 
 _SECONDS: Final = 10.0
@@ -79,7 +79,7 @@ async def _settled(home: Path, url: str, held: str | None) -> str | None:
         # A live one of ours without its file is one that nobody knows: the file was lost.
         if environment().keys or any(key.state(at) == "live" and key.by != _AUTHOR for key in read(kept).values()):
             return None
-        made = await create_key(timed, Wish(scopes=SCOPES, label="development"), Author(_AUTHOR))
+        made = await create_key(timed, WantedKey(scopes=SCOPES, label="development"), Author(_AUTHOR))
         _write(home / DEVELOPMENT_FILE, made.sent.text)
         for name in [name for name, key in read(kept).items() if key.state(at) == "live"]:
             await revoke_key(timed, name, "its file was lost", Author(_AUTHOR))

@@ -25,7 +25,7 @@ _ATTEMPTS: Final = 20
 Result = TypeVar("Result")
 
 
-class Commands(Protocol):
+class StoreCommands(Protocol):
     """The store, with a deadline."""
 
     async def command(self, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
@@ -45,7 +45,7 @@ class Author(Struct, frozen=True):
             raise InsufficientScopeError(f"nobody grants what they lack: {', '.join(lacked)}", lacked)
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class WantedKey(Struct, frozen=True, kw_only=True):
     """A key that is to be made.
 
     Attributes:
@@ -71,7 +71,7 @@ class NewKey(Struct, frozen=True):
     sent: SentKey
 
 
-async def create_key(store: Commands, wish: Wish, author: Author) -> NewKey:
+async def create_key(store: StoreCommands, wish: WantedKey, author: Author) -> NewKey:
     """Make a key.
 
     Raises:
@@ -96,7 +96,7 @@ async def create_key(store: Commands, wish: Wish, author: Author) -> NewKey:
     return NewKey(key_id, key, sent)
 
 
-async def rotate_key(store: Commands, key_id: str, keep_seconds: int, author: Author) -> NewKey:
+async def rotate_key(store: StoreCommands, key_id: str, keep_seconds: int, author: Author) -> NewKey:
     """Give a key a new secret; see `rotated`.
 
     Raises:
@@ -122,7 +122,7 @@ def _said(text: str, field: str) -> str:
         raise InvalidBodyError(f"{field}: {error}", f"/{field}") from error
 
 
-async def revoke_key(store: Commands, key_id: str, reason: str, author: Author) -> Key:
+async def revoke_key(store: StoreCommands, key_id: str, reason: str, author: Author) -> Key:
     """Revoke a key for ever; again changes nothing. Raises UnknownKeyError, InvalidBodyError (see `prose`)."""
     reason = _said(reason, "reason")
     at = int(await now(store))
@@ -130,24 +130,26 @@ async def revoke_key(store: Commands, key_id: str, reason: str, author: Author) 
     return key
 
 
-async def read_keys(store: Commands) -> dict[str, Key]:
+async def read_keys(store: StoreCommands) -> dict[str, Key]:
     """Every key by id, the oldest first, revoked ones too."""
     found = read(await read_hash(store, API_KEYS))
     return dict(sorted(found.items(), key=lambda one: (one[1].created_at, one[0])))
 
 
-async def read_used(store: Commands) -> dict[str, int]:
+async def read_used(store: StoreCommands) -> dict[str, int]:
     """Unix seconds of the last use of keys, by id, to a minute or so."""
     return {name.decode(): int(at) for name, at in (await read_hash(store, API_KEYS_USED)).items()}
 
 
-async def now(store: Commands) -> float:
+async def now(store: StoreCommands) -> float:
     """The store's clock, unix seconds: keys live by the real one, whatever a house's own says."""
     seconds, rest = await store.command("TIME")
     return int(seconds) + int(rest) / 1e6
 
 
-async def _changed(store: Commands, key_id: str, change: Callable[[Key], tuple[Key, Result]]) -> tuple[Key, Result]:
+async def _changed(
+    store: StoreCommands, key_id: str, change: Callable[[Key], tuple[Key, Result]]
+) -> tuple[Key, Result]:
     """Change a key as it stands; others may change it meanwhile. Raises UnknownKeyError, StoreError."""
     for _ in range(_ATTEMPTS):
         before = await store.command("HGET", API_KEYS, key_id)
@@ -160,6 +162,6 @@ async def _changed(store: Commands, key_id: str, change: Callable[[Key], tuple[K
     raise StoreError("others changed this key at every attempt")
 
 
-async def read_hash(store: Commands, key: str) -> dict[bytes, bytes]:
+async def read_hash(store: StoreCommands, key: str) -> dict[bytes, bytes]:
     """All fields of a hash; empty if there is none."""
     return hashed(await store.command("HGETALL", key))

@@ -13,7 +13,7 @@ from service.access.listed import listed
 from service.access.register import (
     Author,
     NewKey,
-    Wish,
+    WantedKey,
     create_key,
     now,
     read_keys,
@@ -90,7 +90,7 @@ async def post_key(body: KeyRequest, deps: Deps) -> Response:
     """
     if body.expires_at is not None and body.expires_at.timestamp() <= await now(deps.ledger.store):
         raise InvalidBodyError("expires_at lies in the past", "/expires_at")
-    wish = Wish(
+    wish = WantedKey(
         scopes=tuple(known_scopes(body.scopes)[0]),
         label=body.label,
         expires_at=None if body.expires_at is None else int(body.expires_at.timestamp()),

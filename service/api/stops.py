@@ -16,7 +16,7 @@ from service.api.problems import OF_A_BODY
 from service.api.routing import RESTRICTING_SECONDS, Dependencies, Deps, Operation, add_route, respond
 from service.api.schemas import ListedStop, StopAnswer, StopsAnswer
 from service.contacts import kill_switch
-from service.contacts.kill_switch import Standing, Written
+from service.contacts.kill_switch import StopReach, StopWritten
 from service.contacts.stops import JournalledStop, wished
 from service.errors import StopIncompleteError, StopRefused, UnknownStopError
 
@@ -85,13 +85,13 @@ async def _done(deps: Dependencies, work: Callable[[redis.Redis], _Result]) -> _
     return await asyncio.to_thread(done)
 
 
-def _answer(done: Written) -> Response:
+def _answer(done: StopWritten) -> Response:
     if done.acknowledged:
         return respond(StopAnswer(**_fields(done.stop), already=done.already))
     raise StopIncompleteError(done.trouble, done.stop.id, kill_switch.names_of(done.unreached))
 
 
-def _listed(one: Standing) -> ListedStop:
+def _listed(one: StopReach) -> ListedStop:
     return ListedStop(**_fields(one.stop), unreached=kill_switch.names_of(one.unreached))
 
 

@@ -27,7 +27,7 @@ from service.contacts.stops import (
     JournalledStop,
     Lifted,
     Stop,
-    Wish,
+    WantedStop,
     journalled,
     read_journal,
     read_stop,
@@ -41,7 +41,7 @@ _TURNS: Final = 20
 """Times that a stop is entered anew because others stopped or lifted the same meanwhile."""
 
 
-class Written(NamedTuple):
+class StopWritten(NamedTuple):
     """What became of a stop or a lift.
 
     Attributes:
@@ -69,7 +69,7 @@ class Written(NamedTuple):
         return f"{lacking} did not acknowledge stop {self.stop.id} and {effect} it until the worker reaches them"
 
 
-def stop(client: redis.Redis, wish: Wish) -> Written:
+def stop(client: redis.Redis, wish: WantedStop) -> StopWritten:
     """Stop something in every partition; what stands already is written again, where it lacks.
 
     Raises:
@@ -83,11 +83,11 @@ def stop(client: redis.Redis, wish: Wish) -> Written:
         held = read_stop(fresh.id, text)
         unreached = _everywhere(client, "croupier_stop", held.id, text)
         if not known or not _is_lifted(client, held.id):
-            return Written(journalled(held, None), held != fresh, unreached, known)
+            return StopWritten(journalled(held, None), held != fresh, unreached, known)
     raise StoreError("the same was stopped and lifted again and again meanwhile: try again")
 
 
-def _fresh(client: redis.Redis, wish: Wish) -> Stop:
+def _fresh(client: redis.Redis, wish: WantedStop) -> Stop:
     """The stop that is wished; its id is the house's n-th of what it stops, any where the journal is away."""
     house, noted = _asked(lambda: open_house(client)), _asked(lambda: client.hgetall(STOPS))
     stop = Stop(
@@ -122,7 +122,7 @@ def _is_lifted(client: redis.Redis, stop_id: str) -> bool:
     return bool(_asked(lambda: client.hexists(STOPS, LIFTED + stop_id)))
 
 
-def lift(client: redis.Redis, stop_id: str, by: str, reason: str) -> Written:
+def lift(client: redis.Redis, stop_id: str, by: str, reason: str) -> StopWritten:
     """Lift a stop; a second time changes nothing and tells who did it first.
 
     Raises:
@@ -140,7 +140,7 @@ def lift(client: redis.Redis, stop_id: str, by: str, reason: str) -> Written:
     text = msgspec.json.encode(Lifted(at=at, by=by, reason=said))
     first = _told(lambda: client.fcall("croupier_enter_lift", 1, STOPS, stop_id, known.what, text))
     unreached = _everywhere(client, "croupier_lift", stop_id)
-    return Written(journalled(known, msgspec.json.decode(first, type=Lifted)), first != text, unreached)
+    return StopWritten(journalled(known, msgspec.json.decode(first, type=Lifted)), first != text, unreached)
 
 
 def journal(client: redis.Redis) -> dict[str, JournalledStop]:
@@ -148,14 +148,14 @@ def journal(client: redis.Redis) -> dict[str, JournalledStop]:
     return read_journal(_told(lambda: client.hgetall(STOPS)))
 
 
-class Standing(NamedTuple):
+class StopReach(NamedTuple):
     """A stop of the journal, and the partitions in which it does not hold as the journal says, or that are away."""
 
     stop: JournalledStop
     unreached: tuple[int, ...]
 
 
-def listed(client: redis.Redis) -> list[Standing]:
+def listed(client: redis.Redis) -> list[StopReach]:
     """Every stop, the oldest first, those too that reached partitions only; raises StoreError without a journal."""
     held = _held(client)
     known = journal(client)
@@ -163,7 +163,7 @@ def listed(client: redis.Redis) -> list[Standing]:
     found = strays | known
     away = frozenset(range(PARTITIONS)).difference(held)
     return [
-        Standing(one, tuple(sorted(away.union(at for at, ids in held.items() if (name in ids) != one.stands))))
+        StopReach(one, tuple(sorted(away.union(at for at, ids in held.items() if (name in ids) != one.stands))))
         for name, one in sorted(found.items(), key=lambda item: (item[1].at, item[0]))
     ]
 

@@ -15,7 +15,7 @@ from features.schema import CHANNELS
 from features.words import ClosedList
 from service.errors import StopRefused
 
-Scope = Literal["all", "jurisdiction", "offer", "channel"]
+StopScope = Literal["all", "jurisdiction", "offer", "channel"]
 """Of what a stop stops: all of it, or that of one jurisdiction, offer or channel."""
 REASON: Final = 1_000
 """Characters of a reason at most."""
@@ -35,7 +35,7 @@ class StopInForce(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    scope: Scope
+    scope: StopScope
     value: str = ""
 
     @property
@@ -95,10 +95,10 @@ class JournalledStop(Stop, frozen=True, kw_only=True):
         return self.lifted is UNSET
 
 
-class Wish(NamedTuple):
+class WantedStop(NamedTuple):
     """What somebody wants to stop, and why."""
 
-    scope: Scope
+    scope: StopScope
     value: str
     by: str
     reason: str
@@ -115,26 +115,26 @@ def wished(
     jurisdiction: str | None = None,
     offer: str | None = None,
     channel: str | None = None,
-) -> Wish:
+) -> WantedStop:
     """A wish in the spelling of the closed lists, None for what is not named; offers that nobody can list are taken.
 
     Raises:
         StopRefused: A word that nobody knows, with the known ones and the nearest; two of them; no reason.
     """
-    named: dict[Scope, str | None] = {"jurisdiction": jurisdiction, "offer": offer, "channel": channel}
-    given: list[tuple[Scope, str]] = [(scope, value) for scope, value in named.items() if value is not None]
+    named: dict[StopScope, str | None] = {"jurisdiction": jurisdiction, "offer": offer, "channel": channel}
+    given: list[tuple[StopScope, str]] = [(scope, value) for scope, value in named.items() if value is not None]
     if len(given) > 1:
         told = " and ".join(scope for scope, _ in given)
         raise StopRefused(f"a stop is of one jurisdiction, offer or channel, or of all: this one names {told}")
     scope, value = given[0] if given else ("all", "")
     said = reasoned(reason)
     try:
-        return Wish(scope, _spelt(scope, value, offers), by, said)
+        return WantedStop(scope, _spelt(scope, value, offers), by, said)
     except ValueError as error:
         raise StopRefused(str(error), f"/{scope}") from error
 
 
-def _spelt(scope: Scope, value: str, offers: Iterable[str] | None) -> str:
+def _spelt(scope: StopScope, value: str, offers: Iterable[str] | None) -> str:
     if scope != "all" and not value.strip():  # as of a variable that is not set: it must not stop everything
         raise ValueError(f"which {scope}? this one is empty")
     if scope == "jurisdiction":

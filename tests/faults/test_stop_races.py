@@ -23,7 +23,7 @@ from support.keys import HEADERS
 from features.store.deployment import PARTITIONS
 from features.store.keys import PlayerKeys, log_key
 from service.contacts import kill_switch
-from service.contacts.kill_switch import Written
+from service.contacts.kill_switch import StopWritten
 from service.contacts.stops import wished
 
 RACES: Final = int(os.environ.get("CROUPIER_RACES", "240"))
@@ -34,7 +34,7 @@ ROUND: Final = PLAYERS * SERVINGS
 REASON: Final = {"reason": "a wrong link"}
 
 
-def stopped(world: World, **of: str) -> Written:
+def stopped(world: World, **of: str) -> StopWritten:
     done = kill_switch.stop(world.client, wished("ops", REASON["reason"], None, **of))
     assert done.acknowledged
     return done
@@ -191,7 +191,7 @@ def behind(between: Between, tmp_path: Path, world: World) -> Iterator[Caller]:
 def test_a_stop_between_reading_and_reserving_makes_the_whole_decision_run_again(
     world: World, between: Between, behind: Caller, *, activate: bool
 ) -> None:
-    player, done = players("p")[0], list[Written]()
+    player, done = players("p")[0], list[StopWritten]()
     between.fault = Fault("croupier_decide", "before", "go on", lambda: done.append(stopped(world)))
     answer = behind.ask(player, activate=activate, explain=True).json()
     assert answer["action"] == "NO_CONTACT"
@@ -203,7 +203,7 @@ def test_a_stop_between_reading_and_reserving_makes_the_whole_decision_run_again
 def test_a_stop_between_reading_and_confirming_refuses_the_confirm(
     world: World, between: Between, behind: Caller
 ) -> None:
-    decision, done = behind.contact(players("p")[0]), list[Written]()
+    decision, done = behind.contact(players("p")[0]), list[StopWritten]()
     between.fault = Fault("croupier_confirm", "before", "go on", lambda: done.append(stopped(world)))
     answer = behind.confirm(decision)
     assert (answer.status_code, answer.json()["rules"]) == (409, [done[0].stop.rule])

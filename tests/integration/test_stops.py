@@ -19,12 +19,12 @@ from features.store.keys import STOPS, PlayerKeys, stops_key
 from pipelines.audit.account import account, denied, replayed
 from pipelines.worker.process import Worker
 from service.contacts import kill_switch
-from service.contacts.kill_switch import Written
+from service.contacts.kill_switch import StopWritten
 from service.contacts.snapshot import NO_DECISION
 from service.contacts.stops import journalled, wished
 
 
-def stopped(store: redis.Redis, reason: str = "wrong mailing", **of: str) -> Written:
+def stopped(store: redis.Redis, reason: str = "wrong mailing", **of: str) -> StopWritten:
     done = kill_switch.stop(store, wished("ops", reason, ["free_bet"], **of))
     assert done.acknowledged
     return done

@@ -26,7 +26,7 @@ from models.policy.policy import BusinessRules, Policy, Priority, Uniform, prior
 from service.contacts.entries import Reservation
 from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
-from service.contacts.stops import Scope, Stop
+from service.contacts.stops import Stop, StopScope
 from service.decisions.assess import assess
 from service.decisions.compose import Decision, compose, reservation
 from service.decisions.confirm import forbidding
@@ -142,7 +142,7 @@ def player(chance: Random, serving: Serving, at_us: int) -> PlayerSnapshot:
 def stops_of(chance: Random, serving: Serving) -> tuple[Stop, ...]:
     """What a house may have stopped: mostly nothing."""
     ids = serving.layout.catalogue.ids
-    of: list[tuple[Scope, Sequence[str]]] = [
+    of: list[tuple[StopScope, Sequence[str]]] = [
         *(("jurisdiction", ("MT", "US", "US-NJ", "GB")), ("offer", ids), ("channel", CHANNELS), ("all", ("",)))
     ]
     found = [of[chance.choice((0, 0, 1, 1, 2, 2, 3))] for _ in range(chance.choice((0, 0, 0, 1, 2)))]
