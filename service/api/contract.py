@@ -15,14 +15,13 @@ from msgspec import UNSET, Struct, UnsetType
 from features.errors import RETRY_AFTER_SECONDS, CroupierError
 from service.access import cookies
 from service.access.scopes import Scope
+from service.api.personal_schemas import ErasureAnswer, ExportAnswer, StagedExportAnswer
 from service.api.problems import MEDIA_TYPE, OF_NO_ROUTE, TITLES, Refusals, problem
 from service.api.schemas import (
     AcceptedAnswer,
     BatchAnswer,
     ConfirmAnswer,
     DecisionAnswer,
-    ErasureAnswer,
-    ExportAnswer,
     HealthAnswer,
     KeyAnswer,
     KeysAnswer,
@@ -31,7 +30,6 @@ from service.api.schemas import (
     Problem,
     ReadyAnswer,
     RecordAnswer,
-    StagedExportAnswer,
     StopAnswer,
     StopsAnswer,
 )

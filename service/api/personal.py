@@ -14,9 +14,9 @@ from features.moments import when
 from features.store.connection import connect
 from features.store.errors import StoreError
 from features.store.keys import export_key
+from service.api.personal_schemas import ErasureAnswer, ExportAnswer, StagedExportAnswer
 from service.api.problems import OF_A_BODY
 from service.api.routing import RESTRICTING_SECONDS, Dependencies, Deps, Operation, add_route, respond
-from service.api.schemas import ErasureAnswer, ExportAnswer, StagedExportAnswer
 from service.errors import ExportFailed, ReasonNamesPlayerError, UnknownExportError, UnknownPlayerError
 from service.privacy.erase import Eraser
 from service.privacy.exports import Export, Exports, open_made

@@ -16,13 +16,13 @@ from typing import Any, Final
 import pytest
 from support.deadlines import PATIENT
 from support.fault_house import Caller, Serving, World, now, until
+from support.keyed_house import calling, silent, under_key
 from support.players import adult_events
 from support.workers import running
 
 from features.events import moment
 from features.read_plan import ReadPlan
 from features.store import erasures
-from features.store.deployment import create_house
 from features.store.house_key import FILE
 from features.store.keys import ERASURES_OPEN, PlayerKeys
 from pipelines.audit.account import account, replayed, shown
@@ -32,7 +32,6 @@ from pipelines.audit.releases import Releases
 from pipelines.audit.verify import verify
 from pipelines.backup.backup import back_up
 from pipelines.backup.restore import KeptApart, restore
-from pipelines.machine import up
 from pipelines.privacy.erase import erase as by_hand
 from pipelines.privacy.export import export
 from pipelines.worker.erasures import settle
@@ -50,22 +49,14 @@ ALWAYS: Final = Period(0, 4 * 10**15)
 REASON: Final = "asked for by letter"
 
 
-def silent(_: object) -> None:
-    """Tells nobody."""
-
-
 @pytest.fixture
 def home(world: World) -> World:
-    """A house under its key."""
-    up.prepare(world.client, up.Options(world.home, players=0), world.server.url, silent)
-    world.house = create_house(world.client)
-    return world
+    return under_key(world)
 
 
 @pytest.fixture
 def caller(home: World, tmp_path: Path) -> Iterator[Caller]:
-    environment = {"CROUPIER_HOME": str(home.home), **PATIENT}
-    with Serving(home.server.url, tmp_path, **environment) as serving, Caller(serving.socket) as made:
+    with calling(home, tmp_path) as made:
         yield made
 
 

@@ -13,41 +13,32 @@ from support.architecture import ROOT
 from support.deadlines import PATIENT
 from support.event_fields import MINIMAL, OPTIONAL
 from support.fault_house import Caller, Serving, World, until
+from support.keyed_house import calling, under_key
 from support.players import adult_events
 from support.workers import running
 
 from features.store import erasures
-from features.store.deployment import create_house
 from features.store.keys import EXPORTS, EXPORTS_LEASE, EXPORTS_WAITING, export_key
-from pipelines.machine import up
 from pipelines.privacy import exports
 from pipelines.privacy.export import export
 from pipelines.privacy.exports import ATTEMPTS, make_all
 from pipelines.worker.lake import Lake
 from pipelines.worker.process import Worker
-from service.api.schemas import ExportAnswer
+from service.api.personal_schemas import ExportAnswer
 from service.decisions.explain_player import ExperimentMembership
 from service.privacy.exports import Export, change_command
 
 MARK: Final = "zyzzyva"
 
 
-def silent(_: object) -> None:
-    """Tells nobody."""
-
-
 @pytest.fixture
 def home(world: World) -> World:
-    """A house under its key."""
-    up.prepare(world.client, up.Options(world.home, players=0), world.server.url, silent)
-    world.house = create_house(world.client)
-    return world
+    return under_key(world)
 
 
 @pytest.fixture
 def caller(home: World, tmp_path: Path) -> Iterator[Caller]:
-    environment = {"CROUPIER_HOME": str(home.home), **PATIENT}
-    with Serving(home.server.url, tmp_path, **environment) as serving, Caller(serving.socket) as made:
+    with calling(home, tmp_path) as made:
         yield made
 
 
