@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
+from math import inf, sqrt
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -338,6 +340,10 @@ _CLOCKS: Final = np.array(_AS_OF)
 _CLOCK_VIEWS: Final = [STORED[at].view for at in _AS_OF]
 _CLOCK_OF: Final = np.array([_CLOCK_VIEWS.index(feature.view) for feature in STORED])
 """Index into _CLOCKS of the as_of that each stored value belongs to."""
+_FADES: Final = sorted(set(zip(_CLOCK_OF.tolist(), _FADING.tolist(), strict=True)))
+"""Every clock with every half-life that is kept by it."""
+_FADE_CLOCKS, _FADE_SPANS = _CLOCKS[[clock for clock, _ in _FADES]], np.array([span for _, span in _FADES])
+_FADE_OF: Final = np.array([_FADES.index(one) for one in zip(_CLOCK_OF.tolist(), _FADING.tolist(), strict=True)])
 _GAPS: Final = [(kind, view) for kind in _NUMBERS for view in _CLOCK_VIEWS]
 _GAP_OF_DAYS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _DAYS])
 _GAP_OF_BUCKETS: Final = np.array([_GAPS.index((STORED[at].kind, STORED[at].view)) for at in _BUCKETS])
@@ -354,6 +360,8 @@ def forward(stored: NDArray[np.float64], now_us: int | NDArray[np.float64]) -> N
         Shape (..., len(VECTOR)), in the order and units of VECTOR. Sums and counts of a player without
         history are 0, days since something that never happened NaN.
     """
+    if stored.ndim == 1 and isinstance(now_us, int):
+        return _row_forward(stored, now_us)
     now = np.asarray(now_us, dtype=np.float64)[..., np.newaxis]
     as_of = stored[..., _CLOCKS]
     values = stored * np.exp2(-np.maximum(now - as_of[..., _CLOCK_OF], 0.0) / _FADING)
@@ -424,6 +432,60 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     return part / np.where(whole > 0, whole, np.inf)
+
+
+_MOMENTS_AT: Final = np.flatnonzero(_MOMENTS).tolist()
+_DAYS_AT: Final = _DAYS.tolist()
+_READ: Final = itemgetter(*_SOURCE.tolist())
+_PAIRS: Final = list(zip(_ONES.tolist(), _OTHERS.tolist(), strict=True))
+_QUOTIENTS: Final = [(_POSITION[part], _POSITION[whole]) for part, whole in _SHARES.values()]
+_COMPUTE: Final = itemgetter(*_DERIVED.tolist())
+
+
+def _row_forward(stored: NDArray[np.float64], now_us: int) -> NDArray[np.float64]:
+    """`forward` of one player at one moment, bit for bit: numpy's calls cost more than what they compute of one row."""
+    now = float(now_us)
+    factors = np.exp2(-np.maximum(now - stored[_FADE_CLOCKS], 0.0) / _FADE_SPANS)
+    faded = stored * factors[_FADE_OF]
+    faded[np.isnan(faded) & _ZEROED] = 0.0
+    values = faded.tolist()
+    shifts, buckets = _row_gaps(*_days_of(stored[_CLOCKS].tolist(), now))
+    for at, shift in zip(_DAYS_AT, shifts, strict=True):
+        values[at] = float(((int(values[at]) << shift) & _WINDOW_BITS).bit_count())
+    for at, moved in [(at, values[source] * held) for at, source, held in buckets]:
+        values[at] = moved
+    for at in _MOMENTS_AT:
+        values[at] = max(now - values[at], 0.0) / DAY_MICROS  # NaN, which is first, stays
+    return np.array(_READ(values) + _row_derived(values))
+
+
+def _days_of(as_of: Iterable[float], now: float) -> list[int]:
+    """The UTC day of now and of as_of, by turns, for each clock; the same day where as_of is missing."""
+    days: list[int] = []
+    for told in as_of:
+        later = max(now, told)  # now where it is missing
+        days += int(later) // DAY_MICROS, int(min(later, told)) // DAY_MICROS
+    return days
+
+
+@lru_cache(maxsize=10_000)
+def _row_gaps(*days: int) -> tuple[list[int], list[tuple[int, int, float]]]:
+    """Shift of each window of days; place, source and 1 or 0 of each bucket, by the days of `_days_of`."""
+    numbers = [number(np.array(days)) for number in _NUMBERS.values()]
+    gaps = np.concatenate([one[::2] - one[1::2] for one in numbers])
+    gap = gaps[_GAP_OF_BUCKETS]
+    held = gap <= _NTH
+    buckets = zip(_BUCKETS.tolist(), (_BUCKETS - gap * held).tolist(), held.astype(float).tolist(), strict=True)
+    return np.minimum(gaps[_GAP_OF_DAYS], DAYS_WINDOW).tolist(), list(buckets)
+
+
+def _row_derived(values: Sequence[float]) -> tuple[float, ...]:
+    """The DERIVED readings of one player, in their order, from values already at now; see `_derive`."""
+    count, total, squares = (values[at] for at in _STAKES)
+    shares = [(values[part], values[whole]) for part, whole in _QUOTIENTS]
+    shares.append((sqrt(max(count * squares - total * total, 0.0)), total))
+    computed = [values[one] - values[other] for one, other in _PAIRS]
+    return _COMPUTE([*computed, *(part / (whole if whole > 0 else inf) for part, whole in shares)])  # type: ignore[no-any-return]
 
 
 def _sources(index: int) -> frozenset[str]:

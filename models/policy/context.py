@@ -70,4 +70,5 @@ def context(vector: NDArray[np.float64], churn_score: float) -> NDArray[np.float
     values[_AGES] = np.exp2(-values[_AGES] / _RECENCY_DAYS)
     for at, product in _PRODUCT:
         values[at] = values[at] == product
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values[~np.isfinite(values)] = 0.0
+    return values

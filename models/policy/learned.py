@@ -199,14 +199,15 @@ class LearnedPolicy:
         shared, offers, rest = found[0], found[2 : 2 + len(self._levels)], found[2 + len(self._levels) :]
         channels, slots = rest[: len(CHANNELS)], rest[len(CHANNELS) :]
         contacts = offers[1:, None, None] + channels[:, None] + slots + self._pairs
-        logit = shared + np.append(offers[0], contacts.ravel())
-        return self._priced(logit, found[1])
+        logit = np.empty(self._offer_of.shape)
+        logit[NO_CONTACT], logit[NO_CONTACT + 1 :] = offers[0], contacts.ravel()
+        return self._priced(shared + logit, found[1])
 
     def _priced(self, logit: Vector, log_value: float) -> ScoreTerms:
         # Learnt from a 0 at once and a 1 on arrival, the odds of a row are the probability itself (Ktena 2019).
         conversion = np.exp(np.minimum(logit, 0.0))
-        value = self.snapshot.smear * np.exp(np.clip(log_value + self._shift, -30.0, 30.0))
-        worth = conversion * np.clip(value, *self.snapshot.bounds)[self._offer_of]
+        value = self.snapshot.smear * np.exp(_within(log_value + self._shift, -30.0, 30.0))
+        worth = conversion * _within(value, *self.snapshot.bounds)[self._offer_of]
         cost = conversion * self._taken + self._sent
         above = self._offer_weight * (worth - worth[NO_CONTACT])
         net = above - cost - (self._penalty - self._penalty[NO_CONTACT])
@@ -215,7 +216,9 @@ class LearnedPolicy:
 
     def standardised(self, context: Vector) -> Vector:
         """Vector that the coefficients apply to: 1, then standardised readings."""
-        return np.append(1.0, np.clip((context[self._chosen] - self._mean) / self._sd, -WIDEST, WIDEST))
+        x = np.ones(len(self._chosen) + 1)
+        x[1:] = _within((context[self._chosen] - self._mean) / self._sd, -WIDEST, WIDEST)
+        return x
 
     def contributions(self, context: Vector, place: int, catalogue: Catalogue) -> dict[str, float]:
         """Contribution of each reading to the log odds of an action, beyond what it adds to every action."""
@@ -264,11 +267,17 @@ def weigh(scores: Vector, kappa: float, least_scale: float) -> Probabilities:
     if not np.isfinite(scores).all():
         raise SnapshotError("a score is not finite, so there is no probability to draw with")
     best = int(np.argmax(scores))
-    gap = np.clip((scores[best] - scores) / max(abs(scores[best]), least_scale), 0.0, 1.0)
+    highest = float(scores[best])
+    gap = _within((highest - scores) / max(abs(highest), least_scale), 0.0, 1.0)
     p = 1.0 / (len(scores) * (1.0 + kappa * gap))
     p[best] = 0.0
     p[best] = 1.0 - p.sum()
     return np.asarray(p)
+
+
+def _within(values: Vector, least: float, most: float) -> Vector:
+    """`np.clip`, in a third of its time on short arrays."""
+    return np.minimum(np.maximum(values, least), most)
 
 
 def _vector(data: bytes) -> Vector:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from math import inf, isnan
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -274,13 +275,13 @@ class StageDays(NamedTuple):
 
 def stage(vector: Vector, facts: Facts, now_us: int, bounds: StageDays) -> Stage:
     """Lifecycle stage from the first two deposits and the last activity, computed afresh each time."""
-    idle = np.nanmin(np.append(vector[_ACTIVITY], np.inf))
-    if np.isnan(vector[_AT["first_deposit_days_ago"]]):
-        age_days = np.inf if facts.opened_us is None else (now_us - facts.opened_us) / DAY_US
+    idle = min((ago for ago in vector[_ACTIVITY].tolist() if not isnan(ago)), default=inf)
+    if isnan(vector[_AT["first_deposit_days_ago"]]):
+        age_days = inf if facts.opened_us is None else (now_us - facts.opened_us) / DAY_US
         return "new" if age_days < bounds.new_days else "never_deposited"
     if idle >= bounds.lapsed_days:
         return "lapsed"
-    if np.isnan(vector[_AT["second_deposit_days_ago"]]):
+    if isnan(vector[_AT["second_deposit_days_ago"]]):
         return "first_deposit"
     return "lapsing" if idle >= bounds.lapsing_days else "active"
 
