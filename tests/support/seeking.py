@@ -1,7 +1,7 @@
 """A plugin of pytest: no test's processes print the id of a player, the secret of a house or a caller's key.
 
-It notes what tests use of these while they run, and seeks it in what they print and in what their processes do. Loaded
-by `make marks` alone: a test that prints on purpose may.
+It notes what tests use of ids and secrets while they run, and seeks it, and whatever has the form of a key, in what
+they print and in what their processes do. Loaded by `make marks` alone: a test that prints on purpose may.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from features.store.deployment import House
+from service.access.keys import id_of
 
 _WORDS: Final = re.compile(r"[\w.@+-]{8,}")
 _SHOWN: Final = re.compile(r"player-\d+")
@@ -36,7 +37,8 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
     """Fail a test of whose words one was printed."""
     report: pytest.TestReport = yield
     printed = "\n".join(text for _, text in report.sections)
-    found = {word for word in _WORDS.findall(printed) if word in _noted and not _SHOWN.fullmatch(word)}
+    words = {word for word in _WORDS.findall(printed) if not _SHOWN.fullmatch(word)}
+    found = {word for word in words if word in _noted or id_of(word) is not None}
     if report.passed and found:
         report.outcome = "failed"
         report.longrepr = f"printed, though nobody may read it: {', '.join(sorted(found)[:5])}"
