@@ -334,9 +334,9 @@ def _merged(found: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the sha
 class Lanes:
     """A cluster: a lane to each node, so that one that is down or hangs holds up nobody else's calls."""
 
-    def __init__(self, url: str, connections: int) -> None:
+    def __init__(self, url: str, most: int) -> None:
         self._nodes = Nodes(url)
-        self._connections = connections
+        self._most = most
         self._lanes: dict[str, Lane] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -390,7 +390,7 @@ class Lanes:
 
     def _lane(self, name: str) -> Lane:
         if name not in self._lanes:
-            self._lanes[name] = Lane(self._nodes.url(name), self._connections)
+            self._lanes[name] = Lane(self._nodes.url(name), self._most)
         return self._lanes[name]
 
     def _look_again(self) -> None:

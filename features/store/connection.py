@@ -47,9 +47,9 @@ def load_library(client: redis.Redis, package: str, name: str) -> None:
 class Store:
     """The store as the serving process calls it, with a deadline on each call (see `Lane` and `Lanes`)."""
 
-    def __init__(self, url: str, connections: int) -> None:
+    def __init__(self, url: str, most: int) -> None:
         try:
-            self._lanes = Lanes(url, connections) if is_cluster(url) else Lane(url, connections)
+            self._lanes = Lanes(url, most) if is_cluster(url) else Lane(url, most)
         except ValueError:
             raise StoreError(_NO_ADDRESS) from None
 

@@ -6,16 +6,18 @@ Silent is not slow: a server is silent while calls end without an answer of it, 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from types import TracebackType
 from typing import Any, Final
 
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
+
+from features.store.wire import Wire
 
 LONGEST_SECONDS: Final = 10.0
 """What a call may take at most, however much time its request has: a connection that is lost must not stay taken."""
@@ -35,38 +37,6 @@ class SilentError(redis.ConnectionError):
     """
 
 
-class Deadline:
-    """Ends what waits for a server that is silent, not for a reply that this process was too busy to read.
-
-    When time is up, the loop goes round a few times first: what lies in the socket is read, and whoever waits for it
-    woken, before anything is cancelled.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(None)
-        self._over = False
-
-    async def __aenter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self._timeout.__aenter__()
-        self._timer = self._loop.call_later(self._seconds, self._late, _ROUNDS)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self._over = True
-        await self._timeout.__aexit__(kind, error, trace)
-
-    def _late(self, rounds: int) -> None:
-        if self._timeout.when() is None and not self._over:
-            if rounds:
-                self._loop.call_soon(self._late, rounds - 1)
-            else:
-                self._timeout.reschedule(self._loop.time())
-
-
 class Breaker:
     """Measures how long a server has been silent, and asks it until it answers.
 
@@ -84,9 +54,14 @@ class Breaker:
         self._heard_at = -inf
         self._probing: asyncio.Task[None] | None = None
 
+    @property
+    def open(self) -> bool:
+        """Whether the server counts as silent."""
+        return self._misses >= MISSES
+
     def refuses(self, seconds: float) -> bool:
         """Whether a call with this much time would wait in vain."""
-        return self._misses >= MISSES and seconds < min(monotonic() - self._silent_since, PATIENT_SECONDS)
+        return self.open and seconds < min(monotonic() - self._silent_since, PATIENT_SECONDS)
 
     def heard(self) -> None:
         """Note that the server answered."""
@@ -120,13 +95,40 @@ class Breaker:
             self._probing = None
 
 
-class Lane:
-    """Some connections to one server; a call's deadline is for its turn and the server's answer together."""
+class Call:
+    """A command on its way to a server, and its reply.
 
-    def __init__(self, url: str, connections: int) -> None:
-        self._client = redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
-        self._free = asyncio.Semaphore(connections)
-        self._breaker = Breaker(lambda: self._client.execute_command("PING"))  # type: ignore[no-untyped-call]
+    `sent_at` is when the server could have had it, on the monotonic clock: not while it waits for its turn.
+    """
+
+    __slots__ = ("parts", "reply", "sent_at", "under_way")
+
+    def __init__(self, parts: Sequence[Any], reply: asyncio.Future[Any]) -> None:
+        self.parts = parts
+        self.reply = reply
+        self.sent_at = -inf
+        self.under_way = False
+
+
+class Lane:
+    """One connection to a server, which calls share; a call's deadline is for its turn and the answer together.
+
+    When time is up, the loop goes round a few times first: what lies in the socket is read, and whoever waits for it
+    woken. A call is late for a server that is silent, not for a reply that this process was too busy to read.
+
+    Args:
+        url: Of the server.
+        most: Calls that may be under way at once.
+    """
+
+    def __init__(self, url: str, most: int) -> None:
+        self._pool = redis.asyncio.ConnectionPool.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        self._most = most
+        self._under_way = 0
+        self._waiting: deque[Call] = deque()
+        self._wire: Wire | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._breaker = Breaker(lambda: self._begun(("PING",)).reply)
 
     async def send(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
         """Reply to a command.
@@ -140,19 +142,75 @@ class Lane:
             raise TimeoutError
         if self._breaker.refuses(seconds):
             raise SilentError("it has been silent for longer than this call could wait")
-        sent_at = -inf
+        call = self._begun(parts)
+        loop = call.reply.get_loop()
+        timer = loop.call_later(min(seconds, LONGEST_SECONDS), _late, loop, call.reply, _ROUNDS)
         try:
-            async with Deadline(min(seconds, LONGEST_SECONDS)), self._free:
-                sent_at = monotonic()
-                reply = await self._client.execute_command(*parts)  # type: ignore[no-untyped-call]
+            reply = await call.reply
         except TimeoutError:
-            self._breaker.missed(sent_at)
+            self._breaker.missed(call.sent_at)
+            if self._breaker.open:
+                self._retire()
             raise
         except redis.RedisError:
             self._breaker.heard()
             raise
+        finally:
+            timer.cancel()
+            self._ended(call)
         self._breaker.heard()
         return reply
+
+    def _begun(self, parts: Sequence[Any]) -> Call:
+        """A command that was sent, or will be as soon as there is a connection and it is its turn."""
+        call = Call(parts, asyncio.get_running_loop().create_future())
+        if self._under_way < self._most:
+            call.sent_at = monotonic()
+        self._waiting.append(call)
+        self._go_on()
+        return call
+
+    def _ended(self, call: Call) -> None:
+        if call.under_way:
+            self._under_way -= 1
+        else:
+            self._waiting.remove(call)
+        if self._waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what waits, as far as it may."""
+        if self._wire is None or self._wire.lost:
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._connect())
+            return
+        while self._waiting and self._under_way < self._most:
+            call = self._waiting.popleft()
+            call.under_way, self._under_way = True, self._under_way + 1
+            call.sent_at = monotonic()
+            self._wire.send(call.parts, call.reply)
+
+    async def _connect(self) -> None:
+        """Connect for whoever waits, who all hear of it if that fails."""
+        try:
+            async with asyncio.timeout(LONGEST_SECONDS):
+                self._wire = await Wire.open(self._pool)
+        except TimeoutError:
+            pass  # some may have begun to wait a moment ago
+        except (redis.RedisError, OSError) as error:
+            for call in self._waiting:
+                if not call.reply.done():
+                    call.reply.set_exception(_again(error))
+        finally:
+            self._connecting = None
+        if any(not call.reply.done() for call in self._waiting):
+            self._go_on()
+
+    def _retire(self) -> None:
+        """Ask over another connection from now on: this one may lead nowhere; whoever waits for it still may."""
+        if (wire := self._wire) is not None:
+            self._wire = None
+            asyncio.get_running_loop().call_later(LONGEST_SECONDS, wire.close)
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         """Node -> whether it answers, and those of some keys whose node does not."""
@@ -160,9 +218,29 @@ class Lane:
         return {"store": there}, [] if there else list(keys)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close the connection."""
         await self._breaker.close()
-        await self._client.aclose()
+        if (connecting := self._connecting) is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        if self._wire is not None:
+            self._wire.close()
+
+
+def _late(loop: asyncio.AbstractEventLoop, reply: asyncio.Future[Any], rounds: int) -> None:
+    if reply.done():
+        return
+    if rounds:
+        loop.call_soon(_late, loop, reply, rounds - 1)
+    else:
+        reply.set_exception(TimeoutError())
+
+
+def _again(error: Exception) -> Exception:
+    """The same error for one more call, with what it came from."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__ or error.__context__
+    return copy
 
 
 async def answers(lane: Lane, seconds: float) -> bool:

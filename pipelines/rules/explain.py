@@ -42,7 +42,7 @@ def explain(url: str, player_id: str, brand: str = "main") -> dict[str, Any]:
 
 
 async def _read(url: str, player_id: str, brand: str, serving: Serving) -> ExplainedPlayer:
-    store = Store(url, connections=1)
+    store = Store(url, most=1)
     try:
         ledger = RedisLedger(store, serving.house).by(deadline(_SECONDS))
         return await read_player(player_id, brand, serving, ledger)

@@ -53,9 +53,8 @@ POLL_SECONDS = 0.2
 """A promotion or rollback waits for every process to look; two small reads a look."""
 REPORT_SECONDS = 1.0
 LIVE_SECONDS = 5
-CONNECTIONS = 8
-SPARE_CONNECTIONS = 4
-"""Kept for what restricts contact, so that nothing else stands before it."""
+UNDER_WAY = 64
+"""Calls that wait for the store at once; what restricts contact has a connection of its own, and as many."""
 
 _LAW = ("catalogue", "rules")
 _FOLLOWED = (_LAW, *((kind,) for kind in KINDS if kind not in _LAW))
@@ -279,7 +278,7 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
     where: Settings = app.state.settings
     tracing, metrics = open_tracing(environment()), Metrics(where.metrics)
     store_of: Callable[[str, int], Store] = Store if tracing is None else tracing.store
-    store = store_of(where.store, CONNECTIONS)
+    store = store_of(where.store, UNDER_WAY)
     try:
         house = await _raised(store)
         seals = seals_of(house, where.home)
@@ -319,9 +318,9 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
 
 @asynccontextmanager
 async def _spare(store_of: Callable[[int], Store]) -> AsyncIterator[tuple[Store, ThreadedLoop]]:
-    """The store over connections of their own, and where they may be used."""
+    """The store over a connection of its own, and where it may be used."""
     async with ThreadedLoop() as restricting_loop:
-        spare = store_of(SPARE_CONNECTIONS)
+        spare = store_of(UNDER_WAY)
         try:
             yield spare, restricting_loop
         finally:

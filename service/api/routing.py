@@ -55,8 +55,8 @@ class Dependencies:
     Attributes:
         serving: What serves now; swapped whole when something is promoted.
         ledger: The ledger, with the deadline of the request.
-        restricting_ledger: The same for what restricts contact, over connections that nothing else takes.
-        restricting_loop: The loop of those connections, whatever the serving loop is busy with.
+        restricting_ledger: The same for what restricts contact, over a connection that nothing else takes.
+        restricting_loop: The loop of that connection, whatever the serving loop is busy with.
         callers: Who may ask.
         read_seconds: Deadline of a decision that names none.
         write_seconds: Deadline of every request whose route names no other.

@@ -145,9 +145,9 @@ class Tracing:
         """Stages of a decision that are spans."""
         return TracedStages(self, clock)
 
-    def store(self, url: str, connections: int) -> Store:
+    def store(self, url: str, most: int) -> Store:
         """The store, with a span for each call of a request."""
-        return TracedStore(self, url, connections)
+        return TracedStore(self, url, most)
 
     async def close(self) -> None:
         """Send what waits, for as long as the collector may take."""
@@ -203,8 +203,8 @@ def outcome(done: Decided | None) -> str:
 class TracedStore(Store):
     """The store, with a span for each call that a request makes; what runs in the background makes none."""
 
-    def __init__(self, tracing: Tracing, url: str, connections: int) -> None:
-        super().__init__(url, connections)
+    def __init__(self, tracing: Tracing, url: str, most: int) -> None:
+        super().__init__(url, most)
         self._tracing = tracing
 
     async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command

@@ -36,6 +36,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "fastapi_offline": {"service/api/routes.py": "the page of the API without a network"},
     "feast": {"features/definitions.py": "the one home of Feast"},
     "typeguard": {"features/definitions.py": "what it compiles into Feast is left out"},
+    "hiredis": {"features/store/wire.py": "reads the store's replies"},
     "httptools": {"service/api/protocol.py": "parses what callers send"},
     "ibis": {"features/batch.py": "features in batch", "pipelines/training/materialise.py": "runs them"},
     "jinja2": {"pipelines/experiments/page.py": "the page of a report"},
