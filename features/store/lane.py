@@ -127,6 +127,7 @@ class Lane:
         self._under_way = 0
         self._waiting: deque[Call] = deque()
         self._wire: Wire | None = None
+        self._retired: list[Wire] = []
         self._connecting: asyncio.Task[None] | None = None
         self._breaker = Breaker(lambda: self._begun(("PING",)).reply)
 
@@ -209,7 +210,7 @@ class Lane:
     def _retire(self) -> None:
         """Ask over another connection from now on: this one may lead nowhere; whoever waits for it still may."""
         if (wire := self._wire) is not None:
-            self._wire = None
+            self._wire, self._retired = None, [one for one in (*self._retired, wire) if not one.lost]
             asyncio.get_running_loop().call_later(LONGEST_SECONDS, wire.close)
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
@@ -218,13 +219,14 @@ class Lane:
         return {"store": there}, [] if there else list(keys)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close all connections."""
         await self._breaker.close()
         if (connecting := self._connecting) is not None:
             connecting.cancel()
             await asyncio.wait([connecting])
-        if self._wire is not None:
-            self._wire.close()
+        for wire in (self._wire, *self._retired):
+            if wire is not None:
+                wire.close()
 
 
 def _late(loop: asyncio.AbstractEventLoop, reply: asyncio.Future[Any], rounds: int) -> None:

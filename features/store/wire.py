@@ -21,16 +21,16 @@ class Wire(asyncio.Protocol):
     """A connection whose calls share it.
 
     Attributes:
-        lost: Whether it has ended.
+        lost: Whether it has ended, or is about to.
 
     Args:
-        connection: The client's own, which has shaken hands: it ends what it opened when it is forgotten.
+        writer: Of a connection that has shaken hands; it ends the connection when it is forgotten.
     """
 
-    def __init__(self, connection: redis.asyncio.Connection) -> None:
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.lost = False
-        self._connection = connection
-        self._transport: Any = connection._writer.transport  # type: ignore[union-attr]  # noqa: SLF001 - told nowhere else
+        self._writer = writer
+        self._transport: Any = writer.transport
         self._reader = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=BaseParser.parse_error)
         self._awaited: deque[asyncio.Future[Any]] = deque()
         self._transport.set_protocol(self)
@@ -44,7 +44,8 @@ class Wire(asyncio.Protocol):
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return cls(connection)
+        writer, connection._writer = connection._writer, None  # noqa: SLF001 - it ends with the client's own otherwise
+        return cls(writer)
 
     def send(self, parts: Sequence[Any], reply: asyncio.Future[Any]) -> None:
         """Send a command; its reply is for whoever waits for it, if anybody still does."""
@@ -53,6 +54,7 @@ class Wire(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, and what still waits with redis.ConnectionError."""
+        self.lost = True
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
