@@ -34,7 +34,8 @@ def build(lifespan: Lifespan) -> FastAPI:
         swagger_ui_parameters=_PAGE,
         exception_handlers={404: _no_route, 405: _no_method},
     )
-    for noun in (events, decisions, players, personal, reports, stops, operation, keys, sign_in):
+    # In the order in which a request looks for its route.
+    for noun in (decisions, events, players, personal, reports, stops, operation, keys, sign_in):
         noun.add(app)
     app.add_middleware(Doorkeeper)
     contract.describe(app)
