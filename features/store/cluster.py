@@ -25,7 +25,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError
 from redis.retry import Retry
 
-from features.store.lane import Lane, answers
+from features.store.lane import Commands, Lane, answers
 
 _SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 _AWAY: Final = (
@@ -340,13 +340,13 @@ class Lanes:
         self._lanes: dict[str, Lane] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def send(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    async def send(self, seconds: float, *commands: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
         """See `Lane.send`; a call that finds its node away fails at once, and who holds what is asked meanwhile."""
         until = time.monotonic() + seconds
         if not self._nodes.known:
             await self._learn(min(seconds, _LEARN_SECONDS))
-        keys = keys_of(parts)
-        return await (self._held(until, parts, slot_of(keys[0])) if keys else self._anywhere(until, parts))
+        keys = next((keys for parts in commands if (keys := keys_of(parts))), None)
+        return await (self._held(until, commands, slot_of(keys[0])) if keys else self._anywhere(until, commands))
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         """See `Lane.silent`."""
@@ -362,11 +362,11 @@ class Lanes:
         for lane in self._lanes.values():
             await lane.close()
 
-    async def _held(self, until: float, parts: Sequence[Any], slot: int) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    async def _held(self, until: float, commands: Commands, slot: int) -> Any:  # noqa: ANN401 - replies have the shape of the command
         for _ in range(_REDIRECTS):
             name = self._nodes.holder(slot)
             try:
-                return await self._lane(name).send(until - time.monotonic(), *parts)
+                return await self._lane(name).send(until - time.monotonic(), *commands)
             except MovedError as error:
                 self._nodes.moved(error, name)
                 self._look_again()
@@ -375,14 +375,14 @@ class Lanes:
                 raise
         raise redis.ConnectionError(f"slot {slot} goes from node to node")
 
-    async def _anywhere(self, until: float, parts: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    async def _anywhere(self, until: float, commands: Commands) -> Any:  # noqa: ANN401 - replies have the shape of the command
         trouble: Exception = redis.ConnectionError("the cluster has no nodes")
         names = list(self._nodes.names)
         for place, name in enumerate(names):
             # One that hangs must leave time for the others.
             seconds = (until - time.monotonic()) / (len(names) - place)
             try:
-                return await self._lane(name).send(seconds, *parts)
+                return await self._lane(name).send(seconds, *commands)
             except _AWAY as error:
                 self._nodes.failed(name)
                 trouble = error
@@ -412,7 +412,7 @@ class Lanes:
 
     async def _told(self, name: str, seconds: float) -> bool:
         try:
-            self._nodes.learn(await self._lane(name).send(seconds, "CLUSTER", "SLOTS"), name)
+            self._nodes.learn(await self._lane(name).send(seconds, ("CLUSTER", "SLOTS")), name)
         except _AWAY:
             return False
         return True

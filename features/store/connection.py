@@ -53,23 +53,32 @@ class Store:
         except ValueError:
             raise StoreError(_NO_ADDRESS) from None
 
-    async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """Send one command.
+    async def together(self, seconds: float, *commands: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
+        """Send one command, or several about one partition that are done together; their replies in order.
 
         Raises:
             StoreAbsentError: Nobody listens there; nothing was done.
             StoreError: The store is late, silent or cannot take it now; unless it says so, it may have done it.
         """
         try:
-            return await self._lanes.send(seconds, *parts)
+            found = await self._lanes.send(seconds, *commands)
+            if len(commands) > 1 and (error := next((one for one in found if isinstance(one, Exception)), None)):
+                raise error
         except (redis.RedisError, OSError) as error:
             if not is_away(error):
                 raise
-            raise _trouble(str(parts[0]), error) from error
+            raise _trouble(word_of(commands), error) from error
+        return found
 
-    async def call(self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the function called
-        """Call a store function; raises as `command` does."""
-        return await self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
+    def command(self, seconds: float, *parts: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - parts of a command are of many types
+        """Send one command; raises as `together` does."""
+        return self.together(seconds, parts)
+
+    def call(
+        self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a store function; raises as `together` does."""
+        return self.command(seconds, "FCALL", function, len(keys), *keys, *arguments)
 
     async def reach(self, seconds: float = 0.5) -> tuple[dict[str, bool], list[int]]:
         """Node -> whether it answers, and the partitions that cannot be reached."""
@@ -106,6 +115,10 @@ class TimedStore:
         """See `Store.command`."""
         return self._store.command(self.seconds, *parts)
 
+    def together(self, *commands: Sequence[Any]) -> Coroutine[Any, Any, Any]:
+        """See `Store.together`."""
+        return self._store.together(self.seconds, *commands)
+
     def call(
         self, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any] = ()
     ) -> Coroutine[Any, Any, Any]:
@@ -119,6 +132,11 @@ class TimedStore:
     async def reach(self) -> tuple[dict[str, bool], list[int]]:
         """See `Store.reach`."""
         return await self._store.reach()
+
+
+def word_of(commands: Sequence[Sequence[Any]]) -> str:
+    """The name of what is sent: a command's own, or that of a transaction."""
+    return "MULTI" if len(commands) > 1 else str(commands[0][0])
 
 
 def hashed(found: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[bytes, bytes]:

@@ -95,16 +95,19 @@ class Breaker:
             self._probing = None
 
 
+Commands = Sequence[Sequence[Any]]
+
+
 class Call:
-    """A command on its way to a server, and its reply.
+    """A command, or several that are done together, on its way to a server, and its reply.
 
     `sent_at` is when the server could have had it, on the monotonic clock: not while it waits for its turn.
     """
 
-    __slots__ = ("parts", "reply", "sent_at", "under_way")
+    __slots__ = ("commands", "reply", "sent_at", "under_way")
 
-    def __init__(self, parts: Sequence[Any], reply: asyncio.Future[Any]) -> None:
-        self.parts = parts
+    def __init__(self, commands: Commands, reply: asyncio.Future[Any]) -> None:
+        self.commands = commands
         self.reply = reply
         self.sent_at = -inf
         self.under_way = False
@@ -129,10 +132,10 @@ class Lane:
         self._wire: Wire | None = None
         self._retired: list[Wire] = []
         self._connecting: asyncio.Task[None] | None = None
-        self._breaker = Breaker(lambda: self._begun(("PING",)).reply)
+        self._breaker = Breaker(lambda: self._begun([("PING",)]).reply)
 
-    async def send(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """Reply to a command.
+    async def send(self, seconds: float, *commands: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
+        """Reply to a command, or the replies to several that are done together, all of them or none.
 
         Raises:
             TimeoutError: It did not come in time; whether the server did what it was asked is not known.
@@ -143,7 +146,7 @@ class Lane:
             raise TimeoutError
         if self._breaker.refuses(seconds):
             raise SilentError("it has been silent for longer than this call could wait")
-        call = self._begun(parts)
+        call = self._begun(commands)
         loop = call.reply.get_loop()
         timer = loop.call_later(min(seconds, LONGEST_SECONDS), _late, loop, call.reply, _ROUNDS)
         try:
@@ -162,9 +165,9 @@ class Lane:
         self._breaker.heard()
         return reply
 
-    def _begun(self, parts: Sequence[Any]) -> Call:
-        """A command that was sent, or will be as soon as there is a connection and it is its turn."""
-        call = Call(parts, asyncio.get_running_loop().create_future())
+    def _begun(self, commands: Commands) -> Call:
+        """A call that was sent, or will be as soon as there is a connection and it is its turn."""
+        call = Call(commands, asyncio.get_running_loop().create_future())
         if self._under_way < self._most:
             call.sent_at = monotonic()
         self._waiting.append(call)
@@ -189,7 +192,7 @@ class Lane:
             call = self._waiting.popleft()
             call.under_way, self._under_way = True, self._under_way + 1
             call.sent_at = monotonic()
-            self._wire.send(call.parts, call.reply)
+            self._wire.send(call.commands, call.reply)
 
     async def _connect(self) -> None:
         """Connect for whoever waits, who all hear of it if that fails."""
@@ -248,6 +251,6 @@ def _again(error: Exception) -> Exception:
 async def answers(lane: Lane, seconds: float) -> bool:
     """Whether a server answers."""
     try:
-        return bool(await lane.send(seconds, "PING"))
+        return bool(await lane.send(seconds, ("PING",)))
     except (redis.RedisError, OSError):
         return False

@@ -32,7 +32,9 @@ class Wire(asyncio.Protocol):
         self._writer = writer
         self._transport: Any = writer.transport
         self._reader = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=BaseParser.parse_error)
-        self._awaited: deque[asyncio.Future[Any]] = deque()
+        self._awaited: deque[asyncio.Future[Any] | None] = deque()
+        self._refused: Exception | None = None
+        """Why a command of the transaction that is being answered was not taken."""
         self._transport.set_protocol(self)
 
     @classmethod
@@ -47,10 +49,16 @@ class Wire(asyncio.Protocol):
         writer, connection._writer = connection._writer, None  # noqa: SLF001 - it ends with the client's own otherwise
         return cls(writer)
 
-    def send(self, parts: Sequence[Any], reply: asyncio.Future[Any]) -> None:
-        """Send a command; its reply is for whoever waits for it, if anybody still does."""
+    def send(self, commands: Sequence[Sequence[Any]], reply: asyncio.Future[Any]) -> None:
+        """Send a command, or several as one transaction; the reply is for whoever waits for it, if anybody still does.
+
+        The server says of each command of a transaction that it is queued, and gives all replies at the end.
+        """
+        if len(commands) > 1:
+            self._awaited.extend([None] * (len(commands) + 1))
+            commands = [("MULTI",), *commands, ("EXEC",)]
         self._awaited.append(reply)
-        self._transport.write(hiredis.pack_command(tuple(parts)))
+        self._transport.write(b"".join([hiredis.pack_command(tuple(parts)) for parts in commands]))
 
     def close(self) -> None:
         """End the connection, and what still waits with redis.ConnectionError."""
@@ -62,21 +70,28 @@ class Wire(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (found := self._reader.gets()) is not False:
-                reply = self._awaited.popleft()
-                if reply.done():
-                    continue
-                if isinstance(found, Exception):
-                    reply.set_exception(found)
-                else:
-                    reply.set_result(found)
+                self._hand_out(found, self._awaited.popleft())
         except (redis.InvalidResponse, IndexError):  # what follows belongs to nobody
             self.close()
+
+    def _hand_out(self, found: Any, reply: asyncio.Future[Any] | None) -> None:  # noqa: ANN401 - replies have the shape of the command
+        error = found if isinstance(found, Exception) else None
+        if reply is None:
+            self._refused = self._refused or error
+            return
+        error, self._refused = self._refused or error, None
+        if reply.done():
+            return
+        if error is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(found)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
         self.lost = True
         for reply in self._awaited:
-            if not reply.done():
+            if reply is not None and not reply.done():
                 error = redis.ConnectionError("the server closed the connection")
                 error.__cause__ = exc
                 reply.set_exception(error)

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import redis
 
+from features import image
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.read_plan import ReadPlan
 from features.store.cluster import is_away, replies
@@ -243,6 +244,7 @@ class Consumer:
         stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
         values = update(stored, [row for _, row in rows])
         pairs = self._plan.encode(values, values[0])
+        pairs += image.FIELD, image.dump(values, pairs[-1])
         return _Change(player, self._signs(stored, known, rows), held.get(_APPLIED, b""), rows[-1][0], pairs)
 
     def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:

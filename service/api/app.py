@@ -303,11 +303,12 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)
-            async with _watched(watch), _beside(callers.keyring.run()), _running(readiness):
+            async with _watched(watch), _beside(callers.keyring.run()):
                 if deps.serving is not serving:
                     await _keep(store, deps.serving)  # what was promoted
-                app.state.deps, app.state.readiness = deps, readiness
-                yield metrics
+                async with _running(readiness):
+                    app.state.deps, app.state.readiness = deps, readiness
+                    yield metrics
     finally:
         await finish_fetches()
         await store.close()

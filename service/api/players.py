@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import FastAPI, Path, Query, Response
 from msgspec import structs
 
+from features import image
 from features.events import ID_PATTERN, is_id
 from features.moments import when
 from features.schema import MAX_AGE_SECONDS, VECTOR
@@ -57,8 +58,8 @@ async def get_player(player_id: PlayerId, deps: Deps, brand: BrandName = "main")
         raise UnknownBrandError(str(error)) from error
     player = await read_player(player_id, brand, serving, deps.ledger)
     recent = [load_stored(held).kept for held in await deps.ledger.recent(player.keys)]
-    told = player.snapshot.features.keys() - {b"_applied"}
-    if facts.nothing_told(player.snapshot.facts) and not told and not recent:
+    behaved = image.holds_any(player.snapshot.features or {})
+    if facts.nothing_told(player.snapshot.facts) and not behaved and not recent:
         raise UnknownPlayerError
     answer = _shown(player, recent, serving)
     return respond(answer if "personal" in deps.caller.scopes else _impersonal(answer, player_id, serving))

@@ -25,7 +25,7 @@ from fastapi import Response
 from structlog.contextvars import bind_contextvars
 
 from features.settings.environment import Environment
-from features.store.connection import Store
+from features.store.connection import Store, word_of
 from service.api.trail import Parent, Trail
 from service.decisions.decide import Decided, Stages
 
@@ -207,11 +207,13 @@ class TracedStore(Store):
         super().__init__(url, most)
         self._tracing = tracing
 
-    async def command(self, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
-        """See `Store.command`."""
+    async def together(self, seconds: float, *commands: Sequence[Any]) -> Any:  # noqa: ANN401 - replies have the shape of the command
+        """See `Store.together`."""
         if not self._tracing.of_request:
-            return await super().command(seconds, *parts)
-        word = str(parts[1] if parts[0] == "FCALL" else parts[0])
+            return await super().together(seconds, *commands)
+        word = word_of(commands)
+        if word == "FCALL":
+            word = str(commands[0][1])
         named = {"db.system.name": "redis", "db.operation.name": word}
         with self._tracing.current(word, named, kind=self._tracing.trace.SpanKind.CLIENT):
-            return await super().command(seconds, *parts)
+            return await super().together(seconds, *commands)

@@ -178,6 +178,7 @@ end
 -- KEYS: facts, features, ledger, lease of the partition, seal, decision, budget shares, stops of the partition (which
 -- earlier builds do not ask for, and are not told).
 -- Returns the store's time, and all that a decision reads.
+-- Processes of an earlier build read players by it.
 local function view(keys, args)
   local seen = {
     number(real_us()),

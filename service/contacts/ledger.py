@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from features.events import REMEMBERED
 from features.lake.records import Place
+from features.read_plan import ReadPlan
 from features.store.connection import Store, TimedStore, deadline, hashed
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
@@ -179,9 +180,11 @@ class RedisLedger:
         """The owners of ids, with the same deadline."""
         return Identities(self.store, self._house, self._turns)
 
-    def view(self, keys: PlayerKeys, decision_id: str) -> Coroutine[None, None, PlayerSnapshot]:
+    def view(
+        self, keys: PlayerKeys, decision_id: str, plan: ReadPlan | None = None
+    ) -> Coroutine[None, None, PlayerSnapshot]:
         """See `read_snapshot`."""
-        return read_snapshot(self.store, keys, decision_id)
+        return read_snapshot(self.store, keys, decision_id, plan)
 
     async def release_in_household(self, player: str, decision_id: str) -> None:
         """Release what the household of an id's player holds for a decision, whichever attempt reserved it."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from features import image
+from features.read_plan import ReadPlan
+from features.schema import MICROS
 from features.store.connection import TimedStore, hashed
 from features.store.keys import PlayerKeys, household_key
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
@@ -24,14 +27,15 @@ _DRY: Final = "dry "
 class PlayerSnapshot:
     """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 
-    `facts` are those of all merged ids together, `linked` the features that those ids had before; `household` and its
+    `facts` are those of all merged ids together, `features` what was read of the player's hash, None where nobody asked
+    for it, `linked` the features that those ids had before; `household` and its
     version are None for a player without one. `stops` stand in the player's partition; the store compares
     `facts_version` with that of both.
     """
 
     real_us: int
     facts: Mapping[bytes, bytes]
-    features: Mapping[bytes, bytes]
+    features: Mapping[bytes, bytes | None] | None
     ledger_version: str
     held: Held
     watermark_us: int | None
@@ -75,40 +79,66 @@ class Linked(Exception):
         self.record = record
 
 
-async def read_snapshot(store: TimedStore, keys: PlayerKeys, decision_id: str) -> PlayerSnapshot:
-    """Read all that a decision looks at, in one call; one more for a household, and for each linked id.
+async def read_snapshot(
+    store: TimedStore, keys: PlayerKeys, decision_id: str, plan: ReadPlan | None = None
+) -> PlayerSnapshot:
+    """Read all that a decision looks at, at one moment.
+
+    One call; one more for features of which there is no image, for a household, and for each linked id.
+
+    Args:
+        store: Where the player is.
+        keys: Theirs.
+        decision_id: Of the decision whose record is looked for.
+        plan: How features are kept; None where nobody looks at them.
 
     Raises:
         Linked: The id was merged into another player.
     """
-    decision = keys.decision(decision_id)
-    names: list[str | bytes] = [keys.facts, keys.features, keys.ledger, keys.lease, keys.seal, decision, keys.budget]
-    reply = await store.call("croupier_view", [*names, keys.stops])
-    if len(reply) == len(names) + 1:  # the store's functions are of an earlier build, as after a way back to it
-        reply = [*reply, await store.command("HGETALL", keys.stops)]
-    seen = _snapshot(reply)
-    if [name for name in seen.facts if name.startswith(identity.OF_OTHERS)]:
+    wanted = (image.FIELD,) if plan is None else image.fields(plan)
+    found = await store.together(
+        ("TIME",),
+        ("HGETALL", keys.facts),
+        ("HGETALL", keys.ledger),
+        ("HGET", keys.lease, "watermark"),
+        ("GET", keys.seal),
+        ("GET", keys.decision(decision_id)),
+        ("HGETALL", keys.budget),
+        ("HGETALL", keys.stops),
+        ("HMGET", keys.features, *wanted),
+    )
+    features = None if plan is None else dict(zip(wanted, found[-1], strict=True))
+    seen = _snapshot(found, features)
+    linked = [name for name in seen.facts if name.startswith(identity.OF_OTHERS)]
+    if plan is not None and features is not None and (linked or _is_elsewhere(features, plan)):
+        seen = replace(seen, features=await store.hash(keys.features))
+    if linked:
         known = identity.together(seen.facts)
-        found = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in identity.others(known)))
-        seen = replace(seen, facts=known, linked=found)
+        others = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in identity.others(known)))
+        seen = replace(seen, facts=known, linked=others)
     if (household := seen.household) is None:
         return seen
     return seen.beside(await store.hash(household_key(household)))
 
 
-def _snapshot(reply: Sequence[Any]) -> PlayerSnapshot:
-    """Reply of `croupier_view`, facts of each merged id by themselves; raises Linked if the id itself was merged."""
-    real, known, features, ledger, watermark, seal, record, budget, stopped = reply
-    raw, behaviour, entries = hashed(known), hashed(features), hashed(ledger)
+def _is_elsewhere(features: Mapping[bytes, bytes | None], plan: ReadPlan) -> bool:
+    """Whether there are features that no image tells, but Feast's fields do."""
+    return image.holds_any(features) and image.load(features, plan) is None
+
+
+def _snapshot(found: Sequence[Any], features: Mapping[bytes, bytes | None] | None) -> PlayerSnapshot:
+    """What was read, facts of each merged id by themselves; raises Linked if the id itself was merged."""
+    (seconds, rest), known, ledger, watermark, seal, record, budget, stopped, _ = found
+    raw = hashed(known)
     if b"to" in raw:
         raise Linked(raw[b"to"].decode(), record)
-    version, own, answers = _ledger(entries)
+    version, own, answers = _ledger(hashed(ledger))
     shares, dry = _shares(budget)
     stops_version, stops = read_stops(hashed(stopped)) if stopped else ("", ())
     return PlayerSnapshot(
-        int(real),
+        int(seconds) * MICROS + int(rest),
         raw,
-        behaviour,
+        features,
         version,
         Held(own, None, answers, shares, dry),
         int(watermark) if watermark else None,

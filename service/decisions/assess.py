@@ -6,16 +6,17 @@ An assessment decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import isnan
 from operator import or_
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features import schema
+from features import image, schema
 from features.aggregates import empty, encode, forward, merge
 from features.moments import MINUTE_US
 from features.read_plan import PlanError, ReadPlan
@@ -190,24 +191,32 @@ def _windows(known: Facts, asked: Asked, at_us: int) -> tuple[Window, ...]:
 
 def _behaviour(plan: ReadPlan | None, snapshot: PlayerSnapshot, now_us: int) -> Behaviour:
     """Features of a snapshot brought forward to now; trouble is named, and the vector is then that of nobody."""
-    if plan is None or snapshot.watermark_us is None:
+    if plan is None or snapshot.features is None or snapshot.watermark_us is None:
         return _unread(now_us, None)
     ahead = (snapshot.watermark_us - snapshot.real_us) / schema.MICROS
     # A watermark of the future was set before the store's clock was set back: nothing says how old features are.
     age = max(0.0, -ahead) if ahead <= _AHEAD_SECONDS else ahead
     try:
-        ids = (snapshot.features, *snapshot.linked)
-        own, *others = [plan.decode(list(map(one.get, plan.fields))).values for one in ids]
+        stored, whole = _stored(plan, snapshot.features, snapshot.linked)
     except PlanError:
         return _unread(now_us, age)
-    stored = encode(own)
     stale = age > max(schema.MAX_AGE_SECONDS.values()) or ahead > _AHEAD_SECONDS
     trouble = "features_stale" if stale else None
     as_of = stored[0]
     vector = forward(stored, now_us)
-    whole = encode(reduce(merge, others, own)) if others else stored
-    strictest = forward(whole, now_us) if others else vector
-    return Behaviour(stored, vector, whole, strictest, None if np.isnan(as_of) else int(as_of), age, trouble)
+    strictest = vector if whole is stored else forward(whole, now_us)
+    return Behaviour(stored, vector, whole, strictest, None if isnan(as_of) else int(as_of), age, trouble)
+
+
+def _stored(
+    plan: ReadPlan, features: Mapping[bytes, bytes | None], linked: Sequence[Mapping[bytes, bytes]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Stored values of a player, and with those of linked ids; raises PlanError."""
+    if not linked and (found := image.load(features, plan)) is not None:
+        return found, found
+    own, *others = [plan.decode([one.get(name) for name in plan.fields]).values for one in (features, *linked)]
+    stored = encode(own)
+    return stored, encode(reduce(merge, others, own)) if others else stored
 
 
 def _unread(now_us: int, age: float | None) -> Behaviour:

@@ -66,7 +66,7 @@ async def _confirm(
 ) -> Confirmed:
     keys = player_keys(serving, player)
     for attempt in range(ATTEMPTS):
-        snapshot = await ledger.view(keys, kept.decision_id)
+        snapshot = await ledger.view(keys, kept.decision_id, serving.plan)
         now_us = serving.house.now_us(snapshot.real_us)
         send_us = max(sent.send_us, now_us)
         mine = snapshot.held.own.get(kept.decision_id)

@@ -125,7 +125,7 @@ async def _decide(
     stages.decision_id = name
     for attempt in range(ATTEMPTS):
         try:
-            snapshot = await ledger.view(keys, name)
+            snapshot = await ledger.view(keys, name, serving.plan)
         except Linked as linked:
             if linked.record is not None:
                 return _replay(linked.record, request)

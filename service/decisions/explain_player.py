@@ -110,7 +110,7 @@ async def read_player(player_id: str, brand: str, serving: Serving, ledger: Redi
 
     async def read(player: str) -> tuple[PlayerKeys, PlayerSnapshot]:
         keys = player_keys(serving, player)
-        return keys, await ledger.view(keys, NO_DECISION)
+        return keys, await ledger.view(keys, NO_DECISION, serving.plan)
 
     keys, snapshot = await ledger.identities.with_owner(asked, read)
     own = own_id(player_id, snapshot, (keys.player, asked), serving.seals)

@@ -105,7 +105,7 @@ async def lane(way: Way) -> AsyncIterator[Lane]:
 
 
 async def echoes(lane: Lane, numbers: range, seconds: float = 30.0) -> list[Any]:
-    return await asyncio.gather(*(lane.send(seconds, "ECHO", str(one)) for one in numbers), return_exceptions=True)
+    return await asyncio.gather(*(lane.send(seconds, ("ECHO", str(one))) for one in numbers), return_exceptions=True)
 
 
 def own(numbers: range) -> list[bytes]:
@@ -118,15 +118,15 @@ async def test_a_thousand_at_once_each_get_their_own_reply_over_one_connection(l
 
 
 async def test_whoever_is_refused_something_is_the_only_one(lane: Lane) -> None:
-    wrong = asyncio.gather(*(lane.send(30.0, "NO-SUCH", one) for one in range(20)), return_exceptions=True)
+    wrong = asyncio.gather(*(lane.send(30.0, ("NO-SUCH", one)) for one in range(20)), return_exceptions=True)
     assert await echoes(lane, range(200)) == own(range(200))
     assert {type(one) for one in await wrong} == {redis.ResponseError}
 
 
 async def test_a_reply_that_comes_after_its_deadline_is_nobody_elses(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     way.passes.clear()
-    late = [asyncio.create_task(lane.send(0.02, "ECHO", f"late {one}")) for one in range(MISSES - 1)]
+    late = [asyncio.create_task(lane.send(0.02, ("ECHO", f"late {one}"))) for one in range(MISSES - 1)]
     in_time = asyncio.create_task(echoes(lane, range(100)))
     done = await asyncio.gather(*late, return_exceptions=True)
     assert {type(one) for one in done} == {TimeoutError}
@@ -136,9 +136,9 @@ async def test_a_reply_that_comes_after_its_deadline_is_nobody_elses(lane: Lane,
 
 
 async def test_whoever_gives_up_takes_no_reply_of_others(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     way.passes.clear()
-    gone = [asyncio.create_task(lane.send(30.0, "ECHO", "gone")) for _ in range(100)]
+    gone = [asyncio.create_task(lane.send(30.0, ("ECHO", "gone"))) for _ in range(100)]
     staying = asyncio.create_task(echoes(lane, range(100)))
     await asyncio.sleep(0)
     for task in gone:
@@ -148,7 +148,7 @@ async def test_whoever_gives_up_takes_no_reply_of_others(lane: Lane, way: Way) -
 
 
 async def test_a_connection_that_is_cut_fails_those_under_way_and_nobody_after_them(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     way.passes.clear()
     under_way = asyncio.create_task(echoes(lane, range(20)))
     await asyncio.sleep(0)
@@ -160,7 +160,7 @@ async def test_a_connection_that_is_cut_fails_those_under_way_and_nobody_after_t
 
 
 async def test_where_nobody_listens_everybody_hears_it_at_once(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     await way.refuse()
     await asyncio.sleep(0.01)
     found = await echoes(lane, range(50))
@@ -170,15 +170,15 @@ async def test_where_nobody_listens_everybody_hears_it_at_once(lane: Lane, way: 
 
 
 async def test_a_connection_that_leads_nowhere_is_left_for_another(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     way.passes.clear()
-    patient = asyncio.create_task(lane.send(30.0, "ECHO", "patient"))
+    patient = asyncio.create_task(lane.send(30.0, ("ECHO", "patient")))
     for _ in range(MISSES):
         with pytest.raises(TimeoutError):
-            await lane.send(0.02, "PING")
+            await lane.send(0.02, ("PING",))
     stopped, way.passes = way.passes, asyncio.Event()
     way.passes.set()  # for whoever comes anew
-    assert await lane.send(30.0, "ECHO", "anew") == b"anew"
+    assert await lane.send(30.0, ("ECHO", "anew")) == b"anew"
     assert way.opened == 2
     stopped.set()
     assert await patient == b"patient"
@@ -189,13 +189,13 @@ async def test_a_connection_that_leads_nowhere_ends_once_nobody_can_wait_for_it(
 ) -> None:
     monkeypatch.setattr(lanes, "LONGEST_SECONDS", 0.2)
     lane = Lane(way.url, 64)
-    await lane.send(0.2, "PING")
+    await lane.send(0.2, ("PING",))
     way.passes.clear()
     wire = lane._wire
     assert wire is not None
     for _ in range(MISSES):
         with pytest.raises(TimeoutError):
-            await lane.send(0.01, "PING")
+            await lane.send(0.01, ("PING",))
     async with asyncio.timeout(60):
         while not wire.lost:  # noqa: ASYNC110 - nothing else tells it
             await asyncio.sleep(0.01)
@@ -204,9 +204,9 @@ async def test_a_connection_that_leads_nowhere_ends_once_nobody_can_wait_for_it(
 
 async def test_a_server_that_answers_no_greeting_is_waited_for_by_one(lane: Lane, way: Way) -> None:
     way.passes.clear()
-    late = await asyncio.gather(*(lane.send(0.05, "PING") for _ in range(50)), return_exceptions=True)
+    late = await asyncio.gather(*(lane.send(0.05, ("PING",)) for _ in range(50)), return_exceptions=True)
     assert {type(one) for one in late} == {TimeoutError}
-    stopped = asyncio.create_task(lane.send(lanes.PATIENT_SECONDS + 26, "ECHO", "at last"))
+    stopped = asyncio.create_task(lane.send(lanes.PATIENT_SECONDS + 26, ("ECHO", "at last")))
     await asyncio.sleep(0.05)
     assert way.opened == 1
     way.passes.set()
@@ -214,16 +214,16 @@ async def test_a_server_that_answers_no_greeting_is_waited_for_by_one(lane: Lane
 
 
 async def test_what_is_no_reply_ends_the_connection_and_not_the_lane(lane: Lane, way: Way) -> None:
-    await lane.send(30.0, "PING")
+    await lane.send(30.0, ("PING",))
     way.told = lambda _: b"?nonsense\r\n"
     with pytest.raises(redis.ConnectionError):
-        await lane.send(30.0, "ECHO", "spoilt")
+        await lane.send(30.0, ("ECHO", "spoilt"))
     way.told = bytes
-    assert await lane.send(30.0, "ECHO", "whole") == b"whole"
+    assert await lane.send(30.0, ("ECHO", "whole")) == b"whole"
     way.told = lambda reply: 2 * reply  # one of them is nobody's
-    assert await lane.send(30.0, "ECHO", "twice") == b"twice"
+    assert await lane.send(30.0, ("ECHO", "twice")) == b"twice"
     way.told = bytes
-    assert await lane.send(30.0, "ECHO", "whole") == b"whole"
+    assert await lane.send(30.0, ("ECHO", "whole")) == b"whole"
     assert way.opened == 3
 
 
@@ -237,7 +237,7 @@ async def test_calls_go_over_tls_where_the_address_asks_for_it(stored: Path, tmp
         await lane.close()
         strict = Lane(f"rediss://localhost:{way.port}", 64)
         with pytest.raises(redis.ConnectionError):
-            await strict.send(30.0, "PING")
+            await strict.send(30.0, ("PING",))
         await strict.close()
 
 

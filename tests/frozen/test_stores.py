@@ -15,6 +15,7 @@ from frozen.cases import Case, assert_gives, cases, every, shown, versions, writ
 from frozen.stores import data, put, taken
 from support.fault_house import harm_settings
 
+from features import image
 from features.read_plan import ReadPlan
 from features.store.connection import Store, connect
 from features.store.deployment import House, order, real_now_us
@@ -78,7 +79,7 @@ def show_player(view: PlayerSnapshot, position: str) -> dict[str, Any]:
         "ledger_version": view.ledger_version,
         "household_version": view.household_version,
         "held": shown(view.held),
-        "features": show_features(view.features),
+        "features": show_features(view.features or {}),
         "linked": len(view.linked),
         "watermark_us": view.watermark_us,
         "seal": shown(view.seal),
@@ -93,7 +94,9 @@ def player(client: redis.Redis, keys: dict[str, Any], name: str) -> Story:
 
     async def seen(ledger: RedisLedger) -> dict[str, Any]:
         try:
-            return show_player(await ledger.view(held, NO_DECISION), await ledger.progress(held.partition))
+            return show_player(
+                await ledger.view(held, NO_DECISION, frozen_plan()), await ledger.progress(held.partition)
+            )
         except Linked as linked:
             return {"to": linked.to.split(" ")[:2], "home": await ledger.identities.owner(name)}
 
@@ -142,7 +145,7 @@ def test_a_link_that_was_left_half_way_is_finished(
 # --- Features
 
 
-def show_features(held: Mapping[bytes, bytes]) -> dict[str, Any]:
+def show_features(held: Mapping[bytes, bytes | None]) -> dict[str, Any]:
     """Stored values of a player by name, and when they were true."""
     read = frozen_plan()
     row = read.decode([held.get(name) for name in read.fields])
@@ -178,7 +181,7 @@ def test_todays_consumer_makes_the_same_features_of_the_frozen_log(
         pass
     consumer.release()
     held: Any = store.hgetall(plan.key(case.more["player"]))  # type: ignore[arg-type]
-    assert set(held) == {data(name) for name in case.raw}
+    assert set(held) == {image.FIELD, *map(data, case.raw)}
     # Sums that decay hang in their last digits on how many entries arrive together.
     assert_gives(show_features(held), case.gives, digits=9)
     assert held[b"_applied"] == data(case.raw["_applied"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -93,31 +94,33 @@ class Between:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass commands on until either side ends, or a fault cuts them apart."""
         there, back = await asyncio.open_unix_connection(self._store)
-        commands = hiredis.Reader()
+        calls: asyncio.Queue[tuple[list[list[bytes]], float]] = asyncio.Queue()
+        reading = asyncio.create_task(_read(reader, calls))
         try:
-            while chunk := await reader.read(65_536):
-                commands.feed(chunk)
-                while command := commands.gets():
-                    if not await self._pass(command, there, back, writer):
-                        return
+            while (arrived := await calls.get())[0] and await self._pass(*arrived, there, back, writer):
+                pass
         finally:
+            reading.cancel()
             back.close()
 
     async def _pass(
         self,
-        command: list[bytes],
+        call: list[list[bytes]],
+        arrived_at: float,
         there: asyncio.StreamReader,
         back: asyncio.StreamWriter,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        name = name_of(command)
+        """Pass one command on, or a whole transaction."""
+        name = name_of(call[0])
         self.calls.append(name)
         if await self._fails(name, "before"):
             return False
         await asyncio.sleep(self.lateness())
-        back.write(_packed(command))
-        reply = await _reply(there)
-        await asyncio.sleep(self.delay)
+        back.write(b"".join(map(_packed, call)))
+        reply = await _reply(there, len(call))
+        # What arrived meanwhile waited as well: many calls on one way are late together, not one after the other.
+        await asyncio.sleep(max(0.0, arrived_at + self.delay - time.monotonic()))
         if await self._fails(name, "after"):
             return False
         writer.write(reply)
@@ -137,10 +140,26 @@ class Between:
         return fault.then == "cut"
 
 
-async def _reply(there: asyncio.StreamReader) -> bytes:
-    """The bytes of one whole reply."""
+async def _read(reader: asyncio.StreamReader, calls: asyncio.Queue[tuple[list[list[bytes]], float]]) -> None:
+    """Put each command, or each whole transaction, into a queue with when it arrived; an empty one at the end."""
+    commands, call = hiredis.Reader(), list[list[bytes]]()
+    while chunk := await reader.read(65_536):
+        commands.feed(chunk)
+        while command := commands.gets():
+            call.append(command)
+            if call[0][0] != b"MULTI" or command[0] == b"EXEC":
+                calls.put_nowait((call, time.monotonic()))
+                call = []
+    calls.put_nowait(([], 0.0))
+
+
+async def _reply(there: asyncio.StreamReader, replies: int) -> bytes:
+    """The bytes of some whole replies."""
     parser, whole = hiredis.Reader(), b""
-    while parser.gets() is False:
+    while replies:
+        if parser.gets() is not False:
+            replies -= 1
+            continue
         chunk = await there.read(65_536)
         if not chunk:
             raise EOFError

@@ -1,0 +1,81 @@
+"""The image of a player's features tells what Feast's fields tell, or nothing."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features import image
+from features.aggregates import Activity, empty, encode, update
+from features.read_plan import ReadPlan
+from features.schema import CHANNELS, PRODUCTS, TIMING_SLOTS
+
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+ROW = st.builds(
+    Activity,
+    type=st.sampled_from(["bet", "win", "deposit", "login", "session_started", "sent", "withdrawal_paid", "limit_set"]),
+    occurred_us=st.integers(0, 2**52),
+    amount_minor=st.none() | st.integers(0, 10**12),
+    status=st.sampled_from([None, "approved", "declined", "raised"]),
+    target=st.sampled_from(["account", "wallet"]),
+    product=st.sampled_from([None, *PRODUCTS, "bridge"]),
+    channel=st.sampled_from(CHANNELS),
+    timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
+    night=st.booleans(),
+)
+ROWS = st.lists(ROW, min_size=1, max_size=20)
+
+
+def written(plan: ReadPlan, rows: list[Activity]) -> dict[bytes, bytes | None]:
+    """A player's hash as the worker writes it."""
+    values = update(empty(), rows)
+    pairs = plan.encode(values, values[0])
+    held: dict[bytes, bytes | None] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return held | {image.FIELD: image.dump(values, pairs[-1])}
+
+
+def told_by_feast(plan: ReadPlan, held: dict[bytes, Any]) -> bytes:
+    return encode(plan.decode([held.get(name) for name in plan.fields]).values).tobytes()
+
+
+@SETTINGS
+@given(ROWS)
+def test_the_image_tells_bit_for_bit_what_feasts_fields_tell(plan: ReadPlan, rows: list[Activity]) -> None:
+    held = written(plan, rows)
+    found = image.load({name: held[name] for name in image.fields(plan)}, plan)
+    assert found is not None
+    assert found.tobytes() == told_by_feast(plan, held)
+
+
+@SETTINGS
+@given(ROWS, st.data())
+def test_what_wrote_feasts_fields_alone_has_outdated_the_image(
+    plan: ReadPlan, rows: list[Activity], data: st.DataObject
+) -> None:
+    held = written(plan, rows)
+    later = plan.encode(empty(), data.draw(st.integers(1, 2**62)))
+    view = data.draw(st.sampled_from(list(plan.views.values())))
+    held |= {view: later[-1]}
+    assert later[-1] == written(plan, rows)[view] or image.load(held, plan) is None
+    assert image.load(held | {view: None}, plan) is None
+
+
+@SETTINGS
+@given(ROWS, st.data())
+def test_an_image_of_another_schema_or_a_damaged_one_tells_nothing(
+    plan: ReadPlan, rows: list[Activity], data: st.DataObject
+) -> None:
+    held = written(plan, rows)
+    whole = held[image.FIELD]
+    assert whole is not None
+    at = data.draw(st.integers(8 * len(empty()), len(whole) - 1))
+    spoilt = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    for other in (spoilt, whole[:-1], whole + b"0", whole[8:], bytes(8) + whole, b"", None):
+        assert image.load(held | {image.FIELD: other}, plan) is None
+
+
+def test_no_field_of_feasts_is_named_like_the_image(plan: ReadPlan) -> None:
+    assert image.FIELD not in plan.fields
+    assert not image.holds_any(dict.fromkeys(image.fields(plan)))
+    assert np.isnan(encode(empty())).all()
