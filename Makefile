@@ -8,7 +8,7 @@ PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchun
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format bench ledger assess rules imports doors marks faults stops monitoring mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format client bench ledger assess rules imports doors marks faults stops monitoring mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -26,17 +26,18 @@ test-cluster: install ## The integration tests on three servers that share the k
 test-builds: install ## The first build and this one over one house, one after the other, some minutes
 	$(BIN)/pytest -rP tests/builds/builds_together.py
 
-install: .venv/installed ## What `make up` and `make test` need into .venv: the extras all and dev
+install: .venv/installed ## What `make up` and `make test` need into .venv: the extras all and dev, and the client
 
 # uv installs in seconds what takes pip minutes; pip does it all the same where uv cannot.
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Croupier needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . \
+		--editable clients/python
 	touch $@
 
 install-bench: .venv-bench/installed ## The peers of the bench of decisions into .venv-bench; without them it measures the rest
@@ -69,6 +70,13 @@ contract: install ## The examples of the API, recorded anew in a small house, an
 format: install ## Format the code, mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+client: install ## The wheel of the Python client into dist/, and tried from there in an environment of its own
+	rm -rf dist/client && $(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist clients/python
+	$(PYTHON) -m venv dist/client
+	dist/client/bin/python -m pip install --quiet --disable-pip-version-check dist/croupier_client-*.whl
+	cd dist && client/bin/python -c 'from croupier_client import Croupier; print(Croupier("http://127.0.0.1:8000", "KEY"), "stands alone")'
+	rm -rf dist/client
 
 bench: install install-bench ## Decisions and rules beside peers
 	$(BIN)/croupier bench decide
@@ -114,7 +122,7 @@ lock: install ## Resolve the locks anew, of all and dev, of all and bench; pins 
 		--python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements-bench.lock
 
 clean: ## Remove what all of these made, the house in var/ too
-	rm -rf .venv .venv-bench mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench dist mutants var .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## Each word of this file and what it does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

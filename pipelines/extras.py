@@ -37,6 +37,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "bench": "all",
 }
 """First words of a command -> the extra that installs what it imports; commands that are not named need none."""
+BESIDE: Final[Mapping[str, str]] = {"croupier_client": "clients/python"}
+"""Packages of ours that no extra installs -> their folder of a checkout, from which they are installed."""
 _OURS: Final = frozenset({"features", "models", "service", "pipelines"})
 
 
@@ -51,8 +53,9 @@ def missing_package(error: ImportError, words: Sequence[str]) -> str | None:
     package = (error.name or "").partition(".")[0]
     if not package or package in _OURS or package in sys.stdlib_module_names:
         return None
-    extra = extra_of(words)
-    return (
-        f"the package {package}, which this command needs, is not installed: "
-        f"pip install '{f'croupier[{extra}]' if extra else 'croupier'}'"
-    )
+    if package in BESIDE:
+        install = f"./{BESIDE[package]}, in a checkout of Croupier"
+    else:
+        extra = extra_of(words)
+        install = f"'{f'croupier[{extra}]' if extra else 'croupier'}'"
+    return f"the package {package}, which this command needs, is not installed: pip install {install}"

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 TESTS = ROOT / "tests" / "README.md"
-TOPS = ("features", "models", "service", "pipelines", "benchmarks")
+TOPS = ("features", "models", "service", "pipelines", "benchmarks", "clients/python/croupier_client")
 BEGIN = "## Folders and files\n"
 
 
@@ -31,7 +31,7 @@ def of_code() -> Iterator[str]:
     """The map of the code, line by line."""
     for top in (ROOT / name for name in TOPS):
         folders = [top, *sorted(file.parent for file in top.glob("*/__init__.py"))]
-        yield f"\n### {top.name}: {sentence(top / '__init__.py')}\n"
+        yield f"\n### {top.relative_to(ROOT)}: {sentence(top / '__init__.py')}\n"
         for folder in folders:
             if folder != top:
                 yield f"\n**{folder.relative_to(ROOT)}/** {sentence(folder / '__init__.py')}\n"

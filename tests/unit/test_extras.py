@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipelines.__main__ import app
-from pipelines.extras import EXTRAS, extra_of, missing_package
+from pipelines.extras import BESIDE, EXTRAS, extra_of, missing_package
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("features", "models", "service", "pipelines")
@@ -45,6 +45,10 @@ def declared() -> dict[str, list[Requirement]]:
 
 DECLARED: Final = declared()
 DISTRIBUTIONS: Final = packages_distributions()
+
+
+OWN: Final = {canonicalize_name(package) for package in BESIDE}
+"""Distributions of ours that no extra installs."""
 
 
 def extras_of(extra: str) -> set[str]:
@@ -158,7 +162,7 @@ USED: Final = {
 
 @pytest.mark.parametrize("words", sorted(COMMANDS))
 def test_what_a_command_imports_is_declared_by_the_base_or_by_its_extra(words: str) -> None:
-    allowed = packages_of(extra_of(words.split()) or "")
+    allowed = packages_of(extra_of(words.split()) or "") | OWN
     assert {name: by for name, by in USED[words].items() if name not in allowed} == {}
 
 
@@ -176,7 +180,7 @@ def test_what_is_said_to_be_imported_by_nothing_is_declared() -> None:
 @pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "notebooks", "tests"])
 def test_no_folder_imports_a_package_that_no_extra_declares(folder: str) -> None:
     ours = {*PACKAGES, "benchmarks", *(file.stem for file in (ROOT / "tests").rglob("*")), "tests"}
-    known = packages_of("all") | packages_of("dev") | packages_of("bench")
+    known = packages_of("all") | packages_of("dev") | packages_of("bench") | OWN
     found = {
         (package, str(file.relative_to(ROOT)))
         for file in (ROOT / folder).rglob("*.py")
@@ -202,6 +206,10 @@ def test_the_sentence_for_a_missing_package_names_the_extra_of_the_command() -> 
     missing = ModuleNotFoundError("No module named 'mlflow'", name="mlflow.client")
     assert str(missing_package(missing, ["train", "churn"])).endswith("not installed: pip install 'croupier[train]'")
     assert str(missing_package(missing, ["rules", "list"])).endswith("not installed: pip install 'croupier'")
+    beside = ModuleNotFoundError("No module named 'croupier_client'", name="croupier_client")
+    assert str(missing_package(beside, ["simulate"])).endswith(
+        "pip install ./clients/python, in a checkout of Croupier"
+    )
     assert missing_package(ModuleNotFoundError(name="service.gone"), ["serve"]) is None, "a fault of ours"
     assert missing_package(ImportError("cannot import name", name="json"), ["serve"]) is None
 
@@ -215,3 +223,20 @@ def test_a_command_without_its_packages_ends_in_one_sentence(package: str, words
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=ROOT)
     sentence = f"the package {package}, which this command needs, is not installed: pip install 'croupier[{extra}]'"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"croupier: {sentence}")
+
+
+def test_what_the_client_needs_is_locked_and_what_it_names_exists() -> None:
+    """`make install` installs it without looking for what it needs."""
+    project = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text("utf8"))["project"]
+    assert {canonicalize_name(project["name"])} == OWN
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf8"), re.MULTILINE))
+    needed = [Requirement(one) for one in project["dependencies"]]
+    assert {canonicalize_name(one.name) for one in needed} <= locked
+    assert all(">=" in str(one.specifier) for one in needed)
+    imported = {
+        module.partition(".")[0]
+        for file in (ROOT / BESIDE["croupier_client"]).rglob("*.py")
+        for module in imports_of(file, inside=True)
+    }
+    outside = imported - {"croupier_client"} - sys.stdlib_module_names
+    assert outside == {one.name for one in needed}

@@ -7,7 +7,7 @@ import pytest
 from support.architecture import MAPS, PAGE, modules, page
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "notebooks", "tests")
+PACKAGES = ("features", "models", "service", "pipelines", "benchmarks", "clients", "notebooks", "tests")
 README = (ROOT / "README.md").read_text("utf8")
 
 
