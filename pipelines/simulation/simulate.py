@@ -3,7 +3,8 @@
     people --what is due by the house's clock--> ask, confirm, play, react --HTTP--> the house
                                                   `--> what was decided, beside what was true
 
-Nothing but HTTP leads into the house: the crowd asks for decisions, confirms, plays, tells outcomes as a caller would.
+Nothing but HTTP leads into the house: the crowd asks for decisions, confirms, plays, tells outcomes as a caller would,
+with the client that callers have.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import heapq
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-import aiohttp
 import numpy as np
+from croupier_client import AsyncCroupier, Contact, Decision, NoAnswer, NotFound, NotValid, Refused, Unavailable
+from croupier_client import CroupierError as HouseError
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,10 +43,16 @@ from service.rules.rulebook import load_rulebook, rulebook_path
 DAY_US: Final = DAY * MICROS
 AT_ONCE: Final = 8
 """Requests under way at most."""
-_RETRIES: Final = 8
+_AHEAD_ATTEMPTS: Final = 8
+"""Times that something is told whose moment is slightly ahead of the house's clock."""
+_NO_KEY: Final = "none"
+"""What is sent where there is no key: the house says that it does not know it."""
 _RECENT_US: Final = 3 * DAY_US
 _CHECKED_US: Final = DAY_US // 4
 """Registers of excluded people are asked again after this, before a decision and before a contact."""
+
+
+_Answer = TypeVar("_Answer")
 
 
 class SimulationRefused(CroupierError):
@@ -154,46 +163,40 @@ def simulate(options: SimulationOptions, catalogue: Catalogue, console: Console)
 
 
 async def _run(options: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
-    connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    headers = {} if options.key is None else {"authorization": f"Bearer {options.key}"}
-    async with aiohttp.ClientSession(options.address, connector=connector, headers=headers) as session:
-        clock = await _clock(session, options)
-        driver = SimulationDriver(session, options, catalogue, clock)
+    async with AsyncCroupier(options.address, options.key or _NO_KEY) as house:
+        clock = await _clock(house, options)
+        driver = SimulationDriver(house, options, catalogue, clock)
         await driver.gather(console)
         await driver.play(console)
         return driver.result
 
 
-async def _clock(session: aiohttp.ClientSession, options: SimulationOptions) -> Clock:
+async def _clock(house: AsyncCroupier, options: SimulationOptions) -> Clock:
     try:
-        async with session.get("/readyz") as answer:
-            told = await answer.json()
-    except (aiohttp.ClientError, OSError) as error:
+        told = await house.ready()
+    except HouseError as error:
         raise SimulationRefused(f"no house answers at {options.address}: start one with `croupier up`") from error
-    if answer.status == 200 and "clock" not in told:
+    if told.ready and told.clock is None:
         raise SimulationRefused(
             f"the house at {options.address} does not know the key: let CROUPIER_KEY be one that allows "
             "decide, events, outcomes, read, personal and operate"
         )
-    if answer.status != 200 or not told["clock"]["sandbox"]:
+    if told.clock is None or not told.clock.sandbox:
         raise SimulationRefused(f"the house at {options.address} is no sandbox: simulated players belong into one")
-    now_us = micros(datetime.fromisoformat(told["clock"]["now"]))
-    real_days = options.days / told["clock"]["rate"]
+    real_days = options.days / told.clock.rate
     if real_days > 1:
         raise SimulationRefused(
             f"{options.days:g} days of this house take {real_days:.1f} real ones: create it with `--rate 10000`"
         )
     # The answer is older than this reading: the clock may lag by the transfer, but never runs ahead.
-    return Clock(time.time_ns() // 1_000, now_us, float(told["clock"]["rate"]))
+    return Clock(time.time_ns() // 1_000, micros(told.clock.now), told.clock.rate)
 
 
 class SimulationDriver:
     """Runs what is due: in order for each player, several players at once."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, options: SimulationOptions, catalogue: Catalogue, clock: Clock
-    ) -> None:
-        self._session = session
+    def __init__(self, house: AsyncCroupier, options: SimulationOptions, catalogue: Catalogue, clock: Clock) -> None:
+        self._house = house
         self._options = options
         self._catalogue = catalogue
         self._clock = clock
@@ -211,9 +214,8 @@ class SimulationDriver:
     async def gather(self, console: Console) -> None:
         """Register every player, with some weeks of history."""
         people = players.people(self._options.players, self._options.seed, self._catalogue)
-        async with self._session.get(f"/v1/players/{people[0].id}") as got:
-            if got.status == 200:
-                raise SimulationRefused(f"seed {self._options.seed} was played in this house already: take another one")
+        if await self._is_known(people[0].id):
+            raise SimulationRefused(f"seed {self._options.seed} was played in this house already: take another one")
         self.result.members = [
             Member(at, person, np.random.default_rng([self._options.seed, at, 1])) for at, person in enumerate(people)
         ]
@@ -226,6 +228,13 @@ class SimulationDriver:
                 bar.advance(task)
 
             await asyncio.gather(*(arrive(member) for member in self.result.members))
+
+    async def _is_known(self, player_id: str) -> bool:
+        try:
+            await self._house.request("GET", f"/v1/players/{player_id}")
+        except NotFound:
+            return False
+        return True
 
     async def _arrive(self, member: Member, now: datetime) -> None:
         known = players.arrival(member.person, member.random, now)
@@ -303,25 +312,24 @@ class SimulationDriver:
     async def _ask(self, member: Member, due_us: int) -> None:
         self._later(member, due_us + self._wait(member, self._asks_per_day), self._ask)
         await self._check(member)
-        body = {"player_id": member.person.id, "request_id": f"ask-{next(self._names)}", "explain": True}
-        answer = await self._send("/v1/decisions", body)
-        if answer is None or not answer["recorded"]:
+        name, player = f"ask-{next(self._names)}", member.person.id
+        ask = partial(self._house.decide, player, request_id=name, explain=True)
+        decision = await self._taken("decide", ask)
+        if decision is None or not decision.recorded:
             self.result.counts["unserved"] += 1
             return
         now_us = self._clock.now_us()
-        await self._note(member, answer, now_us)
-        if answer["action"] == "NO_CONTACT":
-            return
-        send_us = max(micros(datetime.fromisoformat(answer["action"]["send_at"])), now_us)
-        self._later(member, send_us, self._confirm, answer)
+        await self._note(member, decision, now_us)
+        if decision.contact is not None:
+            self._later(member, max(micros(decision.contact.send_at), now_us), self._confirm, decision)
 
-    async def _note(self, member: Member, answer: dict[str, Any], now_us: int) -> None:
+    async def _note(self, member: Member, decision: Decision, now_us: int) -> None:
         """Record a decision beside the truth, and for the policy's decisions the alternatives."""
         person, recent = member.person, member.recent(now_us)
         net = players.net_value(person, self._catalogue, recent, self._day(now_us))
-        eligible, place = answer["candidates"]["eligible"], self._place(answer["action"])
-        variant = _variant(answer)
-        mask = await self._eligible(answer["decision_id"]) if variant == "policy" and eligible > 1 else None
+        eligible, place = decision.candidates.eligible if decision.candidates else 0, self._place(decision.contact)
+        variant = _variant(decision)
+        mask = await self._eligible(decision) if variant == "policy" and eligible > 1 else None
         others = (np.nan, np.nan, np.nan) if mask is None else self._alternatives(net, mask)
         self.result.steps.append(
             SimulatedDecision(
@@ -330,23 +338,23 @@ class SimulationDriver:
                 variant,
                 place,
                 eligible,
-                answer["propensity"],
+                np.nan if decision.propensity is None else decision.propensity,
                 float(net[place]),
                 float(players.effect(person, self._catalogue, recent)[place]) * person.deposit_minor,
                 *others,
-                tuple(one["rule"] for one in answer["exclusions"]),
+                tuple(why.rule for why in decision.exclusions),
             )
         )
 
-    async def _eligible(self, decision_id: str) -> NDArray[np.bool_] | None:
-        """Eligible actions of a decision; None if the house does not answer."""
-        async with self._session.get(f"/v1/decisions/{decision_id}") as got:
-            told = await got.json()
-        if got.status != 200:
-            self.result.counts[f"not explained: {told.get('code')}"] += 1
+    async def _eligible(self, decision: Decision) -> NDArray[np.bool_] | None:
+        """Eligible actions of a decision; None if the house does not tell them."""
+        try:
+            record = await self._house.decision(str(decision.decision_id))
+        except HouseError as error:
+            self.result.counts[f"not explained: {_word(error)}"] += 1
             return None
         mask = np.zeros(self._catalogue.size, dtype=np.bool_)
-        mask[[one["place"] for one in told["eligible"]]] = True
+        mask[[one.place for one in record.eligible]] = True
         return mask
 
     def _alternatives(self, net: NDArray[np.float64], eligible: NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -354,25 +362,26 @@ class SimulationDriver:
         by_rules = self._rules.pmf(self._rules.scores(net), eligible) @ net
         return float(net[eligible].mean()), float(by_rules), float(net[eligible].max())
 
-    def _place(self, action: Any) -> int:  # noqa: ANN401 - a name or an object
-        if action == "NO_CONTACT":
+    def _place(self, contact: Contact | None) -> int:
+        if contact is None:
             return NO_CONTACT
-        return self._catalogue.place(action["offer"]["id"], action["channel"], action["timing_slot"])
+        return self._catalogue.place(contact.offer.id, contact.channel, contact.timing_slot)
 
-    async def _confirm(self, member: Member, _: int, answer: dict[str, Any]) -> None:
+    async def _confirm(self, member: Member, _: int, decision: Decision) -> None:
         await self._check(member)
-        status, told = await self._post(f"/v1/decisions/{answer['decision_id']}/confirm", {})
-        if status != 200:
-            self.result.counts[f"not sent: {told.get('code')}"] += 1
+        try:
+            await self._house.confirm(decision)
+        except HouseError as error:
+            self.result.counts[f"not sent: {_word(error)}"] += 1
             return
         self.result.counts["contacts"] += 1
         now_us = self._clock.now_us()
-        place = self._place(answer["action"])
+        place = self._place(decision.contact)
         brought = float(players.effect(member.person, self._catalogue, member.recent(now_us))[place])
         member.contacts.append(now_us)
-        await self._react(member, answer, brought, now_us)
+        await self._react(member, decision, brought, now_us)
 
-    async def _react(self, member: Member, answer: dict[str, Any], brought: float, now_us: int) -> None:
+    async def _react(self, member: Member, decision: Decision, brought: float, now_us: int) -> None:
         """React to a contact: delivered, perhaps one more day of play, perhaps annoyance or harm."""
         person, random = member.person, member.random
         moved = bool(random.random() < brought)
@@ -380,44 +389,43 @@ class SimulationDriver:
         if random.random() < person.annoyed:
             seen.append("unsubscribed")
         for type_ in seen:
-            outcome = {"outcome_id": f"o-{next(self._names)}", "decision_id": answer["decision_id"], "type": type_}
-            await self._send("/v1/outcomes", outcome | {"occurred_at": moment(now_us).isoformat()})
-        if answer["action"]["purpose"] == "bonus" and random.random() < person.harmed:
+            await self._react_once(type_, decision, moment(now_us))
+        if decision.contact and decision.contact.purpose == "bonus" and random.random() < person.harmed:
             await self._tell(member, {"type": "limit_set", "limit": "deposit", "change": "lowered"})
         if moved:
             self.result.counts["days of play brought"] += 1
             self._later(member, now_us + int(random.exponential(0.7) * DAY_US), self._play, False)
 
-    # --- HTTP
+    # --- What the house is told
+
+    async def _react_once(self, type_: str, decision: Decision, at: datetime) -> None:
+        name = f"o-{next(self._names)}"
+        await self._taken("outcome", partial(self._house.outcome, type_, decision, outcome_id=name, occurred_at=at))
 
     async def _tell(self, member: Member, fields: dict[str, Any]) -> None:
         at = fields.get("occurred_at") or moment(self._clock.now_us())
-        body = {"event_id": f"e-{self._options.seed}-{next(self._names)}", "player_id": member.person.id, **fields}
-        await self._send("/v1/events", body | {"occurred_at": at.isoformat()})
+        told = {"event_id": f"e-{self._options.seed}-{next(self._names)}", **fields, "occurred_at": at}
+        await self._taken("event", partial(self._house.event, player_id=member.person.id, **told))
 
-    async def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Post a body that must be accepted; None if the house stays away."""
-        status, told = await self._post(path, body)
-        if status == 200:
-            return told
-        if status != 503 and not _ahead(told):
-            raise SimulationRefused(f"{path} answered {status}: {told.get('detail')}")
-        self.result.counts[f"not taken: {path}"] += 1
+    async def _taken(self, word: str, call: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
+        """What the house answers to what it must take; None if it stays away. A moment may be ahead of its clock."""
+        for attempt in range(_AHEAD_ATTEMPTS):
+            try:
+                return await call()
+            except (NoAnswer, Unavailable):
+                break
+            except NotValid as error:
+                if not error.code.endswith("_in_future"):
+                    raise SimulationRefused(f"{word}: {error}") from error
+            except HouseError as error:
+                raise SimulationRefused(f"{word}: {error}") from error
+            await asyncio.sleep(0.01 * 2**attempt)
+        self.result.counts[f"not taken: {word}"] += 1
         return None
 
-    async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Post a body, with retries while the house is away or a moment is slightly ahead of its clock."""
-        for attempt in range(_RETRIES):
-            async with self._session.post(path, json=body) as got:
-                told: dict[str, Any] = await got.json()
-            if got.status != 503 and not _ahead(told):
-                break
-            await asyncio.sleep(0.01 * 2**attempt)
-        return got.status, told
 
-
-def _ahead(told: dict[str, Any]) -> bool:
-    return str(told.get("code")).endswith("_in_future")
+def _word(error: HouseError) -> str:
+    return error.code if isinstance(error, Refused) else "no answer"
 
 
 def _progress(console: Console) -> Progress:
@@ -430,8 +438,8 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _variant(answer: Mapping[str, Any]) -> str:
-    """The variant that an answer was given under; of whom the global holdout silences, that."""
-    if any(why["rule"] == GLOBAL_HOLDOUT for why in answer.get("exclusions", ())):
+def _variant(decision: Decision) -> str:
+    """The variant that a decision was made under; of whom the global holdout silences, that."""
+    if any(why.rule == GLOBAL_HOLDOUT for why in decision.exclusions):
         return GLOBAL_HOLDOUT
-    return str((answer["experiment"] or {}).get("variant", ""))
+    return decision.experiment.variant if decision.experiment else ""

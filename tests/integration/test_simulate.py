@@ -1,22 +1,14 @@
 """A simulated crowd on a whole sandbox house over HTTP, measured against its known truth."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from rich.console import Console
-from support.application import ready
-from support.cluster import free_ports
-from support.deadlines import PATIENT
 from support.keys import KEY
+from support.whole_house import whole_house
 
 from models.catalogue.offers import load_catalogue
 from pipelines.simulation import results
@@ -29,20 +21,8 @@ QUIET = Console(quiet=True)
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[str]:
     """Address of a house whose days last seconds."""
-    (port,) = free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(port)]
-    environment = {**os.environ, "CROUPIER_HOME": str(tmp_path / "home"), **PATIENT}
-    process = subprocess.Popen([*command, "--clock", "2026-06-01", "--rate", "20000"], env=environment)
-    deadline = time.monotonic() + 120
-    try:
-        while not ready(address):
-            assert time.monotonic() < deadline, "the house did not become ready"
-            threading.Event().wait(0.1)
+    with whole_house(tmp_path / "home", "--clock", "2026-06-01", "--rate", "20000") as address:
         yield address
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: Path) -> None:

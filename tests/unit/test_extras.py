@@ -225,6 +225,21 @@ def test_a_command_without_its_packages_ends_in_one_sentence(package: str, words
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"croupier: {sentence}")
 
 
+def test_the_client_is_named_by_the_command_that_needs_it_alone() -> None:
+    assert [words for words in COMMANDS if USED[words].keys() & OWN] == ["simulate"]
+
+
+def test_simulate_says_in_one_sentence_how_to_get_the_client() -> None:
+    code = "import sys; sys.modules['croupier_client'] = None; from pipelines.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "simulate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    sentence = (
+        "the package croupier_client, which this command needs, is not installed: "
+        "pip install ./clients/python, in a checkout of Croupier"
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"croupier: {sentence}")
+
+
 def test_what_the_client_needs_is_locked_and_what_it_names_exists() -> None:
     """`make install` installs it without looking for what it needs."""
     project = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text("utf8"))["project"]

@@ -20,11 +20,11 @@ Rooms = Mapping[str, str]
 VENDORS: Final[Mapping[str, Rooms]] = {
     "aiohttp": {
         "pipelines/worker/http_client.py": "calls webhooks",
-        "pipelines/simulation/simulate.py": "drives a house over HTTP as callers do",
     },
     "alembic": {"models/releases/registry_database.py": "MLflow migrates its database with it"},
     "cel": {"pipelines/bench/rules.py": "a peer"},
     "cronsim": {"pipelines/worker/schedule.py": "reads cron lines"},
+    "croupier_client": {"pipelines/simulation/simulate.py": "drives a house over HTTP as callers do"},
     "cryptography": {"service/players/sealing.py": "seals personal fields"},
     "duckdb": {
         "pipelines/datasets/log.py": "reads the lake for data sets",
