@@ -83,6 +83,7 @@ class FlakyHouse:
 class _Handler(BaseHTTPRequestHandler):
     flaky: FlakyHouse
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:
         pass

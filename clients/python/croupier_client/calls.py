@@ -35,13 +35,22 @@ from croupier_client.answers import (
     Stops,
 )
 from croupier_client.conversation import Call, Pause
-from croupier_client.errors import CroupierError, IdReused, NoAnswer, NotFound, Refused, Unavailable, refusal
+from croupier_client.errors import (
+    CroupierError,
+    IdReused,
+    NoAnswer,
+    NotFound,
+    Refused,
+    Unavailable,
+    UnreadableAnswer,
+    refusal,
+)
 from croupier_client.messages import PATIENCE_SECONDS, Reply, Request, post, read
 
 BATCH_MOST: Final = 500
 """Items of one batch."""
 BATCH_SECONDS: Final = 32.0
-"""How long one attempt of a batch is waited for: the house has half a minute."""
+"""How long one attempt of a batch is waited for, for which the house has half a minute; and of what may be large."""
 AGAIN_SECONDS: Final = 1.0
 """Pause before items of a batch that the house could not do are sent again, and between looks at an export."""
 KEEP_SECONDS: Final = 24 * 3_600
@@ -235,7 +244,8 @@ def erase(player_id: str, reason: str) -> Call[Erasure]:
 def export(player_id: str) -> Call[Export]:
     """All that is held of a player; a worker of the house makes it meanwhile."""
     staged = read(StagedExport, (yield from _sent(post("/v1/exports", {"player_id": player_id}))))
-    while (reply := (yield from _reply(Request("GET", f"/v1/exports/{staged.export_id}")))).status == 202:
+    fetch = Request("GET", f"/v1/exports/{quote(staged.export_id, safe='')}", patience=BATCH_SECONDS)
+    while (reply := (yield from _reply(fetch))).status == 202:
         yield Pause(AGAIN_SECONDS)
     return read(Export, reply.body)
 
@@ -390,6 +400,8 @@ def _batch(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_T
                 raise
             break  # what was answered stays
         got = read(_Batch, told).answers
+        if len(got) != len(waiting):
+            raise UnreadableAnswer(f"{len(waiting)} items were sent, and {len(got)} answered")
         answers |= {place: _item(kind, item) for place, item in zip(waiting, got, strict=True)}
         waiting = {place: body for place, body in waiting.items() if isinstance(answers[place], Unavailable)}
         if not waiting:

@@ -25,6 +25,10 @@ BATCH_SECONDS: Final = 60.0
 EXPORT_SECONDS: Final = 120.0
 GRACE_SECONDS: Final = 0.05
 """By which the deadline of an attempt follows those of its connection, so that what never arrived is known to."""
+AT_ONCE: Final = 32
+"""Requests of an asynchronous client under way; others wait here, as a queue before the connections takes a time that
+grows with its square."""
+_LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
 _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _MEANS: Final = Means(time.monotonic, lambda: datetime.now(UTC), random.random)
 _P = ParamSpec("_P")
@@ -115,7 +119,7 @@ class Croupier(House):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(url, deadline_seconds)
-        self._http = httpx.Client(base_url=self._url, headers=_headers(key), transport=transport)
+        self._http = httpx.Client(base_url=self._url, headers=_headers(key), transport=transport, limits=_LIMITS)
 
     def run(self, call: Call[_T], seconds: float = DEADLINE_SECONDS) -> _T:
         """Carry out a call."""
@@ -170,7 +174,8 @@ class AsyncCroupier(House):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(url, deadline_seconds)
-        self._http = httpx.AsyncClient(base_url=self._url, headers=_headers(key), transport=transport)
+        self._http = httpx.AsyncClient(base_url=self._url, headers=_headers(key), transport=transport, limits=_LIMITS)
+        self._turns = anyio.Semaphore(AT_ONCE)
 
     async def run(self, call: Call[_T], seconds: float = DEADLINE_SECONDS) -> _T:
         """Carry out a call."""
@@ -188,7 +193,11 @@ class AsyncCroupier(House):
         if isinstance(step, Wait):
             await anyio.sleep(step.seconds)
             return None
-        return await self._exchange(step.request, step.seconds)
+        until = time.monotonic() + step.left
+        with anyio.move_on_after(step.left + 2 * GRACE_SECONDS):
+            async with self._turns:
+                return await self._exchange(step.request, max(0, min(step.seconds, until - time.monotonic())))
+        return Failure("too many calls were made at once for this one to be sent in time", False)
 
     async def _exchange(self, request: Request, seconds: float) -> Reply | Failure:
         try:

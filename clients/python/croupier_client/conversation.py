@@ -30,10 +30,11 @@ class Pause(NamedTuple):
 
 
 class Send(NamedTuple):
-    """A request to be sent, and how long its reply is waited for."""
+    """A request to be sent, how long its reply is waited for, and how long that may take if others go first."""
 
     request: Request
     seconds: float
+    left: float
 
 
 class Wait(NamedTuple):
@@ -96,7 +97,7 @@ def _attempts(request: Request, until: float, means: Means) -> Conversation[Repl
     attempt = 0
     while True:
         left = max(0.0, until - means.clock())
-        got = yield Send(request, min(left, request.patience))
+        got = yield Send(request, min(left, request.patience), left)
         assert got is not None  # noqa: S101 - what is sent is answered
         if isinstance(got, Reply) and 200 <= got.status < 300:
             return got
