@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Any, Final, get_args, get_type_hints
+from inspect import signature
+from typing import Any, Final, assert_type, get_args, get_type_hints
 
 import msgspec
 import pytest
-from croupier_client import answers, errors
+from croupier_client import AsyncCroupier, Croupier, answers, errors
+from croupier_client.client import House, Operation
 from croupier_client.conversation import pause, retry_after
 from croupier_client.messages import Failure, Reply, Request, read
 from msgspec.structs import fields
@@ -179,3 +181,28 @@ def test_a_broken_connection_is_tried_again_only_where_that_does_nothing_twice(*
         for repeats in ("always", "unsent", "never")
     }
     assert again == {"always": True, "unsent": not arrived, "never": False}
+
+
+async def typed(croupier: Croupier, awaited: AsyncCroupier) -> None:
+    """What the type checker of a caller sees of either client; it is checked, and never run."""
+    assert_type(croupier.decide("p1", channels=["email"]), answers.Decision)
+    assert_type(await awaited.decide("p1", channels=["email"]), answers.Decision)
+    assert_type(croupier.events([]), list[answers.Accepted | errors.CroupierError])
+    assert_type(await awaited.within(2).confirm("001-a"), answers.Leave)
+    croupier.decide("p1", chanels=["email"])  # type: ignore[call-arg]
+    croupier.confirm(3)  # type: ignore[arg-type]
+
+
+def test_the_package_tells_type_checkers_of_its_types() -> None:
+    assert (ROOT / "clients" / "python" / "croupier_client" / "py.typed").exists()
+
+
+def test_every_method_of_either_client_is_that_of_both_and_says_what_it_does() -> None:
+    own = {name for name, member in vars(House).items() if isinstance(member, Operation)}
+    assert {"decide", "decide_many", "confirm", "outcome", "event", "events", "decision", "erase", "export"} <= own
+    assert {"stop", "stops", "lift", "keys", "ready"} <= own
+    house, other = Croupier("http://127.0.0.1:1", "key"), AsyncCroupier("http://127.0.0.1:1", "key")
+    for name in own:
+        assert signature(getattr(house, name)) == signature(getattr(other, name))
+        assert getattr(Croupier, name).__doc__ == getattr(house, name).__doc__
+        assert getattr(house, name).__doc__

@@ -163,7 +163,7 @@ class Croupier(House):
 
 
 class AsyncCroupier(House):
-    """A house, asked from an event loop, asyncio's or trio's; the arguments are those of `Croupier`."""
+    """A house, asked from an event loop; the arguments are those of `Croupier`."""
 
     def __init__(
         self,

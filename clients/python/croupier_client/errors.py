@@ -71,6 +71,9 @@ class Refused(CroupierError):
     def __str__(self) -> str:
         return f"{self.status} {self.code}: {self.detail}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     @property
     def status(self) -> int:
         """HTTP status."""
