@@ -173,7 +173,7 @@ def test_a_house_that_is_away_is_tried_until_the_deadline(ask: Asker) -> None:
     begun = time.monotonic()
     with pytest.raises(NoAnswer) as refused:
         ask(f"http://127.0.0.1:{port}", "decide", "p1", seconds=0.5)
-    assert 0.2 < time.monotonic() - begun < 5
+    assert 0.1 < time.monotonic() - begun < 5, "it is tried more than once, and not for ever"
     assert not refused.value.arrived
     assert refused.value.id
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import count
-from typing import Any, Final, Required, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Final, Required, TypedDict, Unpack, cast
 from urllib.parse import quote
 
 import msgspec
@@ -27,35 +24,18 @@ from croupier_client.answers import (
     Keys,
     Leave,
     NewKey,
-    Problem,
     Ready,
     Record,
     StagedExport,
     Stop,
     Stops,
 )
-from croupier_client.conversation import Call, Pause
-from croupier_client.errors import (
-    CroupierError,
-    IdReused,
-    NoAnswer,
-    NotFound,
-    Refused,
-    Unavailable,
-    UnreadableAnswer,
-    refusal,
-)
-from croupier_client.messages import PATIENCE_SECONDS, Reply, Request, post, read
+from croupier_client.batches import AGAIN_SECONDS, BATCH_SECONDS, batched
+from croupier_client.conversation import Call, Pause, reply, sent
+from croupier_client.errors import CroupierError, IdReused, NotFound, Unavailable, sent_under
+from croupier_client.messages import PATIENCE_SECONDS, Request, post, read
 
-BATCH_MOST: Final = 500
-"""Items of one batch."""
-BATCH_SECONDS: Final = 32.0
-"""How long one attempt of a batch is waited for, for which the house has half a minute; and of what may be large."""
-AGAIN_SECONDS: Final = 1.0
-"""Pause before items of a batch that the house could not do are sent again, and between looks at an export."""
 KEEP_SECONDS: Final = 24 * 3_600
-_IDS: Final = ("request_id", "event_id", "outcome_id", "id")
-_T = TypeVar("_T")
 
 
 class Asked(TypedDict, total=False):
@@ -114,9 +94,9 @@ def decide(player_id: str, **asked: Unpack[Asked]) -> Call[Decision]:
     The contact is reserved until its lease ends: `confirm` it just before you send it.
     """
     body = _request({"player_id": player_id, **asked})
-    with _under(body):
+    with sent_under(body):
         patience = max(PATIENCE_SECONDS, asked.get("deadline_ms", 0) / 1_000 + 1)
-        return read(Decision, (yield from _sent(post("/v1/decisions", body, patience=patience))))
+        return read(Decision, (yield from sent(post("/v1/decisions", body, patience=patience))))
 
 
 def decide_many(requests: Iterable[DecisionRequest]) -> Call[list[Decision | CroupierError]]:
@@ -125,7 +105,7 @@ def decide_many(requests: Iterable[DecisionRequest]) -> Call[list[Decision | Cro
     What the house could not do now is sent again within the deadline; one bad request spoils nothing.
     """
     bodies = [_request(dict(one)) for one in requests]
-    return (yield from _many("/v1/decisions/batch", "requests", bodies, Decision))
+    return (yield from batched("/v1/decisions/batch", "requests", bodies, Decision))
 
 
 def _request(body: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +115,7 @@ def _request(body: dict[str, Any]) -> dict[str, Any]:
 
 def decision(decision_id: str) -> Call[Record]:
     """The whole record of a decision, with its reasons: why this action and not the next."""
-    return read(Record, (yield from _sent(Request("GET", f"/v1/decisions/{quote(decision_id, safe='')}"))))
+    return read(Record, (yield from sent(Request("GET", f"/v1/decisions/{quote(decision_id, safe='')}"))))
 
 
 def confirm(decision: Decision | str) -> Call[Leave]:
@@ -145,7 +125,7 @@ def confirm(decision: Decision | str) -> Call[Leave]:
         NotSent: It must not; `rules` say why.
     """
     name = _name(decision)
-    return read(Leave, (yield from _sent(Request("POST", f"/v1/decisions/{quote(name, safe='')}/confirm"))))
+    return read(Leave, (yield from sent(Request("POST", f"/v1/decisions/{quote(name, safe='')}/confirm"))))
 
 
 def _name(decision: Decision | str) -> str:
@@ -168,15 +148,15 @@ def event(
 ) -> Call[Accepted]:
     """Tell what a player did, or a fact about them; now, unless `occurred_at` says when. Money is in minor units."""
     body = _event({"type": type, "player_id": player_id, "occurred_at": occurred_at, "event_id": event_id, **fields})
-    with _under(body):
-        return read(Accepted, (yield from _sent(post("/v1/events", body))))
+    with sent_under(body):
+        return read(Accepted, (yield from sent(post("/v1/events", body))))
 
 
 def events(many: Iterable[Event]) -> Call[list[Accepted | CroupierError]]:
     """Tell many events: for each, in order, that it was taken or why not; one bad event spoils nothing."""
     bodies = [_event(dict(one)) for one in many]
     try:
-        return (yield from _many("/v1/events/batch", "events", bodies, Accepted))
+        return (yield from batched("/v1/events/batch", "events", bodies, Accepted))
     except NotFound:  # a house of an earlier build takes them one by one
         return (yield from _singly(bodies))
 
@@ -185,8 +165,8 @@ def _singly(bodies: Iterable[dict[str, Any]]) -> Call[list[Accepted | CroupierEr
     answers: list[Accepted | CroupierError] = []
     for body in bodies:
         try:
-            with _under(body):
-                answers.append(read(Accepted, (yield from _sent(post("/v1/events", body)))))
+            with sent_under(body):
+                answers.append(read(Accepted, (yield from sent(post("/v1/events", body)))))
         except CroupierError as error:
             answers.append(error)
     return answers
@@ -221,8 +201,8 @@ def outcome(
     body = {"type": type, **_named("outcome_id", outcome_id, occurred_at), **fields}
     if decision is not None:
         body["decision_id"] = _name(decision)
-    with _under(body):
-        return read(Accepted, (yield from _sent(post("/v1/outcomes", body))))
+    with sent_under(body):
+        return read(Accepted, (yield from sent(post("/v1/outcomes", body))))
 
 
 def _iso(at: datetime | str) -> str:
@@ -238,16 +218,16 @@ def _iso(at: datetime | str) -> str:
 
 def erase(player_id: str, reason: str) -> Call[Erasure]:
     """Erase a player with all ids that were linked to them; what restricts contact stays, under a pseudonym."""
-    return read(Erasure, (yield from _sent(post("/v1/erasures", {"player_id": player_id, "reason": reason}))))
+    return read(Erasure, (yield from sent(post("/v1/erasures", {"player_id": player_id, "reason": reason}))))
 
 
 def export(player_id: str) -> Call[Export]:
     """All that is held of a player; a worker of the house makes it meanwhile."""
-    staged = read(StagedExport, (yield from _sent(post("/v1/exports", {"player_id": player_id}))))
+    staged = read(StagedExport, (yield from sent(post("/v1/exports", {"player_id": player_id}))))
     fetch = Request("GET", f"/v1/exports/{quote(staged.export_id, safe='')}", patience=BATCH_SECONDS)
-    while (reply := (yield from _reply(fetch))).status == 202:
+    while (got := (yield from reply(fetch))).status == 202:
         yield Pause(AGAIN_SECONDS)
-    return read(Export, reply.body)
+    return read(Export, got.body)
 
 
 # --- Operation
@@ -263,22 +243,22 @@ def stop(
     """
     named = {"jurisdiction": jurisdiction, "offer": offer, "channel": channel}
     body = {"reason": reason} | {name: value for name, value in named.items() if value is not None}
-    return read(Stop, (yield from _sent(post("/v1/stops", body))))
+    return read(Stop, (yield from sent(post("/v1/stops", body))))
 
 
 def stops() -> Call[Stops]:
     """What is stopped, by whom and why, and the stops that were lifted last."""
-    return read(Stops, (yield from _sent(Request("GET", "/v1/stops"))))
+    return read(Stops, (yield from sent(Request("GET", "/v1/stops"))))
 
 
 def lift(stop_id: str, reason: str) -> Call[Stop]:
     """Lift a stop."""
-    return read(Stop, (yield from _sent(_delete(f"/v1/stops/{quote(stop_id, safe='')}", reason))))
+    return read(Stop, (yield from sent(_delete(f"/v1/stops/{quote(stop_id, safe='')}", reason))))
 
 
 def keys() -> Call[list[Key]]:
     """Every key of the house with its scopes, its end and its last use."""
-    return read(Keys, (yield from _sent(Request("GET", "/v1/keys")))).keys
+    return read(Keys, (yield from sent(Request("GET", "/v1/keys")))).keys
 
 
 def create_key(
@@ -297,9 +277,9 @@ def create_key(
     body = {"id": name, "scopes": list(scopes), "label": label, "rate": rate}
     if expires_at is not None:
         body["expires_at"] = _iso(expires_at)
-    with _under(body):
+    with sent_under(body):
         try:
-            return read(NewKey, (yield from _sent(post("/v1/keys", body))))
+            return read(NewKey, (yield from sent(post("/v1/keys", body))))
         except IdReused:
             if key_id is not None:
                 raise
@@ -311,18 +291,18 @@ def rotate_key(key_id: str, keep_seconds: int = KEEP_SECONDS) -> Call[NewKey]:
     # With none kept it can be done again and again; otherwise a second time meets two live secrets.
     repeats = "unsent" if keep_seconds else "always"
     path = f"/v1/keys/{quote(key_id, safe='')}/rotate"
-    return read(NewKey, (yield from _sent(post(path, {"keep_seconds": keep_seconds}, repeats=repeats))))
+    return read(NewKey, (yield from sent(post(path, {"keep_seconds": keep_seconds}, repeats=repeats))))
 
 
 def revoke_key(key_id: str, reason: str) -> Call[Key]:
     """Revoke a key for ever."""
-    return read(Key, (yield from _sent(_delete(f"/v1/keys/{quote(key_id, safe='')}", reason))))
+    return read(Key, (yield from sent(_delete(f"/v1/keys/{quote(key_id, safe='')}", reason))))
 
 
 def ready() -> Call[Ready]:
     """Whether the house serves, asked once: one that does not is an answer, none at all is an error."""
     try:
-        return read(Ready, (yield from _sent(Request("GET", "/readyz", repeats="never"))))
+        return read(Ready, (yield from sent(Request("GET", "/readyz", repeats="never"))))
     except Unavailable as error:
         return Ready(ready=False, trouble=error.detail)
 
@@ -334,89 +314,8 @@ def request(method: str, path: str, body: Mapping[str, Any] | None = None, *, re
     """
     encoded = None if body is None else msgspec.json.encode(body)
     repeats = cast("Any", "always" if repeatable or method.upper() == "GET" else "unsent")
-    return read(object, (yield from _sent(Request(method.upper(), path, encoded, repeats=repeats))))
+    return read(object, (yield from sent(Request(method.upper(), path, encoded, repeats=repeats))))
 
 
 def _delete(path: str, reason: str) -> Request:
     return Request("DELETE", path, query={"reason": reason})
-
-
-# --- One request, or many in one
-
-
-def _reply(request: Request) -> Call[Reply]:
-    reply = yield request
-    assert reply is not None  # noqa: S101 - a request has a reply
-    return reply
-
-
-def _sent(request: Request) -> Call[bytes]:
-    return (yield from _reply(request)).body
-
-
-@contextmanager
-def _under(body: Mapping[str, Any]) -> Generator[None]:
-    """Put on what a request ends with under which id it was sent, and of which moment."""
-    try:
-        yield
-    except CroupierError as error:
-        _mark(error, body)
-        raise
-
-
-def _mark(error: CroupierError, body: Mapping[str, Any]) -> None:
-    error.id = next((body[name] for name in _IDS if name in body), None)
-    error.occurred_at = body.get("occurred_at")
-
-
-def _many(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_T]) -> Call[list[_T | CroupierError]]:
-    """Answers of many items, in batches that the house takes; if the first fails as a whole, its error."""
-    found: list[_T | CroupierError] = []
-    for first in range(0, len(bodies), BATCH_MOST):
-        items = bodies[first : first + BATCH_MOST]
-        try:
-            found += yield from _batch(path, word, items, kind)
-        except CroupierError as error:
-            if not found:
-                raise
-            found += [copy(error) for _ in items]
-    for answer, body in zip(found, bodies, strict=True):
-        if isinstance(answer, CroupierError):
-            _mark(answer, body)
-    return found
-
-
-def _batch(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_T]) -> Call[list[_T | CroupierError]]:
-    """Answers of one batch; items that the house could not do now are sent again while there is time."""
-    answers: dict[int, _T | CroupierError] = {}
-    waiting = dict(enumerate(bodies))
-    for attempt in count():
-        try:
-            if attempt:
-                yield Pause(AGAIN_SECONDS)
-            told = yield from _sent(post(path, {word: [*waiting.values()]}, patience=BATCH_SECONDS))
-        except (NoAnswer, Unavailable):
-            if not answers:
-                raise
-            break  # what was answered stays
-        got = read(_Batch, told).answers
-        if len(got) != len(waiting):
-            raise UnreadableAnswer(f"{len(waiting)} items were sent, and {len(got)} answered")
-        answers |= {place: _item(kind, item) for place, item in zip(waiting, got, strict=True)}
-        waiting = {place: body for place, body in waiting.items() if isinstance(answers[place], Unavailable)}
-        if not waiting:
-            break
-    return [answers[place] for place in range(len(bodies))]
-
-
-class _Batch(msgspec.Struct):
-    answers: list[msgspec.Raw]
-
-
-class _Coded(msgspec.Struct):
-    code: str | None = None
-
-
-def _item(kind: type[_T], item: msgspec.Raw) -> _T | Refused:
-    told = bytes(item)
-    return read(kind, told) if read(_Coded, told).code is None else refusal(read(Problem, told))

@@ -62,6 +62,18 @@ Call = Generator[Request | Pause, Reply | None, _T]
 Conversation = Generator[Send | Wait, Reply | Failure | None, _T]
 
 
+def reply(request: Request) -> Call[Reply]:
+    """The reply to a request, as a step of a call."""
+    got = yield request
+    assert got is not None  # noqa: S101 - a request has a reply
+    return got
+
+
+def sent(request: Request) -> Call[bytes]:
+    """The body of that reply."""
+    return (yield from reply(request)).body
+
+
 def converse(call: Call[_T], seconds: float, means: Means) -> Conversation[_T]:
     """Carry a call out within some seconds, attempts and pauses included.
 

@@ -18,8 +18,9 @@ CroupierError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 from croupier_client.answers import BodyFault, Problem
 
@@ -155,6 +156,7 @@ class StopIncomplete(Unavailable):
         return self.problem.unreached
 
 
+_IDS: Final = ("request_id", "event_id", "outcome_id", "id")
 BY_CODE: Final[Mapping[str, type[Refused]]] = {
     **dict.fromkeys(("revoked", "expired", "released", "too_early", "sending"), NotSent),
     **dict.fromkeys(("event_id_reused", "outcome_id_reused", "request_id_reused", "key_id_reused"), IdReused),
@@ -175,3 +177,19 @@ def refusal(problem: Problem, retry_after: float | None = None) -> Refused:
     if kind is None:
         kind = Fault if problem.status >= 500 else NotValid
     return kind(problem, retry_after)
+
+
+@contextmanager
+def sent_under(body: Mapping[str, Any]) -> Generator[None]:
+    """Put on what a request ends with under which id it was sent, and of which moment."""
+    try:
+        yield
+    except CroupierError as error:
+        mark(error, body)
+        raise
+
+
+def mark(error: CroupierError, body: Mapping[str, Any]) -> None:
+    """Put on an error under which id something was sent, and of which moment."""
+    error.id = next((body[name] for name in _IDS if name in body), None)
+    error.occurred_at = body.get("occurred_at")

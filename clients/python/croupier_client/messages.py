@@ -28,10 +28,6 @@ class Request(NamedTuple):
     repeats: Repeats = "always"
     patience: float = PATIENCE_SECONDS
 
-    def __repr__(self) -> str:
-        """Without what is a player's."""
-        return f"{self.method} {self.path}"
-
 
 class Reply(NamedTuple):
     """What came back; names of the header fields are in lower case."""
@@ -39,10 +35,6 @@ class Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-    def __repr__(self) -> str:
-        """Without what is a player's."""
-        return f"Reply({self.status})"
 
 
 class Failure(NamedTuple):
