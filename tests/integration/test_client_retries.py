@@ -124,6 +124,7 @@ def test_what_is_refused_for_good_is_sent_once(ask: Asker, house: FlakyHouse, st
     error = refused.value
     assert (error.status, error.code, error.detail, error.pointer) == (status, code, "a sentence", "/type")
     assert {error.id} == ids(house)
+    assert {error.occurred_at} == ids(house, "occurred_at")
     assert type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301 - our own
 
 
@@ -184,6 +185,10 @@ def test_a_secret_that_may_have_been_made_is_not_made_twice(ask: Asker, house: F
     with pytest.raises(NoAnswer):
         ask(house.url, "rotate_key", "abcd")
     assert len(house.seen) == 1
+    house.faults = [busy(), TAKEN]
+    with pytest.raises(Unavailable):
+        ask(house.url, "rotate_key", "abcd")
+    assert len(house.seen) == 2
     house.faults = [Trouble(), canned(404, problem(404, "unknown_key"))]
     with pytest.raises(NotFound):
         ask(house.url, "rotate_key", "abcd", keep_seconds=0)
