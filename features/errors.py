@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -20,12 +22,14 @@ class CroupierError(Exception):
         status: HTTP status of the answer; 500 is a fault of ours, which is logged, and told without its text.
         exit_code: Exit code of a command that ends with it; 1 is a fault of ours, which ends with its traceback.
         sentence: Text of an instance that has none.
+        beside: Members of its problem that whoever passed it on adds.
     """
 
     code: ClassVar[str]
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
     sentence: ClassVar[str] = ""
+    beside: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         return super().__str__() or self.sentence
@@ -36,7 +40,7 @@ class CroupierError(Exception):
 
     def members(self) -> dict[str, Any]:
         """Members of its RFC 9457 problem beside title, status and code."""
-        return {"detail": str(self)}
+        return {"detail": str(self), **self.beside}
 
 
 def told(error: BaseException) -> str:

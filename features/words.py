@@ -102,6 +102,11 @@ def listed(name: str, *, kept: bool = False) -> WrapValidator:
     return WrapValidator(find)
 
 
+def quoted(text: str) -> list[str]:
+    """Words that stand in quotes in a text of pydantic's."""
+    return _QUOTED.findall(text)
+
+
 def sentence(error: Mapping[str, Any]) -> str:
     """Turn one of pydantic's errors into a sentence, with the nearest word for an unknown one."""
     context, word = error.get("ctx", {}), error.get("input")
@@ -111,7 +116,7 @@ def sentence(error: Mapping[str, Any]) -> str:
             f"{str(word).lower()} is no word; YAML reads an unquoted {written} as {str(word).lower()}: put it in quotes"
         )
     if error["type"] == "literal_error" and isinstance(word, str):
-        return unknown(word, "known word", _QUOTED.findall(context["expected"]))
+        return unknown(word, "known word", quoted(context["expected"]))
     if error["type"] == "union_tag_invalid":
-        return unknown(context["tag"], "known type", _QUOTED.findall(context["expected_tags"]))
+        return unknown(context["tag"], "known type", quoted(context["expected_tags"]))
     return str(error["msg"]).removeprefix("Value error, ")

@@ -210,15 +210,15 @@ class CrossSiteError(RequestRefused):
 
 
 class UnsupportedMediaTypeError(RequestRefused):
-    """A body that is not sent as plain JSON."""
+    """A body that is not sent as JSON, plain or gzipped."""
 
     code = "unsupported_media_type"
     status = 415
-    sentence = "send the body as `Content-Type: application/json`, without Content-Encoding"
+    sentence = "send the body as `Content-Type: application/json`, plain or with `Content-Encoding: gzip`"
 
     def headers(self) -> dict[str, str]:
         """With what is taken (RFC 9110, sections 12.5.1, 12.5.3 and 15.5.16)."""
-        taken = {"accept": "application/json", "accept-post": "application/json", "accept-encoding": "identity"}
+        taken = {"accept": "application/json", "accept-post": "application/json", "accept-encoding": "gzip, identity"}
         return super().headers() | taken
 
 
@@ -229,13 +229,33 @@ class InvalidJsonError(RequestRefused):
     status = 400
 
 
+class InvalidGzipError(RequestRefused):
+    """A body that says it is gzipped, and is not, or not to its end."""
+
+    code = "invalid_gzip"
+    status = 400
+    sentence = "the body is no gzip, or was cut: gzip it whole, or leave `Content-Encoding` out"
+
+
 class InvalidBodyError(RequestRefused):
-    """A body with a field that is not valid."""
+    """A body with a field that is not valid.
+
+    Attributes:
+        errors: Every such place.
+    """
 
     code = "invalid_body"
 
+    def __init__(self, sentence: str = "", pointer: str | None = None, errors: Sequence[Any] = ()) -> None:
+        super().__init__(sentence, pointer)
+        self.errors = errors
 
-class UnknownTypeError(RequestRefused):
+    def members(self) -> dict[str, Any]:
+        """With every place."""
+        return super().members() | ({"errors": list(self.errors)} if self.errors else {})
+
+
+class UnknownTypeError(InvalidBodyError):
     """An event of a type that there is not."""
 
     code = "unknown_type"
@@ -322,8 +342,19 @@ class EventTooOldError(RequestRefused):
     """An event so old that its id would not be recognised."""
 
     code = "event_too_old"
-    sentence = "occurred_at is more than 35 days ago; older events enter by `croupier import events`"
+    sentence = (
+        "occurred_at is more than 35 days ago: send it with a key that allows `history` beside `events`, and the "
+        "import takes it in, or use `croupier import events`"
+    )
     pointer = "/occurred_at"
+
+
+class HistoryFullError(RequestRefused):
+    """An event for the import, of which more wait already than are kept."""
+
+    code = "history_full"
+    status = 503
+    sentence = "too much history waits for the import: try again in some seconds, or use `croupier import events`"
 
 
 class BeforeTradingError(RequestRefused, ValueError):
@@ -331,6 +362,12 @@ class BeforeTradingError(RequestRefused, ValueError):
 
     code = "before_trading"
     pointer = "/occurred_at"
+
+
+class ImplausibleError(RequestRefused):
+    """An outcome of a contact that cannot have happened as it is told."""
+
+    code = "implausible_outcome"
 
 
 class OutcomeInFutureError(RequestRefused):

@@ -160,6 +160,18 @@ def undelivered_key(partition: int) -> str:
     return f"undelivered:{tag(partition)}"
 
 
+def history_key(partition: int) -> str:
+    """Stream of events too old to be taken at once: `p` player key, `s` the event, sealed under the player's key.
+
+    Written by `POST /v1/events` of callers who may tell history; an entry leaves when the import has taken it in.
+    """
+    return f"history:{tag(partition)}"
+
+
+HISTORY_LEASE = "lease:history"
+"""Hash like `lease_key`, of the one worker that has history taken in."""
+
+
 def probe_key(partition: int) -> str:
     """String that a process which is about to serve writes, to see whether it can; 60 seconds."""
     return f"croupier:probe:{tag(partition)}"

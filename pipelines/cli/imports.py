@@ -43,6 +43,19 @@ def import_events(
         raise CommandRefused(done.refusal)
 
 
+@imports.command("history")
+def import_history(as_json: Json = False) -> None:
+    """Take in long past events that were told over HTTP, as a worker does. Example: croupier import history."""
+    from features import logs
+    from pipelines.imports.history import take_in
+
+    logs.begin()
+    done = take_in(home())
+    show(done._asdict(), as_json=as_json)
+    for warning in done.warnings:
+        print(f"croupier: warning: {warning}", file=sys.stderr)
+
+
 def _leave(number: int, _: object) -> NoReturn:
     """End by a signal as by an exception: what is open is closed, temporary files go; a second one changes nothing."""
     signal.signal(number, signal.SIG_IGN)

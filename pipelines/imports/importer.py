@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import re
 import shutil
 import tempfile
 import time
@@ -57,8 +56,6 @@ FIRST_ROWS: Final = 1_000
 AHEAD: Final = 4
 """Chunks that the log may be ahead of the features: more fill the store, fewer idle it."""
 _SPILL: Final = "import-"
-_MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|VALUE!|NUM!|NULL!|DIV/0!|#+)")
-"""What a spreadsheet makes of a long number, and of what it could not compute."""
 
 
 class ImportResult(NamedTuple):
@@ -113,7 +110,7 @@ class OpenHouse(NamedTuple):
 
 
 @contextmanager
-def _open(home: Path) -> Iterator[OpenHouse]:
+def opened(home: Path) -> Iterator[OpenHouse]:
     with serving(home) as url, closing(connect(url)) as client:
         house = open_house(client)
         yield OpenHouse(home, url, client, house, seals_of(house, home))
@@ -209,8 +206,8 @@ class Import:
         found = self._reader.readings(row.cells)
         if row.doubt:
             self.doubts.add(row.doubt, row.line)
-        if any(_MANGLED.fullmatch(row.cells[at]) for at in self._reader.names):
-            self.doubts.add("an id looks as if a spreadsheet had changed it, such as 1.23457E+12", row.line)
+        if any(reading.MANGLED.fullmatch(row.cells[at]) for at in self._reader.names):
+            self.doubts.add(f"an id {reading.CHANGED}", row.line)
         return found
 
     def _told(self, one: RowEvent, now_us: int, line: int) -> FileEvent:
@@ -220,7 +217,8 @@ class Import:
         if (trouble := _untimely(event, now_us)) and not restricts(event):
             raise RowRefused(trouble)
         reading.check(event, self._known_words)
-        for doubt in (*one.doubts.values(), *reading.doubtful(event, moment(now_us).date())):
+        own = () if self._reader.names else reading.mangled(event)  # of a mapping, cells are looked at
+        for doubt in (*one.doubts.values(), *reading.doubtful(event, moment(now_us).date()), *own):
             self.doubts.add(doubt, line)
         beside = reading.beside(event, one.doubts, self._known_words)
         return file_event(self._items.event(event, now_us, beside), event, self._key(event.player_id))
@@ -300,7 +298,7 @@ def _assumed(mapping: EventMapping | None, house: House) -> Sequence[Assertion]:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def alone(home: Path) -> Iterator[None]:
     """Allow one import at a time: two of the same file would not see each other's events."""
     if not home.is_dir():
         raise StoreError(f"{home} holds no house yet: run `croupier up` once")
@@ -370,7 +368,7 @@ def run(
     most = (
         (chosen.max_rejected_share if chosen else REJECTED_SHARE) if max_rejected_share is None else max_rejected_share
     )
-    with _rarely_collecting(), Source(file, chosen) as source, _alone(home), _open(home) as door:
+    with _rarely_collecting(), Source(file, chosen) as source, alone(home), opened(home) as door:
         kept = rejects or rejects_path(home, file)
         first = source.chunk(min(FIRST_ROWS, CHUNK_ROWS))
         known = served_rulebook(door.client).door

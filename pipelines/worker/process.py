@@ -1,4 +1,4 @@
-"""The worker process: features at once, the lake every few seconds, webhooks, schedules, exports."""
+"""The worker process: features at once, the lake every few seconds, webhooks, schedules, errands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.served import kept_of_served, read_kept
 from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.erasures import settle
-from pipelines.worker.exports import Exporter
+from pipelines.worker.errands import EXPORTS, HISTORY, Runner
 from pipelines.worker.lake import Lake, reach
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.webhooks import Webhooks
@@ -62,7 +62,8 @@ class Worker:
         self._rules = b""
         self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm, step)
         self._lake = lake
-        self._scheduler, self._exporter = scheduler, Exporter(self._client, url, lake.parent)
+        self._scheduler = scheduler
+        self._errands = [Runner(errand, self._client, url, lake.parent) for errand in (EXPORTS, HISTORY)]
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
         self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
         self._step = step
@@ -165,11 +166,13 @@ class Worker:
     def _look_often(self) -> None:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
-                self._unless_away("exports", self._exporter.look)
+                for errand in self._errands:
+                    self._unless_away("errands", errand.look)
                 if self._scheduler is not None:
                     self._unless_away("scheduler", self._scheduler.look)
         finally:
-            self._unless_away("exports", self._exporter.stop)
+            for errand in self._errands:
+                self._unless_away("errands", errand.stop)
             if self._scheduler is not None:
                 self._scheduler.stop()
 

@@ -38,6 +38,7 @@ from service.decisions import personal
 from service.decisions.explain import Why, action_names, extent
 from service.decisions.explain_player import ExperimentMembership
 from service.decisions.kept import KeptDecision
+from service.decisions.missing import MissingFact, missing
 from service.decisions.reasons import Reason, reason
 from service.decisions.record import ChosenContact, DeferredContact, Record, unpack_floats, unpack_places
 
@@ -79,8 +80,26 @@ def decision(
         after_reached=after_reached,
     )
     if action is None:
-        answer.exclusions = [_exclusion(rule, reasons) for rule in kept.excluded_by]
+        answer.exclusions, answer.missing = _why_not(kept, reasons)
     return answer
+
+
+_WHY_NOT: Final[dict[tuple[str, tuple[str, ...], bytes], tuple[list[Exclusion], list[MissingFact]]]] = {}
+"""Why nobody is contacted, by rulebook and exclusions: most players are left alone for the same few reasons."""
+_REMEMBERED: Final = 1_000
+
+
+def _why_not(kept: KeptDecision, reasons: Reasons) -> tuple[list[Exclusion], list[MissingFact]]:
+    """What excluded contacts, and what must be told of the player; remembered, and never changed."""
+    key = kept.rules_version, kept.excluded_by, kept.whole
+    if (found := _WHY_NOT.get(key)) is None:
+        exclusions = [_exclusion(rule, reasons) for rule in kept.excluded_by]
+        found = exclusions, missing(kept.excluded_by, kept.whole, reasons)
+        if len(_WHY_NOT) >= _REMEMBERED:
+            _WHY_NOT.clear()
+        if reasons:  # else the rulebook cannot be read now
+            _WHY_NOT[key] = found
+    return found
 
 
 def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | UnsetType = UNSET) -> DecisionAnswer:
@@ -100,6 +119,7 @@ def unserved(player_id: str, rule: str, why: str, *, after_reached: bool | Unset
         degraded=[rule],
         recorded=False,
         exclusions=[Exclusion(rule=rule, reason=why)],
+        missing=[],
         after_reached=after_reached,
     )
 
@@ -185,7 +205,8 @@ def _churn(kept: KeptDecision) -> ChurnScore | None:
     """The churn score; none of a player who objected to profiling."""
     if kept.churn_score is None:
         return None
-    return ChurnScore(score=kept.churn_score, model_version=kept.churn_version)
+    default = UNSET if kept.churn_is_default is None else kept.churn_is_default
+    return ChurnScore(score=kept.churn_score, model_version=kept.churn_version, is_default=default)
 
 
 def _action(sent: ChosenContact | None) -> Offered | Literal["NO_CONTACT"]:

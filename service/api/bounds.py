@@ -15,7 +15,8 @@ class Bounds:
         target_bytes: Of a request's target: its path and query.
         head_bytes: Of a request's line and header fields together.
         fields: Header fields of a request, trailers included.
-        body_bytes: Of a request's body.
+        body_bytes: Of a request's body, as it is sent.
+        unpacked_bytes: Of a gzipped body, once it is unpacked.
         pipelined: Requests of a connection that wait for the answer to an earlier one before no more are read.
         head_seconds: From a request's first byte, or a connection's start, until its header fields are complete.
         body_seconds: From there until its body is complete.
@@ -30,6 +31,7 @@ class Bounds:
     head_bytes: int = 32 * 1024
     fields: int = 100
     body_bytes: int = 256 * 1024
+    unpacked_bytes: int = 1024 * 1024
     pipelined: int = 32
     head_seconds: float = 10.0
     body_seconds: float = 20.0

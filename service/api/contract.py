@@ -22,6 +22,7 @@ from service.api.schemas import (
     BatchAnswer,
     ConfirmAnswer,
     DecisionAnswer,
+    EventsAnswer,
     HealthAnswer,
     KeyAnswer,
     KeysAnswer,
@@ -59,7 +60,7 @@ TAGS: Final = [
     {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
 ]
 _ANSWERS: Final = (
-    AcceptedAnswer,
+    *(AcceptedAnswer, EventsAnswer),
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
     *(ErasureAnswer, StagedExportAnswer, ExportAnswer),

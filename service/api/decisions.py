@@ -61,7 +61,7 @@ BATCH_SECONDS: Final = 30.0
 BATCH_MOST: Final = 500
 _PERSONAL: Final = ("player_id", "personal")
 """Fields of a record that are sealed."""
-_LOCAL: Final = ("exclusions", "deferrals", "stops", "versions.packs")
+_LOCAL: Final = ("exclusions", "deferrals", "missing", "stops", "versions.packs")
 """Fields of a record that may say where the player lives."""
 _ABSENT: Final = "store_unavailable"
 _LOG: Final = structlog.get_logger()
@@ -87,7 +87,7 @@ class BatchRequest(Unshown, BaseModel):
     """Decisions for many players; each is checked on its own."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-    requests: list[Annotated[dict[str, Any], WithJsonSchema(_ITEM)]] = Field(max_length=BATCH_MOST)
+    requests: list[Annotated[Any, WithJsonSchema(_ITEM)]] = Field(max_length=BATCH_MOST)
 
 
 async def post_decision(body: DecisionRequest, deps: Deps) -> Response:
@@ -103,7 +103,18 @@ async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
     """A decision as it is told, within the deadline that the request names or else by default."""
     if body.deadline_ms is not None:
         deps = deps.within(body.deadline_ms / 1_000)
-    reached = UNSET if body.after is None else await _wait(body.after, body, deps)
+    if body.after is None:
+        return await _answered(body, deps, UNSET)
+    reached = await _wait(body.after, body, deps)
+    try:
+        return await _answered(body, deps, reached)
+    except CroupierError as error:
+        error.beside = {"after_reached": reached}
+        raise
+
+
+async def _answered(body: DecisionRequest, deps: Dependencies, reached: bool | UnsetType) -> DecisionAnswer:  # noqa: FBT001 - as it is told
+    """A decision as it is told; `reached` is whether it saw the position that it was to wait for."""
     stages, done = deps.stages(), None
     try:
         done = await decide(body, deps.serving, deps.ledger, stages)
@@ -164,11 +175,11 @@ async def post_batch(body: BatchRequest, deps: Deps) -> Response:
 _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 
-async def _item(item: dict[str, Any], deps: Dependencies) -> DecisionAnswer | Problem:
+async def _item(item: object, deps: Dependencies) -> DecisionAnswer | Problem:
     try:
         return await retriable(_decided(_REQUEST.validate_python(item, context=deps.serving.door), deps))
     except ValidationError as error:
-        refusal: CroupierError = invalid(error)
+        refusal: CroupierError = invalid(error, _REQUEST)
     except REFUSALS as error:
         refusal = error
     except Exception:  # noqa: BLE001 - one item spoils nothing, and is logged with the decision that it was about
@@ -212,6 +223,8 @@ def _withhold(answer: RecordAnswer, record: Record, known: Mapping[str, Reason])
     answer.versions = structs.replace(answer.versions, packs=())
     answer.exclusions = [one for one in answer.exclusions or () if shown(one.rule)]
     answer.deferrals = [one for one in answer.deferrals or () if shown(one.rule)]
+    if answer.missing:  # a register is one of a place
+        answer.missing = [one for one in answer.missing if not one.values]
     if answer.stops:
         answer.stops = [stop for stop in answer.stops if stop.rule not in local]
 

@@ -15,6 +15,9 @@ from service.errors import CrossSiteError, MisdirectedError, RequestRefused, Uns
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, section 9.2.1)."""
 JSON: Final = "application/json"
+PLAIN: Final = "identity"
+PACKED: Final = frozenset({PLAIN, "gzip", "x-gzip"})
+"""How a body may be packed (RFC 9110, section 8.4.1; its `x-gzip` is an older name of the other)."""
 
 
 class Doorkeeper:
@@ -78,11 +81,16 @@ def name_of(host: bytes) -> str:
     return text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0].removesuffix(".")
 
 
-def demand_json(headers: Mapping[str, str]) -> None:
-    """Refuse a body that is not sent as plain JSON: a page of another site can send any other sort unasked."""
+def demand_json(headers: Mapping[str, str]) -> bool:
+    """Refuse a body that is not sent as JSON: a page of another site can send any other sort unasked.
+
+    Returns whether it is gzipped.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON or headers.get("content-encoding", "identity").lower() != "identity":
+    packed = headers.get("content-encoding", PLAIN).strip().lower()
+    if kind != JSON or packed not in PACKED:
         raise UnsupportedMediaTypeError
+    return packed != PLAIN
 
 
 def _without_body(send: Send) -> Send:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from math import isnan
+from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import FastAPI, Path, Query, Response
@@ -34,6 +35,8 @@ from service.decisions.reasons import tells_place
 from service.decisions.serving import Serving
 from service.errors import InvalidIdError, UnknownBrandError, UnknownPlayerError
 from service.players import facts
+
+_DEPOSITED: Final = [one.name for one in VECTOR].index("first_deposit_days_ago")
 
 PlayerId = Annotated[str, Path(pattern=ID_PATTERN, description="Your id of the player.")]
 
@@ -112,6 +115,7 @@ def _shown(player: ExplainedPlayer, recent: list[KeptDecision], serving: Serving
         rulebook=may.rulebook,
         catalogue=may.catalogue,
         inputs=may.inputs,
+        churn_is_default=bool(isnan(assessed.behaviour.vector[_DEPOSITED])) if serving.churn and scored else None,
         experiment=next((ExperimentPlace(key=one.key, variant=one.variant) for one in may.experiments), None),
         experiments=may.experiments,
         allowed=may.allowed,

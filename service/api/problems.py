@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from fastapi import Response
@@ -10,16 +10,16 @@ from msgspec import to_builtins
 from pydantic import TypeAdapter, ValidationError
 
 from features.errors import CroupierError
-from features.events import AnyEvent
 from features.store.errors import StoreError
-from features.words import sentence
 from service.api.schemas import Problem
+from service.api.validation import faults, unreadable
 from service.errors import (
     CrossSiteError,
     FaultError,
     HeadersTooLargeError,
     InsufficientScopeError,
     InvalidBodyError,
+    InvalidGzipError,
     InvalidJsonError,
     MalformedRequestError,
     MisdirectedError,
@@ -51,7 +51,10 @@ EVERYWHERE: Final[Refusals] = (
     *(StoreError, FaultError),
 )
 """Errors of every route that asks for a key."""
-OF_A_BODY: Final[Refusals] = (InvalidJsonError, InvalidBodyError, TooLargeError, UnsupportedMediaTypeError)
+OF_A_BODY: Final[Refusals] = (
+    *(InvalidJsonError, InvalidGzipError, InvalidBodyError),
+    *(TooLargeError, UnsupportedMediaTypeError),
+)
 """Errors of every route with a body."""
 OF_NO_ROUTE: Final[Refusals] = (
     *(NoSuchRouteError, NoSuchMethodError, MalformedRequestError, TargetTooLongError, HeadersTooLargeError),
@@ -101,22 +104,17 @@ def refuse(error: CroupierError) -> Response:
     return Refused(error)
 
 
-def invalid(error: ValidationError) -> RequestRefused:
-    """A body that is not valid, by its first wrong place."""
+def invalid(error: ValidationError, adapter: TypeAdapter[Any] | None = None) -> RequestRefused:
+    """A body that is not valid, with every wrong place of what an adapter takes."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
-        return InvalidJsonError(first["msg"])
-    # pydantic puts the event type into the path of a union; the body has no such level.
-    path = [part for part in first["loc"] if part not in _EVENT_TYPES]
-    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        return UnknownTypeError(sentence(first), f"{pointer}/type")
-    return InvalidBodyError(sentence(first), pointer)
+        return InvalidJsonError(unreadable(str(first["msg"]), empty=not first["input"]))
+    found = faults(error, adapter)
+    detail = found[0].detail
+    if len(found) > 1:
+        detail = f"{detail} ({len(found) - 1} more in `errors`)"
+    kind = UnknownTypeError if first["type"] in _OF_TYPES else InvalidBodyError
+    return kind(detail, found[0].pointer, found)
 
 
-def _event_types() -> frozenset[str]:
-    schema = TypeAdapter(AnyEvent).json_schema()
-    return frozenset(schema["discriminator"]["mapping"])
-
-
-_EVENT_TYPES: Final = _event_types()
+_OF_TYPES: Final = frozenset({"union_tag_invalid", "union_tag_not_found"})

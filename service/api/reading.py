@@ -7,6 +7,7 @@ refused with the list. What cannot be is unknown: a birth date of nobody who liv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
@@ -18,6 +19,7 @@ from features import events, words, zones
 from features.events import Event
 from features.schema import CHANNELS
 from features.words import Door
+from service.api.validation import said
 from service.decisions.outcomes import WITHDRAWING, Outcome
 from service.errors import BeforeTradingError
 from service.players import facts
@@ -34,6 +36,10 @@ MONEY_OR_PLAY: Final = (
     events.SessionEnded,
 )
 """Events that a house can only have from the day on which it began to trade."""
+_IDS: Final = ("event_id", "player_id", "anonymous_id", "previous_id", "household_id")
+MANGLED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d{1,3}|#(?:N/A|REF!|NAME\?|VALUE!|NUM!|NULL!|DIV/0!|#+)")
+"""What a spreadsheet makes of a long number, and of what it could not compute."""
+CHANGED: Final = "looks as if a spreadsheet had changed it, such as 1.23457E+12"
 _EPOCH: Final = date(1970, 1, 1)
 _LISTS: Final = {"brand": "brands", "register_name": "registers", "tags": "tags"}
 _NAMES: Final = {"brand": TypeAdapter(events.Brand), "register_name": TypeAdapter(events.RegisterName)}
@@ -105,10 +111,13 @@ def _strictest(
         return None
     if not (found.type in WITHDRAWING if isinstance(found, Outcome) else _restricts(found)):
         return None
-    sentences = [
-        f"{name}: {words.sentence(one)}; {_STRICTEST[name][1]}" for name, one in zip(fields, faults, strict=True)
-    ]
+    sentences = [f"{name}: {_doubt(one)}; {_STRICTEST[name][1]}" for name, one in zip(fields, faults, strict=True)]
     return found, dict(zip(fields, sentences, strict=True))
+
+
+def _doubt(one: Any) -> str:  # noqa: ANN401 - pydantic's own mapping
+    """Why a word was not taken: the known words and the nearest, or what was expected in its place."""
+    return words.sentence(one) if one["type"] in {"literal_error", "value_error"} else said(one)
 
 
 def _restricts(found: object) -> bool:
@@ -157,6 +166,13 @@ def check(event: Event, door: Door) -> None:
             f"{event.type} of {event.occurred_at.date()}: the house trades since {since} "
             "(`trading_since` in the rulebook's settings)"
         )
+
+
+def mangled(event: Event) -> Iterator[str]:
+    """Ids of an event that a spreadsheet seems to have changed; that one who reads it again would not find."""
+    for name in _IDS:
+        if (text := getattr(event, name, None)) is not None and MANGLED.fullmatch(text):
+            yield f"{name} {CHANGED}"
 
 
 def doubtful(event: Event, today: date) -> Iterator[str]:

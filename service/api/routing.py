@@ -34,6 +34,7 @@ from service.api.callers import Callers, Look
 from service.api.door import demand_json
 from service.api.house_state import HouseState
 from service.api.metrics import Metrics
+from service.api.packed import Unpacking
 from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, refuse
 from service.api.reading import Doubts, parse
 from service.api.threaded_loop import Result, ThreadedLoop
@@ -144,7 +145,7 @@ def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[
     try:
         return parse(adapter, body, deps.serving.door)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, adapter) from error
 
 
 async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
@@ -152,7 +153,9 @@ async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return await work
     except StoreError as error:
-        raise StoreError(f"{error}; a retry under the same id is safe") from error
+        told = StoreError(f"{error}; a retry under the same id is safe")
+        told.beside = error.beside
+        raise told from error
 
 
 class Route(APIRoute):
@@ -183,8 +186,8 @@ class Route(APIRoute):
                 arguments = {name: request.path_params[name] for name in named}
                 arguments |= {name: request.query_params[name] for name in queried if name in request.query_params}
                 if adapter is not None:
-                    demand_json(request.headers)
-                    arrived, body = time.monotonic(), await body_of(request)
+                    packed = demand_json(request.headers)
+                    arrived, body = time.monotonic(), await (unpacked_body_of if packed else body_of)(request)
                     if time.monotonic() - arrived >= STALE_SECONDS:  # a key must not outlive its end by a slow body
                         caller, limited = await _admitted(request, operation, found)
                 deps = found.asked(caller)
@@ -282,6 +285,15 @@ async def body_of(request: Request, most_bytes: int = BOUNDS.body_bytes) -> byte
         body += chunk
         if len(body) > most_bytes:
             raise TooLargeError(f"a body has at most {most_bytes} bytes")
+    return bytes(body)
+
+
+async def unpacked_body_of(request: Request) -> bytes:
+    """The body of a gzipped request, unpacked; raises TooLargeError and InvalidGzipError."""
+    body, unpacking = bytearray(), Unpacking(BOUNDS.unpacked_bytes)
+    async for chunk in request.stream():
+        unpacking.add(body, chunk)
+    unpacking.end()
     return bytes(body)
 
 

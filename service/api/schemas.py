@@ -15,6 +15,7 @@ from features.unshown import Unshown
 from service.contacts.stops import JournalledStop, Stop
 from service.decisions.explain import Why
 from service.decisions.explain_player import AllowedContact, DeniedContacts, ExperimentMembership, PutOff
+from service.decisions.missing import MissingFact
 from service.decisions.record import JourneyPlace, ShadowPolicy, Versions
 from service.players.harm import TriggeredMarker
 from service.rules.inputs import InputRead
@@ -23,6 +24,17 @@ WITHHELD: Final = (
     "Fields left out, or told without what says where the player lives: the key does not allow `personal`."
 )
 Moment = Annotated[str, Meta(description="ISO 8601, UTC.", extra_json_schema={"format": "date-time"})]
+
+
+class BodyFault(Struct, kw_only=True):
+    """A place of a body that is not valid: what is wrong, what was expected, and what may have been meant."""
+
+    pointer: Annotated[str, Meta(description="The place in the body, as a JSON pointer; empty for the whole of it.")]
+    detail: str
+    expected: str | UnsetType = UNSET
+    example: Annotated[Any, Meta(description="A value that would be taken.")] = UNSET
+    did_you_mean: Annotated[str | UnsetType, Meta(description="The nearest name or word that is known.")] = UNSET
+    told_by: Annotated[list[str] | UnsetType, Meta(description="Types of events that have such a field.")] = UNSET
 
 
 class Problem(Struct, kw_only=True):
@@ -38,6 +50,12 @@ class Problem(Struct, kw_only=True):
     stop: Annotated[str | UnsetType, Meta(description="The stop that does not hold everywhere yet.")] = UNSET
     unreached: Annotated[
         list[str] | UnsetType, Meta(description="Partitions that did not acknowledge it, as `p017`.")
+    ] = UNSET
+    errors: Annotated[
+        list[BodyFault] | UnsetType, Meta(description="Every place that is not valid, the first of which is `pointer`.")
+    ] = UNSET
+    after_reached: Annotated[
+        bool | UnsetType, Meta(description="Whether the features included the position that `after` named.")
     ] = UNSET
 
 
@@ -74,6 +92,13 @@ class ChurnScore(Struct, kw_only=True):
 
     score: float
     model_version: str | None
+    is_default: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="Whether it says nothing of this player: no model served, or the player never deposited, and "
+            "models know of depositors only."
+        ),
+    ] = UNSET
 
 
 class ExperimentPlace(Struct, kw_only=True):
@@ -156,6 +181,13 @@ class Decided(Struct, kw_only=True):
     harm_sources: Annotated[dict[str, str] | UnsetType, Meta(description="The harm level of each source.")] = UNSET
     features: RecordedFeatures | UnsetType = UNSET
     experiments: Annotated[list[ExperimentMembership], Meta(description="Every experiment that the player is in.")]
+    missing: Annotated[
+        list[MissingFact] | UnsetType,
+        Meta(
+            description="In every `NO_CONTACT`: what must be told of the player before they may be contacted; empty "
+            "where nothing that is told would help."
+        ),
+    ] = UNSET
 
 
 class DecisionAnswer(Decided, kw_only=True):
@@ -286,6 +318,29 @@ class AcceptedAnswer(Struct, kw_only=True):
     warnings: Annotated[
         list[str] | UnsetType, Meta(description="What was unknown or cannot be, and how it was read.")
     ] = UNSET
+    staged: Annotated[
+        bool | UnsetType,
+        Meta(description="Whether it is history, and waits for the import, which finds out whether it is a duplicate."),
+    ] = UNSET
+
+
+class EventsAnswer(Struct, kw_only=True):
+    """One answer or problem per event, in order."""
+
+    # Any: a union of structs without a tag; the page says which.
+    answers: Annotated[
+        list[Any],
+        Meta(
+            extra_json_schema={
+                "items": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/AcceptedAnswer"},
+                        {"$ref": "#/components/schemas/Problem"},
+                    ]
+                }
+            }
+        ),
+    ]
 
 
 # --- Players
@@ -377,6 +432,9 @@ class PlayerAnswer(Unshown, Struct, kw_only=True):
     decisions: list[PlayerDecision]
     withheld: Annotated[list[str] | UnsetType, Meta(description=WITHHELD)] = UNSET
     stops: Annotated[list[Stop], Meta(description="What the house has stopped of what might be sent.")] = []
+    churn_is_default: Annotated[
+        bool | None, Meta(description="Whether the score says nothing of a player who never deposited.")
+    ] = None
 
 
 # --- Stops

@@ -300,6 +300,11 @@ class RedisLedger:
         stored = bytes(await self.store.call("croupier_seal", [keys.seal], [fresh.stored]))
         return fresh if stored == fresh.stored else self._seals.of(keys.player, stored)
 
+    async def reservation(self, keys: PlayerKeys, decision_id: str) -> Reservation | None:
+        """What the player's ledger holds for a decision, None if nothing or nothing any more."""
+        held = await self.store.command("HGET", keys.ledger, decision_id)
+        return None if held is None else Reservation.loads(held.decode())
+
     async def decision(self, decision_id: str) -> bytes | None:
         """What is kept of a decision, None if nothing is."""
         return cast("bytes | None", await self.store.command("GET", decision_key(decision_id)))

@@ -25,6 +25,7 @@ from service.contacts.limits import Held
 from service.contacts.snapshot import PlayerSnapshot
 from service.contacts.stops import StopInForce
 from service.decisions.assess import Assessment, assess
+from service.decisions.kept import KeptDecision
 from service.decisions.personal import Narrowed, SealedPart, seal_part
 from service.decisions.record import (
     Choice,
@@ -37,16 +38,18 @@ from service.decisions.record import (
 )
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
-from service.rules.compiler import Verdict
+from service.rules.sending_hours import Deferral, promised
 
 
 class Decision(NamedTuple):
     """A composed decision, not yet committed.
 
-    `outdated` and `household_outdated` name entries that nothing can need; `budgets` and `over`: see `Booking`.
+    `kept` is what the store keeps of the record; `outdated` and `household_outdated` name entries that nothing can
+    need; `budgets` and `over`: see `Booking`.
     """
 
     record: Record
+    kept: KeptDecision
     seal: bytes
     reservation: Reservation | None
     outdated: Sequence[str]
@@ -65,7 +68,7 @@ def lost(decision: Decision) -> Decision:
     drawn = decision.record.choice
     choice = msgspec.structs.replace(drawn, role="lost" if drawn.role == "drawn" else drawn.role)
     record = msgspec.structs.replace(decision.record, action=None, activated=False, choice=choice)
-    return decision._replace(record=record, reservation=None)
+    return decision._replace(record=record, kept=KeptDecision.of(record), reservation=None)
 
 
 def compose(
@@ -86,7 +89,8 @@ def compose(
     churn = _churn(serving, assessed)
     seen = context(assessed.behaviour.vector, schema.CHURN_DEFAULT if churn is None else churn)
     choice = choose(*choose_policy(request, serving, assessed), seen, assessed.excluded, u, serving.layout)
-    choice = msgspec.structs.replace(choice, deferrals=deferred(assessed.verdict, serving.layout))
+    put_off = promised(assessed.verdict.deferrals, assessed.excluded)
+    choice = msgspec.structs.replace(choice, deferrals=deferred(put_off, serving.layout))
     contact = chosen_contact(choice.place, assessed)
     seal = serving.seals.of(key, snapshot.seal)
     record = Record(
@@ -132,6 +136,7 @@ def _with_limits(serving: Serving, snapshot: PlayerSnapshot, record: Record, sea
         household_outdated += limits.outdated(catalogue, household, now_us, longest_us, ever=ever)
     return Decision(
         record,
+        KeptDecision.of(record),
         seal,
         held,
         limits.outdated(catalogue, snapshot.held, now_us, longest_us, ever=ever),
@@ -148,16 +153,18 @@ def _churn(serving: Serving, assessed: Assessment) -> float | None:
     return serving.churn.score(assessed.behaviour.vector) if serving.churn else schema.CHURN_DEFAULT
 
 
-def deferred(verdict: Verdict, layout: CandidateSpace) -> tuple[DeferredContact, ...]:
+def deferred(put_off: Sequence[Deferral], layout: CandidateSpace) -> tuple[DeferredContact, ...]:
     """What hours put off, as a record holds it."""
     return tuple(
-        DeferredContact(
-            rule=one.rule,
-            timing_slot=one.timing_slot,
-            allowed_from_us=one.allowed_from_us,
-            candidates=layout.dumps(one.candidates),
-        )
-        for one in verdict.deferrals
+        [
+            DeferredContact(
+                rule=one.rule,
+                timing_slot=one.timing_slot,
+                allowed_from_us=one.allowed_from_us,
+                candidates=layout.dumps(one.candidates),
+            )
+            for one in put_off
+        ]
     )
 
 

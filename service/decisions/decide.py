@@ -141,16 +141,16 @@ async def _decide(
         decision = compose(request, serving, free, (player, own), name, attempt)
         stages.over("compose")
         if request.dry_run:
-            return Decided(KeptDecision.of(decision.record), decision.record, recorded=False)
+            return Decided(decision.kept, decision.record, recorded=False)
         try:
-            status, record, held = await _commit(ledger, keys, snapshot, decision)
+            status, decision, held = await _commit(ledger, keys, snapshot, decision)
         except StoreAbsentError as error:  # part of it may have been done before
             raise StoreError(str(error)) from error
         stages.over("reserve")
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Decided(KeptDecision.of(record), record, recorded=True)
+            return Decided(decision.kept, decision.record, recorded=True)
         stages.moved += 1
     raise Contended
 
@@ -190,10 +190,10 @@ def _replay(held: bytes, request: DecisionRequest) -> Decided:
 
 async def _commit(
     ledger: RedisLedger, keys: PlayerKeys, snapshot: PlayerSnapshot, decision: Decision
-) -> tuple[str, Record, bytes]:
+) -> tuple[str, Decision, bytes]:
     """Commit a decision with room in the household, if the player has one.
 
-    Returns the status, the record, and what is kept where the request was answered before.
+    Returns the status, the decision, and what is kept where the request was answered before.
 
     What a budget over all players cannot bear is kept as drawn and lost, whatever changed since: nothing is sent.
     """
@@ -202,12 +202,12 @@ async def _commit(
         household = None
     if household and (lacking := _lacking(snapshot, decision)):
         await ledger.households.add(household, snapshot.held, lacking)
-        return "moved", decision.record, b""
+        return "moved", decision, b""
     name = attempt_name(decision.record.decision_id, secrets.token_hex(4)) if household else ""
     if household and not await ledger.households.reserve(
         household, snapshot.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
-        return "moved", decision.record, b""
+        return "moved", decision, b""
     status, held = await ledger.reserve(keys, _booking(decision))
     if household:
         earlier = snapshot.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
@@ -216,7 +216,7 @@ async def _commit(
     if status == "lost":
         decision = lost(decision)
         status, held = await ledger.reserve(keys, _booking(decision)._replace(facts_version="", ledger_version=""))
-    return status, decision.record, held
+    return status, decision, held
 
 
 async def _settle(ledger: RedisLedger, snapshot: PlayerSnapshot, decision_id: str) -> None:
@@ -240,7 +240,7 @@ def _booking(decision: Decision) -> Booking:
         over=decision.over,
         decision_id=record.decision_id,
         record=dump_record(record),
-        kept=dump_kept(record),
+        kept=dump_kept(decision.kept, record),
         facts_version=record.seen.facts_version,
         ledger_version=record.seen.ledger_version,
         seal=decision.seal,

@@ -24,6 +24,7 @@ from service.decisions.serving import Serving
 from service.players import harm
 from service.players.harm import TriggeredMarker
 from service.rules.inputs import InputRead
+from service.rules.sending_hours import promised
 
 
 class ExplainedPlayer(NamedTuple):
@@ -138,7 +139,7 @@ def explained(assessed: Assessment, serving: Serving) -> Explanation:
         denied=[_denied(name, bits, serving) for name, bits in assessed.excluded.items()],
         put_off=[
             PutOff(rule=one.rule, timing_slot=one.timing_slot, allowed_from=moment(one.allowed_from_us).isoformat())
-            for one in assessed.verdict.deferrals
+            for one in promised(assessed.verdict.deferrals, assessed.excluded)
         ],
         inputs=assessed.inputs.in_words(serving.law.needs(assessed.inputs.places)),
         stops=[one for one in assessed.standing.stops if isinstance(one, Stop) and one.rule in assessed.excluded],

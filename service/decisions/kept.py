@@ -6,18 +6,28 @@ record, if the request asked to explain --> the same with the whole record, so t
 
 from __future__ import annotations
 
+from functools import reduce
+from math import isnan
+from operator import or_
+from struct import Struct
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from features.events import HarmLevel
+from features.kept_schemas import TODAY
 from features.lake.records import Place
+from features.schema import STORED
+from models.catalogue.offers import NO_CONTACT
 from models.experiments.assignment import Membership
-from service.decisions.record import ChosenContact, Record, load_record
+from service.decisions.record import Choice, ChosenContact, Record, load_record
 
 
 class KeptDecision(msgspec.Struct, frozen=True, array_like=True):
     """Fields of a record, named as there; `excluded_by` are the ids of what excluded candidates.
+
+    `whole` is a bit set over these: which excluded every contact that was asked for, empty where some contact was left.
+    `churn_is_default` says that no model could know the score, None of decisions of builds that did not tell.
 
     Fields are only ever added at the end, with a default: this is the form in which they lie in the store.
     """
@@ -40,6 +50,8 @@ class KeptDecision(msgspec.Struct, frozen=True, array_like=True):
     assumed: tuple[str, ...]
     rules_version: str
     sandbox: bool
+    whole: bytes = b""
+    churn_is_default: bool | None = None
 
     @classmethod
     def of(cls, record: Record) -> Self:
@@ -64,7 +76,37 @@ class KeptDecision(msgspec.Struct, frozen=True, array_like=True):
             seen.assumed,
             record.versions.rules,
             record.sandbox,
+            _whole(choice),
+            _is_default(record),
         )
+
+
+def _whole(choice: Choice) -> bytes:
+    """Which exclusions excluded every contact that was asked for; empty where some contact was left."""
+    if choice.place != NO_CONTACT or len(choice.pmf) != _ONE:
+        return b""
+    sets = [int.from_bytes(bits, "big") for bits in choice.excluded.values()]
+    every, unasked, covers = reduce(or_, sets, 0), int.from_bytes(choice.excluded.get("not_requested", b""), "big"), 0
+    if unasked == every:
+        return b""
+    for place, bits in enumerate(sets):
+        if bits == every or bits | unasked == every:
+            covers |= 1 << place
+    return covers.to_bytes(len(sets) // 8 + 1, "little")
+
+
+def _is_default(record: Record) -> bool | None:
+    """Whether no model could know the churn score: none served, or the player never deposited."""
+    if record.seen.churn_score is None or record.versions.schema != TODAY.hash:
+        return None
+    return record.versions.churn is None or isnan(_DEPOSITED.unpack_from(record.seen.features, _DEPOSITED_AT)[0])
+
+
+_ONE: Final = 8
+"""Bytes of a probability."""
+_DEPOSITED: Final = Struct("<d")
+_DEPOSITED_AT: Final = _DEPOSITED.size * [one.name for one in STORED].index("first_deposit_at")
+"""Where a record's features say when the player first deposited."""
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -85,9 +127,9 @@ class Stored(NamedTuple):
     place: Place | None
 
 
-def dump_kept(record: Record) -> bytes:
+def dump_kept(kept: KeptDecision, record: Record) -> bytes:
     """What the store keeps of a record; nothing for one that it keeps whole."""
-    return b"" if record.explain else _ENCODER.encode(KeptDecision.of(record))
+    return b"" if record.explain else _ENCODER.encode(kept)
 
 
 def load_stored(held: bytes) -> Stored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -10,19 +10,21 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features import digests
-from features.events import AnyMoment, Brand, Channel, Id, micros, timeliness
+from features.events import SKEW, AnyMoment, Brand, Channel, Id, micros, timeliness
 from features.forms import Form
+from features.moments import MICROSECOND, when
 from features.schema import CHANNELS
 from features.store.deployment import House, position
 from features.store.keys import PlayerKeys
 from features.unshown import Unshown
 from models.catalogue.limits import Response
 from models.catalogue.offers import Catalogue
-from service.contacts.entries import ContactResponse, response_name
+from service.contacts.entries import ContactResponse, State, response_name
 from service.contacts.ledger import Entry, RedisLedger
 from service.decisions.kept import KeptDecision, load_stored
 from service.decisions.record import ChosenContact
 from service.errors import (
+    ImplausibleError,
     NoContactError,
     OutcomeIdReused,
     OutcomeInFutureError,
@@ -151,15 +153,22 @@ def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
 
 
 async def take(
-    outcome: Outcome, house: House, catalogue: Catalogue, ledger: RedisLedger, beside: Sequence[Assertion] = ()
+    outcome: Outcome,
+    house: House,
+    catalogue: Catalogue,
+    ledger: RedisLedger,
+    beside: Sequence[Assertion] = (),
+    doubts: list[str] | None = None,
 ) -> Accepted:
     """Take an outcome: returns once it is durable and what it changes holds.
 
     One that withdraws consent is taken whatever its moment: from now on where its clock was far ahead, and where it is
-    too old for its id to be remembered it is new if it changes anything. `beside` are withdrawals beside its own.
+    too old for its id to be remembered it is new if it changes anything. Whatever else is implausible of it, it is
+    taken too, but not counted against the decision: that is added to `doubts`. `beside` are withdrawals beside its own.
 
     Raises:
-        RequestRefused: No such decision, none that contacts, a wrong time, or an id used for another outcome.
+        RequestRefused: No such decision, none that contacts, a wrong time, what cannot have happened, or an id used for
+            another outcome.
         StoreError: The store did not answer; a retry is safe.
     """
     now_us = await ledger.now_us()
@@ -170,12 +179,18 @@ async def take(
 
     async def told(player: str) -> Accepted:
         keys, linked = PlayerKeys(player), about.player if player != about.player else ""
-        plain = entry(outcome, about, player, catalogue, beside=beside)
+        strange = await _implausible(outcome, about, keys, ledger, house)
+        of = about._replace(decision=None, sent=None) if strange else about
+        plain = entry(outcome, of, player, catalogue, beside=beside)
         asked = plain.under(linked) if linked else plain
-        known, held = await ledger.known_or_facts(keys, asked) if late else (None, {})
+        known, held = await ledger.known_or_facts(keys, asked) if late or strange else (None, {})
         if known is not None:
             return answered(keys, known, OutcomeIdReused)
-        taken = entry(outcome, about, player, catalogue, ClockAhead(now_us, held), beside) if late == "ahead" else plain
+        if strange and outcome.type not in WITHDRAWING:
+            raise strange
+        if strange and doubts is not None:
+            doubts.append(f"decision_id: {strange}; the withdrawal holds, and is not counted against the decision")
+        taken = entry(outcome, of, player, catalogue, ClockAhead(now_us, held), beside) if late == "ahead" else plain
         taken = taken.under(linked) if linked else taken
         if late == "old" and not changes(taken.facts, held):
             return Accepted(position(keys.partition, NOWHERE), duplicate=True)
@@ -203,6 +218,43 @@ async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Conta
         if (decided.brand, decided.channel) == (brand, outcome.channel):
             return decided._replace(player=player)
     return Contact(player, brand, outcome.channel)
+
+
+async def _implausible(
+    outcome: Outcome, about: Contact, keys: PlayerKeys, ledger: RedisLedger, house: House
+) -> ImplausibleError | None:
+    """Why an outcome of a decided contact cannot have happened as it is told; None if it can."""
+    decision = about.decision
+    if decision is None or about.sent is None:
+        return None
+    at_us, skew_us = micros(outcome.occurred_at), int(SKEW // MICROSECOND * max(1.0, house.rate))
+    if at_us < decision.at_us - skew_us:
+        sentence = f"the decision was made later, at {when(decision.at_us)}: is your clock behind?"
+        return ImplausibleError(sentence, "/occurred_at")
+    if outcome.type in RELEASING:
+        return None
+    held = await ledger.reservation(keys, decision.decision_id)
+    if held is None:  # no limit looks at it any more
+        return None
+    if held.state != "confirmed":
+        state = "expired" if held.state == "reserved" and await ledger.now_us() > held.valid_until_us else held.state
+        return ImplausibleError(f"{_UNSENT[state]}; {_CONFIRM}", "/decision_id")
+    if at_us < held.confirmed_us - skew_us:
+        sentence = f"the contact was confirmed later, at {when(held.confirmed_us)}, and is not sent before: {_CONFIRM}"
+        return ImplausibleError(sentence, "/occurred_at")
+    return None
+
+
+_UNSENT: Final[Mapping[State, str]] = {
+    "reserved": "this contact was not confirmed, so it had no leave to be sent",
+    "expired": "this contact was not confirmed before its lease ended, so it had no leave to be sent",
+    "revoked": "the lease of this contact was taken back before it was confirmed, so it had no leave to be sent",
+    "released": "this contact was told as failed or cancelled before, so its room was given to others",
+}
+_CONFIRM: Final = (
+    "ask POST /v1/decisions/{decision_id}/confirm just before sending, and send only on its 200. If it was sent all "
+    "the same, no cap counts it: ask for a new decision before the next one"
+)
 
 
 async def _is_of(decision: KeptDecision, player: str, ledger: RedisLedger) -> bool:

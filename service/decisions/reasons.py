@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from service.decisions.missing import BY_INPUT, BY_OWN, BY_STATE, Telling, of_register, of_rule, stands
 from service.rules.compiler import NO_RULES
 from service.rules.inputs import INPUTS
 from service.rules.rulebook import EVERYWHERE, Rulebook
 
 
 class Reason(NamedTuple):
-    """A reason in words, and where it comes from."""
+    """A reason in words, and where it comes from.
+
+    `telling` is the event that mends it, None where none does; `needs` are inputs of a rule, `stands` whether it
+    denies for good where they are known.
+    """
 
     reason: str
     source: str
@@ -19,6 +24,9 @@ class Reason(NamedTuple):
     checked_on: str | None = None
     confidence: str | None = None
     note: str = ""
+    telling: Telling | None = None
+    needs: tuple[str, ...] = ()
+    stands: bool = False
 
 
 OWN: Final = {
@@ -57,12 +65,22 @@ def reasons(book: Rulebook) -> dict[str, Reason]:
                 str(rule.checked_on or pack.checked_on),
                 rule.confidence,
                 rule.note,
+                of_rule(rule),
+                rule.needs,
+                stands(rule),
             )
     titles = {name: one.title for name, one in INPUTS.items()}
     titles |= {name: one.title for name, one in book.registers.items()}
+    tellings = {**BY_INPUT, **{name: of_register(name) for name in book.registers}}
+    if book.settings.scores:
+        tellings["harm"] = Telling("harm_scored", ("source", "level"))
     for name, title in titles.items():
         for trouble, told in TROUBLES.items():
-            found[f"{trouble}_{name}"] = Reason(f"{title}: {told}", "house: unknown, stale and future inputs deny")
+            reason = Reason(f"{title}: {told}", "house: unknown, stale and future inputs deny")
+            telling = tellings.get(name) or (None if trouble == "unknown" else BY_STATE.get(name))
+            found[f"{trouble}_{name}"] = reason._replace(telling=telling)
+    for name, mended in BY_OWN.items():
+        found[name] = found[name]._replace(telling=mended)
     return found
 
 

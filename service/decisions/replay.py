@@ -44,6 +44,7 @@ from service.decisions.serving import Serving
 from service.players import sealing
 from service.players.facts import erased_us
 from service.rules.inputs import InputRead
+from service.rules.sending_hours import promised
 
 _TROUBLES = frozenset({"features_unavailable", "features_stale"})
 _UNREADABLE: Final = "rulebook_unreadable"
@@ -326,7 +327,13 @@ def _excluded(record: Record, assessed: Assessment, found: Replayed) -> None:
         if recorded.get(name) != again.get(name):
             was, now = (one.get(name, 0).bit_count() for one in (recorded, again))
             found.differs(f"choice.excluded.{name}", f"{was} actions", f"{now} actions{_moved(was, now)}")
-    found.same("choice.deferrals", record.choice.deferrals, deferred(assessed.verdict, layout))
+    # Earlier builds recorded what hours put off of contacts, too, that something else excluded.
+    held, put_off = record.choice.deferrals, assessed.verdict.deferrals
+    every = deferred(put_off, layout)
+    if held != every:
+        excluded = {name: layout.loads(bits) for name, bits in record.choice.excluded.items()}
+        every = deferred(promised(put_off, excluded), layout)
+    found.same("choice.deferrals", held, every)
 
 
 def _moved(was: int, now: int) -> str:

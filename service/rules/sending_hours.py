@@ -8,7 +8,7 @@ treated alike.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -31,6 +31,17 @@ class Deferral(NamedTuple):
     timing_slot: str
     candidates: Candidates
     allowed_from_us: int
+
+
+def promised(put_off: Sequence[Deferral], excluded: Mapping[str, Candidates]) -> list[Deferral]:
+    """What hours put off of contacts that nothing but hours excludes: without consent, no channel is promised."""
+    hours, never = {one.rule for one in put_off}, 0
+    if not hours:
+        return []
+    for rule, bits in excluded.items():
+        if rule not in hours:
+            never |= bits
+    return [one._replace(candidates=left) for one in put_off if (left := one.candidates & ~never)]
 
 
 class Timetable:

@@ -165,6 +165,7 @@ ASKING = {
     "experiment start": "--holdout 0.05 --reason test",
     "experiment stop": "policy_2026 --reason test",
     "import events": "FILE",
+    "import history": "",
     "train churn": "",
     "make-exports": "",
     "promote catalogue": "service/catalogue.yaml --reason test",

@@ -27,7 +27,8 @@ from service.contacts.entries import Reservation
 from service.contacts.ledger import Booking, RedisLedger
 from service.decisions import outcomes
 from service.decisions.decide import requested_id
-from service.decisions.outcomes import Outcome
+from service.decisions.kept import load_stored
+from service.decisions.outcomes import Contact, Outcome
 from service.decisions.record import FirstRecord, dump_record
 from service.events.accept import accept
 from service.players.facts import Assertion
@@ -77,7 +78,9 @@ async def story(url: str) -> None:
         status, _ = await ledger.reserve(PlayerKeys(PLAYER), booking(name, channel, seal, now_us))
         assert status == "reserved"
     clicked = {"outcome_id": "o1", "decision_id": CONTACT, "type": "clicked", "occurred_at": at}
-    await outcomes.take(Outcome.model_validate(clicked), SLOW, PAUSING, ledger)
+    about = Contact.of(load_stored(await ledger.decision(CONTACT) or b"").kept)
+    # The first build took it of a contact that was not confirmed, too.
+    await ledger.append(PlayerKeys(PLAYER), outcomes.entry(Outcome.model_validate(clicked), about, PLAYER, PAUSING))
     await tell("e4", type="household_changed", household_id="home-1")
     await tell("e5", type="alias", previous_id="device-1")
     await tell("e6", type="login", player_id="device-1")

@@ -55,13 +55,6 @@ LOGIN = {"type": "login", "event_id": "e1", "player_id": "p1", "occurred_at": NO
             "event_in_future",
             "/occurred_at",
         ),
-        (
-            "/v1/events",
-            orjson.dumps(LOGIN | {"occurred_at": (NOW - timedelta(days=36)).isoformat()}),
-            422,
-            "event_too_old",
-            "/occurred_at",
-        ),
         ("/v1/outcomes", b'{"outcome_id": "o", "decision_id": "x"}', 422, "invalid_body", "/decision_id"),
         (
             "/v1/outcomes",

@@ -49,7 +49,7 @@ async def test_an_adult_who_consented_is_offered_something_with_its_exact_probab
         position = await tell(client, adult_events(player))
         found = await asked(client, player, explain=True, after=position)
         assert found["recorded"]
-        assert found["churn"] == {"score": 0.3, "model_version": None}
+        assert found["churn"] == {"score": 0.3, "model_version": None, "is_default": True}
         assert found["degraded"] == ["churn_model_missing"]
         eligible = found["candidates"]["eligible"]
         assert eligible > 20
@@ -259,7 +259,8 @@ async def test_what_became_of_a_contact_reaches_the_features_of_its_channel(open
     player = player_of("policy")
     async with opened() as client:
         position = await tell(client, adult_events(player))
-        first = await contact(client, player, after=position, channels=["email"])
+        (first,) = await leased(client, player, 1, due=True, after=position, channels=["email"])
+        assert (await client.post(f"/v1/decisions/{first['decision_id']}/confirm")).status_code == 200
         for number, kind in enumerate(("sent", "opened", "clicked")):
             outcome = {
                 "outcome_id": f"o{number}",

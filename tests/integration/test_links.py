@@ -486,7 +486,8 @@ async def test_an_outcome_of_a_linked_id_is_told_of_that_id(opened: Opened) -> N
     async with opened() as client:
         await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
         (theirs,) = await leased(client, OTHER, 1, channels=["email"])
-        (mine,) = await leased(client, PLAYER, 1, channels=["email"])
+        (mine,) = await leased(client, PLAYER, 1, due=True, channels=["email"])
+        await post(client, f"/v1/decisions/{mine['decision_id']}/confirm", {})
         told = {"outcome_id": "o1", "occurred_at": datetime.now(UTC).isoformat()}
         await post(client, "/v1/outcomes", told | {"decision_id": mine["decision_id"], "type": "sent"})
         await tell(client, [event(PLAYER, "consent_changed", channel="email", granted=True)])

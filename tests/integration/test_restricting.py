@@ -12,12 +12,16 @@ import pytest
 import redis
 from conftest import Opened, app_of
 from support.callers import OTHER, PLAYER, asked, facts_of, marked, post, settled, states, with_brands
+from support.keys import bearer, grant
 from support.players import event, leased, tell
 
 from features.store.deployment import House
 from features.store.keys import PlayerKeys, decision_key, partition_of
 from pipelines.worker.owners import owners_of
 from service.contacts.identities import ROUNDS
+
+RECENT = "ck_recent_" + "0123456789abcdef" * 3
+"""A key of who may tell no history."""
 
 pytestmark = pytest.mark.usefixtures("kept_in_the_log", "worker")
 
@@ -120,8 +124,10 @@ async def test_what_a_clock_far_ahead_told_ends_like_any_other(opened: Opened) -
         {"type_": "login"},
     ],
 )
-async def test_what_allows_more_is_refused_as_ever(opened: Opened, said: dict[str, Any]) -> None:
+async def test_what_allows_more_is_refused_as_ever(opened: Opened, store: redis.Redis, said: dict[str, Any]) -> None:
+    grant(store, RECENT, "events")
     async with opened() as client:
+        client.headers.update(bearer(RECENT))
         for when, code in ((ahead("+8 s"), "event_in_future"), (ago(36), "event_too_old")):
             answer = await post(client, "/v1/events", event(PLAYER, **said) | {"occurred_at": when}, 422)
             assert answer["code"] == code

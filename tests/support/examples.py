@@ -126,6 +126,9 @@ async def story(ids: dict[str, str]) -> Story:
     yield _told("unknown_type", "A type that there is not", _event("player-1", "e-9", "cry"), 422)
     yield _told("reused", "Another event under an id that is taken", _event("player-1", "deposit-7", "login"), 409)
 
+    async for example in _more_events():
+        yield example
+
     now: dict[str, Any] = {"channels": ["push", "in_app"], "context": {"page": "lobby", "device": "mobile"}}
     yield _asked("contact", "A contact to send", player_id="player-1", request_id="visit-1", **now)
     yield _asked("no_contact", "To leave the player alone", player_id="player-2", request_id="visit-2")
@@ -147,10 +150,13 @@ async def story(ids: dict[str, str]) -> Story:
     yield _confirmed("unknown", "No such decision", _NOWHERE, 404)
 
     yield _became("clicked", "The player clicked", outcome_id="o-1", decision_id=ids["contact"], type="clicked")
+    for name, summary, status, of in (
+        ("implausible", "Of a contact that was not confirmed", 422, "two"),
+        ("no_contact", "Of a decision that contacted nobody", 409, "no_contact"),
+    ):
+        yield _became(name, summary, status, decision_id=ids[of], outcome_id="o-3", type="delivered")
     mail: dict[str, Any] = {"player_id": "player-3", "channel": "email", "type": "unsubscribed"}
     yield _became("unsubscribed", "Consent withdrawn, without a decision", outcome_id="o-2", **mail)
-    nothing: dict[str, Any] = {"decision_id": ids["no_contact"], "type": "sent"}
-    yield _became("no_contact", "Of a decision that contacted nobody", 409, outcome_id="o-3", **nothing)
 
     yield _got("/v1/decisions/{decision_id}", "record", "The whole record", ids["contact"])
     yield _got("/v1/decisions/{decision_id}", "unknown", "No such decision", _NOWHERE, 404)
@@ -180,6 +186,17 @@ async def story(ids: dict[str, str]) -> Story:
 
     async for example in _operated(ids):
         yield example
+
+
+async def _more_events() -> Story:
+    """A body with several faults, many events at once, and one that is history."""
+    wrong = {"id": "e-10", "player_id": "player-1", "type": "bet", "amount": 15.5, "product": "slots"}
+    yield _told("wrong", "Every wrong place at once", {**wrong, "occurred_at": _at(minutes=5)}, 422)
+    many = {"events": [_event("player-1", "login-1", "login"), {"type": "cry"}]}
+    summary = "An event, and a problem that spoils nothing"
+    yield Example(operation="POST /v1/events/batch", name="two", summary=summary, body=many)
+    old = {**_event("player-1", "login-0", "login"), "occurred_at": _at(days=400)}
+    yield _told("history", "Older than 35 days, by who may tell history", old)
 
 
 async def _operated(ids: dict[str, str]) -> Story:

@@ -21,6 +21,7 @@ OURS = ("features", "models", "service", "pipelines")
 OUTSIDE = {Linked, SilentError}
 """What nobody meets but our own code; the docstring of each says why."""
 ANSWERS = {
+    "invalid_gzip": 400,
     "invalid_json": 400,
     "malformed_request": 400,
     "unauthorised": 401,
@@ -57,6 +58,7 @@ ANSWERS = {
     "event_in_future": 422,
     "event_too_old": 422,
     "foreign_position": 422,
+    "implausible_outcome": 422,
     "invalid_body": 422,
     "invalid_id": 422,
     "outcome_in_future": 422,
@@ -69,6 +71,7 @@ ANSWERS = {
     "headers_too_large": 431,
     "lake_unreadable": 503,
     "contended": 503,
+    "history_full": 503,
     "no_definitions": 503,
     "not_ready": 503,
     "stop_incomplete": 503,

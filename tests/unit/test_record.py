@@ -18,6 +18,7 @@ from models.experiments.assignment import Membership
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, draw, priorities
 from service.contacts.stops import StopInForce
 from service.decisions.compose import Decision, choose, lost
+from service.decisions.kept import KeptDecision
 from service.decisions.record import (
     VERSION,
     Choice,
@@ -302,5 +303,5 @@ def test_a_contact_that_a_budget_cannot_bear_is_lost_to_an_experiment_only_if_it
     """Who objected to profiling is no part of an experiment, whatever the budget."""
     role, after = roles
     made = msgspec.structs.replace(record, choice=msgspec.structs.replace(record.choice, role=role))
-    found = lost(Decision(made, b"", None, [], [], {}, [])).record
+    found = lost(Decision(made, KeptDecision.of(made), b"", None, [], [], {}, [])).record
     assert (found.action, found.choice.role, found.choice.place) == (None, after, made.choice.place)
