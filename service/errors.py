@@ -265,7 +265,7 @@ class InvalidIdError(RequestRefused):
     """An id in a path that cannot be one."""
 
     code = "invalid_id"
-    sentence = "ids are 1 to 64 printable ASCII characters without space or braces"
+    sentence = "ids are 1 to 64 printable ASCII characters without blanks and braces, such as player-123"
 
 
 class UnknownBrandError(RequestRefused):

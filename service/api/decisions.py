@@ -63,6 +63,7 @@ _PERSONAL: Final = ("player_id", "personal")
 """Fields of a record that are sealed."""
 _LOCAL: Final = ("exclusions", "deferrals", "missing", "stops", "versions.packs")
 """Fields of a record that may say where the player lives."""
+_NO_ID: Final = "this is no decision's id: take `decision_id` from its answer, such as 017-a2b3a2b3a2b3a2b3a2b3a2b3"
 _ABSENT: Final = "store_unavailable"
 _LOG: Final = structlog.get_logger()
 
@@ -197,7 +198,7 @@ async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
     `personal`; else `withheld` names what is left out or shortened.
     """
     if not _is_decision_id(decision_id):
-        raise UnknownDecisionError
+        raise UnknownDecisionError(_NO_ID)
     bind_contextvars(decision_id=decision_id)
     record = await find_record(decision_id, deps.ledger, deps.lake)
     withholds = "personal" not in deps.caller.scopes
@@ -317,7 +318,7 @@ async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
     `rules` say why. Ask within a minute of the decision's `send_at` or later; to ask again changes nothing.
     """
     if not _is_decision_id(decision_id):
-        raise UnknownDecisionError
+        raise UnknownDecisionError(_NO_ID)
     done = await confirm(decision_id, deps.serving, deps.ledger)
     return respond(
         ConfirmAnswer(

@@ -169,11 +169,12 @@ def said(one: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=64)
 def _schema(adapter: TypeAdapter[Any]) -> Shape:
-    """The shape of what an adapter takes; empty of a body whose page refers to others."""
+    """The shape of what an adapter takes; of a body whose page refers to others the names of its fields only."""
     try:
         return adapter.json_schema()
     except KeyError:
-        return {}
+        held: Mapping[str, Any] = adapter.core_schema
+        return {"properties": {name: {} for name in held.get("schema", {}).get("fields", ())}}
 
 
 def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's own mapping
@@ -216,7 +217,7 @@ def _of_type(one: Mapping[str, Any], pointer: str) -> BodyFault:
 
 def _of_no_field(name: str, pointer: str, path: Sequence[Any], parent: Shape) -> BodyFault:
     """A field that a body does not have: the nearest that it has, or the events that have it."""
-    names = [one for one in parent.get("properties", {}) if one != "type"]
+    names = [one for one, shape in parent.get("properties", {}).items() if one != "type" or "const" not in shape]
     folded = words.fold(name)
     near = _SYNONYMS.get(folded)
     if near not in names:
