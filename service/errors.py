@@ -334,7 +334,7 @@ class EventInFutureError(RequestRefused):
     """An event later than the house's clock."""
 
     code = "event_in_future"
-    sentence = "occurred_at lies in the future of the house's clock"
+    sentence = "occurred_at lies in the future of the house's clock: look at your clock, and at the moment's time zone"
     pointer = "/occurred_at"
 
 

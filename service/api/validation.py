@@ -59,6 +59,13 @@ _PATTERNS: Final[Mapping[str, Expected]] = {
     r"^[a-z][a-z0-9_]{0,31}$": Expected("a register of excluded people", "gamstop"),
 }
 """What the patterns of closed forms mean."""
+AN_EVENT: Final[Mapping[str, str]] = {
+    "type": "login",
+    "event_id": "event-1",
+    "player_id": "player-123",
+    "occurred_at": "2026-03-02T12:00:00Z",
+}
+"""An event as an example."""
 FIELDS: Final[Mapping[str, Expected]] = {
     "event_id": _ID._replace(words=f"{_ID.words}, unique per player, so that a retry counts once", example="event-1"),
     "outcome_id": _ID._replace(words=f"{_ID.words}, unique per player, so that a retry counts once", example="sent-1"),
@@ -80,7 +87,7 @@ FIELDS: Final[Mapping[str, Expected]] = {
     "channels": Expected("a list of channels, or nothing for all of them", ["email"]),
     "offers": Expected("a list of offers' ids, or nothing for all of them", ["free_bet"]),
     "requests": Expected("a list of decision requests", [{"player_id": "player-123"}]),
-    "events": Expected("a list of events", []),
+    "events": Expected("a list of events", [AN_EVENT]),
     "context": Expected("an object of what you know of the moment", {"device": "mobile"}),
     "scopes": Expected("a list of scopes", ["decide", "events"]),
     "reason": Expected("a sentence that says why", "asked by letter"),
@@ -186,6 +193,8 @@ def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's o
     if kind == "extra_forbidden":
         return _of_no_field(name, pointer, path, parent)
     expected = None if kind == "value_error" and not path else _expected(one, name, shape)
+    if expected is not None and not path:
+        expected = expected._replace(example=_example(shape) or None)
     near = _nearest_word(one)
     return BodyFault(
         pointer=pointer,
@@ -194,6 +203,15 @@ def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's o
         example=UNSET if expected is None or expected.example is None else expected.example,
         did_you_mean=near or UNSET,
     )
+
+
+def _example(shape: Shape) -> dict[str, Any]:
+    """The least body of a shape that examples of its fields make up; empty where they do not."""
+    if "discriminator" in shape:
+        return dict(AN_EVENT)
+    names = shape.get("required") or list(shape.get("properties", {}))[:1]
+    known = {name: FIELDS[name].example for name in names if name in FIELDS}
+    return known if len(known) == len(names) else {}
 
 
 def _of_type(one: Mapping[str, Any], pointer: str) -> BodyFault:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -139,7 +140,7 @@ TWENTY: Final = (
         "event_too_old",
         {"/occurred_at": "send it with a key that allows `history` beside `events`"},
     ),
-    Wrong("/v1/events/batch", [DEPOSIT], 422, "invalid_body", {"": "the body is a list; expected: an object"}),
+    Wrong("/v1/events/batch", [DEPOSIT], 422, "invalid_body", {"": 'an object in braces, such as {"events":[{"'}),
     Wrong(
         "/v1/events/batch", {"event": []}, 422, "invalid_body", {"/events": "events is missing", "/event": "events?"}
     ),
@@ -204,14 +205,22 @@ def faults(problem: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["pointer"]: one for one in problem.get("errors", [{"pointer": problem.get("pointer", ""), **problem}])}
 
 
-async def test_twenty_wrong_bodies_say_what_to_do(opened: Opened, store: redis.Redis, record_property: Any) -> None:
+def told_of(wrong: Wrong, problem: dict[str, Any]) -> str:
+    """A body and its answer, for who reads them."""
+    said = [f"  {one['pointer'] or '(body)'}: {one['detail']}" for one in problem.get("errors", [])]
+    answer = f"  {problem['status']} {problem['code']}: {problem['detail']}"
+    return "\n".join([f"POST {wrong.path} {wrong.content.decode()}", answer, *said])
+
+
+async def test_twenty_wrong_bodies_say_what_to_do(opened: Opened, store: redis.Redis) -> None:
+    """With `-rP` they are printed, each with what somebody new is told."""
     grant(store, PLAIN, "events", "decide", "outcomes")
     async with opened() as client:
-        for number, wrong in enumerate(TWENTY, 1):
+        for wrong in TWENTY:
             headers = {"content-type": "application/json", **bearer(PLAIN)}
             answer = await client.post(wrong.path, content=wrong.content, headers=headers)
             problem = answer.json()
-            record_property(f"{number} POST {wrong.path} {wrong.content.decode()}", json.dumps(problem, indent=1))
+            sys.stdout.write(f"{told_of(wrong, problem)}\n")
             assert (answer.status_code, problem["code"]) == (wrong.status, wrong.code), problem
             found = faults(problem)
             for pointer, words in wrong.words.items():
