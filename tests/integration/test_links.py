@@ -484,9 +484,10 @@ async def test_who_takes_an_id_in_too_late_takes_nothing_back(opened: Opened, ho
 async def test_an_outcome_of_a_linked_id_is_told_of_that_id(opened: Opened) -> None:
     """Its ids stay its own, and consent that the player gave before the link does not outweigh its withdrawal."""
     async with opened() as client:
-        await tell(client, [*adult_events(PLAYER), *adult_events(OTHER)])
+        await tell(client, adult_events(OTHER))
+        position = await tell(client, adult_events(PLAYER))
         (theirs,) = await leased(client, OTHER, 1, channels=["email"])
-        (mine,) = await leased(client, PLAYER, 1, due=True, channels=["email"])
+        (mine,) = await leased(client, PLAYER, 1, due=True, after=position, channels=["email"])
         await post(client, f"/v1/decisions/{mine['decision_id']}/confirm", {})
         told = {"outcome_id": "o1", "occurred_at": datetime.now(UTC).isoformat()}
         await post(client, "/v1/outcomes", told | {"decision_id": mine["decision_id"], "type": "sent"})

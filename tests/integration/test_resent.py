@@ -124,8 +124,8 @@ async def test_an_outcome_is_known_again_in_every_spelling_and_as_the_first_buil
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     async with opened() as client:
-        await tell(client, adult_events(PLAYER))
-        (contact,) = await leased(client, PLAYER, 1, due=True, channels=["email", "in_app"])
+        position = await tell(client, adult_events(PLAYER))
+        (contact,) = await leased(client, PLAYER, 1, due=True, after=position, channels=["email", "in_app"])
         confirmed = await client.post(f"/v1/decisions/{contact['decision_id']}/confirm")
         assert confirmed.status_code == 200, confirmed.text
         name, at = contact["decision_id"], datetime.now(UTC).replace(microsecond=0)
