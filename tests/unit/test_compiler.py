@@ -510,7 +510,7 @@ def test_a_reason_is_told_with_where_it_binds_how_sure_it_is_and_when_it_was_che
     rule, pack = rules["H4b-FL-count"]
     assert rule.note
     assert known["H4b-FL-count"] == reasons.Reason(
-        rule.reason, rule.source, ("US-FL",), str(pack.checked_on), rule.confidence, rule.note
+        rule.reason, rule.source, ("US-FL",), str(pack.checked_on), rule.confidence, rule.note, stands=True
     )
     assert known["GB3"].jurisdictions == ("GB",)
     assert known["stale_rofus"].reason.endswith(": what is known is too old")
