@@ -58,11 +58,12 @@ lint: install ## Lint, format, layers of imports, Dockerfile and compose.yaml
 types: install ## Types
 	$(BIN)/mypy --num-workers auto
 
-map: install ## The maps of code and tests, docs/settings.md, and the features' schema as a file, from the code
+map: install ## The maps of code and tests, docs/settings.md, the tables of docs/dataset.md and docs/events.md, and the features' schema as a file, from the code
 	$(BIN)/python tests/support/architecture.py
 	$(BIN)/python tests/support/schema_file.py
 	$(BIN)/python tests/support/settings_page.py
 	PYTHONPATH=tests:. $(BIN)/python tests/support/dataset_page.py
+	PYTHONPATH=tests:. $(BIN)/python tests/support/events_page.py
 
 contract: install ## The examples of the API, recorded anew in a small house, and docs/openapi.json
 	PYTHONPATH=tests:. $(BIN)/python tests/support/examples.py

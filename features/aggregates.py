@@ -97,7 +97,8 @@ class Activity(NamedTuple):
     """One row of activity, without personal fields: what a player did, or a contact that reached them.
 
     `timing_slot` and `night` are in the player's local time and None where no zone is known;
-    `amount_minor` is in minor units of the house currency.
+    `amount_minor` is in minor units of the house currency. `counts_us` is the moment to which a row belongs that undoes
+    something, None where it is its own: a row counts from `occurred_us` on, as if it had happened at `counts_us`.
     """
 
     type: str
@@ -109,6 +110,12 @@ class Activity(NamedTuple):
     channel: str | None = None
     timing_slot: str | None = None
     night: bool | None = None
+    counts_us: int | None = None
+
+    @property
+    def counted_us(self) -> int:
+        """The moment to which the row belongs."""
+        return self.occurred_us if self.counts_us is None else self.counts_us
 
 
 def local_parts(occurred_us: int, time_zone: str | None) -> tuple[str | None, bool | None]:
@@ -198,7 +205,7 @@ def update(stored: Sequence[Any], rows: Iterable[Activity]) -> list[Any]:
         values[index] = value
     for row in rows:
         route = _route(row.type, row.status, row.target, row.product, row.channel, row.timing_slot, row.night)
-        ago, amount = row.occurred_us - as_of, row.amount_minor
+        ago, amount = row.counted_us - as_of, row.amount_minor
         for index, half_life in route.counts:
             values[index] += 2.0 ** (ago / half_life)
         if amount:
@@ -237,14 +244,14 @@ def _add(values: list[Any], block: _CalendarSum, row: Activity, as_of: int) -> N
     """Add one row to the bucket of its week or month; one older than the last bucket only sets missing buckets to 0."""
     if values[block.first] is None:
         values[block.first : block.first + block.size] = [0] * block.size
-    age = block.age(row.occurred_us, as_of)
+    age = block.age(row.counted_us, as_of)
     if age < block.size:
         values[block.first + age] += 1 if block.value is None else row.amount_minor or 0
 
 
 def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: int) -> None:
     """Fold one row into counts, firsts, lasts, days and latest texts."""
-    moment = row.occurred_us
+    moment = row.counted_us
     earliest: int | None = moment
     for index in positions:
         feature, value = STORED[index], values[index]
@@ -264,9 +271,9 @@ def _fold(values: list[Any], positions: tuple[int, ...], row: Activity, as_of: i
 
 
 def _latest(text: str | None, row: Activity, last: int | None) -> str | None:
-    if last is None or row.occurred_us > last:
+    if last is None or row.counted_us > last:
         return row.product
-    return (max(text or "", row.product or "") or None) if row.occurred_us == last else text
+    return (max(text or "", row.product or "") or None) if row.counted_us == last else text
 
 
 def merge(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
@@ -400,6 +407,13 @@ _DIFFERENCES: Final = {
     **{f"net_loss_week_{nth}": (f"bet_week_{nth}", f"win_week_{nth}") for nth in range(WEEKS_BACK)},
     "net_deposit_month_0": ("deposit_month_0", "withdrawal_month_0"),
 }
+_FINAL: Final = {
+    "net_loss_final_7d": ("net_loss_7d", "returned_sum_7d"),
+    "net_loss_final_30d": ("net_loss_30d", "returned_sum_30d"),
+    **{f"net_loss_final_week_{nth}": (f"net_loss_week_{nth}", f"returned_week_{nth}") for nth in range(WEEKS_BACK)},
+    "net_deposit_final_month_0": ("net_deposit_month_0", "chargeback_month_0"),
+}
+"""Differences less what came back: of bets beside wins, or of deposits."""
 _SHARES: Final = {
     "deposit_trend": ("deposit_count_7d", "deposit_count_30d"),
     "play_trend": ("bet_count_7d", "bet_count_30d"),
@@ -410,7 +424,14 @@ _STAKES: Final = [_POSITION[name] for name in _OF_STAKES]
 _ONES, _OTHERS = np.array([[_POSITION[one], _POSITION[other]] for one, other in _DIFFERENCES.values()]).T
 _PARTS: Final = np.array([_POSITION[part] for part, _ in _SHARES.values()])
 _WHOLES: Final = np.array([*(_POSITION[whole] for _, whole in _SHARES.values()), _POSITION["bet_sum_30d"]])
-_FORMULAS: Final = {**_DIFFERENCES, **_SHARES, "stake_variability": _OF_STAKES}
+_LESS: Final = [list(_DIFFERENCES).index(difference) for difference, _ in _FINAL.values()]
+_BACK: Final = np.array([_POSITION[back] for _, back in _FINAL.values()])
+_FORMULAS: Final = {
+    **_DIFFERENCES,
+    **{name: (*_DIFFERENCES[less], back) for name, (less, back) in _FINAL.items()},
+    **_SHARES,
+    "stake_variability": _OF_STAKES,
+}
 _COMPUTED: Final = list(_FORMULAS)
 _DERIVED: Final = np.array([_COMPUTED.index(reading.name) for reading in DERIVED])
 
@@ -420,7 +441,8 @@ def _derive(values: NDArray[np.float64]) -> NDArray[np.float64]:
     differences = values[..., _ONES] - values[..., _OTHERS]
     parts = np.concatenate([values[..., _PARTS], _spread(values)[..., np.newaxis]], axis=-1)
     shares = _share(parts, values[..., _WHOLES])
-    return np.concatenate([differences, shares], axis=-1)[..., _DERIVED]
+    final = differences[..., _LESS] - values[..., _BACK]
+    return np.concatenate([differences, final, shares], axis=-1)[..., _DERIVED]
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -438,6 +460,7 @@ _MOMENTS_AT: Final = np.flatnonzero(_MOMENTS).tolist()
 _DAYS_AT: Final = _DAYS.tolist()
 _READ: Final = itemgetter(*_SOURCE.tolist())
 _PAIRS: Final = list(zip(_ONES.tolist(), _OTHERS.tolist(), strict=True))
+_LESS_BACK: Final = list(zip(_LESS, _BACK.tolist(), strict=True))
 _QUOTIENTS: Final = [(_POSITION[part], _POSITION[whole]) for part, whole in _SHARES.values()]
 _COMPUTE: Final = itemgetter(*_DERIVED.tolist())
 
@@ -485,6 +508,7 @@ def _row_derived(values: Sequence[float]) -> tuple[float, ...]:
     shares = [(values[part], values[whole]) for part, whole in _QUOTIENTS]
     shares.append((sqrt(max(count * squares - total * total, 0.0)), total))
     computed = [values[one] - values[other] for one, other in _PAIRS]
+    computed += [computed[less] - values[back] for less, back in _LESS_BACK]
     return _COMPUTE([*computed, *(part / (whole if whole > 0 else inf) for part, whole in shares)])  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,7 @@ from ibis import Table
 from ibis.expr import types as ir
 
 from features.aggregates import DAY_MICROS
-from features.schema import DAYS_WINDOW, ENTITY, MICROS, STORED, Feature, Kind
+from features.schema import DAYS_WINDOW, ENTITY, FAILED_LOGIN, MICROS, STORED, Feature, Kind
 
 ACTIVITY: Final = ibis.schema(
     {
@@ -30,6 +30,7 @@ ACTIVITY: Final = ibis.schema(
         "channel": "string",
         "timing_slot": "string",
         "night": "boolean",
+        "counts_at": "timestamp('UTC', 6)",
     }
 )
 """Columns of an activity table: those of `aggregates.Activity`, with the player and an aware time."""
@@ -56,7 +57,7 @@ def batch(activity: Table, as_of_us: Sequence[int]) -> Table:
     """
     rows = _marked(activity)
     cuts = _cuts(as_of_us)
-    known = rows.inner_join(cuts, rows.moment <= cuts.as_of)
+    known = rows.inner_join(cuts, rows.occurred <= cuts.as_of)
     weighted = known.mutate(
         **{_weight(half_life): _decay(known.as_of - known.moment, half_life) for half_life in _HALF_LIVES},
         **{f"age_{kind}": known[f"cut_{kind}"] - known[f"row_{kind}"] for kind in _NUMBERS},
@@ -68,12 +69,16 @@ def batch(activity: Table, as_of_us: Sequence[int]) -> Table:
 
 
 def _marked(activity: Table) -> Table:
-    """Activity with numbered moment, day, week and month, a flag per filter, and the rank for firsts."""
-    moment = activity.occurred_at.delta(ibis.literal(_EPOCH), unit="microsecond")
+    """Activity with numbered moment, day, week and month, a flag per filter, and the rank for firsts.
+
+    `moment` is the one to which a row belongs, `occurred` the one from which on it counts.
+    """
+    occurred = activity.occurred_at.delta(ibis.literal(_EPOCH), unit="microsecond")
+    moment = activity.counts_at.delta(ibis.literal(_EPOCH), unit="microsecond").coalesce(occurred)
     numbers = {f"row_{kind}": number(moment // DAY_MICROS) for kind, number in _NUMBERS.items()}
     flags = {name: _holds(activity, dict(key)) for key, name in _FILTERS.items()}
     values = sorted({feature.value for feature in STORED if feature.value})
-    rows = activity.select(ENTITY, *values, moment=moment, **numbers, **flags)
+    rows = activity.select(ENTITY, *values, occurred=occurred, moment=moment, **numbers, **flags)
     ranked = dict.fromkeys(_hit(feature) for feature in STORED if feature.kind is Kind.FIRST)
     window = {hit: ibis.window(group_by=[ENTITY, hit], order_by="moment") for hit in ranked}
     return rows.mutate(**{f"rank_{hit}": ibis.row_number().over(over) for hit, over in window.items()})
@@ -176,7 +181,9 @@ def _projected(rows: Table, path: str) -> Table:
     columns = {
         name: rows[name].cast(dtype) if name in rows.columns else ibis.null(dtype) for name, dtype in ACTIVITY.items()
     }
-    return rows.select(**columns)
+    known = rows.select(**columns)
+    refused = (known.type == "login") & known.status.notnull()
+    return known.mutate(type=refused.ifelse(FAILED_LOGIN, known.type))
 
 
 def write_features(table: Table, lake: Path, name: str, created_at: datetime) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Typed events about a player: what is accepted, and the flat row for log and lake.
+"""Typed events about a player: what is accepted, and the flat row for log and lake. docs/events.md says what each does.
 
 Every event names itself, its player, its brand and an aware moment. Unknown types, unknown fields, naive
 times and wrong values are refused by the models here; lateness and the future are judged against the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +18,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     TypeAdapter,
+    ValidationInfo,
+    model_validator,
 )
 
 from features import places, zones
+from features.exchange import AnyCase, Currency, Exchange, Exchanged, day_of
 from features.moments import MICROSECOND
 from features.moments import micros as micros  # noqa: PLC0414 - exported: events are read in microseconds
 from features.moments import moment as moment  # noqa: PLC0414
@@ -69,7 +73,12 @@ Jurisdiction = Annotated[str, BeforeValidator(places.spelt), StringConstraints(p
 ZoneName = Annotated[str, BeforeValidator(zones.spelt), StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,64}$")]
 TimeZone = Annotated[ZoneName, AfterValidator(_known_zone)]
 Minor = Annotated[int, Field(ge=0, le=10**12)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._:/-]{1,64}$")]
+# Letters of any script and signs. Without controls, line ends of Unicode, and marks that turn the text around them.
+_PLAIN: Final = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+Text = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,200}}$")]
+"""Free text of one line."""
+Word = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,64}}$")]
+"""A short one: what a house names things by."""
 Tag = Annotated[Word, listed("tags", kept=True)]
 Product = Annotated[ProductName, SPELT]
 Channel = Annotated[ChannelName, SPELT]
@@ -80,6 +89,24 @@ RegisterName = Annotated[str, SPELT, StringConstraints(pattern=r"^[a-z][a-z0-9_]
 HarmLevel = Literal["none", "low", "moderate", "strong"]
 LEVELS: Final[tuple[HarmLevel, ...]] = get_args(HarmLevel)
 _Level = Annotated[HarmLevel, SPELT]
+
+
+def _with_a_rate(currency: str | None, info: ValidationInfo) -> str | None:
+    """A currency for which there is a rate, None for that of the house; where no rates are known, as it is."""
+    exchange, at = _exchange_of(info), info.data.get("occurred_at")
+    if exchange is None or currency is None:
+        return currency
+    if currency != exchange.house and at is not None:
+        exchange.rate(currency, day_of(at))
+    return None if currency == exchange.house else currency
+
+
+def _exchange_of(info: ValidationInfo) -> Exchange | None:
+    return getattr(info.context, "exchange", None)
+
+
+SaidIn = Annotated[Currency | None, AnyCase, AfterValidator(_with_a_rate)]
+"""The currency in which an event tells its money; None for that of the house."""
 
 
 class _Event(Unshown, BaseModel):
@@ -97,6 +124,48 @@ class _Gate(_Event):
     """An event that can restrict contact: accepted from any moment, however wrong the caller's clock."""
 
     occurred_at: AnyMoment
+
+
+class _WithMoney(_Event):
+    """An event with money: exchanged where it enters, at the rate of its day."""
+
+    _exchanged: Exchanged | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _exchange(self, info: ValidationInfo) -> Self:
+        said: Any = self
+        if said.currency is not None and said.amount_minor is not None and (exchange := _exchange_of(info)) is not None:
+            self._exchanged = exchange.exchanged(said.amount_minor, said.currency, day_of(self.occurred_at))
+        return self
+
+    def house_money(self) -> dict[str, Any]:
+        """Columns of the amount: in the house's currency, and as it was told where that was another.
+
+        Without a rate there is no amount in the house's currency: amounts of two currencies are never added up.
+        """
+        said: Any = self
+        if said.currency is None:
+            return {}
+        told = {"currency": said.currency, "said_minor": said.amount_minor}
+        if self._exchanged is None:
+            return {"amount_minor": None, **told}
+        house_minor, rate, source = self._exchanged
+        return {"amount_minor": house_minor, **told, "rate": rate, "rate_source": source}
+
+
+class _OfEarlier(_WithMoney):
+    """An event with money that undoes what happened before: it belongs to that moment from its own moment on."""
+
+    @property
+    def counts_at(self) -> datetime | None:
+        """The moment to which it belongs; None for its own."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _comes_after(self) -> Self:
+        if self.counts_at is not None and self.counts_at > self.occurred_at:
+            raise ValueError("it undoes what is later than itself: look at the moments")
+        return self
 
 
 class Registered(_Event):
@@ -120,11 +189,21 @@ class KycVerified(_Event):
     birth_date: date | None = None
 
 
+class KycRequested(_Event):
+    """The player was asked for proof of what `asked` names; that they are verified is told by `kyc_verified` alone."""
+
+    type: Literal["kyc_requested"]
+    asked: tuple[Annotated[Literal["identity", "address", "age", "payment", "funds"], SPELT], ...] = Field(
+        min_length=1, max_length=5, strict=False
+    )
+
+
 class Login(_Event):
-    """The player logged in; `location` is where they were."""
+    """The player logged in, or tried to (`result` other than `ok`); `location` is where they were."""
 
     type: Literal["login"]
     location: Jurisdiction | None = None
+    result: Annotated[Literal["ok", "failed", "blocked"], SPELT] = "ok"
 
 
 class SessionStarted(_Event):
@@ -140,65 +219,126 @@ class SessionEnded(_Event):
     type: Literal["session_ended"]
 
 
-class Deposit(_Event):
+class Deposit(_WithMoney):
     """Money moved towards play: onto the gambling account, or into a wallet that funds it."""
 
     type: Literal["deposit"]
     status: Annotated[Literal["approved", "declined"], SPELT]
-    method: Word
+    method: Text
     amount_minor: Minor
     target: Annotated[Literal["account", "wallet"], SPELT] = "account"
+    currency: SaidIn = None
 
 
-class Bet(_Event):
-    """A stake was placed."""
+class Chargeback(_OfEarlier):
+    """The player's bank or card took an approved deposit back; a deposit is charged back once.
+
+    `deposit_id` is the deposit's `event_id`, `deposited_at` its moment: without it the money is taken back when it was
+    charged back.
+    """
+
+    type: Literal["chargeback"]
+    amount_minor: Minor
+    deposit_id: Id | None = None
+    deposited_at: Moment | None = None
+    method: Text | None = None
+    currency: SaidIn = None
+
+    @property
+    def counts_at(self) -> datetime | None:
+        """When the deposit was made."""
+        return self.deposited_at
+
+
+class Bet(_WithMoney):
+    """A stake was placed; `bet_id` is needed where the bet may be settled or cancelled by that name."""
 
     type: Literal["bet"]
     amount_minor: Minor
     product: Product
+    bet_id: Id | None = None
+    currency: SaidIn = None
 
 
-class Win(_Event):
-    """A stake paid out."""
+class BetCancelled(_OfEarlier):
+    """A bet was cancelled or voided: `amount_minor` of its stake went back; a bet is cancelled once.
+
+    `placed_at` is when the bet was placed: without it the stake is undone when the bet was cancelled.
+    """
+
+    type: Literal["bet_cancelled"]
+    bet_id: Id
+    amount_minor: Minor
+    product: Product
+    placed_at: Moment | None = None
+    currency: SaidIn = None
+
+    @property
+    def counts_at(self) -> datetime | None:
+        """When the bet was placed."""
+        return self.placed_at
+
+
+class BetSettled(_WithMoney):
+    """A bet came to its end and paid `amount_minor`, 0 if it was lost; a bet is settled once.
+
+    The payout counts like that of a `win`: tell one of the two, never both.
+    """
+
+    type: Literal["bet_settled"]
+    bet_id: Id
+    amount_minor: Minor
+    product: Product
+    currency: SaidIn = None
+
+
+class Win(_WithMoney):
+    """A stake paid out; a bet that is told as settled needs none."""
 
     type: Literal["win"]
     amount_minor: Minor
     product: Product
+    currency: SaidIn = None
 
 
-class WithdrawalRequested(_Event):
+class WithdrawalRequested(_WithMoney):
     """The player asked for money back."""
 
     type: Literal["withdrawal_requested"]
     amount_minor: Minor
-    method: Word | None = None
+    method: Text | None = None
+    currency: SaidIn = None
 
 
-class WithdrawalPaid(_Event):
+class WithdrawalPaid(_WithMoney):
     """A withdrawal was paid out."""
 
     type: Literal["withdrawal_paid"]
     amount_minor: Minor
-    method: Word | None = None
+    method: Text | None = None
+    currency: SaidIn = None
 
 
-class WithdrawalCancelled(_Event):
+class WithdrawalCancelled(_WithMoney):
     """The player took a withdrawal back (marker M14)."""
 
     type: Literal["withdrawal_cancelled"]
     amount_minor: Minor
-    method: Word | None = None
+    method: Text | None = None
+    currency: SaidIn = None
 
 
 class SupportContact(_Gate):
     """The player contacted support.
 
     The tag `harm` marks any mention of harm, debt or loss of control; `complaint` opens a complaint, `resolved` ends
-    it.
+    it, and so does `solved` for a complaint of the same contact. `by` is who answered.
     """
 
     type: Literal["support_contact"]
     tags: tuple[Tag, ...] = Field(default=(), max_length=16, strict=False)
+    by: Annotated[Literal["person", "bot"], SPELT] | None = None
+    solved: bool | None = None
 
 
 class ConsentChanged(_Gate):
@@ -216,13 +356,23 @@ class ConsentChanged(_Gate):
     origin: Origin | None = None
 
 
-class LimitSet(_Gate):
+class LimitSet(_Gate, _WithMoney):
     """A limit of the player's own was set, moved or removed."""
 
     type: Literal["limit_set"]
     limit: Annotated[Literal["deposit", "loss", "stake", "time"], SPELT]
     change: Annotated[Literal["set", "lowered", "raised", "removed"], SPELT]
     amount_minor: Minor | None = None
+    currency: SaidIn = None
+
+
+class LimitReached(_WithMoney):
+    """The player came to a limit: money or play was stopped by it. `amount_minor` is the limit."""
+
+    type: Literal["limit_reached"]
+    limit: Annotated[Literal["deposit", "loss", "stake", "time"], SPELT]
+    amount_minor: Minor | None = None
+    currency: SaidIn = None
 
 
 class TimeOut(_Gate):
@@ -296,12 +446,39 @@ class VipChanged(_Gate):
     checked: bool = False
 
 
-class BonusGranted(_Event):
+class BonusGranted(_WithMoney):
     """A bonus was credited, whoever offered it."""
 
     type: Literal["bonus_granted"]
     amount_minor: Minor
     product: Product | None = None
+    currency: SaidIn = None
+
+
+class SatisfactionRated(_Event):
+    """The player rated something on a scale."""
+
+    type: Literal["satisfaction_rated"]
+    score: Annotated[int, Field(ge=0, le=10)]
+    scale: Literal["1-5", "0-10"]
+    about: Text | None = None
+
+    @model_validator(mode="after")
+    def _on_its_scale(self) -> Self:
+        if not self._ends[0] <= self.score <= self._ends[1]:
+            raise ValueError(f"score: {self.score} is not on the scale {self.scale}")
+        return self
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        least, most = self.scale.split("-")
+        return int(least), int(most)
+
+    @property
+    def mood(self) -> Literal["low", "middle", "high"]:
+        """The half of the scale in which the score lies."""
+        twice = 2 * self.score - sum(self._ends)
+        return "low" if twice < 0 else "high" if twice > 0 else "middle"
 
 
 class Identify(_Gate):
@@ -328,11 +505,15 @@ class HouseholdChanged(_Gate):
 Event = (
     Registered
     | KycVerified
+    | KycRequested
     | Login
     | SessionStarted
     | SessionEnded
     | Deposit
+    | Chargeback
     | Bet
+    | BetCancelled
+    | BetSettled
     | Win
     | WithdrawalRequested
     | WithdrawalPaid
@@ -340,6 +521,7 @@ Event = (
     | SupportContact
     | ConsentChanged
     | LimitSet
+    | LimitReached
     | TimeOut
     | SelfExcluded
     | ExclusionEnded
@@ -351,6 +533,7 @@ Event = (
     | HarmReviewed
     | VipChanged
     | BonusGranted
+    | SatisfactionRated
     | Identify
     | Alias
     | HouseholdChanged
@@ -360,7 +543,7 @@ EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
 
 PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id"})
 """Fields that log and lake hold sealed only."""
-_KEPT_APART: Final = PERSONAL | {"player_id"}
+_KEPT_APART: Final = PERSONAL | {"player_id", "currency"}
 _COLUMNS: Final = frozenset(
     {"event_id", "type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel"}
 )
@@ -392,9 +575,20 @@ def row(event: Event) -> dict[str, Any]:
             flat[name] = value
         else:
             detail[name] = _plain(value)
-    if isinstance(event, LimitSet):
-        flat["status"] = event.change
+    match event:
+        case LimitSet():
+            flat["status"] = event.change
+        case Login() if event.result != "ok":
+            flat["status"] = event.result
+        case SatisfactionRated():
+            flat["status"] = event.mood
+        case _:
+            pass
     flat["occurred_at"] = micros(event.occurred_at)
+    if isinstance(event, _OfEarlier) and event.counts_at is not None:
+        flat["counts_at"] = micros(event.counts_at)
+    if isinstance(event, _WithMoney):
+        flat |= event.house_money()
     return flat | ({"detail": detail} if detail else {})
 
 
@@ -406,6 +600,26 @@ def personal(event: Event) -> dict[str, str]:
 
 def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else value
+
+
+def once(type_: str, event_id: str, of: str | None) -> str:
+    """The name under which an event counts once for its player: its id, or kind and id of what can happen once only.
+
+    Args:
+        type_: Of the event.
+        event_id: Of the event.
+        of: Id of the bet that it settles or cancels, or of the deposit that it charges back.
+    """
+    return event_id if of is None or type_ not in ONCE else f"{type_}:{of}"
+
+
+ONCE: Final = {"bet_cancelled": "bet_id", "bet_settled": "bet_id", "chargeback": "deposit_id"}
+"""Types of what happens once to a bet or deposit, and the field that names it."""
+
+
+def unique(event: Event) -> str:
+    """The name under which an event counts once for its player; see `once`."""
+    return once(event.type, event.event_id, getattr(event, ONCE.get(event.type, ""), None))
 
 
 def is_id(text: str) -> bool:

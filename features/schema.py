@@ -143,6 +143,13 @@ _LOGIN = {"type": ("login",)}
 _SUPPORT = {"type": ("support_contact",)}
 _RAISED = {"type": ("limit_set",), "status": ("raised",)}
 _ACTIVE = {"type": ("login", "session_started", "bet", "deposit"), "status": (None, "approved")}
+_RETURNED = {"type": ("bet_cancelled", "bet_settled")}
+_CHARGED_BACK = {"type": ("chargeback",)}
+_REACHED = {"type": ("limit_reached",)}
+_RATED = {"type": ("satisfaction_rated",)}
+FAILED_LOGIN: Final = "login_failed"
+"""Type of activity that a login is whose result is not `ok`: it shows no player at play."""
+_REFUSED_LOGIN = {"type": (FAILED_LOGIN,)}
 _SPANS = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 
 
@@ -199,6 +206,10 @@ STORED: Final[tuple[Feature, ...]] = (
     _moment("last_login_at", Kind.LAST, _LOGIN),
     _moment("last_contact_at", Kind.LAST, {"type": ("sent",)}),
     Feature("deposit_days_30d", Dtype.INT64, "bit per UTC day", Use.MODEL, Kind.DAYS, _APPROVED),
+    # Later than the first build's. What comes back of bets beside wins: stakes of cancelled ones, payouts of settled.
+    *_decayed("returned_sum", _RETURNED, "1d 7d 30d", "amount_minor"),
+    *_decayed("login_failed", _REFUSED_LOGIN, "7d"),
+    *(one for mood in ("low", "high") for one in _decayed(f"rated_{mood}", {**_RATED, "status": (mood,)}, "30d")),
     # Mask: what rules look at. Lifetime counts drift with the calendar, so no model sees them.
     _moment("harm_as_of", Kind.AS_OF, {}, Use.MASK),
     _moment("first_deposit_at", Kind.FIRST, _APPROVED, Use.MASK, 1),
@@ -231,6 +242,11 @@ STORED: Final[tuple[Feature, ...]] = (
         power=2,
     ),
     Feature("bonus_count", Dtype.INT64, "events", Use.MASK, Kind.COUNT, _BONUS),
+    # Later than the first build's.
+    *_calendar("returned", _RETURNED, Kind.WEEK, WEEKS_BACK),
+    *_calendar("chargeback", _CHARGED_BACK, Kind.MONTH, 1),
+    *_decayed("chargeback", _CHARGED_BACK, "30d", use=Use.MASK),
+    *_decayed("limit_reached", _REACHED, "30d", use=Use.MASK),
 )
 
 
@@ -260,6 +276,10 @@ DERIVED: Final = (
     *(Reading(f"net_loss_week_{nth}", "minor units", Use.MASK) for nth in range(WEEKS_BACK)),
     Reading("net_deposit_month_0", "minor units", Use.MASK),
     Reading("stake_variability", "standard deviation over mean", Use.MASK),
+    Reading("net_loss_final_7d", "minor units", Use.MODEL),
+    Reading("net_loss_final_30d", "minor units", Use.MODEL),
+    *(Reading(f"net_loss_final_week_{nth}", "minor units", Use.MASK) for nth in range(WEEKS_BACK)),
+    Reading("net_deposit_final_month_0", "minor units", Use.MASK),
 )
 """What `forward` computes from several stored values at once."""
 

@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from difflib import get_close_matches
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
+
+if TYPE_CHECKING:
+    from features.exchange import Exchange
 
 _SHOWN: Final = 40
 """Words that a refusal lists at most."""
@@ -56,7 +59,8 @@ class ClosedList(NamedTuple):
 class Door(NamedTuple):
     """Closed lists for values that enter the house; None where a list is not known, as for a file.
 
-    Before `trading_since` there was no money and no play; None asks nothing of it.
+    Before `trading_since` there was no money and no play; None asks nothing of it. `exchange` has the rates of money in
+    other currencies.
     """
 
     brands: ClosedList | None = None
@@ -64,6 +68,7 @@ class Door(NamedTuple):
     tags: ClosedList | None = None
     offers: ClosedList | None = None
     trading_since: date | None = None
+    exchange: Exchange | None = None
 
 
 FILE: Final = Door()

@@ -387,11 +387,14 @@ class OutcomeTooOldError(RequestRefused):
 
 
 class EventIdReused(RequestRefused):
-    """An event under the id of another event."""
+    """An event under the id of another, or of a bet or deposit that was settled, cancelled or charged back before."""
 
     code = "event_id_reused"
     status = 409
-    sentence = "this event id was used before for another event"
+    sentence = (
+        "this event id was used before for another event; or, of a bet_cancelled, bet_settled or chargeback, another "
+        "event told it of this bet or deposit before"
+    )
     pointer = "/event_id"
 
 

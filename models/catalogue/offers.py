@@ -13,10 +13,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features import zones
 from features.events import Channel, Jurisdiction, Product, micros
+from features.exchange import Currency
 from features.files import load_yaml
 from features.moments import MINUTE_US
 from features.schema import CHANNELS, TIMING_SLOTS
@@ -48,7 +49,6 @@ Mechanic = Literal[
     "in_play",
     "recover_losses",
 ]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 
 
 class _Part(BaseModel):

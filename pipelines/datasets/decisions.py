@@ -203,7 +203,7 @@ def made(wish: Wish, console: Console) -> Iterator[tuple[Written, Iterator[pa.Re
 def _reward(log: LakeLog, span: Span, window_us: int, progress: Progress) -> None:
     """Keep the rewards of a span's decisions in the log."""
     terms = RewardTerms.read()
-    entries = log.entries(span, HARMFUL | {one.type for one in terms.worth}, window_us)
+    entries = log.entries(span, HARMFUL | terms.types, window_us)
     followed = progress.track(entries, total=None, description="rewards")
     log.keep(rewards(followed, Attribution(terms, window_us), span.latest_us))
 

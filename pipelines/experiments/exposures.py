@@ -64,22 +64,25 @@ _REACH: Final = """
 _DONE: Final = """
     CREATE TABLE done AS
     WITH own AS (
-        SELECT player, type, amount_minor, epoch_us(occurred_at) AS us, us >= first_us AS after,
+        SELECT player, type, epoch_us(coalesce(counts_at, occurred_at)) AS us, us >= first_us AS after,
             type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account' AS deposited,
-            CASE type WHEN 'bet' THEN amount_minor WHEN 'win' THEN -amount_minor ELSE 0 END AS revenue_minor,
+            CASE WHEN deposited THEN amount_minor WHEN type = 'chargeback' THEN -amount_minor ELSE 0 END AS paid_minor,
+            CASE WHEN type = 'bet' THEN amount_minor
+                WHEN type IN ('win', 'bet_settled', 'bet_cancelled') THEN -amount_minor ELSE 0 END AS revenue_minor,
             type IN ('self_excluded', 'time_out')
                 OR type = 'limit_set' AND status IN ('set', 'lowered')
                 OR type = 'support_contact'
                 AND list_contains(list_transform(json_extract_string(detail::VARCHAR, '$.tags[*]'),
                     lambda tag: lower(trim(tag))), 'harm') AS harmed
         FROM events JOIN exposed USING (player)
-        WHERE epoch_us(occurred_at) >= first_us - $before_us AND epoch_us(occurred_at) < first_us + $window_us
+        WHERE us >= first_us - $before_us AND epoch_us(occurred_at) < first_us + $window_us
+            AND after = (epoch_us(occurred_at) >= first_us)
     )
     SELECT player,
         max(us) FILTER (after AND deposited) AS deposited_us,
-        sum(amount_minor) FILTER (after AND deposited) AS deposits_minor,
+        sum(paid_minor) FILTER (after) AS deposits_minor,
         sum(revenue_minor) FILTER (after) AS revenue_minor,
-        sum(amount_minor) FILTER (NOT after AND deposited) AS before_deposits_minor,
+        sum(paid_minor) FILTER (NOT after) AS before_deposits_minor,
         sum(revenue_minor) FILTER (NOT after) AS before_net_revenue_minor,
         coalesce(bool_or(after AND harmed), false) AS harm
     FROM own GROUP BY player

@@ -41,7 +41,7 @@ from pipelines.imports.known_events import FileEvent, KnownEvents, file_event, j
 from pipelines.imports.mapping import ImportRefused, MappedRows, OwnRows, RowEvent, RowReader, load
 from pipelines.imports.rejects import Rejects, SentenceCounts, rejects_path
 from pipelines.imports.rows import Row, Source
-from pipelines.served import served_rulebook
+from pipelines.served import served_catalogue, served_rulebook
 from service.api import reading
 from service.contacts.ledger import Status
 from service.events.accept import JOINING
@@ -371,7 +371,8 @@ def run(
     with _rarely_collecting(), Source(file, chosen) as source, alone(home), opened(home) as door:
         kept = rejects or rejects_path(home, file)
         first = source.chunk(min(FIRST_ROWS, CHUNK_ROWS))
-        known = served_rulebook(door.client).door
+        book = served_rulebook(door.client)
+        known = book.door._replace(exchange=book.exchange(served_catalogue(door.client).currency))
         reader, assume = _reader(chosen, source, first, known), _assumed(chosen, door.house)
         with Rejects(home, kept, file, source.original) as rejected, _bar(source, shown=progress) as tell:
             done = Import(door, reader, assume, rejected, known, most)

@@ -20,18 +20,23 @@ from features.events import Event, micros
 from pipelines.imports.bulk import Item
 from service.events.accept import TOLD_AT, TOLD_OF
 
-_COLUMNS: Final = ("type", "occurred_at", "brand", "amount_minor", "status", "method", "target", "product", "channel")
+_COLUMNS: Final = (
+    *("type", "occurred_at", "brand", "said_minor", "status", "method", "target", "product", "channel"),
+    *("currency", "counts_at"),
+)
 _APART: Final = "\x1f"
 _TOLD_OF: Final = f"coalesce(json_extract_string(detail, '$.{TOLD_OF}'), player)"
 _DEFAULTS: Final = {
     f'"{name}":{msgspec.json.encode(field.default).decode()}'
     for model in get_args(Event)
     for name, field in model.model_fields.items()
-    if name not in {*_COLUMNS, "event_id"} and not field.is_required() and field.default is not None
+    if name not in {*_COLUMNS, "event_id", "amount_minor"} and not field.is_required() and field.default is not None
 }
 """Details without content, so that a field added later does not change the content of rows in the lake."""
 # No content either: the key of the linked id, the key of a second id, and moments, which are compared apart.
-_EMPTY: Final = "|".join([f'"({TOLD_OF}|key|{TOLD_AT}|until)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))])
+_EMPTY: Final = "|".join(
+    [f'"({TOLD_OF}|key|{TOLD_AT}|until|placed_at|deposited_at)":"[^"]*"', *sorted(map(re.escape, _DEFAULTS))]
+)
 _REST: Final = f"replace(regexp_replace(detail, ',?({_EMPTY})', '', 'g'), '{{,', '{{')"
 
 
@@ -39,12 +44,26 @@ def _moment(name: str) -> str:
     return f"epoch_us(try_cast(json_extract_string(detail, '$.{name}') AS TIMESTAMPTZ))"
 
 
-_OCCURRED: Final = f"coalesce({_moment(TOLD_AT)}, epoch_us(occurred_at))"
+_READ: Final = {
+    "occurred_at": f"coalesce({_moment(TOLD_AT)}, epoch_us(occurred_at))",
+    "said_minor": "coalesce(said_minor, amount_minor)",
+    "counts_at": "epoch_us(counts_at)",
+}
+"""Columns that are read otherwise than they stand: an amount as it was told, moments as numbers."""
 _TEXTS: Final = [
-    *(f"coalesce({_OCCURRED if name == 'occurred_at' else name}::VARCHAR, '')" for name in _COLUMNS),
+    *(f"coalesce({_READ.get(name, name)}::VARCHAR, '')" for name in _COLUMNS),
     f"coalesce(nullif({_REST}, '{{}}'), '')",
     f"coalesce({_moment('until')}::VARCHAR, '')",
 ]
+_LATER: Final = (
+    "SELECT NULL::TIMESTAMPTZ AS counts_at, NULL::VARCHAR AS currency, NULL::BIGINT AS said_minor WHERE false"
+)
+"""Columns that files of earlier builds lack."""
+_OF: Final = "coalesce(json_extract_string(detail, '$.bet_id'), json_extract_string(detail, '$.deposit_id'))"
+_UNIQUE: Final = (
+    f"CASE WHEN type IN {tuple(events.ONCE)} AND {_OF} IS NOT NULL THEN type || ':' || {_OF} ELSE event_id END"
+)
+"""As `events.unique`."""
 CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 """The content of an event's row in the lake, as an expression of DuckDB."""
 
@@ -52,16 +71,20 @@ CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 def content(event: Event) -> str:
     """Content of an event for comparison, as `CONTENT` gives it for a row of the lake."""
     row: dict[str, Any] = events.row(event)
+    row["said_minor"] = row.get("said_minor", row.get("amount_minor"))
     until = getattr(event, "until", None)
     details = [
         f'"{name}":{msgspec.json.encode(value).decode()}'
         for name, value in row.get("detail", {}).items()
-        if name != "until"
+        if name not in _MOMENTS
     ]
     rest = ",".join(detail for detail in details if detail not in _DEFAULTS)
     texts = [row.get(name) for name in _COLUMNS]
     texts += [f"{{{rest}}}" if rest else None, None if until is None else micros(until)]
     return _APART.join("" if text is None else str(text) for text in texts)
+
+
+_MOMENTS: Final = frozenset({"until", "placed_at", "deposited_at"})
 
 
 class FileEvent(NamedTuple):
@@ -78,7 +101,7 @@ def file_event(item: Item, event: Event, asked: str) -> FileEvent:
     """Make a file event of a log item and its event; `asked` is the key of the id that the file names."""
     sealed = events.personal(event)
     text = msgspec.json.encode(sealed).decode() if sealed else ""
-    return FileEvent(item, event.player_id, f"{asked} {event.event_id}", content(event), text)
+    return FileEvent(item, event.player_id, f"{asked} {events.unique(event)}", content(event), text)
 
 
 class KnownEvents:
@@ -94,8 +117,10 @@ class KnownEvents:
         self._db.execute("SET TimeZone = 'UTC'")
         self._db.execute("CREATE TABLE seen (id UHUGEINT, content UHUGEINT, sealed UHUGEINT)")
         if any(lake.glob("events/*/*.parquet")):
-            rows = "read_parquet($1, hive_partitioning = false)"
-            known = f"SELECT md5_number({_TOLD_OF} || ' ' || event_id), md5_number({CONTENT}), NULL FROM {rows}"  # noqa: S608 - no text from outside
+            rows = (
+                f"({_LATER} UNION ALL BY NAME FROM read_parquet($1, hive_partitioning = false, union_by_name = true))"
+            )
+            known = f"SELECT md5_number({_TOLD_OF} || ' ' || {_UNIQUE}), md5_number({CONTENT}), NULL FROM {rows}"  # noqa: S608 - no text from outside
             self._db.execute(f"INSERT INTO seen {known}", [f"{lake}/events/*/*.parquet"])
 
     def known(self, some: Sequence[FileEvent]) -> dict[int, bool]:

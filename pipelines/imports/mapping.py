@@ -80,7 +80,10 @@ def _checked(file: Path, content: object) -> EventMapping:
 
 
 _TRUTHS: Final = {
-    name for model in MODELS.values() for name, field in model.model_fields.items() if field.annotation is bool
+    name
+    for model in MODELS.values()
+    for name, field in model.model_fields.items()
+    if field.annotation in (bool, bool | None)
 }
 
 
@@ -289,9 +292,11 @@ def _reading(name: str, time: TimeColumn) -> Callable[[str], object]:
             return date.fromisoformat
         case _ if name in _TRUTHS:
             return truth
-        case "tags":
+        case "tags" | "asked":
             return tags
-        case "until":
+        case "score":
+            return lambda text: int(text) if text.isdecimal() else text
+        case "until" | "placed_at" | "deposited_at":
             return clock(time.format, time.zone)
         case _:
             return str

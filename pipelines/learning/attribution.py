@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from features.events import once
 from features.files import load_yaml
+from features.moments import micros
 from features.words import fold
 
 TERMS: Final = Path(__file__).parents[1] / "reward.yaml"
 Penalty = Literal["unsubscribed", "complained", "limit_set", "harm_signalled", "time_out", "self_excluded"]
 HARMFUL: Final = frozenset({"consent_changed", "limit_set", "support_contact", "time_out", "self_excluded"})
 """Types of events of a player that may draw a penalty."""
+UNDOES: Final[Mapping[str, Mapping[str, str]]] = {
+    "bet_cancelled": {"type": "bet"},
+    "chargeback": {"type": "deposit", "status": "approved", "target": "account"},
+}
+"""Type of an event that takes money back -> columns of the event that it undoes."""
 _ENDED: Final = frozenset({"failed", "cancelled"})
 
 
@@ -54,8 +62,16 @@ class RewardTerms(_Part):
         """Read reward.yaml; raises CatalogueError naming file and field."""
         return load_yaml(path, cls)
 
+    @property
+    def types(self) -> frozenset[str]:
+        """Types of events with a value, and of those that take one back."""
+        named = {one.type for one in self.worth}
+        return frozenset(named | {type_ for type_, undone in UNDOES.items() if undone["type"] in named})
+
     def value_minor(self, event: Mapping[str, Any]) -> float:
-        """Value of an event, minor units; 0 for events without money."""
+        """Value of an event, minor units; negative for one that takes it back, 0 for events without money."""
+        if (undone := UNDOES.get(event["type"])) is not None:
+            return -self.value_minor({**event, **undone})
         for one in self.worth:
             asked = {"type": one.type, "product": one.product, "status": one.status, "target": one.target}
             if all(wanted in (None, event.get(column)) for column, wanted in asked.items()):
@@ -189,22 +205,27 @@ class Attribution:
             yield from self._punish(reward, type_)
 
     def event(self, player: str, event: Mapping[str, Any], occurred_us: int) -> Iterator[TrainingEvent]:
-        """Apply a player's event to every open reward whose window contains it."""
+        """Apply a player's event to every open reward whose window contains it.
+
+        What undoes an earlier event lies in the windows that the earlier one lies in, whichever becomes known first.
+        """
+        occurred_us = undone_us(event, occurred_us)
         held = [self.open_rewards.touches[name] for name in self.open_rewards.by_player.get(player, ())]
         within = [one for one in held if one.begun_us and one.begun_us < occurred_us <= one.begun_us + self._window_us]
         seen = self.open_rewards.events.setdefault(player, set()) if within else set()
-        if not within or event["event_id"] in seen:
+        name = once(event["type"], event["event_id"], event.get("bet_id") or event.get("deposit_id"))
+        if not within or name in seen:
             return
-        seen.add(event["event_id"])
+        seen.add(name)
         value, harm = self._terms.value_minor(event), _harm(event)
         for reward in within:
-            if value > 0:
+            if value:
                 yield from self._earn(reward, value)
             if harm is not None and _concerns(event, reward):
                 yield from self._punish(reward, harm)
 
     def _earn(self, reward: OpenReward, value_minor: float) -> Iterator[TrainingEvent]:
-        first = reward.value_minor == 0.0
+        first = value_minor > 0 and reward.drawn.decision_id not in self.open_rewards.firsts
         reward.value_minor += value_minor
         if first:
             self.open_rewards.firsts[reward.drawn.decision_id] = value_minor
@@ -231,6 +252,12 @@ class Attribution:
             yield TrainingEvent("value", reward.drawn, reward.value_minor, first)
         elif reward.begun_us:
             yield TrainingEvent("nothing", reward.drawn)
+
+
+def undone_us(event: Mapping[str, Any], occurred_us: int) -> int:
+    """The moment of what an event undoes, its own where it undoes nothing or does not say; unix microseconds."""
+    told = event.get("placed_at") or event.get("deposited_at")
+    return occurred_us if told is None else micros(datetime.fromisoformat(told))
 
 
 def _harm(event: Mapping[str, Any]) -> str | None:

@@ -170,7 +170,7 @@ class Training:
 
     def begin(self) -> None:
         """Reset, and begin at the start of the lake."""
-        self._log = LearningLog(self._lake, HARMFUL | {one.type for one in self._terms.worth})
+        self._log = LearningLog(self._lake, HARMFUL | self._terms.types)
         self._learner = Learner(self._settings)
         self._attribution = Attribution(self._terms, self._window_us)
         self._schemas = LakeSchemas(self._lake)
@@ -282,7 +282,8 @@ def teach(learner: Learner, event: TrainingEvent) -> None:
         case "one":
             learner.one(seen, act, event.amount_minor)
         case "value":
-            learner.settle(seen, act, event.amount_minor, event.provisional_minor)
+            # Values are learnt as logarithms: where all money went back, the least amount there is stands for nothing.
+            learner.settle(seen, act, max(event.amount_minor, 1.0), event.provisional_minor)
         case "penalty":
             learner.penalise(act, event.amount_minor)
         case "more" | "nothing":

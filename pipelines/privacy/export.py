@@ -164,7 +164,7 @@ def _told(
     for count, (table, row) in enumerate(chain(_log(client, ids), _lake(lake, ids))):
         if count >= most:
             raise ExportTooLargeError
-        found[table][str(row[_TABLES[table]])] = _shown(table, row, keys)
+        found[table][f"{row.get('type', '')} {row[_TABLES[table]]}"] = _shown(table, row, keys)
     return {name: sorted(rows.values(), key=lambda row: row["known_at"]) for name, rows in found.items()}
 
 

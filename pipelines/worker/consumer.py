@@ -24,6 +24,7 @@ import redis
 from features import image
 from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
 from features.read_plan import ReadPlan
+from features.schema import FAILED_LOGIN
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, clock_arguments, open_house, order, real_now_us
 from features.store.keys import (
@@ -50,7 +51,9 @@ BATCH: Final = 20_000
 _APPLIED: Final = b"_applied"
 _RECENT_DAYS: Final = 32
 """Days within which a sign of harm may still hold."""
-_TELLING: Final = frozenset({"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set"})
+_TELLING: Final = frozenset(
+    {"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set", "limit_reached", "chargeback"}
+)
 """Activity that can be a sign of harm."""
 
 
@@ -98,8 +101,9 @@ def log_entry(stream_id: bytes, fields: Mapping[bytes, bytes]) -> LogEntry:
 def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
     """Row of activity for the aggregates, with timing slot and night flag in the player's zone."""
     slot, night = local_parts(columns["occurred_at"], time_zone)
+    type_ = FAILED_LOGIN if columns["type"] == "login" and columns.get("status") else columns["type"]
     return Activity(
-        columns["type"],
+        type_,
         columns["occurred_at"],
         columns.get("amount_minor"),
         columns.get("status"),
@@ -108,6 +112,7 @@ def activity(columns: Mapping[str, Any], time_zone: str | None) -> Activity:
         columns.get("channel"),
         slot,
         night,
+        columns.get("counts_at"),
     )
 
 

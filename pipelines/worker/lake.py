@@ -73,6 +73,11 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
             ("sealed", pa.binary()),
             *_PLACED,
             *_KNOWN,
+            ("counts_at", _MOMENT),
+            ("currency", pa.string()),
+            ("said_minor", pa.int64()),
+            ("rate", pa.float64()),
+            ("rate_source", pa.string()),
         ]
     ),
     "outcomes": pa.schema(
@@ -130,6 +135,9 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 }
 """Columns of the lake; money in minor units, moments in UTC, `player` is the player key.
 
+`counts_at` is the moment to which an event belongs that undoes an earlier one, null for its own. An amount in another
+currency stands as it was told in `currency` and `said_minor`, and as it was exchanged at `rate`, of the rulebook
+`rate_source`, in `amount_minor`; files of earlier builds lack these five columns.
 `experiment` and `variant` are the first of `experiments`; files of the first builds lack that and all columns after it.
 An outcome that names no decision has "" for it. A file with outcomes that a clock far ahead told has `told_at` too: the
 moment it told, while `occurred_at` is when they began to hold."""

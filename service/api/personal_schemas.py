@@ -105,6 +105,11 @@ class ExportedEvent(Told, kw_only=True):
     target: str | UnsetType = UNSET
     product: str | UnsetType = UNSET
     detail: Annotated[str | UnsetType, Meta(description="Further fields, as JSON.")] = UNSET
+    counts_at: Annotated[Moment | UnsetType, Meta(description="The moment of what it undoes.")] = UNSET
+    currency: Annotated[str | UnsetType, Meta(description="In which the amount was told, if not the house's.")] = UNSET
+    said_minor: Annotated[int | UnsetType, Meta(description="The amount as it was told in that currency.")] = UNSET
+    rate: Annotated[float | UnsetType, Meta(description="House minor units for one of that currency.")] = UNSET
+    rate_source: Annotated[str | UnsetType, Meta(description="Version of the rulebook that the rate is of.")] = UNSET
     personal: Annotated[dict[str, Any] | Sentence | UnsetType, Meta(description="Fields that are sealed.")] = UNSET
 
 

@@ -27,7 +27,10 @@ from service.players.facts import EVERY_BRAND, Assertion
 
 MONEY_OR_PLAY: Final = (
     events.Deposit,
+    events.Chargeback,
     events.Bet,
+    events.BetCancelled,
+    events.BetSettled,
     events.Win,
     events.WithdrawalRequested,
     events.WithdrawalPaid,
@@ -59,6 +62,7 @@ _STRICTEST: Final[Mapping[str, tuple[object, str]]] = {
     "licence": (None, "it stays as it was"),
     "time_zone": (None, "it stays as it was"),
     "tags": (None, "it is left out"),
+    "currency": (None, "the amount is left out"),
 }
 """Fields of closed words: what stands in place of a word that nobody knows, and what comes of it."""
 
@@ -104,6 +108,8 @@ def _strictest(
     except orjson.JSONDecodeError:  # pydantic takes NaN, which is no JSON
         return None
     changed = {**said, **{name: _instead(name, said[name], faults) for name in fields}}
+    if "currency" in fields:
+        changed["amount_minor"] = None
     known = door._replace(**{_LISTS[name]: None for name in fields if name in _LISTS})
     try:
         found = _validate(adapter, changed if isinstance(content, dict) else orjson.dumps(changed), known)

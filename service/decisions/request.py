@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from features.events import Brand, Channel, Id, Product, Word
+from features.events import Brand, Channel, Id, Product, Text, Word
 from features.forms import Form
 from features.unshown import Unshown
 from features.words import SPELT, listed
@@ -32,7 +32,7 @@ class Context(Unshown, BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     product: Product | None = None
-    page: Word | None = None
+    page: Text | None = None
     device: Annotated[Literal["desktop", "mobile", "tablet"], SPELT] | None = None
     locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] | None = None
 
@@ -44,7 +44,7 @@ class DecisionRequest(Unshown, BaseModel):
     player_id: Id = Field(description="Your id of the player.")
     brand: Brand = Field(default="main", description="Brand the contact is for.")
     request_id: Id | None = Field(default=None, description="Yours, unique per player: a retry gets the same answer.")
-    decision_point: Word | None = Field(default=None, description="Where in your flow you ask; logged.")
+    decision_point: Text | None = Field(default=None, description="Where in your flow you ask; logged.")
     channels: tuple[Channel, ...] | None = Field(default=None, min_length=1, description="Only these channels.")
     offers: tuple[OfferName, ...] | None = Field(default=None, min_length=1, max_length=200, description="Only these.")
     purpose: Annotated[Purpose, SPELT] | None = Field(

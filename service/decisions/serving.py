@@ -62,8 +62,11 @@ class Serving:
 
     @cached_property
     def door(self) -> Door:
-        """The closed lists of words that hold where events and requests enter."""
-        return self.book.door._replace(offers=ClosedList("offer of the catalogue", self.layout.catalogue.ids))
+        """The closed lists of words, and the rates, that hold where events and requests enter."""
+        catalogue = self.layout.catalogue
+        return self.book.door._replace(
+            offers=ClosedList("offer of the catalogue", catalogue.ids), exchange=self.book.exchange(catalogue.currency)
+        )
 
     def brand(self, name: str) -> str:
         """A brand of the house by any spelling of its name; raises ValueError with the known ones."""

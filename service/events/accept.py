@@ -82,7 +82,7 @@ def entry(
         told = [*told, Assertion("household", micros(event.occurred_at), 0, other)]
     if ahead is not None:
         told = ahead.facts(told)
-    taken = Entry("event", event.event_id, digest, msgspec.msgpack.encode(columns), told, earlier=earlier)
+    taken = Entry("event", events.unique(event), digest, msgspec.msgpack.encode(columns), told, earlier=earlier)
     return taken.under(asked) if asked else taken
 
 

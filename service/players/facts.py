@@ -216,7 +216,8 @@ def _support(event: events.SupportContact, at: int) -> list[Assertion]:
     if "harm" in tags:
         found.append(Assertion("harm:signal", at, 0, "strong"))
     if "complaint" in tags:
-        found += [Assertion("complaint", at, 1, "open"), Assertion("complained", at, 0, "")]
+        state = Assertion("complaint", at, 0, "resolved") if event.solved else Assertion("complaint", at, 1, "open")
+        found += [state, Assertion("complained", at, 0, "")]
     elif "resolved" in tags:
         found.append(Assertion("complaint", at, 0, "resolved"))
     return found
@@ -224,7 +225,9 @@ def _support(event: events.SupportContact, at: int) -> list[Assertion]:
 
 def _session_facts(event: events.Login | events.SessionStarted, at: int) -> list[Assertion]:
     playing = [Assertion("session", at, 1, "on")] if isinstance(event, events.SessionStarted) else []
-    return playing if event.location is None else [*playing, Assertion("location", at, 0, event.location)]
+    # Whoever failed to log in, the player is not known to have been there.
+    there = event.location if isinstance(event, events.SessionStarted) or event.result == "ok" else None
+    return playing if there is None else [*playing, Assertion("location", at, 0, there)]
 
 
 def _identified(event: events.Registered | events.KycVerified, at: int) -> list[Assertion]:

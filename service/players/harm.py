@@ -28,7 +28,7 @@ Vector = NDArray[np.float64]
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
 _WEEKS: Final = 30 / 7
 _ACTIVITY: Final = [_AT[f"last_{what}_days_ago"] for what in ("deposit", "bet", "session", "login")]
-_LOSSES: Final = tuple(_AT[f"net_loss_week_{ago}"] for ago in range(4))
+_LOSSES: Final = tuple(_AT[f"net_loss_final_week_{ago}"] for ago in range(4))
 _BREADTH: Final = [_AT[f"bet_{product}_30d"] for product in PRODUCTS]
 _FIVE: Final = 3.9
 """Decayed count of five events spread evenly over one half-life."""
@@ -88,7 +88,7 @@ class HarmSettings(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         """Require a marker for every value, and levels in rising order of points."""
-        if missing := sorted(set(MARKERS) - set(self.markers)):
+        if missing := sorted(set(MARKERS) - set(self.markers) - _LATER):
             raise ValueError(f"markers: {missing[0]} is missing")
         if unknown := sorted(set(self.markers) - set(MARKERS)):
             raise ValueError(f"markers: {unknown[0]} is no value that is computed")
@@ -138,7 +138,7 @@ def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[
     week, month, bets = at["deposit_count_7d"], at["deposit_count_30d"], at["bet_count_30d"]
     losses = [read[place] for place in _LOSSES]
     run = max(min(losses[:3]), min(losses[1:]))
-    deposited = at["net_deposit_month_0"]
+    deposited = at["net_deposit_final_month_0"]
     returned = None if facts.returned_us is None else (now_us - facts.returned_us) / DAY_US
     broke = facts.time_out_until_us is not None and now_us - facts.time_out_until_us < 365 * DAY_US
     return {
@@ -150,7 +150,7 @@ def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[
         ),
         "stake_variability": at["stake_variability"] if bets >= 20 else 0.0,
         "bets_per_active_day": _ratio(bets, at["active_days_30d"], at["active_days_30d"] >= 20),
-        "loss_of_a_day": max(0.0, at["bet_sum_1d"] - at["win_sum_1d"]),
+        "loss_of_a_day": max(0.0, at["bet_sum_1d"] - at["win_sum_1d"] - at["returned_sum_1d"]),
         "night_share": at["night_share"],
         "withdrawals_cancelled": at["withdrawal_cancelled_30d"],
         "deposits_declined": at["deposit_declined_1d"],
@@ -163,6 +163,8 @@ def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[
         "deposit_month": max(0.0, deposited),
         "deposit_month_young": max(0.0, deposited) if age is None or age <= 24 else 0.0,
         "returned": float(returned is not None and returned < 90),
+        "chargebacks": at["chargeback_30d"],
+        "limits_reached": at["limit_reached_30d"],
     }
 
 
@@ -173,11 +175,15 @@ def _ratio(part: float, whole: float, enough: bool) -> float:  # noqa: FBT001 - 
 _NOBODY: Final = np.zeros(len(VECTOR))
 MARKERS: Final = tuple(markers(_NOBODY, Facts(), 0, None))
 """Names of the values that `markers` computes."""
+_LATER: Final = frozenset({"chargebacks", "limits_reached"})
+"""Markers that files of earlier builds do not have; there they count nothing."""
 
 
 def assess(vector: Vector, facts: Facts, now_us: int, person: AgeAndPlaces, settings: HarmSettings) -> Harm:
     """Harm level at a moment: the gravest of behaviour, support, other systems and reviews."""
     values = markers(vector, facts, now_us, person.age)
+    if len(values) > len(settings.markers):  # a rulebook of an earlier build asks for fewer
+        values = {name: value for name, value in values.items() if name in settings.markers}
     shown = of_markers(values, person.places, settings)
     standing = _standing_levels(facts, now_us, settings)
     reviewed = standing.get("review")

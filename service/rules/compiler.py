@@ -12,8 +12,9 @@ from __future__ import annotations
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from functools import lru_cache, reduce
-from itertools import count, groupby, product
+from itertools import count, groupby, pairwise, product
 from operator import or_
 from types import CodeType
 from typing import Any, Final, NamedTuple, cast
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from features.exchange import rate_on, since
 from features.moments import DAY_US, MINUTE_US, micros, moment
 from features.schema import CHANNELS
 from models.catalogue.candidates import Candidates, CandidateSpace
@@ -86,7 +88,8 @@ class CompiledRulebook:
     Attributes:
         book: The rulebook.
         layout: The catalogue.
-        bound: Bindings of the rules that are not off; a rule's number is its index here.
+        bound: Bindings of the rules that are not off, one for each rate of a rule's currency; a rule's number is its
+            index here.
         names: Reason ids: of those rules, and of licensed places without rules.
         source: The generated function, as text.
         longest_us: The longest window that a rule looks back over.
@@ -95,8 +98,7 @@ class CompiledRulebook:
     def __init__(self, book: Rulebook, layout: CandidateSpace) -> None:
         self.book = book
         self.layout = layout
-        self.bound = tuple(book.bound())
-        self._money = Money(layout.catalogue.currency, dict(book.settings.exchange))
+        self.bound = tuple(part for one in book.bound() for part in self._by_rate(one))
         self._constants: dict[str, Any] = {"lost": _lost, "months_after": _months_after}
         self._names = (f"K{number}" for number in count())
         self._places: dict[frozenset[str], PlaceRules] = {}
@@ -119,12 +121,27 @@ class CompiledRulebook:
 
     # --- Compiling
 
+    def _by_rate(self, one: RuleBinding) -> Iterator[RuleBinding]:
+        """A binding for each rate that a rule's currency has while the rule binds."""
+        rates = self.book.settings.exchange.get(getattr(one.rule, "currency", ""))
+        days = () if rates is None else since(rates)
+        turns = [at_us for day in days if one.begins_us < (at_us := _midnight_us(day)) < one.ends_us]
+        for begins_us, ends_us in pairwise([one.begins_us, *turns, one.ends_us]):
+            yield one._replace(begins_us=begins_us, ends_us=ends_us)
+
+    def _money(self, one: RuleBinding) -> Money:
+        """Amounts at the rates that hold when a binding begins."""
+        day = moment(one.begins_us).date()
+        rates = {currency: rate_on(rates, day) for currency, rates in self.book.settings.exchange.items()}
+        known = {currency: rate for currency, rate in rates.items() if rate is not None}
+        return Money(self.layout.catalogue.currency, known)
+
     def _denied(self, number: int) -> Candidates:
         """Candidates that a rule covers and that violate it."""
-        rule = self.bound[number].rule
+        rule, money = self.bound[number].rule, self._money(self.bound[number])
 
         def denied(offer: Offer, channel: str) -> bool:
-            return rule.covers(offer, channel) and rule.violates(offer, channel, self._money)
+            return rule.covers(offer, channel) and rule.violates(offer, channel, money)
 
         return self.layout.where(denied)
 
@@ -171,7 +188,7 @@ class CompiledRulebook:
     def _conditions(self, one: RuleBinding, denied: Candidates) -> dict[str, Candidates]:
         """Each distinct condition of a rule with the candidates that it denies."""
         rule = one.rule
-        to = ConditionContext(self._money, self.layout.catalogue.offers, one.pack.time_zone, self._keep)
+        to = ConditionContext(self._money(one), self.layout.catalogue.offers, one.pack.time_zone, self._keep)
         found: dict[str, Candidates] = {}
         for group in self._groups(rule):
             if bits := denied & self.layout.where(group.holds):
@@ -330,6 +347,10 @@ def _guard(where: tuple[str, ...]) -> str:
 def _lost(weeks: Sequence[float], running: int, amount: float) -> bool:
     """Whether losses reached an amount in `running` consecutive calendar weeks of those given."""
     return any(all(loss >= amount for loss in weeks[at : at + running]) for at in range(len(weeks) - running + 1))
+
+
+def _midnight_us(day: date) -> int:
+    return micros(datetime.combine(day, time(), UTC))
 
 
 @lru_cache(maxsize=10_000)

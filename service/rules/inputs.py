@@ -34,7 +34,7 @@ NEVER: Final = 0
 _SESSION_US: Final = 12 * HOUR_US
 """A session without an end is unknown after this long, microseconds."""
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
-_LOSSES: Final = [_AT[f"net_loss_week_{ago}"] for ago in range(4)]
+_LOSSES: Final = [_AT[f"net_loss_final_week_{ago}"] for ago in range(4)]
 _FROM_FEATURES: Final = (
     *("last_login", "last_deposit", "net_loss_week", "net_deposit_month"),
     *("bonuses", "has_played"),
@@ -412,7 +412,7 @@ def _behaviour(
         return NEVER if days != days else now_us - int(days * DAY_US)  # noqa: PLR0124 - NaN: it never happened
 
     found.net_loss_weeks = tuple(vector[_LOSSES].tolist())
-    found.net_deposit_month = float(vector[_AT["net_deposit_month_0"]])
+    found.net_deposit_month = float(vector[_AT["net_deposit_final_month_0"]])
     found.last_login_us = since("last_login_days_ago")
     found.last_deposit_us = since("last_deposit_days_ago")
     found.has_played = not bool(np.isnan(vector[_AT["last_bet_days_ago"]]))

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValida
 
 from features import zones
 from features.events import Brand, Jurisdiction, RegisterName, TimeZone, Word
+from features.exchange import Currency, Exchange, Rates
 from features.files import CatalogueError, load_yaml
 from features.moments import HOUR_US, micros
 from features.settings.environment import environment
 from features.words import ClosedList, Door, unknown
-from models.catalogue.offers import Catalogue, Currency
+from models.catalogue.offers import Catalogue
 from service.players import facts
 from service.players.harm import HarmSettings, StageDays
 from service.rules.hashed import RULEBOOK
@@ -84,7 +85,8 @@ class RulebookSettings(BaseModel):
     """What the house sets for all rules.
 
     Attributes:
-        exchange: House minor units per minor unit of a currency that a law names.
+        exchange: House minor units per minor unit of another currency, always or by the day (UTC) from which on: of
+            money that events tell, and of amounts that a law names.
         scores: External sources whose harm score every player must have, and the hours that a score holds.
         stages: Lifecycle stages, days.
         brands: Brands of the house.
@@ -95,7 +97,7 @@ class RulebookSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: Literal[1]
     valid_from: date
-    exchange: dict[Currency, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    exchange: dict[Currency, Rates] = Field(default_factory=dict)
     scores: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     stages: StageDays
     # Defaults are not written, so that an earlier build can read a stored rulebook.
@@ -147,6 +149,10 @@ class Rulebook(BaseModel):
     def registers(self) -> dict[str, Register]:
         """Registers of all packs, by name."""
         return {name: one for pack in self.packs for name, one in pack.registers.items()}
+
+    def exchange(self, house: str) -> Exchange:
+        """The rates of other currencies, for a house of a currency."""
+        return Exchange(house, self.settings.exchange, self.hash)
 
     @cached_property
     def door(self) -> Door:

@@ -12,10 +12,11 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from features.events import LEVELS, ConsentBasis, Jurisdiction, Origin, RegisterName
+from features.exchange import Currency
 from features.moments import DAY_US, HOUR_US
 from features.schema import CHANNELS
 from models.catalogue.limits import Name
-from models.catalogue.offers import Currency, Mechanic, Offer
+from models.catalogue.offers import Mechanic, Offer
 from service.rules.rule import ConditionContext, ConditionGroup, Hour, Money, RuleBase, Weekday
 
 

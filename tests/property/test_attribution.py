@@ -40,6 +40,9 @@ EVENTS: list[dict[str, Any]] = [
     {"type": "bet", "product": "sports", "amount_minor": 500},
     {"type": "bet", "product": "casino", "amount_minor": 0},
     {"type": "deposit", "status": "approved", "target": "account", "amount_minor": 9_000},
+    {"type": "bet_cancelled", "bet_id": "b1", "product": "casino", "amount_minor": 1_000},
+    {"type": "bet_cancelled", "bet_id": "b1", "product": "casino", "amount_minor": 1_000},
+    {"type": "chargeback", "amount_minor": 9_000},
     {"type": "limit_set", "status": "lowered"},
     {"type": "limit_set", "status": "raised"},
     {"type": "support_contact", "tags": ["harm"]},
@@ -96,8 +99,11 @@ def lessons(entries: list[Entry]) -> list[TrainingEvent]:
     return [*told(attribution, entries), *attribution.pass_time(10**9)]
 
 
-def plainly(entries: list[Entry]) -> dict[str, tuple[float, frozenset[str]]]:
-    """Value and penalties of every decision that began, by reading the whole log again for each of them."""
+def plainly(entries: list[Entry]) -> dict[str, tuple[float | None, frozenset[str]]]:
+    """Value (None where nothing was earned) and penalties of every decision that began.
+
+    By reading the whole log again for each of them.
+    """
     found = {}
     for entry in entries:
         if entry.kind == "decision":
@@ -121,9 +127,9 @@ def _span(one: DrawnDecision, entries: list[Entry]) -> tuple[int, int] | None:
     return None
 
 
-def _earned(one: DrawnDecision, begun: int, ends: int, entries: list[Entry]) -> tuple[float, frozenset[str]]:
+def _earned(one: DrawnDecision, begun: int, ends: int, entries: list[Entry]) -> tuple[float | None, frozenset[str]]:
     value, penalties, seen, open_, closed = 0.0, set(), set(), one.at_once, False
-    reached = False
+    reached = earned = False
     for entry in entries:
         reached = reached or (entry.kind == "decision" and entry.fields["drawn"] == one)
         if not reached or closed or entry.at > ends:
@@ -136,12 +142,13 @@ def _earned(one: DrawnDecision, begun: int, ends: int, entries: list[Entry]) -> 
                 penalties.add(type_)
         if entry.kind == "event" and entry.fields["player"] == one.player and open_:
             event, at = entry.fields["event"], entry.at - entry.fields["late"]
-            if begun < at <= ends and event["event_id"] not in seen:
+            name = event.get("bet_id", event["event_id"])  # a bet is cancelled once, under whichever id
+            if begun < at <= ends and name not in seen:
                 worth = TERMS.value_minor(event)
-                value += worth
-                seen.add(event["event_id"])
+                value, earned = value + worth, earned or worth > 0
+                seen.add(name)
                 penalties |= _harm(event, one.channel)
-    return value, frozenset(penalties)
+    return (value if earned else None), frozenset(penalties)
 
 
 def _harm(event: dict[str, Any], channel: str | None) -> set[str]:
@@ -160,7 +167,7 @@ def test_lessons_add_up_to_what_a_plain_reading_of_the_log_says(entries: list[En
     zeros = Counter(one.drawn.decision_id for one in found if one.kind == "zero")
     assert zeros == dict.fromkeys(expected, 1)
     values = {one.drawn.decision_id: one.amount_minor for one in found if one.kind == "value"}
-    assert values == pytest.approx({name: value for name, (value, _) in expected.items() if value})
+    assert values == pytest.approx({name: value for name, (value, _) in expected.items() if value is not None})
     penalties = Counter[str]()
     for one in found:
         if one.kind == "penalty":
@@ -245,3 +252,25 @@ def test_a_reward_file_that_is_wrong_names_the_place(tmp_path: Path, change: str
     file.write_text(text.replace(change, change.partition(":")[0] + ": -1"), "utf8")
     with pytest.raises(CatalogueError, match=named):
         RewardTerms.read(file)
+
+
+@pytest.mark.parametrize("first", ["bet", "bet_cancelled"])
+@pytest.mark.parametrize("placed", [50, None])
+def test_a_bet_that_was_cancelled_is_worth_nothing_whichever_is_known_first(first: str, placed: int | None) -> None:
+    attribution, one = Attribution(TERMS, WINDOW), drawn("d", "ann", 1, contact=False)
+    said: dict[str, Any] = {"bet_id": "b", "product": "casino", "amount_minor": 1_000}
+    back = said | ({} if placed is None else {"placed_at": f"1970-01-01T00:00:00.{placed:06d}+00:00"})
+    events = [("bet", {**said, "event_id": "1"}, 50), ("bet_cancelled", {**back, "event_id": "2"}, 70)]
+    found = [*attribution.decided(one, 1)]
+    for type_, event, at in sorted(events, key=lambda event: event[0] != first):
+        found += attribution.event("ann", {**event, "type": type_}, at)
+    found += attribution.pass_time(10**9)
+    assert [event.amount_minor for event in found if event.kind == "value"] == [0.0]
+
+
+def test_a_bet_that_was_placed_before_a_decision_and_cancelled_after_it_is_nothing_of_its_reward() -> None:
+    attribution, one = Attribution(TERMS, WINDOW), drawn("d", "ann", 100, contact=False)
+    back = {"type": "bet_cancelled", "bet_id": "b", "event_id": "2", "product": "casino", "amount_minor": 1_000}
+    found = [*attribution.decided(one, 100)]
+    found += attribution.event("ann", {**back, "placed_at": "1970-01-01T00:00:00.000050+00:00"}, 150)
+    assert [event.kind for event in found] == ["zero"]

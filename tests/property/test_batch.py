@@ -56,7 +56,9 @@ ROWS = st.lists(
             channel=st.sampled_from([None, *CHANNELS]),
             timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
             night=st.sampled_from([None, True, False]),
-        ),
+            # How long before itself the row belongs, for those that undo something.
+            counts_us=st.sampled_from([None, None, 0, 1, DAY_MICROS, 9 * DAY_MICROS, 40 * DAY_MICROS]),
+        ).map(lambda row: row if row.counts_us is None else row._replace(counts_us=row.occurred_us - row.counts_us)),
     ),
     max_size=80,
 )
@@ -80,7 +82,10 @@ def connection() -> Iterator[Any]:
 
 def table(rows: Sequence[tuple[str, Activity]]) -> pa.Table:
     columns = ACTIVITY.to_pyarrow()
-    records = [{"player": player, "occurred_at": row.occurred_us, **row._asdict()} for player, row in rows]
+    records = [
+        {"player": player, "occurred_at": row.occurred_us, "counts_at": row.counts_us, **row._asdict()}
+        for player, row in rows
+    ]
     return pa.Table.from_pylist([{name: record[name] for name in columns.names} for record in records], columns)
 
 

@@ -30,7 +30,7 @@ DECISIONS = 1_500
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lake")
-    World(7, 60).write(folder, DECISIONS)
+    World(8, 60).write(folder, DECISIONS)
     return folder
 
 

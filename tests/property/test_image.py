@@ -23,6 +23,7 @@ ROW = st.builds(
     channel=st.sampled_from(CHANNELS),
     timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
     night=st.booleans(),
+    counts_us=st.none(),
 )
 ROWS = st.lists(ROW, min_size=1, max_size=20)
 

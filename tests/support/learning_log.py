@@ -89,7 +89,8 @@ def sent(place: int, at_us: int, catalogue: Catalogue) -> ChosenContact | None:
 
 
 def seen(at_us: int, random: np.random.Generator) -> ObservedInputs:
-    stored = random.lognormal(1, 1, len(STORED))
+    # Of a generator of their own, so that a feature more changes nothing else that is drawn.
+    stored = np.random.default_rng(random.integers(2**63)).lognormal(1, 1, len(STORED))
     for index, feature in enumerate(STORED):
         if feature.kind in {"first", "last"}:
             stored[index] = at_us - random.uniform(0, 20) * DAY

@@ -111,8 +111,8 @@ def vector_of(said: Mapping[str, Any], now_us: int) -> np.ndarray[Any, np.dtype[
     """Feature vector of a player told in words."""
     values = forward(encode(empty()), now_us)
     for ago, loss in enumerate(said["net_loss_weeks"] or (0, 0, 0, 0)):
-        values[_AT[f"net_loss_week_{ago}"]] = loss
-    values[_AT["net_deposit_month_0"]] = said["net_deposit_month"] or 0
+        values[_AT[f"net_loss_final_week_{ago}"]] = loss
+    values[_AT["net_deposit_final_month_0"]] = said["net_deposit_month"] or 0
     values[_AT["bonus_count"]] = said["bonuses"] or 0
     if said["played"]:
         values[_AT["last_bet_days_ago"]] = 1.0

@@ -57,6 +57,7 @@ ROW = st.builds(
     channel=st.sampled_from([None, *CHANNELS]),
     timing_slot=st.sampled_from([None, *TIMING_SLOTS]),
     night=st.sampled_from([None, True, False]),
+    counts_us=st.none(),
 )
 ROWS = st.lists(ROW, max_size=30)
 NOW = st.integers(START - 50 * DAY_MICROS, START + 200 * DAY_MICROS)
@@ -367,7 +368,10 @@ def test_reading_leaves_what_is_stored_alone_and_derives_what_it_says(rows: list
     assert vector["net_loss_30d"] == vector["bet_sum_30d"] - vector["win_sum_30d"]
     for nth in range(WEEKS_BACK):
         assert vector[f"net_loss_week_{nth}"] == vector[f"bet_week_{nth}"] - vector[f"win_week_{nth}"]
+        assert vector[f"net_loss_final_week_{nth}"] == vector[f"net_loss_week_{nth}"] - vector[f"returned_week_{nth}"]
     assert vector["net_deposit_month_0"] == vector["deposit_month_0"] - vector["withdrawal_month_0"]
+    assert vector["net_deposit_final_month_0"] == vector["net_deposit_month_0"] - vector["chargeback_month_0"]
+    assert vector["net_loss_final_30d"] == vector["net_loss_30d"] - vector["returned_sum_30d"]
     if total := vector["bet_sum_30d"]:
         spread = max(0.0, vector["bet_count_30d"] * vector["bet_square_30d"] - total**2) ** 0.5
         assert vector["stake_variability"] == pytest.approx(spread / total, abs=1e-6)

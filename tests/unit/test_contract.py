@@ -1,12 +1,15 @@
 """The contract of the API: its page as it is kept, and the law that a later one only adds to an earlier one."""
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
-from support.additions import removals
+from hypothesis import given
+from hypothesis import strategies as st
+from support.additions import WIDENED, removals
 from support.contracts import FILE, current, kept, text
 
 from service.api.contract import operations
@@ -34,6 +37,12 @@ def promised(name: str, page: Page) -> Page:
 
 def test_the_page_is_kept_as_it_is() -> None:
     assert FILE.read_text("utf8") == text(current()), "run `make contract`"
+
+
+@given(st.data())
+def test_a_pattern_that_replaced_another_takes_all_that_was_taken(data: st.DataObject) -> None:
+    earlier, later = data.draw(st.sampled_from(sorted(WIDENED)))
+    assert re.match(later, data.draw(st.from_regex(earlier, fullmatch=True)))
 
 
 @pytest.mark.parametrize("name", kept())

@@ -83,8 +83,10 @@ CASES: dict[str, tuple[dict[str, float], str]] = {
     "limits_raised": ({"limit_raised_30d": 0.5}, "limit_raised_30d"),
     "products": ({f"bet_{one}_30d": 0.5 for one in PRODUCTS[:3]}, f"bet_{PRODUCTS[1]}_30d"),
     "support_contacts": ({"support_count_30d": 2.2}, "support_count_30d"),
-    "loss_weeks": ({f"net_loss_week_{ago}": 60_000.0 for ago in range(3)}, "net_loss_week_1"),
-    "deposit_month": ({"net_deposit_month_0": 70_000.0}, "net_deposit_month_0"),
+    "chargebacks": ({"chargeback_30d": 0.5}, "chargeback_30d"),
+    "limits_reached": ({"limit_reached_30d": 2.2}, "limit_reached_30d"),
+    "loss_weeks": ({f"net_loss_final_week_{ago}": 60_000.0 for ago in range(3)}, "net_loss_final_week_1"),
+    "deposit_month": ({"net_deposit_final_month_0": 70_000.0}, "net_deposit_final_month_0"),
 }
 OF_FACTS = {"breaks_taken", "returned"}
 OF_THE_YOUNG = {"loss_weeks_young", "deposit_month_young"}
@@ -181,7 +183,7 @@ def test_products_count_until_half_of_one_bet_is_left() -> None:
 
 
 def weeks(*losses: float) -> dict[str, float]:
-    return {f"net_loss_week_{ago}": loss for ago, loss in enumerate(losses)}
+    return {f"net_loss_final_week_{ago}": loss for ago, loss in enumerate(losses)}
 
 
 def test_three_weeks_running_are_the_last_three_or_the_three_before_the_running_one() -> None:
@@ -195,14 +197,14 @@ def test_three_weeks_running_are_the_last_three_or_the_three_before_the_running_
 def test_thresholds_of_the_young_count_up_to_their_age_and_where_it_is_unknown(
     age: int | None, losses: int, deposits: int
 ) -> None:
-    found = values_of(weeks(900, 900, 900) | {"net_deposit_month_0": 800.0}, age=age)
+    found = values_of(weeks(900, 900, 900) | {"net_deposit_final_month_0": 800.0}, age=age)
     assert (found["loss_weeks"], found["deposit_month"]) == (900, 800)
     assert (found["loss_weeks_young"], found["deposit_month_young"]) == (900 * losses, 800 * deposits)
 
 
 def test_a_month_with_more_paid_out_than_in_is_nought() -> None:
-    assert values_of({"net_deposit_month_0": -5.0}, age=None)["deposit_month"] == 0
-    assert values_of({"net_deposit_month_0": -5.0}, age=None)["deposit_month_young"] == 0
+    assert values_of({"net_deposit_final_month_0": -5.0}, age=None)["deposit_month"] == 0
+    assert values_of({"net_deposit_final_month_0": -5.0}, age=None)["deposit_month_young"] == 0
 
 
 def test_a_break_speaks_for_a_year_and_a_return_for_ninety_days() -> None:
@@ -271,11 +273,11 @@ BY_LAW = [
     ("ES", 26, weeks(20_000, 20_000, 20_000), "none"),
     ("ES", 40, weeks(60_000, 60_000, below(60_000)), "none"),
     ("ES-MD", 40, weeks(60_000, 60_000, 60_000), "strong"),
-    ("NL", 40, {"net_deposit_month_0": 70_000.0}, "moderate"),
-    ("NL", 24, {"net_deposit_month_0": 30_000.0}, "moderate"),
-    ("NL", None, {"net_deposit_month_0": 30_000.0}, "moderate"),
-    ("NL", 25, {"net_deposit_month_0": 30_000.0}, "none"),
-    ("NL", 24, {"net_deposit_month_0": below(30_000.0)}, "none"),
+    ("NL", 40, {"net_deposit_final_month_0": 70_000.0}, "moderate"),
+    ("NL", 24, {"net_deposit_final_month_0": 30_000.0}, "moderate"),
+    ("NL", None, {"net_deposit_final_month_0": 30_000.0}, "moderate"),
+    ("NL", 25, {"net_deposit_final_month_0": 30_000.0}, "none"),
+    ("NL", 24, {"net_deposit_final_month_0": below(30_000.0)}, "none"),
 ]
 
 
@@ -291,7 +293,7 @@ def test_a_marker_of_law_means_its_level_by_itself_where_it_is_law(
 
 
 def test_a_level_by_itself_adds_no_points() -> None:
-    month = vector(net_deposit_month_0=30_000.0, limit_raised_30d=0.5, night_share=0.3)
+    month = vector(net_deposit_final_month_0=30_000.0, limit_raised_30d=0.5, night_share=0.3)
     assert level(month).level == "low"
     assert level(month, person=AgeAndPlaces(24, places(["NL"]))).level == "moderate"
 
@@ -617,3 +619,14 @@ def test_everybody_has_exactly_one_stage(days: list[float | None], opened: int |
     assert (found == "new") == (not deposits[0] and opened is not None and opened < 7)
     assert (found == "lapsed") == (deposits[0] and idle >= 30)
     assert (found == "first_deposit") == (deposits == [True, False] and idle < 30)
+
+
+def test_a_file_of_an_earlier_build_lacks_later_markers_which_count_nothing_there() -> None:
+    earlier = {name: one for name, one in SETTINGS.markers.items() if name not in {"chargebacks", "limits_reached"}}
+    read = HarmSettings.model_validate(SETTINGS.model_dump(by_alias=True) | {"markers": earlier})
+    there = vector(chargeback_30d=9.0, limit_reached_30d=9.0)
+    assert triggered(markers(there, Facts(), NOW, 40), GROWN.places, read) == []
+    with pytest.raises(ValidationError, match="returned is missing"):
+        HarmSettings.model_validate(
+            SETTINGS.model_dump() | {"markers": {name: one for name, one in earlier.items() if name != "returned"}}
+        )

@@ -133,7 +133,7 @@ def test_what_a_record_lacks_are_the_readings_of_every_feature_that_was_not_ther
     assert lacking(without("bonus_count")) == {"bonus_count"}
     assert lacking(otherwise("bonus_count")) == {"bonus_count"}
     assert lacking(without("night_bet_sum_30d")) == {"night_bet_sum_30d", "night_share"}
-    weeks = {f"win_week_{nth}" for nth in (2, 3)} | {f"net_loss_week_{nth}" for nth in (2, 3)}
+    weeks = {f"{name}_{nth}" for name in ("win_week", "net_loss_week", "net_loss_final_week") for nth in (2, 3)}
     assert lacking(without("win_week_2")) == weeks, "later weeks are filled from it"
     assert "last_product" in lacking(without("last_bet_at"))
 

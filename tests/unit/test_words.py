@@ -174,7 +174,7 @@ def rulebook(tmp_path: Path, file: str, old: str, new: str) -> Rulebook:
         ("packs/us.yaml", "jurisdictions: [US-FL]", "jurisdictions: [US-FLO]", "did you mean US-FL?"),
         ("harm.yaml", "places: [NL]", "places: [HOL]", "is no country in ISO 3166"),
         ("harm.yaml", "quiet_days: ", "quiet_days: .inf # ", "harm.yaml:"),
-        ("settings.yaml", "exchange: {}", "exchange: {SEK: .nan}", "settings.yaml:7: exchange.SEK: must be a finite"),
+        ("settings.yaml", "exchange: {}", "exchange: {SEK: .nan}", "settings.yaml:10: exchange.SEK: must be a finite"),
         ("settings.yaml", "scores: {}", "scores: {model-x: 1e999}", "scores.model-x: must be a finite number"),
         ("settings.yaml", "lapsed_days: 30", "lapsed_days: -.Inf", "stages.lapsed_days: must be a finite number"),
     ],
