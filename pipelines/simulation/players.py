@@ -259,18 +259,24 @@ def hour_of(person: Person, random: np.random.Generator) -> float:
 
 
 def play(person: Person, random: np.random.Generator, at: datetime) -> list[dict[str, Any]]:
-    """Events of one day of play from a moment on: deposit, stakes, perhaps winnings."""
+    """Events of one day of play from a moment on: deposit, stakes, perhaps winnings.
+
+    Bets on sports have names, by which they are settled.
+    """
+    sports = person.product == "sports"
+    first, second = [{"bet_id": f"{at:%Y%m%dT%H%M%S.%f}-{number}"} if sports else {} for number in (1, 2)]
     stakes = int(person.stake_minor * random.lognormal(0, _SPREAD))
     half = max(1, stakes // 2)
     steps: list[tuple[int, dict[str, Any]]] = [
         (0, {"type": "deposit", "status": "approved", "method": "card", "amount_minor": stakes}),
-        (4, {"type": "bet", "amount_minor": half, "product": person.product}),
-        (20, {"type": "bet", "amount_minor": half, "product": person.product}),
+        (4, {"type": "bet", "amount_minor": half, "product": person.product, **first}),
+        (20, {"type": "bet", "amount_minor": half, "product": person.product, **second}),
     ]
     if random.random() < 0.5:
         # Over many days players lose the theoretical margin of what they stake.
         won = int(2 * stakes * (1 - MARGIN[person.product]) * random.uniform(0.6, 1.4))
-        steps.append((25, {"type": "win", "amount_minor": won, "product": person.product}))
+        paid = "bet_settled" if sports else "win"
+        steps.append((25, {"type": paid, "amount_minor": won, "product": person.product, **second}))
     return [fields | {"occurred_at": at + timedelta(minutes=minutes)} for minutes, fields in steps]
 
 

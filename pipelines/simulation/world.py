@@ -106,7 +106,7 @@ def _day_of_play(
     hour = random.normal(19, 2) if player.evening else random.uniform(8, 23)
     at = day.replace(hour=0, minute=0, second=0) + timedelta(hours=float(np.clip(hour, 0, 23.5)))
     at = max(at, day)
-    steps = _session(random, player)
+    steps = _session(random, player, f"{day:%Y%m%d}")
     for step, fields in enumerate(steps):
         moment_ = at + timedelta(minutes=2 * step)
         if moment_ >= now:
@@ -114,18 +114,21 @@ def _day_of_play(
         yield {"occurred_at": moment_, **fields}
 
 
-def _session(random: np.random.Generator, player: _Player) -> Iterator[dict[str, Any]]:
-    """Log in, deposit, bet, perhaps win, perhaps take money out."""
+def _session(random: np.random.Generator, player: _Player, day: str) -> Iterator[dict[str, Any]]:
+    """Log in, deposit, bet, perhaps win, perhaps take money out; bets on sports are settled by their names."""
     stake = max(100, int(player.stake_minor * random.lognormal(0, 0.3)))
     yield {"type": "login"}
     yield {"type": "session_started"}
     if random.random() < 0.05:
         yield {"type": "deposit", "status": "declined", "method": "card", "amount_minor": stake * 4}
     yield {"type": "deposit", "status": "approved", "method": "card", "amount_minor": stake * 4}
-    for _ in range(int(random.integers(1, 4))):
-        yield {"type": "bet", "amount_minor": stake, "product": player.product}
+    paid = "bet_settled" if player.product == "sports" else "win"
+    for number in range(int(random.integers(1, 4))):
+        named = {"bet_id": f"{day}-{number}"} if paid == "bet_settled" else {}
+        yield {"type": "bet", "amount_minor": stake, "product": player.product, **named}
         if random.random() < 0.4:
-            yield {"type": "win", "amount_minor": int(stake * random.uniform(0.5, 3)), "product": player.product}
+            won = int(stake * random.uniform(0.5, 3))
+            yield {"type": paid, "amount_minor": won, "product": player.product, **named}
     yield {"type": "session_ended"}
     if random.random() < 0.1:
         yield {"type": "withdrawal_requested", "amount_minor": stake * 2, "method": "card"}
