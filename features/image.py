@@ -2,13 +2,14 @@
 
 Feast keeps a field for every value, some ninety, that take the store and the process that serves longer to hand out and
 to read than all else of a decision's view. Feast's fields are what holds: the image is written in the same call as
-they, and counts only while it is of this build's schema and their moment is the one that it was written with.
+they, and counts only while the schema is this build's, and Feast's moment and the last entry that the worker applied
+are those that it was written with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +20,58 @@ from features.schema import STORED, schema_hash
 
 FIELD: Final = b"croupier"
 """No name of Feast's: its fields have four bytes, or begin with `_ts:`."""
+APPLIED: Final = b"_applied"
+"""Field of the last entry of the log that the values hold: late ones change values and no moment."""
 _BYTES: Final = 8 * len(STORED)
 _LAYOUT: Final = np.dtype("<f8")
 
 
 def fields(plan: ReadPlan) -> tuple[bytes, ...]:
     """Fields of a player's hash that `load` looks at."""
-    return (FIELD, *plan.views.values())
+    return (FIELD, APPLIED, *plan.views.values())
 
 
-def dump(values: Sequence[Any], moment: bytes) -> bytes:
-    """The image of stored values that Feast's fields hold with a moment, in its bytes."""
-    return encode(values).astype(_LAYOUT).tobytes() + schema_hash().encode() + moment
+def dump(values: NDArray[np.float64], moment: bytes, applied: bytes) -> bytes:
+    """The image of stored values, as `features.aggregates.encode` gives them.
+
+    Args:
+        values: Shape (len(STORED),).
+        moment: Bytes in Feast's fields of their moment.
+        applied: The last entry that they hold.
+    """
+    return values.astype(_LAYOUT).tobytes() + _label(moment, applied)
+
+
+def _label(moment: bytes, applied: bytes) -> bytes:
+    return b" ".join((schema_hash().encode(), applied, moment))
 
 
 def load(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> NDArray[np.float64] | None:
     """Stored values as `features.aggregates.encode` gives them; None where there is no image, or an outdated one."""
-    if (image := held.get(FIELD)) is None:
+    image, applied, moment = held.get(FIELD), held.get(APPLIED), moment_of(held, plan)
+    if image is None or applied is None or moment is None or image[_BYTES:] != _label(moment, applied):
         return None
-    label = image[_BYTES:]
-    for view in plan.views.values():
-        if (moment := held.get(view)) is None or label != schema_hash().encode() + moment:
-            return None
     return np.frombuffer(image, _LAYOUT, len(STORED))
 
 
+def draw(held: Mapping[bytes, bytes], plan: ReadPlan) -> bytes | None:
+    """The image of what Feast's fields hold, all of them; None where nothing says since when they do.
+
+    Raises:
+        PlanError: They are of other types than the plan says.
+    """
+    applied, moment = held.get(APPLIED), moment_of(held, plan)
+    if applied is None or moment is None:
+        return None
+    return dump(encode(plan.decode([held.get(name) for name in plan.fields]).values), moment, applied)
+
+
+def moment_of(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> bytes | None:
+    """Bytes of the moment that the values of all views have; None where they differ or have none."""
+    first, *others = [held.get(view) for view in plan.views.values()]
+    return first if all(one == first for one in others) else None
+
+
 def holds_any(held: Mapping[bytes, bytes | None]) -> bool:
-    """Whether these fields hold anything: of a player who never did anything they are empty."""
-    return any(value is not None for value in held.values())
+    """Whether these fields hold any value: of a player who never did anything, or was erased, they do not."""
+    return any(value is not None for name, value in held.items() if name != APPLIED)

@@ -48,7 +48,6 @@ from service.rules import inputs
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
 """Entries read at once, over all leased partitions; applied well within a lease."""
-_APPLIED: Final = b"_applied"
 _RECENT_DAYS: Final = 32
 """Days within which a sign of harm may still hold."""
 _TELLING: Final = frozenset(
@@ -241,7 +240,7 @@ class Consumer:
         self, player: str, held: Mapping[bytes, bytes], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
     ) -> _Change | None:
         """Effect of new rows on a player; None if all were applied before, or tell of before the player was erased."""
-        applied = order(held[_APPLIED].decode()) if _APPLIED in held else (0, 0)
+        applied = order(held[image.APPLIED].decode()) if image.APPLIED in held else (0, 0)
         since_us = facts.erased_us(known) or 0
         rows = [row for row in rows if order(row[0]) > applied and (not since_us or row[1].occurred_us > since_us)]
         if not rows:
@@ -249,8 +248,8 @@ class Consumer:
         stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
         values = update(stored, [row for _, row in rows])
         pairs = self._plan.encode(values, values[0])
-        pairs += image.FIELD, image.dump(values, pairs[-1])
-        return _Change(player, self._signs(stored, known, rows), held.get(_APPLIED, b""), rows[-1][0], pairs)
+        pairs += image.FIELD, image.dump(encode(values), pairs[-1], rows[-1][0].encode())
+        return _Change(player, self._signs(stored, known, rows), held.get(image.APPLIED, b""), rows[-1][0], pairs)
 
     def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
         """Assert signs of harm as facts, for linked ids at their players; returns the partitions that are away."""

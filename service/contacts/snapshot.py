@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from features import image
-from features.read_plan import ReadPlan
+from features.read_plan import PlanError, ReadPlan
 from features.schema import MICROS
 from features.store.connection import TimedStore, hashed
+from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, household_key
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.contacts.limits import Held
@@ -21,6 +23,9 @@ from service.players.facts import StoredFact
 NO_DECISION: Final = "000-" + "a" * 24
 """Id under which no decision is held, for views that ask for none."""
 _DRY: Final = "dry "
+_KEEP: Final = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[3], ARGV[4]) end
+"""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -111,7 +116,7 @@ async def read_snapshot(
     seen = _snapshot(found, features)
     linked = [name for name in seen.facts if name.startswith(identity.OF_OTHERS)]
     if plan is not None and features is not None and (linked or _is_elsewhere(features, plan)):
-        seen = replace(seen, features=await store.hash(keys.features))
+        seen = replace(seen, features=await _drawn(store, keys, plan))
     if linked:
         known = identity.together(seen.facts)
         others = await asyncio.gather(*(store.hash(keys.features_of(name)) for name in identity.others(known)))
@@ -119,6 +124,20 @@ async def read_snapshot(
     if (household := seen.household) is None:
         return seen
     return seen.beside(await store.hash(household_key(household)))
+
+
+async def _drawn(store: TimedStore, keys: PlayerKeys, plan: ReadPlan) -> Mapping[bytes, bytes]:
+    """A player's whole hash of features, with an image that the next reader finds there too.
+
+    Nothing waits for that: a store that takes no more is read on, and what was applied or erased since stays as it is.
+    """
+    held = await store.hash(keys.features)
+    with suppress(PlanError, StoreError):
+        if (drawn := image.draw(held, plan)) is not None:
+            arguments = held[image.APPLIED], image.FIELD, drawn
+            await store.command("EVAL", _KEEP, 1, keys.features, image.APPLIED, *arguments)
+            return {**held, image.FIELD: drawn}
+    return held
 
 
 def _is_elsewhere(features: Mapping[bytes, bytes | None], plan: ReadPlan) -> bool:

@@ -28,12 +28,12 @@ ROW = st.builds(
 ROWS = st.lists(ROW, min_size=1, max_size=20)
 
 
-def written(plan: ReadPlan, rows: list[Activity]) -> dict[bytes, bytes | None]:
+def written(plan: ReadPlan, rows: list[Activity]) -> dict[bytes, Any]:
     """A player's hash as the worker writes it."""
     values = update(empty(), rows)
     pairs = plan.encode(values, values[0])
-    held: dict[bytes, bytes | None] = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    return held | {image.FIELD: image.dump(values, pairs[-1])}
+    held: dict[bytes, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return held | {image.FIELD: image.dump(encode(values), pairs[-1], b"7-0"), image.APPLIED: b"7-0"}
 
 
 def told_by_feast(plan: ReadPlan, held: dict[bytes, Any]) -> bytes:
@@ -51,15 +51,28 @@ def test_the_image_tells_bit_for_bit_what_feasts_fields_tell(plan: ReadPlan, row
 
 @SETTINGS
 @given(ROWS, st.data())
-def test_what_wrote_feasts_fields_alone_has_outdated_the_image(
+def test_whatever_wrote_feasts_fields_alone_has_outdated_the_image(
     plan: ReadPlan, rows: list[Activity], data: st.DataObject
 ) -> None:
     held = written(plan, rows)
-    later = plan.encode(empty(), data.draw(st.integers(1, 2**62)))
+    other = plan.encode(empty(), data.draw(st.integers(1, 2**62)))[-1]
     view = data.draw(st.sampled_from(list(plan.views.values())))
-    held |= {view: later[-1]}
-    assert later[-1] == written(plan, rows)[view] or image.load(held, plan) is None
+    assert other == held[view] or image.load(held | {view: other}, plan) is None  # Feast
     assert image.load(held | {view: None}, plan) is None
+    assert (
+        image.load(held | {image.APPLIED: b"8-0"}, plan) is None
+    )  # a worker of an earlier build, also of what was late
+    assert image.load(held | {image.APPLIED: None}, plan) is None
+
+
+@SETTINGS
+@given(ROWS)
+def test_an_image_that_is_drawn_of_feasts_fields_is_the_workers(plan: ReadPlan, rows: list[Activity]) -> None:
+    held = written(plan, rows)
+    before = {name: value for name, value in held.items() if name != image.FIELD}
+    assert image.draw(before, plan) == held[image.FIELD]
+    assert image.draw({**before, next(iter(plan.views.values())): b""}, plan) in {None, held[image.FIELD]}
+    assert image.draw({name: value for name, value in before.items() if name != image.APPLIED}, plan) is None
 
 
 @SETTINGS
@@ -77,6 +90,6 @@ def test_an_image_of_another_schema_or_a_damaged_one_tells_nothing(
 
 
 def test_no_field_of_feasts_is_named_like_the_image(plan: ReadPlan) -> None:
-    assert image.FIELD not in plan.fields
-    assert not image.holds_any(dict.fromkeys(image.fields(plan)))
+    assert not {image.FIELD, image.APPLIED} & set(plan.fields)
+    assert not image.holds_any(dict.fromkeys(image.fields(plan)) | {image.APPLIED: b"7-0"})
     assert np.isnan(encode(empty())).all()
