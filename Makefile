@@ -64,6 +64,8 @@ map: install ## The maps of code and tests, docs/settings.md, the tables of docs
 	$(BIN)/python tests/support/settings_page.py
 	PYTHONPATH=tests:. $(BIN)/python tests/support/dataset_page.py
 	PYTHONPATH=tests:. $(BIN)/python tests/support/events_page.py
+	PYTHONPATH=tests:. $(BIN)/python tests/support/exclusions_page.py
+	PYTHONPATH=tests:. $(BIN)/python tests/support/lake_page.py
 
 contract: install ## The examples of the API, recorded anew in a small house, and docs/openapi.json
 	PYTHONPATH=tests:. $(BIN)/python tests/support/examples.py

@@ -23,6 +23,9 @@ def report_uplift(
     ] = None,
     lake: Annotated[Path | None, typer.Option(help="Somebody else's files of the lake's columns.")] = None,
     experiment: Annotated[str | None, typer.Option(help="Its key; by default the one that decided last.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="File of experiments with the planned shares, for files of somebody else's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14."""
@@ -31,7 +34,7 @@ def report_uplift(
     from pipelines.experiments import page
     from pipelines.experiments.report import run
 
-    found = run(home(), lake, window_days, experiment)
+    found = run(home(), lake, window_days, experiment, plan)
     if as_json:
         files = {"files": [str(file) for file in found.files], "published": found.published}
         show(fields(found.report) | files, as_json=True)

@@ -158,6 +158,11 @@ _RECORDS: Final = """
 """
 
 
+_NANOSECONDS: Final = "TIMESTAMPTZ_NS"
+"""Type of moments as pandas writes them; the lake's are microseconds."""
+_MOMENTS: Final = frozenset({"TIMESTAMP WITH TIME ZONE", _NANOSECONDS})
+
+
 class ReportRefused(CroupierError):
     """There is nothing to report, or the files are not what they must be."""
 
@@ -243,10 +248,12 @@ def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema:
             raise ReportRefused(f"the files of {lake / table} cannot be read: {error}") from error
         moment = "at" if table == "decisions" else "occurred_at"
         types = dict(zip(files.columns, map(str, files.types), strict=True))
-        if types.get(moment) != "TIMESTAMP WITH TIME ZONE":
+        if types.get(moment) not in _MOMENTS:
             raise ReportRefused(f"the column {moment} of {lake / table} must hold moments with a time zone")
         relation.create_view(f"no_{table}")
-        files.create_view(f"files_{table}")
+        fine = [name for name, kind in types.items() if kind == _NANOSECONDS]
+        cast = ", ".join(f'CAST("{name}" AS TIMESTAMPTZ) AS "{name}"' for name in fine)
+        (files.project(f"* REPLACE ({cast})") if fine else files).create_view(f"files_{table}")
         try:
             relation = connection.sql(f"FROM no_{table} UNION ALL BY NAME FROM files_{table}")
         except duckdb.Error as error:

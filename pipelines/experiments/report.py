@@ -21,7 +21,7 @@ from features.store.keys import REPORTS, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
-from models.experiments.definition import Experiment, Experiments
+from models.experiments.definition import Experiment, Experiments, load_experiments
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
 from pipelines.experiments.health import tallies
@@ -61,7 +61,13 @@ def costs(catalogue: Catalogue, settings: Mlflow) -> Costs:
     return Costs.of(catalogue, settings.reward.window_days)
 
 
-def run(home: Path, lake: Path | None = None, days: int | None = None, experiment: str | None = None) -> ReportFiles:
+def run(
+    home: Path,
+    lake: Path | None = None,
+    days: int | None = None,
+    experiment: str | None = None,
+    plan: Path | None = None,
+) -> ReportFiles:
     """Compute the uplift report, write it to `home/reports`, publish it if a store answers.
 
     Args:
@@ -69,13 +75,15 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
         lake: Somebody else's files: neither the house's clock nor its store is asked, and nothing is published.
         days: Window; None is mlflow.yaml's.
         experiment: Key; None takes the one that decided last.
+        plan: File of experiments with the shares that were planned, where no house tells them.
 
     Raises:
-        ReportRefused: There is nothing to report.
+        ReportRefused: There is nothing to report, or the plan is of something else.
+        CatalogueError: The plan is not valid.
     """
     house = running(home) if lake is None else None
     try:
-        report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment)
+        report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment, plan)
         contents = {"html": page.html(report), "csv": page.table_csv(report), "json": as_json(report)}
         files = write(home / "reports", NAME, contents)
         if house is not None:
@@ -87,7 +95,12 @@ def run(home: Path, lake: Path | None = None, days: int | None = None, experimen
 
 
 def compute(
-    lake: Path, settings: Mlflow, house: LiveHouse | None = None, days: int | None = None, experiment: str | None = None
+    lake: Path,
+    settings: Mlflow,
+    house: LiveHouse | None = None,
+    days: int | None = None,
+    experiment: str | None = None,
+    plan: Path | None = None,
 ) -> Uplift:
     """The report of a lake; without a house its newest entry is the clock.
 
@@ -103,7 +116,7 @@ def compute(
     return uplift(
         found,
         found.latest_us if house is None else house.complete_us,
-        shares(found, _running(catalogue, house), house),
+        shares(found, _running(catalogue, house), house) if plan is None else planned_shares(found, plan),
         draws,
         None if house is None else house.lag_seconds,
     )
@@ -128,6 +141,16 @@ def shares(
     theirs = set(found.players["split"].unique())
     running_as = {version: _running_as(one, found.experiment) for version, one in known.items() if version in theirs}
     return _comparable({version: one for version, one in running_as.items() if one is not None})
+
+
+def planned_shares(found: Exposures, plan: Path) -> dict[str, Mapping[str, float]]:
+    """Variant shares as a file plans them, whatever split the players; raises ReportRefused or CatalogueError."""
+    planned = _running_as(load_experiments(plan), found.experiment)
+    if planned is None:
+        raise ReportRefused(f"{plan} plans no experiment {found.experiment}")
+    whole = sum(one.share for one in planned.variants)
+    each = {one.name: one.share / whole for one in planned.variants}
+    return {str(version): each for version in found.players["split"].unique()}
 
 
 def _running_as(experiments: Experiments, key: str) -> Experiment | None:

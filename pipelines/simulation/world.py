@@ -13,6 +13,8 @@ from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 DAYS: Final = 240
 """History behind the house's clock; enough for rolling monthly cut-offs."""
+_STAKED: Final = 0.75
+"""How much more of the keen is staked: a model has more to go by than how long ago they played."""
 ZONES: Final = {"MT": "Europe/Malta", "GB": "Europe/London", "SE": "Europe/Stockholm", "CA-ON": "America/Toronto"}
 
 
@@ -48,12 +50,13 @@ def events(players: int, now_us: int, seed: int) -> Iterator[Event]:
 def _player(random: np.random.Generator, number: int, now: datetime) -> _Player:
     joined = now - timedelta(days=float(random.uniform(5, DAYS)))
     lifetime = timedelta(days=float(random.exponential(600)))
+    keenness = float(random.normal())
     return _Player(
         id=f"player-{number}",
         joined=joined,
         stops=joined + lifetime,
-        days_per_week=float(np.clip(random.lognormal(-0.7, 1.0), 0.1, 6.5)),
-        stake_minor=float(random.lognormal(6.2, 0.9)),
+        days_per_week=float(np.clip(np.exp(-0.7 + keenness), 0.1, 6.5)),
+        stake_minor=float(random.lognormal(6.2 + _STAKED * keenness, 0.5)),
         product="sports" if random.random() < 0.6 else "casino",
         evening=bool(random.random() < 0.6),
     )

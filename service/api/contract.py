@@ -37,27 +37,29 @@ from service.api.schemas import (
 from service.errors import REALM
 from service.reports import PublishedReport
 
-ABOUT: Final = """Croupier deals the next best action to each player, under the rules of the house.
+ABOUT: Final = """What now for this player? Croupier answers one action or no contact, under the rules of the house.
 
-1. **Know.** Tell what players do as *events*. Facts such as a self-exclusion hold the moment they are acknowledged.
+1. **Know.** Tell who a player is and what they do, as *events*. An exclusion holds the moment it is acknowledged.
 2. **Decide.** Ask for a *decision*, and *confirm* its contact just before you send it.
 3. **Learn.** Tell the *outcomes* of contacts.
 
-Every request but those of `/healthz` and `/readyz` sends a key of the house, as `Authorization: Bearer KEY`, with the
-scope that the operation names; a browser is signed in with one at `/sign-in`.
+**To try it**, press *Authorize* and paste the key in `development.key` of the house, or one of `croupier keys create`.
+Each operation names the scope that its key needs. In code send `Authorization: Bearer KEY`.
 
-Every write is idempotent under your own `event_id`, `request_id` or `outcome_id`: after a time-out or a 503, send the
-same again. What is refused is answered with a problem (RFC 9457), whose `code` is for machines. Moments are ISO 8601,
-money is in minor units. Under `/v1` fields and codes are added, never changed or removed: pass over those that you do
-not know."""
+**To repeat is safe**: after a time-out, a 429 or a 503 send the same again, under the same `event_id`, `request_id` or
+`outcome_id`. A refusal is a problem (RFC 9457): `code` is for machines, `detail` for people, `pointer` names the field.
+
+Moments are ISO 8601 with a zone, money is in minor units (1250 is 12.50). Under `/v1` fields and codes are added, never
+changed or removed: pass over those that you do not know."""
 TAGS: Final = [
-    {"name": "Know", "description": "What players do, and what is known of them."},
     {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
+    {"name": "Know", "description": "Who players are, what they do, and what is known of them."},
     {"name": "Learn", "description": "What became of a contact."},
+    {"name": "Personal", "description": "What a person may demand: to be told everything, and to be erased."},
+    {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
     {"name": "Operate", "description": "Whether a process is alive and serves, and its counters."},
-    {"name": "Keys", "description": "Who may ask what. A key is sent as `Authorization: Bearer KEY`."},
-    {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
+    {"name": "Keys", "description": "Who may ask what."},
 ]
 _ANSWERS: Final = (
     *(AcceptedAnswer, EventsAnswer),

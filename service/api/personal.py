@@ -111,8 +111,8 @@ def _staged(name: str, export: Export) -> Response:
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
     refusals = (*OF_A_BODY, ReasonNamesPlayerError, UnknownPlayerError)
-    add_route(app, Operation("/v1/erasures", post_erasure, "Know", "personal", ErasureAnswer, refusals, "POST"))
+    add_route(app, Operation("/v1/erasures", post_erasure, "Personal", "personal", ErasureAnswer, refusals, "POST"))
     path, staged, asked = "/v1/exports", StagedExportAnswer, (*OF_A_BODY, UnknownPlayerError)
-    add_route(app, Operation(path, post_export, "Know", "personal", None, asked, "POST", meanwhile=staged))
+    add_route(app, Operation(path, post_export, "Personal", "personal", None, asked, "POST", meanwhile=staged))
     refusals, path = (UnknownExportError, ExportFailed), f"{path}/{{export_id}}"
-    add_route(app, Operation(path, get_export, "Know", "personal", ExportAnswer, refusals, meanwhile=staged))
+    add_route(app, Operation(path, get_export, "Personal", "personal", ExportAnswer, refusals, meanwhile=staged))

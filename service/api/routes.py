@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
 from starlette.types import Scope
 
-from service.api import contract, decisions, events, keys, operation, personal, players, reports, sign_in, stops
+from service.api import (
+    contract,
+    decisions,
+    events,
+    explorer,
+    front,
+    keys,
+    operation,
+    personal,
+    players,
+    reports,
+    sign_in,
+    stops,
+)
 from service.api.door import Doorkeeper
 from service.api.problems import refuse
 from service.api.routing import dependencies_of
 from service.errors import NoSuchMethodError, NoSuchRouteError, RequestRefused
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
-_PAGE: Final[dict[str, Any]] = {"defaultModelsExpandDepth": 0, "displayRequestDuration": True}
-"""How the page at /docs shows itself: schemas folded, the way of each request timed."""
 
 
 def build(lifespan: Lifespan) -> FastAPI:
@@ -31,11 +42,11 @@ def build(lifespan: Lifespan) -> FastAPI:
         description=contract.ABOUT,
         openapi_tags=contract.TAGS,
         redirect_slashes=False,
-        swagger_ui_parameters=_PAGE,
+        docs_url=None,  # see `explorer`
         exception_handlers={404: _no_route, 405: _no_method},
     )
     # In the order in which a request looks for its route.
-    for noun in (decisions, events, players, personal, reports, stops, operation, keys, sign_in):
+    for noun in (decisions, events, players, personal, reports, stops, operation, keys, sign_in, front, explorer):
         noun.add(app)
     app.add_middleware(Doorkeeper)
     contract.describe(app)

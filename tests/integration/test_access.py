@@ -22,7 +22,7 @@ from service.access.rates import WRONG_A_MINUTE
 from service.access.scopes import SCOPES
 from service.api.routing import Route
 
-OPEN: Final = {"/healthz", "/readyz", "/sign-in", "/sign-out", "/docs", "/redoc", "/openapi.json"}
+OPEN: Final = {"/", "/healthz", "/readyz", "/sign-in", "/sign-out", "/docs", "/redoc", "/openapi.json"}
 """Routes that ask for no key; beside them the scripts of the page at /docs."""
 FOREIGN: Final = "https://elsewhere.example"
 HOUSE: Final = "http://localhost"

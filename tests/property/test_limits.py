@@ -29,7 +29,7 @@ from service.contacts.limits import (
     period,
 )
 
-README = Path(__file__).parents[2] / "README.md"
+EXTEND = Path(__file__).parents[2] / "docs" / "extend.md"
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -260,9 +260,9 @@ def test_a_limit_that_means_nothing_is_refused(kind: str, fields: dict[str, Any]
         house(**{kind: [{"id": "x", **fields}]})
 
 
-def test_the_limits_that_the_readme_shows_are_valid() -> None:
-    shown = README.read_text("utf8").partition("    caps:\n")[2].partition("\n\n")[0]
-    limits = yaml.safe_load("    caps:\n" + shown)
+def test_the_limits_that_the_page_of_extensions_shows_are_valid() -> None:
+    shown = EXTEND.read_text("utf8").partition("```yaml\ncaps:\n")[2].partition("```")[0]
+    limits = yaml.safe_load("caps:\n" + shown)
     assert set(limits) == {"caps", "gaps", "pauses", "budgets"}
     Catalogue.model_validate(WHOLE.model_dump(mode="json") | limits)
 

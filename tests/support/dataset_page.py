@@ -20,7 +20,7 @@ did with which probability, what became of that, and what it was worth to the ho
 `pipelines/datasets/columns.py` by `make map`; a test holds the two together. Unit, `known` and meaning of a column
 are in the metadata of the Parquet files too.
 
-```
+```sh
 croupier dataset --since 30d --out decisions.parquet
 croupier dataset --since 2026-10-01 --until 2026-11-01 --window-days 7 --out october/ --json
 ```
