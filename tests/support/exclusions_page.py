@@ -99,9 +99,9 @@ PREFIXES: Final = {
 TEXT = """\
 # Exclusions
 
-Why was nobody contacted, and what is to be told or done? `exclusions` of a decision name each reason by an id. This page has
-every id that an answer can give with the shipped rulebook and catalogue. It is made from the code by `make map`; a test holds the
-two together.
+Why was nobody contacted, and what is to be told or done? `exclusions` of a decision name each reason by an id. This
+page has every id that an answer can give with the shipped rulebook and catalogue. It is made from the code by `make
+map`; a test holds the two together.
 
 Begin at the top of this list:
 
@@ -110,9 +110,9 @@ Begin at the top of this list:
 3. `features_...`, `rulebook_unreadable`, `stop:...`: the house's own state. An operator must look.
 4. A rule, a cap, an experiment: it is meant so. Wait, or leave alone.
 
-An exclusion takes away some actions, not all: `quiet_sms` says that no text may be sent at night, while an e-mail may. Ask with
-`explain`, and each says how many `actions` and which `offers`, `channels` and `timing_slots` it denied. One `NO_CONTACT` without any
-exclusion that denies all is a draw of the policy. For a player as they stand now:
+An exclusion takes away some actions, not all: `quiet_sms` says that no text may be sent at night, while an e-mail
+may. Ask with `explain`, and each says how many `actions` and which `offers`, `channels` and `timing_slots` it denied.
+One `NO_CONTACT` without any exclusion that denies all is a draw of the policy. For a player as they stand now:
 
 ```sh
 croupier rules explain player-1
@@ -125,13 +125,14 @@ Service, safer-gambling and regulatory messages (`purpose`) pass everything here
 {own}
 ## Limits, stops and places without rules
 
-The id goes on with the name that the catalogue, the journal of stops or the rulebook gives it: `cap:player_day`, `stop:3f9a2c1b`,
-`no_rules:AU-VIC`.
+The id goes on with the name that the catalogue, the journal of stops or the rulebook gives it: `cap:player_day`,
+`stop:3f9a2c1b`, `no_rules:AU-VIC`.
 
 {prefixes}
 ## Inputs
 
-Rules look at inputs. One that cannot be relied on denies, whatever the rule, under `unknown_`, `stale_` or `future_` and its name.
+Rules look at inputs. One that cannot be relied on denies, whatever the rule, under `unknown_`, `stale_` or `future_`
+and its name.
 
 | begins with | why |
 | --- | --- |
