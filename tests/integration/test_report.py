@@ -4,6 +4,7 @@ import json
 import runpy
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -190,6 +191,78 @@ def test_somebody_elses_files_need_no_store_and_are_not_published(
     assert "verdict withheld" in printed
     assert "published" not in printed
     assert json.loads((nobody / "reports" / "uplift.json").read_text("utf8"))["window_days"] == 7
+
+
+PLAN = """version: 1
+layers:
+- layer: policy
+  experiments:
+  - key: {key}
+    variants:
+    - {{name: holdout, share: {holdout}, policy: none}}
+    - {{name: business_rules, share: 0.4, policy: business_rules}}
+    - {{name: policy, share: 0.4, policy: learnt}}
+"""
+
+
+def theirs(folder: Path, players: int = 1_500) -> Path:
+    """Files as pandas writes them, of the columns that must be there alone: moments are nanoseconds, numbers floats."""
+    chance = np.random.default_rng(1)
+    first = pd.Timestamp("2026-03-02 09:00", tz="UTC") + pd.to_timedelta(chance.integers(0, 600, players), unit="h")
+    variant = chance.choice(["holdout", "business_rules", "policy"], players, p=[0.2, 0.4, 0.4])
+    named = pd.DataFrame({"player": [f"p{number}" for number in range(players)]})
+    decided: Any = {"decision_id": "d-" + named["player"], "at": first, "experiment": "spring", "variant": variant}
+    told: Any = {"event_id": "e-" + named["player"], "type": "bet", "occurred_at": first + pd.Timedelta(days=1)}
+    last = pd.DataFrame([{"player": "last", "event_id": "x", "type": "login", "occurred_at": first.max()}])
+    last["occurred_at"] += pd.Timedelta(days=30)
+    bets = named.assign(**told, amount_minor=chance.gamma(2.0, 900.0, players).astype(int))
+    files = {
+        "decisions": named.assign(**decided, role=np.where(variant == "holdout", "holdout", "drawn")),
+        "events": pd.concat([bets, last]),
+    }
+    for table, rows in files.items():
+        (folder / table).mkdir(parents=True)
+        rows.to_parquet(folder / table / "all.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("", "verdict withheld: the shares of the experiment are unknown"),
+        (PLAN.format(key="spring", holdout=0.2), "95 % interval"),
+        (PLAN.format(key="spring", holdout=0.1), "verdict withheld"),
+    ],
+    ids=["unknown", "planned", "planned otherwise"],
+)
+def test_somebody_elses_files_are_judged_by_the_shares_that_were_planned(
+    nobody: Path,  # noqa: ARG001 - there is no house
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plan: str,
+    said: str,
+) -> None:
+    (tmp_path / "plan.yaml").write_text(plan)
+    words = ("--plan", str(tmp_path / "plan.yaml")) if plan else ()
+    lake = str(theirs(tmp_path / "theirs"))
+    code, printed, _ = command(monkeypatch, capsys, "report", "uplift", "--lake", lake, "--window-days", "7", *words)
+    assert code == 0
+    assert said in " ".join(printed.split())
+    assert ("healthy" in printed) == (plan != "" and "holdout, share: 0.2" in plan)
+
+
+def test_a_plan_of_another_experiment_is_refused_by_name(
+    nobody: Path,  # noqa: ARG001 - there is no house
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN.format(key="autumn", holdout=0.2))
+    words = ("--lake", str(theirs(tmp_path / "theirs", 300)), "--plan", str(tmp_path / "plan.yaml"))
+    code, _, complaint = command(monkeypatch, capsys, "report", "uplift", *words)
+    assert code == 2
+    assert "plans no experiment spring" in complaint
 
 
 @pytest.mark.parametrize("words", [(), ("--lake", "nowhere"), ("--window-days", "0")])

@@ -101,15 +101,17 @@ All that was told and decided, as Parquet files that anything can read. This pag
 var/lake/events/day=2026-11-29/1583107200000-1583107215000.parquet
 ```
 
-- A folder each for `events`, `decisions` and `outcomes`; `day=` is the day on which it became known, UTC, by the house's clock.
-- A file is complete when it has its name. Nothing is ever changed; only a backup's restore and an erasure's destroyed key alter what can
-  be read of it.
+- A folder each for `events`, `decisions` and `outcomes`; `day=` is the day on which it became known, UTC, by the
+  house's clock.
+- A file is complete when it has its name. Nothing is ever changed; only a backup's restore and an erasure's
+  destroyed key alter what can be read of it.
 - Money is in minor units, moments are in UTC, `player` is a key made of the player's id and the house's secret.
 - Files of earlier builds lack later columns: read them by name (`union_by_name` of DuckDB).
-- `_schemas` holds the names of the features of records, `_position.json` how far the lake reaches and the heads of its chains.
+- `_schemas` holds the names of the features of records, `_position.json` how far the lake reaches and the heads of
+  its chains.
 
-For the reports of Croupier, files of somebody else's need the columns marked * only; what else is missing counts as null. Moments
-need a zone.
+For the reports of Croupier, files of somebody else's need the columns marked * only; what else is missing counts as
+null. Moments need a zone.
 
 """
 

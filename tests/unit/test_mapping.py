@@ -637,7 +637,7 @@ def test_the_page_of_the_mapping_names_every_word_and_its_example_loads(tmp_path
     page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text("utf8")
     for model in (EventMapping, TimeColumn, AmountColumn, IdColumn, Made, Rule, Assume):
         assert all(f"`{name}`" in page for name in model.model_fields), model
-    found = load(written(tmp_path, page.split("```yaml")[1].split("```")[0]))
+    found = load(written(tmp_path, page.split("rounds.yaml <<'END'\n")[1].split("END\n")[0]))
     header = ["Player", "Finished", "Round", "Game", "Stake", "Multiple", "Net amount", "Method"]
     bound = MappedRows(found, header, range(len(header)))
     bet, win = bound.events(["p", "02/03/2020 10:00:00", "r1", "slots", "1.10", "2.1", "", ""])
@@ -651,7 +651,7 @@ def test_the_json_schema_takes_what_the_mapping_takes() -> None:
     check = jsonschema_rs.validator_for(schema())
     page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text("utf8")
     shipped = (SHIPPED / "payments_log.yaml").read_text("utf8")
-    for text in (page.split("```yaml")[1].split("```")[0], shipped, yaml.safe_dump(PLAIN)):
+    for text in (page.split("rounds.yaml <<'END'\n")[1].split("END\n")[0], shipped, yaml.safe_dump(PLAIN)):
         assert check.is_valid(json.loads(json.dumps(yaml.safe_load(text), default=str)))
     faults: list[dict[str, Any]] = [
         {"colour": "red"},

@@ -1,4 +1,4 @@
-"""Pages for people: short enough, every link leads somewhere, every command is one, every block is run or says why not."""
+"""Pages for people: short, every link leads somewhere, every command is one, every block is run or says why not."""
 
 import re
 import shlex
