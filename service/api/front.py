@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.api.readiness import Readiness
+from service.api.operation import serves
 from service.api.routing import SIGN_IN
 
 PATH: Final = "/"
@@ -48,8 +48,7 @@ _PAGES: Final = (
 
 async def get_front(request: Request) -> Response:
     """The page. It asks for no key, and tells nothing but whether the process is ready."""
-    readiness: Readiness = request.app.state.readiness
-    return HTMLResponse(_page(ready=readiness.trouble is None), headers=_HEADERS)
+    return HTMLResponse(_page(ready=await serves(request)), headers=_HEADERS)
 
 
 def _page(*, ready: bool) -> str:

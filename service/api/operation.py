@@ -37,6 +37,15 @@ async def get_ready(request: Request) -> Response:
     return respond(answer if told else ReadyAnswer(ready=answer.ready))
 
 
+async def serves(request: Request) -> bool:
+    """Whether the process serves, for who is told no more."""
+    try:
+        await _ready(request, dependencies_of(request).asked())
+    except REFUSALS:
+        return False
+    return True
+
+
 async def _ready(request: Request, deps: Dependencies) -> ReadyAnswer:
     """What the process serves; raises StoreError, NoDefinitionsError or NotReadyError."""
     readiness: Readiness = request.app.state.readiness

@@ -5,7 +5,9 @@ import re
 import pytest
 from conftest import Opened
 
+from features.store.errors import StoreError
 from service.api.contract import TAGS
+from service.contacts.ledger import RedisLedger
 
 
 async def test_the_front_page_needs_no_key_leads_on_and_brings_all_that_it_shows(opened: Opened) -> None:
@@ -58,3 +60,18 @@ async def test_the_page_of_the_api_shows_decisions_first_and_scripts_of_this_hou
     assert TAGS[0]["name"] == "Decide"
     used = {tag for path in contract["paths"].values() for operation in path.values() for tag in operation["tags"]}
     assert used == {tag["name"] for tag in TAGS}
+
+
+async def test_a_house_without_its_store_says_so_on_its_front_page(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only once readiness was looked at: whoever opens the page asks the store."""
+
+    async def silent(_: object) -> int:
+        raise StoreError("the store does not answer")
+
+    async with opened() as client:
+        monkeypatch.setattr(RedisLedger, "now_us", silent)
+        page = await client.get("/", headers={"authorization": ""})
+    assert page.status_code == 200
+    assert "Not ready" in page.text
