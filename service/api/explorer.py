@@ -18,7 +18,8 @@ _PARAMETERS: Final[dict[str, Any]] = {
 """How the page shows itself: no list of schemas, every example ready to be sent."""
 _STYLE: Final = (
     "<style>.response-col_links,.model-container+.models{display:none}"
-    ".responses-wrapper{overflow-x:auto}.swagger-ui .info{margin:25px 0}.swagger-ui .scheme-container{padding:10px 0;box-shadow:none}"
+    ".responses-wrapper{overflow-x:auto}.swagger-ui .info{margin:25px 0}"
+    ".swagger-ui .scheme-container{padding:10px 0;box-shadow:none}"
     + "".join(
         f'tr.response[data-code="{status}"] :is(.response-controls,.model-example,.headers-wrapper,.headers,h5)'
         "{display:none}"
