@@ -19,8 +19,6 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 UNRUN = [block for block in BLOCKS if block.elsewhere is not None]
 MOST_UNRUN = 30
 """Blocks that no test runs; there may be fewer."""
-NOT_YET = ("events.md", "bodies.md")
-"""Pages that others write; links to them may lead nowhere until they are there."""
 DOORS = ("integrate", "scientist", "analyst", "compliance-officer", "operate")
 
 
@@ -44,7 +42,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if "://" in link:
             continue
         there = (page.parent / path).resolve() if path else page
-        assert there.exists() or path.endswith(NOT_YET), f"{page.name}: {link} leads nowhere"
+        assert there.exists(), f"{page.name}: {link} leads nowhere"
         if anchor and there.suffix == ".md":
             assert anchor in anchors(there), f"{page.name}: {link} names no heading"
 
