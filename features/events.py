@@ -75,9 +75,11 @@ TimeZone = Annotated[ZoneName, AfterValidator(_known_zone)]
 Minor = Annotated[int, Field(ge=0, le=10**12)]
 # Letters of any script and signs. Without controls, line ends of Unicode, and marks that turn the text around them.
 _PLAIN: Final = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-Text = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,200}}$")]
+TEXT_PATTERN: Final = rf"^{_PLAIN}{{1,200}}$"
+Text = Annotated[str, StringConstraints(pattern=TEXT_PATTERN)]
 """Free text of one line."""
-Word = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,64}}$")]
+WORD_PATTERN: Final = rf"^{_PLAIN}{{1,64}}$"
+Word = Annotated[str, StringConstraints(pattern=WORD_PATTERN)]
 """A short one: what a house names things by."""
 Tag = Annotated[Word, listed("tags", kept=True)]
 Product = Annotated[ProductName, SPELT]

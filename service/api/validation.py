@@ -17,7 +17,7 @@ from msgspec import UNSET
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from features import words
-from features.events import ID_PATTERN, Event
+from features.events import ID_PATTERN, TEXT_PATTERN, WORD_PATTERN, Event
 from service.api.schemas import BodyFault
 
 
@@ -44,12 +44,14 @@ class Expected(NamedTuple):
 
 
 _ID: Final = Expected("an id of yours: 1 to 64 printable ASCII characters without blanks and braces", "player-123")
-_WORD: Final = Expected("a short word: letters, digits, blanks and . _ : / -, at most 64 of them", "card")
+_TEXT: Final = Expected("a text of one line, at most 200 characters of any script, without control characters", "card")
+_WORD: Final = Expected("a word or two on one line, at most 64 characters of any script", "big_win")
 _MOMENT: Final = Expected("a moment of ISO 8601 with its zone", "2026-03-02T12:00:00Z")
 _PLACE: Final = Expected("a country of ISO 3166-1, or its subdivision of ISO 3166-2", "MT")
 _PATTERNS: Final[Mapping[str, Expected]] = {
     ID_PATTERN: _ID,
-    r"^[A-Za-z0-9 ._:/-]{1,64}$": _WORD,
+    TEXT_PATTERN: _TEXT,
+    WORD_PATTERN: _WORD,
     r"^\d{3}-[a-z2-7]{24}$": Expected("the `decision_id` of a decision's answer, unchanged", f"017-{'a2b3' * 6}"),
     r"^p\d{3}:\d{1,20}-\d{1,20}$": Expected("the `position` of an event's answer, unchanged", "p017:1583107200000-0"),
     r"^[a-z]{2}(-[A-Z]{2})?$": Expected("a language, and a country if you like", "en-GB"),
@@ -77,12 +79,17 @@ FIELDS: Final[Mapping[str, Expected]] = {
     "occurred_at": _MOMENT._replace(words="the moment at which it happened, of ISO 8601 with its zone"),
     "until": _MOMENT._replace(example="2026-06-02T12:00:00Z"),
     "amount_minor": Expected("an amount as a whole number of minor units: 1550 for 15.50", 1_550),
+    "currency": Expected("a currency of ISO 4217, three letters", "SEK"),
+    "bet_id": _ID._replace(words=f"{_ID.words}, the same in every event about the bet", example="bet-77"),
+    "deposit_id": _ID._replace(words="the event_id of the deposit", example="deposit-12"),
+    "page": _TEXT._replace(example="/lobby"),
+    "decision_point": _TEXT._replace(example="lobby"),
     "birth_date": Expected("a date of ISO 8601, year first", "1990-05-17"),
     "jurisdiction": _PLACE,
     "licence": _PLACE,
     "location": _PLACE,
     "time_zone": Expected("an IANA time zone", "Europe/Malta"),
-    "method": _WORD,
+    "method": _TEXT,
     "tags": Expected("a list of tags", ["complaint"]),
     "channels": Expected("a list of channels, or nothing for all of them", ["email"]),
     "offers": Expected("a list of offers' ids, or nothing for all of them", ["free_bet"]),
