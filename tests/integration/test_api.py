@@ -183,7 +183,7 @@ async def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact
             await _put_off(caller, "/v1/decisions", {"player_id": "p1"})
         finally:
             server.signal(signal.SIGCONT)
-        server.stop()
+        await asyncio.to_thread(server.stop)
         answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
         assert answer.status_code == 200
         found = answer.json()

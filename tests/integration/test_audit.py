@@ -352,13 +352,8 @@ def test_verify_counts_for_people_and_for_machines(story: Story, run: Callable[.
         CliRunner().invoke(app, ["verify", "--since", "1d", "--until", "noon"], catch_exceptions=False)
 
 
-def test_the_page_for_officers_says_what_the_commands_do(story: Story, run: Callable[..., str]) -> None:
+def test_the_page_for_officers_tells_every_reason_and_all_that_a_verification_says(run: Callable[..., str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf8")
-    lines = [line.split() for line in page.splitlines() if line.startswith("    croupier ")]
-    name = story.answers[0]["decision_id"]
-    assert len(lines) >= 6
-    for _, *words in lines:
-        assert run(*(name if word == "ID" else word for word in words)), words
     told = json.loads(run("verify", "--since", "1d", "--json"))
     assert all(f"`{key}`" in page for key in told.keys() - {"since", "until"})
     assert all(f"`{reason}`" in page for reason in REASONS)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -519,39 +519,6 @@ def croupier(*words: str, **environment: str) -> subprocess.CompletedProcess[str
     command = [sys.executable, "-m", "pipelines", *words]
     more = kept | {"COLUMNS": "300"} | environment
     return subprocess.run(command, env=more, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE)
-
-
-def documented() -> list[str]:
-    """Commands of the page, in their order."""
-    page = (ROOT / "docs" / "backup.md").read_text("utf8")
-    return [line.strip() for line in page.splitlines() if line.startswith("    ")]
-
-
-def as_here(line: str, place: Path, home: Path) -> tuple[dict[str, str], list[str]]:
-    """Variables and words of a documented command, with folders of this test."""
-    words = re.sub(r"\s+#.*", "", line).replace("/backups", str(place)).replace("/var/croupier", str(place / "new"))
-    quoted = [
-        word.replace("\0", " ") for word in re.sub(r'"([^"]*)"', lambda it: it[1].replace(" ", "\0"), words).split()
-    ]
-    named = dict(word.split("=", 1) for word in quoted if "=" in word and word.startswith("CROUPIER_"))
-    return {"CROUPIER_HOME": str(home), **named}, [word for word in quoted if word.split("=")[0] not in named]
-
-
-def test_every_command_of_the_page_does_what_it_says(filled: World, place: Path) -> None:
-    done = []
-    with ExitStack() as stack:
-        for line in documented():
-            environment, words = as_here(line, place, filled.home)
-            done.append(words[1])
-            if words[0] == "sha256sum":
-                subprocess.run(words, cwd=place / "monday", check=True, capture_output=True)
-            elif words[1] == "up":
-                stack.enter_context(stored(place / "new"))
-            else:
-                answer = croupier(*words[1:], **environment)
-                assert answer.returncode == (1 if words[1] == "doctor" else 0), answer.stderr  # only its store is up
-                assert words[1] != "doctor" or "it sends nothing" in answer.stdout
-    assert done == ["backup", "-c", "restore", "up", "doctor", "restore"]
 
 
 def test_machines_get_one_object_of_each_command(filled: World, place: Path) -> None:

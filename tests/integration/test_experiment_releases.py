@@ -279,7 +279,7 @@ def test_every_command_of_the_page_about_experiments_does_what_the_page_says(
     server: Server, store: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(up.__file__).parents[2] / "docs" / "experiments.md").read_text("utf8")
-    (tmp_path / "summer.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], "utf8")
+    (tmp_path / "summer.yaml").write_text(page.partition("<<'END'\n")[2].partition("\nEND\n")[0], "utf8")
     experiment(500, 1, days=28).write(tmp_path / "lake")
     monkeypatch.setenv("CROUPIER_STORE", server.url)
     monkeypatch.setenv("CROUPIER_HOME", str(tmp_path))

@@ -91,31 +91,37 @@ ZONES = st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))
 IDS = st.from_regex(r"[!-z|~]{1,12}", fullmatch=True)
 
 
+WHEN = st.builds(lambda at, zone: at.astimezone(zone), MOMENTS, ZONES)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "birth_date": st.none() | st.dates(),
+    "until": WHEN,
+    "tags": st.lists(st.sampled_from(["harm", "a b", "x/y:z", "-"]), max_size=4).map(tuple),
+    **dict.fromkeys(("jurisdiction", "licence", "location"), st.sampled_from([None, "MT", "GB", "CA-ON"])),
+    "time_zone": st.sampled_from([None, "UTC", "Europe/Malta"]),
+    "method": st.sampled_from(["card", "Überweisung"]),
+    "about": st.sampled_from(["payments", "Где?"]),
+    "origin": st.just("a.site"),
+    "source": st.just("scorer_1"),
+    "register_name": st.just("gamstop"),
+    **dict.fromkeys(("placed_at", "deposited_at"), st.sampled_from([None, datetime(1990, 1, 1, tzinfo=UTC)])),
+    "asked": st.lists(st.sampled_from(["identity", "funds"]), min_size=1, max_size=2).map(tuple),
+    "score": st.integers(1, 5),
+    "currency": st.sampled_from([None, "SEK"]),
+    **dict.fromkeys(("bet_id", "deposit_id"), IDS),
+}
+"""Values of fields whose type says too little of them."""
+
+
 def _values(name: str, field: Any) -> st.SearchStrategy[Any]:
-    if name == "type":
-        return st.from_type(field.annotation)
-    if name == "birth_date":
-        return st.none() | st.dates()
-    if name == "until":
-        return st.builds(lambda at, zone: at.astimezone(zone), MOMENTS, ZONES)
-    if name == "tags":
-        return st.lists(st.sampled_from(["harm", "a b", "x/y:z", "-"]), max_size=4).map(tuple)
-    if name in {"jurisdiction", "licence", "location"}:
-        return st.sampled_from([None, "MT", "GB", "CA-ON"])
-    if name == "time_zone":
-        return st.sampled_from([None, "UTC", "Europe/Malta"])
-    words = {"method": "card", "origin": "a.site", "source": "scorer_1", "register_name": "gamstop"}
-    if name in words:
-        return st.just(words[name])
     if name == "amount_minor":
         return st.integers(0, 10**12) | (st.none() if not field.is_required() else st.nothing())
-    return st.from_type(field.annotation)
+    return VALUES[name] if name in VALUES else st.from_type(field.annotation)
 
 
 def _events() -> st.SearchStrategy[Event]:
     def one(model: Any) -> st.SearchStrategy[Any]:
         own = {"event_id": IDS, "player_id": IDS, "brand": st.sampled_from(["main", "b_2"])}
-        own["occurred_at"] = st.builds(lambda at, zone: at.astimezone(zone), MOMENTS, ZONES)
+        own["occurred_at"] = WHEN
         fields = {name: _values(name, field) for name, field in model.model_fields.items() if name not in own}
         return st.fixed_dictionaries(own | fields).map(model.model_validate)
 

@@ -116,7 +116,7 @@ class Between:
         self.calls.append(name)
         if await self._fails(name, "before"):
             return False
-        await asyncio.sleep(self.lateness())
+        await asyncio.sleep(max(0.0, arrived_at + self.lateness() - time.monotonic()))
         back.write(b"".join(map(_packed, call)))
         reply = await _reply(there, len(call))
         # What arrived meanwhile waited as well: many calls on one way are late together, not one after the other.

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from features import logs
 from features.store.deployment import House
 from service.access.keys import id_of
 
@@ -22,7 +23,8 @@ _noted: set[str] = set()
 
 
 def pytest_configure() -> None:
-    """Note every id that is made a pseudonym in this process, and the secret that makes it."""
+    """Log as a house does, and note every id that is made a pseudonym in this process, and the secret that makes it."""
+    logs.begin()
     player_key = House.player_key
 
     def noting(self: House, player_id: str) -> str:
