@@ -63,8 +63,13 @@ _STRICTEST: Final[Mapping[str, tuple[object, str]]] = {
     "time_zone": (None, "it stays as it was"),
     "tags": (None, "it is left out"),
     "currency": (None, "the amount is left out"),
+    "amount_minor": (None, "it is left out"),
+    "by": (None, "it is left out"),
+    "solved": (None, "it counts as not solved"),
+    "checked": (False, "it counts as not checked"),
+    "decision_id": (None, "it is left out"),
 }
-"""Fields of closed words: what stands in place of a word that nobody knows, and what comes of it."""
+"""Fields beside what an event restricts: what stands in place of a value that nobody knows, and what comes of it."""
 
 Doubts = Mapping[str, str]
 """Fields whose word nobody knows, with the sentence that says how each was read."""
@@ -123,7 +128,8 @@ def _strictest(
 
 def _doubt(one: Any) -> str:  # noqa: ANN401 - pydantic's own mapping
     """Why a word was not taken: the known words and the nearest, or what was expected in its place."""
-    return words.sentence(one) if one["type"] in {"literal_error", "value_error"} else said(one)
+    told = one["type"] == "value_error" or (one["type"] == "literal_error" and isinstance(one["input"], str))
+    return words.sentence(one) if told else said(one)
 
 
 def _restricts(found: object) -> bool:
@@ -182,11 +188,11 @@ def mangled(event: Event) -> Iterator[str]:
 
 
 def doubtful(event: Event, today: date) -> Iterator[str]:
-    """What of an event cannot be, and is therefore not known."""
+    """What of an event cannot be, and is therefore not known; no sentence shows a birth date, for an import logs it."""
     born, zone = getattr(event, "birth_date", None), getattr(event, "time_zone", None)
     if born is not None and not facts.plausible(born, today):
-        yield f"birth_date: {born} is the birth date of nobody who lives: it stays as it was, and unknown denies"
+        yield "birth_date: nobody who lives was born then: it stays as it was, and unknown denies"
     if born == _EPOCH:
-        yield f"birth_date: {born} was taken, but is what many systems write for a date that they lack"
+        yield "birth_date: it was taken, but is what many systems write for a date that they lack"
     if zone is not None and zones.known(zone) is None:
         yield f"time_zone: {events.no_zone(zone)} It stays as it was, and unknown denies"
