@@ -94,6 +94,23 @@ def parse(adapter: TypeAdapter[Any], content: bytes | str | dict[str, Any], door
         return found
 
 
+def legible(content: bytes) -> bytes:
+    """JSON with a zero character, which no field takes, in place of what is no text.
+
+    That is bytes that are no UTF-8, and halves of a pair of UTF-16, as are left of an emoji that was cut.
+    """
+    text = _NO_UTF8.sub(lambda _: _NO_TEXT, content.decode("utf-8", "surrogateescape"))
+    return _ESCAPED.sub(lambda found: _NO_TEXT if found["half"] else found[0], text).encode()
+
+
+_NO_TEXT: Final = r"\u0000"
+_NO_UTF8: Final = re.compile("[\udc80-\udcff]+")
+_ESCAPED: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
+
+
 def _validate(adapter: TypeAdapter[Any], content: bytes | str | dict[str, Any], door: Door) -> Any:  # noqa: ANN401 - the adapter's type
     if isinstance(content, dict):
         return adapter.validate_python(content, context=door)

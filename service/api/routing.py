@@ -36,14 +36,14 @@ from service.api.house_state import HouseState
 from service.api.metrics import Metrics
 from service.api.packed import Unpacking
 from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, refuse
-from service.api.reading import Doubts, parse
+from service.api.reading import Doubts, legible, parse
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.api.tracing import Tracing
 from service.api.trail import HEADER, follow
 from service.contacts.ledger import RedisLedger
 from service.decisions.decide import Stages
 from service.decisions.serving import Serving
-from service.errors import FaultError, RateLimitedError, TooLargeError, UnauthorisedError
+from service.errors import FaultError, InvalidJsonError, RateLimitedError, TooLargeError, UnauthorisedError
 
 SIGN_IN: Final = "/sign-in"
 RESTRICTING_SECONDS: Final = 5.0
@@ -141,11 +141,15 @@ def respond(body: Struct, status: int = 200) -> Response:
     return Response(orjson.dumps(to_builtins(body)), status, media_type="application/json")
 
 
-def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies) -> tuple[Any, Doubts]:
+def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies, operation: Operation) -> tuple[Any, Doubts]:
     try:
         return parse(adapter, body, deps.serving.door)
     except ValidationError as error:
-        raise invalid(error, adapter) from error
+        refusal = invalid(error, adapter)
+        if operation.costs is not None and isinstance(refusal, InvalidJsonError):
+            with suppress(ValidationError):  # of many, one that is no text spoils only itself
+                return parse(adapter, legible(body), deps.serving.door)
+        raise refusal from error
 
 
 async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
@@ -192,7 +196,7 @@ class Route(APIRoute):
                         caller, limited = await _admitted(request, operation, found)
                 deps = found.asked(caller)
                 if adapter is not None:
-                    arguments["body"], deps.doubts = _parse(adapter, body, deps)
+                    arguments["body"], deps.doubts = _parse(adapter, body, deps, operation)
                     _count(arguments["body"], operation, deps, limited)
                 answered: Response = await retriable(endpoint(deps=deps, **arguments))
             except UnauthorisedError as refusal:

@@ -253,7 +253,7 @@ def _of_no_field(name: str, pointer: str, path: Sequence[Any], parent: Shape) ->
     if near:
         sentence += f": did you mean {near}?"
     elif events and parent:
-        sentence += f": it belongs to the event{'s' * (len(events) > 1)} {' and '.join(events)}"
+        sentence += f": it belongs to the event{'s' * (len(events) > 1)} {_listed(events)}"
     if names and not near:
         sentence += f"; fields here are {', '.join(names)}"
     return BodyFault(
@@ -263,6 +263,11 @@ def _of_no_field(name: str, pointer: str, path: Sequence[Any], parent: Shape) ->
         did_you_mean=near or UNSET,
         told_by=events or UNSET,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 @lru_cache(maxsize=1)
@@ -417,13 +422,19 @@ def _named(value: object) -> str:
     return kinds.get(type(value), "something else")
 
 
+def _wrong_form(value: object) -> str:
+    if isinstance(value, str) and "\0" in value:
+        return "holds what is no text"
+    return "is empty" if value == "" else "does not have the form that it must"
+
+
 _Wrong = Callable[[Mapping[str, Any], Any], str]
 _WRONG: Final[Mapping[str, _Wrong]] = {
     "missing": lambda _, __: "is missing",
     "literal_error": lambda _, value: (
         f": {value!r} is not known here" if isinstance(value, str) and len(value) <= 64 else f"is {_named(value)}"
     ),
-    "string_pattern_mismatch": lambda _, value: "is empty" if value == "" else "does not have the form that it must",
+    "string_pattern_mismatch": lambda _, value: _wrong_form(value),
     "string_too_long": lambda context, _: f"has more than {context['max_length']} characters",
     "string_too_short": lambda context, _: f"has fewer than {context['min_length']} characters",
     "string_unicode": lambda _, __: "holds what is no text",

@@ -287,6 +287,34 @@ async def test_a_non_object_spoils_only_itself_in_a_batch_of_decisions_too(opene
         assert {one["missing"][0]["event"] for one in (answers[0], answers[5])} == {"registered"}
 
 
+@pytest.mark.parametrize("broken", [rb"\ud83d", b"\xdcberweisung"], ids=["half a pair of UTF-16", "Latin-1"])
+async def test_what_is_no_text_spoils_only_itself_and_keeps_no_exclusion_out(opened: Opened, broken: bytes) -> None:
+    deposit = event("p1", "deposit", status="approved", method="BROKEN", amount_minor=1)
+    tagged = event("p1", "support_contact", tags=["BROKEN", "harm"])
+    told = {"events": [deposit, event("p1", "self_excluded"), tagged, event("p1", "login")]}
+    async with opened() as client:
+
+        async def sent(path: str, body: object) -> httpx.Response:
+            content = json.dumps(body).encode().replace(b"BROKEN", broken)
+            return await client.post(path, content=content, headers={"content-type": "application/json"})
+
+        refused, excluded, harmed, login = (await sent("/v1/events/batch", told)).json()["answers"]
+        assert refused["errors"][0]["detail"].startswith("method holds what is no text; expected: a text of one line")
+        assert (excluded["duplicate"], login["duplicate"]) == (False, False)
+        assert harmed["warnings"][0].startswith("tags: ")
+        assert (await sent("/v1/events", deposit)).json()["code"] == "invalid_json"
+        decided = (await client.post("/v1/decisions", json={"player_id": "p1"})).json()
+        assert {"self_excluded", "harm"} <= {one["rule"] for one in decided["exclusions"]}
+        asked = {"requests": [{"player_id": "p1", "context": {"page": "BROKEN"}}, {"player_id": "p2"}]}
+        answers = (await sent("/v1/decisions/batch", asked)).json()["answers"]
+        assert answers[0]["code"] == "invalid_body"
+        assert answers[1]["player_id"] == "p2"
+        bare = await client.post(
+            "/v1/events/batch", content=b'{"events": [\xff]}', headers={"content-type": "application/json"}
+        )
+        assert bare.json()["code"] == "invalid_json"
+
+
 async def test_no_rate_keeps_out_what_restricts_though_it_comes_among_others(
     opened: Opened, store: redis.Redis
 ) -> None:

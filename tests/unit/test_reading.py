@@ -248,6 +248,34 @@ def test_who_unsubscribes_on_a_channel_that_nobody_knows_is_left_alone_on_all() 
         reading.parse(outcome, json.dumps(said | {"type": "clicked", "channel": "fax"}), DOOR)
 
 
+# What is no text --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b'"\\ud83d"', "\0"),  # the half of an emoji that a program left when it cut a text
+        (b'"\\uDE00x"', "\0x"),
+        (b'"\\ud83d\\ud83d\\ude00"', "\0\U0001f600"),
+        (b'"\\ud83d\\ude00"', "\U0001f600"),
+        (rb'"\\ud83d"', "\\ud83d"),
+        (rb'"\\\ud83d"', "\\\0"),
+        (b'"\xdcberweisung"', "\0berweisung"),
+        ('"Überweisung"'.encode(), "Überweisung"),
+        (b'"\xed\xa0\xbd"', "\0"),
+    ],
+)
+def test_what_is_no_text_is_made_legible_and_all_else_stays(sent: bytes, read: str) -> None:
+    assert json.loads(reading.legible(sent)) == read
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))
+def test_what_is_json_stays_as_it_is(said: Any) -> None:
+    for ascii_only in (True, False):
+        content = json.dumps(said, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+        assert reading.legible(content) == content
+
+
 # What cannot be ---------------------------------------------------------------------------------------------------
 
 
