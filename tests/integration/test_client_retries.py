@@ -31,6 +31,8 @@ from support.cluster import free_ports
 from support.flaky_house import Fault as Trouble
 from support.flaky_house import FlakyHouse, before, busy, canned
 
+from service.api.bounds import BOUNDS
+
 KEY: Final = "ck_planted_" + "5ec2e7" * 8
 TAKEN: Final = canned(200, b'{"position": "p001:1-0", "duplicate": false, "added_later": {"to": ["the answer"]}}')
 
@@ -257,6 +259,17 @@ def test_more_than_a_batch_holds_goes_in_several(ask: Asker, house: FlakyHouse) 
     assert [len(msgspec.json.decode(one.body)["events"]) for one in house.seen] == [500, 500, 1]
     assert [type(one).__name__ for one in answers[499:501]] == ["Accepted", "NotValid"]
     assert len({one.id for one in answers if isinstance(one, CroupierError)}) == 500
+
+
+def test_no_batch_is_larger_than_a_house_takes(ask: Asker, house: FlakyHouse) -> None:
+    house.faults = [
+        canned(200, b'{"answers": [' + b",".join([problem(422, "invalid_body")] * many) + b"]}")
+        for many in (120, 120, 60)
+    ]
+    answers = ask(house.url, "events", [{"type": "login", "player_id": "p1", "about": "ü" * 950}] * 300)
+    assert len(answers) == 300
+    assert [len(msgspec.json.decode(one.body)["events"]) for one in house.seen] == [120, 120, 60]
+    assert max(len(one.body) for one in house.seen) <= BOUNDS.body_bytes
 
 
 KEPT_SECRET: Final = {

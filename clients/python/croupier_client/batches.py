@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -24,6 +24,8 @@ from croupier_client.messages import post, read
 
 BATCH_MOST: Final = 500
 """Items of one batch."""
+BATCH_BYTES: Final = 240 * 1024
+"""Bytes of the items of one batch; a house takes bodies of 256 KiB."""
 BATCH_SECONDS: Final = 32.0
 """How long one attempt of a batch is waited for, for which the house has half a minute; and of what may be large."""
 AGAIN_SECONDS: Final = 1.0
@@ -34,8 +36,7 @@ _T = TypeVar("_T")
 def batched(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_T]) -> Call[list[_T | CroupierError]]:
     """Answers of many items, in batches that the house takes; if the first fails as a whole, its error."""
     found: list[_T | CroupierError] = []
-    for first in range(0, len(bodies), BATCH_MOST):
-        items = bodies[first : first + BATCH_MOST]
+    for items in _portions(bodies):
         try:
             found += yield from _batch(path, word, items, kind)
         except CroupierError as error:
@@ -46,6 +47,19 @@ def batched(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_
         if isinstance(answer, CroupierError):
             mark(answer, body)
     return found
+
+
+def _portions(bodies: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Items in order, as many at once as a house takes by number and by size."""
+    first = size = 0
+    for place, body in enumerate(bodies):
+        more = len(msgspec.json.encode(body)) + 1
+        if place > first and (place - first == BATCH_MOST or size + more > BATCH_BYTES):
+            yield bodies[first:place]
+            first, size = place, 0
+        size += more
+    if first < len(bodies):
+        yield bodies[first:]
 
 
 def _batch(path: str, word: str, bodies: Sequence[dict[str, Any]], kind: type[_T]) -> Call[list[_T | CroupierError]]:
