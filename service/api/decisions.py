@@ -25,7 +25,7 @@ from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import Policy
 from service.api import answers
-from service.api.problems import OF_A_BODY, REFUSALS, invalid, problem
+from service.api.problems import OF_A_BODY, REFUSALS, in_words, problem
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
 from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
 from service.contacts.stops import read_journal
@@ -170,19 +170,20 @@ async def post_batch(body: BatchRequest, deps: Deps) -> Response:
     """
     deps = deps.within(BATCH_SECONDS)
     deps.metrics.batch("decisions", len(body.requests))
-    return respond(BatchAnswer(answers=await asyncio.gather(*(_item(item, deps) for item in body.requests))))
+    answers = await asyncio.gather(*(_item(item, deps) for item in body.requests))
+    return respond(BatchAnswer(answers=await in_words(answers, _REQUEST, deps.metrics.refused)))
 
 
 _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 
-async def _item(item: object, deps: Dependencies) -> DecisionAnswer | Problem:
+async def _item(item: object, deps: Dependencies) -> DecisionAnswer | Problem | ValidationError:
     try:
         return await retriable(_decided(_REQUEST.validate_python(item, context=deps.serving.door), deps))
     except ValidationError as error:
-        refusal: CroupierError = invalid(error, _REQUEST)
+        return error
     except REFUSALS as error:
-        refusal = error
+        refusal: CroupierError = error
     except Exception:  # noqa: BLE001 - one item spoils nothing, and is logged with the decision that it was about
         _LOG.exception("fault", route="an item of a batch")
         refusal = FaultError()

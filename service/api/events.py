@@ -19,7 +19,7 @@ from features.events import AnyEvent, Event
 from features.moments import moment
 from features.unshown import Unshown
 from service.api import reading
-from service.api.problems import OF_A_BODY, REFUSALS, invalid, problem
+from service.api.problems import OF_A_BODY, REFUSALS, in_words, problem
 from service.api.reading import Doubts
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
 from service.api.schemas import AcceptedAnswer, EventsAnswer, Problem
@@ -141,15 +141,16 @@ async def post_events(body: EventBatch, deps: Deps) -> Response:
     else:
         for one in rest:
             one.answer = _refused(limited, deps)
-    return respond(EventsAnswer(answers=[one.answer if isinstance(one, ToldEvent) else one for one in read]))
+    answers = [one.answer if isinstance(one, ToldEvent) else one for one in read]
+    return respond(EventsAnswer(answers=await in_words(answers, _EVENT, deps.metrics.refused)))
 
 
-def _read(item: object, deps: Dependencies) -> ToldEvent | Problem:
-    """An event of a batch, or its problem; it is read as JSON again, for that is what models of events take."""
+def _read(item: object, deps: Dependencies) -> ToldEvent | ValidationError:
+    """An event of a batch, or what is wrong; it is read as JSON again, for that is what models of events take."""
     try:
         return ToldEvent(*reading.parse(_EVENT, _JSON.dump_json(item), deps.serving.door))
     except ValidationError as error:
-        return _refused(invalid(error, _EVENT), deps)
+        return error
 
 
 async def _take(told: Sequence[ToldEvent], deps: Dependencies, ledger: RedisLedger) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import orjson
 from fastapi import Response
@@ -117,4 +119,23 @@ def invalid(error: ValidationError, adapter: TypeAdapter[Any] | None = None) -> 
     return kind(detail, found[0].pointer, found)
 
 
+async def in_words(
+    items: Iterable[_Item | ValidationError], adapter: TypeAdapter[Any], refused: Callable[[CroupierError], None]
+) -> list[_Item | Problem]:
+    """Items of a batch, with a problem in place of each that is not valid.
+
+    Words cost more than all else of an item: between two of them others have their turn.
+    """
+    told: list[_Item | Problem] = []
+    for item in items:
+        if isinstance(item, ValidationError):
+            refused(error := invalid(item, adapter))
+            told.append(problem(error))
+            await asyncio.sleep(0)
+        else:
+            told.append(item)
+    return told
+
+
+_Item = TypeVar("_Item")
 _OF_TYPES: Final = frozenset({"union_tag_invalid", "union_tag_not_found"})

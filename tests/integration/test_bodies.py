@@ -315,6 +315,25 @@ async def test_what_is_no_text_spoils_only_itself_and_keeps_no_exclusion_out(ope
         assert bare.json()["code"] == "invalid_json"
 
 
+@pytest.mark.parametrize(("path", "name"), [("/v1/events/batch", "events"), ("/v1/decisions/batch", "requests")])
+async def test_others_have_their_turn_while_a_batch_is_told_what_is_wrong(opened: Opened, path: str, name: str) -> None:
+    turns, done = 0, False
+
+    async def others() -> None:
+        nonlocal turns
+        while not done:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with opened() as client:
+        waiting = asyncio.create_task(others())
+        answers = (await client.post(path, json={name: [{"type": "consent_chang"}] * 300})).json()["answers"]
+        done = True
+        await waiting
+    assert all("detail" in one for one in answers)
+    assert turns >= 300
+
+
 async def test_no_rate_keeps_out_what_restricts_though_it_comes_among_others(
     opened: Opened, store: redis.Redis
 ) -> None:
