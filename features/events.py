@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -158,15 +158,19 @@ class _WithMoney(_Event):
 class _OfEarlier(_WithMoney):
     """An event with money that undoes what happened before: it belongs to that moment from its own moment on."""
 
+    _SINCE: ClassVar[str]
+    """The field that says when that was."""
+
     @property
     def counts_at(self) -> datetime | None:
         """The moment to which it belongs; None for its own."""
-        raise NotImplementedError
+        at: datetime | None = getattr(self, self._SINCE)
+        return at
 
     @model_validator(mode="after")
     def _comes_after(self) -> Self:
         if self.counts_at is not None and self.counts_at > self.occurred_at:
-            raise ValueError("it undoes what is later than itself: look at the moments")
+            raise ValueError(f"{self._SINCE}: it lies after occurred_at; what is undone was there before")
         return self
 
 
@@ -239,17 +243,13 @@ class Chargeback(_OfEarlier):
     charged back.
     """
 
+    _SINCE: ClassVar = "deposited_at"
     type: Literal["chargeback"]
     amount_minor: Minor
     deposit_id: Id | None = None
     deposited_at: Moment | None = None
     method: Text | None = None
     currency: SaidIn = None
-
-    @property
-    def counts_at(self) -> datetime | None:
-        """When the deposit was made."""
-        return self.deposited_at
 
 
 class Bet(_WithMoney):
@@ -268,17 +268,13 @@ class BetCancelled(_OfEarlier):
     `placed_at` is when the bet was placed: without it the stake is undone when the bet was cancelled.
     """
 
+    _SINCE: ClassVar = "placed_at"
     type: Literal["bet_cancelled"]
     bet_id: Id
     amount_minor: Minor
     product: Product
     placed_at: Moment | None = None
     currency: SaidIn = None
-
-    @property
-    def counts_at(self) -> datetime | None:
-        """When the bet was placed."""
-        return self.placed_at
 
 
 class BetSettled(_WithMoney):

@@ -192,6 +192,7 @@ def _schema(adapter: TypeAdapter[Any]) -> Shape:
 
 
 def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's own mapping
+    one = _at_its_field(one)
     path, shape, parent = _place(one["loc"], schema)
     kind, name = one["type"], str(path[-1]) if path else ""
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
@@ -210,6 +211,14 @@ def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's o
         example=UNSET if expected is None or expected.example is None else expected.example,
         did_you_mean=near or UNSET,
     )
+
+
+def _at_its_field(one: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A fault of several fields together at the one that its sentence begins with."""
+    if one["type"] != "value_error" or (one["loc"] and one["loc"][-1] not in _types()):
+        return one
+    name, divided, sentence = str(one["msg"]).removeprefix("Value error, ").partition(": ")
+    return {**one, "loc": (*one["loc"], name), "msg": sentence} if divided and name in _TOLD_BY else one
 
 
 def _example(shape: Shape) -> dict[str, Any]:

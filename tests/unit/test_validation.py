@@ -74,6 +74,36 @@ def test_a_misspelt_field_leads_to_the_one_that_was_meant(
     assert meant[f"/{spelt}"] == field
 
 
+@pytest.mark.parametrize(
+    ("said", "field", "sentence"),
+    [
+        ({"type": "satisfaction_rated", "score": 0, "scale": "1-5"}, "score", "0 is not on the scale 1-5"),
+        (
+            {
+                "type": "bet_cancelled",
+                "bet_id": "b",
+                "amount_minor": 1,
+                "product": "casino",
+                "placed_at": "2026-05-03T00:00:00Z",
+            },
+            "placed_at",
+            "it lies after occurred_at; what is undone was there before",
+        ),
+        (
+            {"type": "chargeback", "amount_minor": 1, "deposited_at": "2026-05-03T00:00:00Z"},
+            "deposited_at",
+            "it lies after occurred_at; what is undone was there before",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_told_at_one_of_them(
+    said: dict[str, Any], field: str, sentence: str
+) -> None:
+    (fault,) = wrong(EVENT, {"event_id": "e", "player_id": "p", "occurred_at": "2026-05-02T00:00:00Z", **said})
+    assert (fault.pointer, fault.detail) == (f"/{field}", f"{field}: {sentence}")
+    assert fault.expected
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
