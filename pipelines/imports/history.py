@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pipelines.imports.importer import CHUNK_ROWS, Import, OpenHouse, alone, opened
+from pipelines.imports.importer import CHUNK_ROWS, Import, OpenHouse, alone, known_words, opened
 from pipelines.imports.mapping import OwnRows
 from pipelines.imports.rejects import FOLDER, Rejects
 from pipelines.imports.rows import Row
-from pipelines.served import served_rulebook
 from service.events.history import StagedEvent, forget, staged
 
 PORTION: Final = 400
@@ -58,7 +57,7 @@ def take_in(home: Path) -> HistoryResult:
         kept = home / FOLDER / f"history-{found[0].place if found else '0'}.csv"
         kept.parent.mkdir(mode=0o700, exist_ok=True)
         with Rejects(home, kept, home, ["content"]) as rejects:
-            known = served_rulebook(house.client).door
+            known = known_words(house.client)
             done = Import(house, OwnRows(known), (), rejects, known, most=1.0)
             if rows:
                 chunks = (rows[begins : begins + CHUNK_ROWS] for begins in range(0, len(rows), CHUNK_ROWS))

@@ -371,13 +371,18 @@ def run(
     with _rarely_collecting(), Source(file, chosen) as source, alone(home), opened(home) as door:
         kept = rejects or rejects_path(home, file)
         first = source.chunk(min(FIRST_ROWS, CHUNK_ROWS))
-        book = served_rulebook(door.client)
-        known = book.door._replace(exchange=book.exchange(served_catalogue(door.client).currency))
+        known = known_words(door.client)
         reader, assume = _reader(chosen, source, first, known), _assumed(chosen, door.house)
         with Rejects(home, kept, file, source.original) as rejected, _bar(source, shown=progress) as tell:
             done = Import(door, reader, assume, rejected, known, most)
             done.take(chain([first], source.chunks(CHUNK_ROWS)), tell)
             return _counted(done, rejected, kept, source, time.monotonic() - begun)
+
+
+def known_words(client: redis.Redis) -> words.Door:
+    """The closed lists of words, and the rates, that hold where events enter the house."""
+    book = served_rulebook(client)
+    return book.door._replace(exchange=book.exchange(served_catalogue(client).currency))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Bets, chargebacks and money in other currencies over HTTP and by import: once, late, in any order."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from support.event_fields import MINIMAL, OPTIONAL
 from support.players import event, tell
 
 from pipelines.imports import importer
+from pipelines.imports.history import take_in
 from service.settings import Settings
 
 SERVICE = Path(__file__).parents[2] / "service"
@@ -136,6 +138,10 @@ async def test_money_of_other_currencies_is_exchanged_once_by_its_day(
             assert why in answer.json()["detail"]
         raised = event("p", "limit_set", limit="loss", change="raised", amount_minor=5, currency="USD")
         assert "the amount is left out" in (await post(client, "/v1/events", raised))["warnings"][0]
+        historic = told[2] | {"event_id": "historic", "occurred_at": ago(days=400)}
+        assert (await post(client, "/v1/events", historic))["staged"]
+        taken = await asyncio.to_thread(take_in, lake.parent)
+        assert (taken.accepted, taken.rejected) == (1, 0)
     file = tmp_path / "events.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in told), "utf8")
     done = importer.run(lake.parent, file, progress=False)
@@ -147,6 +153,7 @@ async def test_money_of_other_currencies_is_exchanged_once_by_its_day(
     assert rows == [
         ("crowns", 100, 1_001, "SEK", 0.1),
         ("euros", 1_001, None, None, None),
+        ("historic", 100, 1_001, "SEK", 0.1),
         ("new", 2_002, 1_001, "GBP", 2.0),
         ("older", 1_502, 1_001, "GBP", 1.5),
     ]
