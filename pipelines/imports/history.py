@@ -51,7 +51,7 @@ def take_in(home: Path) -> HistoryResult:
         ImportRefused: Another import is running.
         StoreError: The house is not there, or its store or worker failed; it is taken in again.
     """
-    with alone(home), opened(home) as house:
+    with alone(home, brief=True), opened(home) as house:
         found = staged(house.client, PORTION)
         rows, erased = _rows(found, house)
         kept = home / FOLDER / f"history-{found[0].place if found else '0'}.csv"

@@ -298,16 +298,29 @@ def _assumed(mapping: EventMapping | None, house: House) -> Sequence[Assertion]:
 
 
 @contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Allow one import at a time: two of the same file would not see each other's events."""
+def alone(home: Path, *, brief: bool = False) -> Iterator[None]:
+    """Allow one import at a time: two of the same file would not see each other's events.
+
+    One of what waits in the store is `brief`, begins by itself every few seconds, and is waited for.
+    """
     if not home.is_dir():
         raise StoreError(f"{home} holds no house yet: run `croupier up` once")
-    with (home / "import.lock").open("w") as lock:
+    with (home / "import.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ImportRefused("another import into this house is running") from error
+            lock.seek(0)
+            if brief or lock.read() != _BRIEF:
+                raise ImportRefused("another import into this house is running") from error
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(_BRIEF if brief else "")
+        lock.flush()
         yield
+
+
+_BRIEF: Final = "brief"
+"""What the lock says of an import that ends soon."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import duckdb
@@ -262,6 +263,7 @@ def test_an_import_that_dies_midway_and_runs_again_ends_the_same(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from threading import Thread
 from pipelines.imports import bulk, importer as imports
 from pipelines.worker import consumer as ingest
 ingest.LEASE_SECONDS = 1
@@ -408,6 +410,22 @@ def test_one_import_at_a_time(home: Path) -> None:
         with pytest.raises(ImportRefused, match="another import"):
             load(home, file)
     assert counts(load(home, file)) == (3, 0, 0)
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_import_waits_for_one_of_history_and_not_the_other_way_round(home: Path) -> None:
+    file, done = write(home / "a.csv", rows(3)), list[Any]()
+    waiting = Thread(target=lambda: done.append(load(home, file)))
+    with importer.alone(home, brief=True):
+        waiting.start()
+        waiting.join(0.5)
+        assert not done
+        with pytest.raises(ImportRefused, match="another import"), importer.alone(home, brief=True):
+            pass
+    waiting.join(60)
+    assert counts(done[0]) == (3, 0, 0)
+    with importer.alone(home), pytest.raises(ImportRefused, match="another import"), importer.alone(home):
+        pass
 
 
 def own(number: int, **fields: Any) -> dict[str, Any]:
