@@ -608,9 +608,11 @@ def once(type_: str, event_id: str, of: str | None) -> str:
         event_id: Of the event.
         of: Id of the bet that it settles or cancels, or of the deposit that it charges back.
     """
-    return event_id if of is None or type_ not in ONCE else f"{type_}:{of}"
+    return event_id if of is None or type_ not in ONCE else f"{type_}{_OF}{of}"
 
 
+_OF: Final = "\x1f"
+"""In no id: what happens once is never taken for an event of that name."""
 ONCE: Final = {"bet_cancelled": "bet_id", "bet_settled": "bet_id", "chargeback": "deposit_id"}
 """Types of what happens once to a bet or deposit, and the field that names it."""
 

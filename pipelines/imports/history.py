@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from pipelines.imports.importer import CHUNK_ROWS, Import, OpenHouse, alone, known_words, opened
 from pipelines.imports.mapping import OwnRows
 from pipelines.imports.rejects import FOLDER, Rejects
@@ -56,7 +58,7 @@ def take_in(home: Path) -> HistoryResult:
         rows, erased = _rows(found, house)
         kept = home / FOLDER / f"history-{found[0].place if found else '0'}.csv"
         kept.parent.mkdir(mode=0o700, exist_ok=True)
-        with Rejects(home, kept, home, ["content"]) as rejects:
+        with Rejects(home, kept, home, ["event_id"]) as rejects:
             known = known_words(house.client)
             done = Import(house, OwnRows(known), (), rejects, known, most=1.0)
             if rows:
@@ -76,7 +78,14 @@ def take_in(home: Path) -> HistoryResult:
 
 
 def _rows(found: Sequence[StagedEvent], house: OpenHouse) -> tuple[list[Row], int]:
-    """Staged events as rows of a file in our own format, and how many could not be opened."""
+    """Staged events as rows of a file in our own format, and how many could not be opened.
+
+    A person is shown their ids alone: what is written of a refused one outlives the erasure of its player.
+    """
     texts = [one.open(house.client, house.seals) for one in found]
     told = [text for text in texts if text is not None]
-    return [Row(n, n, 1, [text], [text]) for n, text in enumerate(told, 1)], len(texts) - len(told)
+    return [Row(n, n, 1, [text], [_id(text)]) for n, text in enumerate(told, 1)], len(texts) - len(told)
+
+
+def _id(text: str) -> str:
+    return str(msgspec.json.decode(text)["event_id"])

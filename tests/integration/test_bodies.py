@@ -592,6 +592,10 @@ async def test_history_is_taken_in_once_and_what_became_of_an_erased_player_is_n
         done = await asyncio.to_thread(take_in, lake.parent)
         assert (done.records, done.accepted, done.duplicates) == (91, 40, 50)
         assert (done.conflicts, done.rejected, done.erased) == (1, 0, 1)
+        assert done.rejects is not None
+        header, refused = await asyncio.to_thread(lambda: Path(str(done.rejects)).read_text("utf8").splitlines())
+        assert header == "row,line,reason,event_id"
+        assert refused.endswith(",d0"), "nothing of the player"
         assert not history.waits(store)
         assert not list(store.scan_iter("history:*"))
         again = (await client.post("/v1/events/batch", json={"events": told})).json()["answers"]

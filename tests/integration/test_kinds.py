@@ -97,6 +97,9 @@ async def test_a_settled_bet_pays_as_a_win_does_and_a_cancelled_one_may_have_its
         assert one["net_loss_final_7d"] < -1_900
         await tell(client, [event("r", "bet", bet_id="x", **MONEY) | {"event_id": "x"}])
         await tell(client, [event("r", "bet_cancelled", bet_id="x", **MONEY) | {"event_id": "x"}])
+        # Nor does an event take the place of what happens once to a bet, whatever its id.
+        named = {"event_id": "bet_settled:y"}
+        await tell(client, [event("r", "login") | named, event("r", "bet_settled", bet_id="y", **MONEY)])
 
 
 @pytest.mark.usefixtures("worker")
