@@ -1,14 +1,15 @@
 """Read request bodies: words of closed lists, and facts that restrict contact in their strictest reading.
 
 An event that restricts is never refused for a word that nobody knows: an exclusion of an unknown brand holds for every
-brand, a withdrawal on an unknown channel for every channel. Where the unknown word alone would make it restrict, it is
-refused with the list. What cannot be is unknown: a birth date of nobody who lives, a zone that is none. Pure.
+brand, a withdrawal on an unknown channel for every channel; nor for a field that nobody knows, which is left out. Where
+the unknown word alone would make it restrict, it is refused with the list. What cannot be is unknown: a birth date of
+nobody who lives, a zone that is none. Pure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
@@ -71,6 +72,9 @@ _STRICTEST: Final[Mapping[str, tuple[object, str]]] = {
 }
 """Fields beside what an event restricts: what stands in place of a value that nobody knows, and what comes of it."""
 
+_STRANGE: Final = 20
+"""Fields that nobody knows, beside which a body is still taken for what it says."""
+
 Doubts = Mapping[str, str]
 """Fields whose word nobody knows, with the sentence that says how each was read."""
 
@@ -122,14 +126,18 @@ def _strictest(
 ) -> tuple[Any, Doubts] | None:
     """A body with the strictest word in place of each that nobody knows; None unless it restricts contact."""
     faults = error.errors(include_url=False)
+    strange = [one for one in faults if one["type"] == "extra_forbidden"]
+    faults = [one for one in faults if one not in strange]
     fields = [next((str(part) for part in one["loc"] if part in _STRICTEST), "") for one in faults]
-    if not all(fields) or any(one["type"] == "missing" for one in faults):
+    if not all(fields) or len(strange) > _STRANGE or any(one["type"] == "missing" for one in faults):
         return None
     try:
         said = content if isinstance(content, dict) else orjson.loads(content)
     except orjson.JSONDecodeError:  # pydantic takes NaN, which is no JSON
         return None
-    changed = {**said, **{name: _instead(name, said[name], faults) for name in fields}}
+    dropped = {name: f"{name[:64]}: no field of that name is here; it is left out" for name in _names(strange)}
+    changed = {name: value for name, value in said.items() if name not in dropped}
+    changed |= {name: _instead(name, said[name], faults) for name in fields}
     if "currency" in fields:
         changed["amount_minor"] = None
     known = door._replace(**{_LISTS[name]: None for name in fields if name in _LISTS})
@@ -140,7 +148,11 @@ def _strictest(
     if not (found.type in WITHDRAWING if isinstance(found, Outcome) else _restricts(found)):
         return None
     sentences = [f"{name}: {_doubt(one)}; {_STRICTEST[name][1]}" for name, one in zip(fields, faults, strict=True)]
-    return found, dict(zip(fields, sentences, strict=True))
+    return found, dict(zip(fields, sentences, strict=True)) | dropped
+
+
+def _names(faults: Iterable[Any]) -> list[str]:
+    return [str(one["loc"][-1]) for one in faults]
 
 
 def _doubt(one: Any) -> str:  # noqa: ANN401 - pydantic's own mapping

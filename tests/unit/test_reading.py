@@ -208,8 +208,11 @@ def test_a_listing_in_a_register_that_nobody_knows_denies_everywhere_until_the_p
         {"type": "registered", "jurisdiction": "UK"},
         {"type": "registered", "jurisdiction": "UK", "birth_date": "1980-01-01"},
         {"type": "bet", "amount_minor": 5, "product": "slots"},
-        {"type": "self_excluded", "until": "2027-01-01T00:00:00Z"},
         {"type": "self_excluded", "event_id": ""},
+        {"type": "self_excluded", **{f"more_{number}": 1 for number in range(21)}},
+        {"type": "exclusion_ended", "until": "2027-01-01T00:00:00Z"},
+        {"type": "consent_changed", "chanel": "email", "granted": False},
+        {"type": "bet", "amount_minor": 5, "product": "casino", "game": "roulette"},
         {"type": "consent_changed", "granted": False},
     ],
     ids=json.dumps,
@@ -217,6 +220,15 @@ def test_a_listing_in_a_register_that_nobody_knows_denies_everywhere_until_the_p
 def test_what_does_not_restrict_or_is_no_event_at_all_is_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         parsed(**said)
+
+
+@pytest.mark.parametrize("more", [{"until": "2027-01-01T00:00:00Z"}, {"reason": "by letter", "note": {"a": [1]}}])
+def test_a_field_that_nobody_knows_keeps_out_nothing_that_restricts(more: dict[str, Any]) -> None:
+    told, doubts = parsed(type="self_excluded", brand="main", **more)
+    assert told == parsed(type="self_excluded", brand="main")[0]
+    assert doubts.keys() == more.keys()
+    assert all("it is left out" in sentence for sentence in doubts.values())
+    assert not reading.beside(told, doubts, DOOR)
 
 
 def test_an_unknown_tag_beside_one_that_restricts_is_left_out() -> None:
