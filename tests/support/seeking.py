@@ -11,6 +11,7 @@ from collections.abc import Generator
 from typing import Any, Final
 
 import pytest
+import structlog
 
 from features import logs
 from features.store.deployment import House
@@ -25,6 +26,7 @@ _noted: set[str] = set()
 def pytest_configure() -> None:
     """Log as a house does, and note every id that is made a pseudonym in this process, and the secret that makes it."""
     logs.begin()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())  # to where each test looks for it
     player_key = House.player_key
 
     def noting(self: House, player_id: str) -> str:
