@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import secrets
 import time
@@ -384,4 +385,7 @@ def create() -> FastAPI:
     if (store := environment().store) is None:
         raise SettingError(f"{Environment.store.name} names no store")
     app.state.settings = Settings.here(store)
+    # Code and models of bodies live as long as the process, and are most of what a collection of garbage would visit.
+    gc.collect()
+    gc.freeze()
     return app
