@@ -1,6 +1,7 @@
 """Bets, chargebacks and money in other currencies over HTTP and by import: once, late, in any order."""
 
 import asyncio
+import gzip
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,6 +69,21 @@ async def test_each_type_is_taken_once_and_late_ones_as_well(opened: Opened, kin
         old = await post(client, "/v1/events", late | {"event_id": "old", "occurred_at": ago(days=36)})
         # The import takes in what is too old, but for what restricts contact, which is never.
         assert old.get("staged", False) is (kind != "support_contact")
+
+
+@pytest.mark.usefixtures("rates", "worker")
+async def test_every_type_is_taken_in_bulk_and_gzipped_and_once(opened: Opened) -> None:
+    kinds = [*LATER, "login", "support_contact", "bet"]
+    told = [event("p", kind, event_id=kind, **{**MINIMAL[kind], **OPTIONAL.get(kind, {})}) for kind in kinds]
+    told = [{**one, "occurred_at": ago(hours=1)} for one in told]
+    told = [{name: value for name, value in one.items() if name not in {"placed_at", "deposited_at"}} for one in told]
+    told = [{**one, "bet_id": one["type"]} if "bet_id" in one else one for one in told]
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    async with opened() as client:
+        for again in (False, True):
+            body = gzip.compress(json.dumps({"events": told[:: -1 if again else 1]}).encode())
+            answer = await client.post("/v1/events/batch", content=body, headers=headers)
+            assert [one.get("duplicate") for one in answer.json()["answers"]] == [again] * len(kinds), answer.text
 
 
 @pytest.mark.usefixtures("worker")
