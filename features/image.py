@@ -48,7 +48,7 @@ def _label(moment: bytes, applied: bytes) -> bytes:
 
 def load(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> NDArray[np.float64] | None:
     """Stored values as `features.aggregates.encode` gives them; None where there is no image, or an outdated one."""
-    image, applied, moment = held.get(FIELD), held.get(APPLIED), moment_of(held, plan)
+    image, applied, moment = held.get(FIELD), held.get(APPLIED), _moment(held, plan)
     if image is None or applied is None or moment is None or image[_BYTES:] != _label(moment, applied):
         return None
     return np.frombuffer(image, _LAYOUT, len(STORED))
@@ -60,13 +60,13 @@ def draw(held: Mapping[bytes, bytes], plan: ReadPlan) -> bytes | None:
     Raises:
         PlanError: They are of other types than the plan says.
     """
-    applied, moment = held.get(APPLIED), moment_of(held, plan)
+    applied, moment = held.get(APPLIED), _moment(held, plan)
     if applied is None or moment is None:
         return None
     return dump(encode(plan.decode([held.get(name) for name in plan.fields]).values), moment, applied)
 
 
-def moment_of(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> bytes | None:
+def _moment(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> bytes | None:
     """Bytes of the moment that the values of all views have; None where they differ or have none."""
     first, *others = [held.get(view) for view in plan.views.values()]
     return first if all(one == first for one in others) else None

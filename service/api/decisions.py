@@ -25,8 +25,8 @@ from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import Policy
 from service.api import answers
-from service.api.problems import OF_A_BODY, REFUSALS, in_words, problem
-from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
+from service.api.problems import OF_A_BODY, in_words
+from service.api.routing import Dependencies, Deps, Operation, add_route, respond, settled
 from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
 from service.contacts.stops import read_journal
 from service.decisions.archive import find_record
@@ -41,7 +41,6 @@ from service.errors import (
     ArchivedError,
     Contended,
     Expired,
-    FaultError,
     ForeignPositionError,
     LakeUnreadableError,
     NoContactError,
@@ -179,16 +178,10 @@ _REQUEST: Final = TypeAdapter(DecisionRequest)
 
 async def _item(item: object, deps: Dependencies) -> DecisionAnswer | Problem | ValidationError:
     try:
-        return await retriable(_decided(_REQUEST.validate_python(item, context=deps.serving.door), deps))
+        request = _REQUEST.validate_python(item, context=deps.serving.door)
     except ValidationError as error:
         return error
-    except REFUSALS as error:
-        refusal: CroupierError = error
-    except Exception:  # noqa: BLE001 - one item spoils nothing, and is logged with the decision that it was about
-        _LOG.exception("fault", route="an item of a batch")
-        refusal = FaultError()
-    deps.metrics.refused(refusal)
-    return problem(refusal)
+    return await settled(_decided(request, deps), deps, "an item of a batch")
 
 
 async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-import structlog
 from fastapi import FastAPI, Response
 from msgspec import UNSET
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
@@ -19,9 +18,9 @@ from features.events import AnyEvent, Event
 from features.moments import moment
 from features.unshown import Unshown
 from service.api import reading
-from service.api.problems import OF_A_BODY, REFUSALS, in_words, problem
+from service.api.problems import OF_A_BODY, in_words, problem
 from service.api.reading import Doubts
-from service.api.routing import Dependencies, Deps, Operation, add_route, respond, retriable
+from service.api.routing import Dependencies, Deps, Operation, add_route, respond, settled
 from service.api.schemas import AcceptedAnswer, EventsAnswer, Problem
 from service.contacts.ledger import RedisLedger
 from service.decisions.outcomes import WITHDRAWING, Outcome, take
@@ -31,7 +30,6 @@ from service.errors import (
     EventIdReused,
     EventInFutureError,
     EventTooOldError,
-    FaultError,
     HistoryFullError,
     ImplausibleError,
     NoContactError,
@@ -53,7 +51,6 @@ _LANES: Final = 16
 """Players of a batch whose events are taken at once; those of one player are taken in their order."""
 _EVENT: Final = TypeAdapter[Event](AnyEvent)
 _JSON: Final = TypeAdapter[Any](Any, config=ConfigDict(ser_json_inf_nan="constants"))
-_LOG: Final = structlog.get_logger()
 
 
 async def post_event(body: AnyEvent, deps: Deps) -> Response:
@@ -95,13 +92,7 @@ class ToldEvent:
 
     async def settle(self, deps: Dependencies, ledger: RedisLedger) -> None:
         """Give it its answer, whatever becomes of it."""
-        try:
-            self.answer = await retriable(self.accepted(deps, ledger))
-        except REFUSALS as error:
-            self.answer = _refused(error, deps)
-        except Exception:  # noqa: BLE001 - one event spoils nothing, and is logged
-            _LOG.exception("fault", route="an event of a batch")
-            self.answer = _refused(FaultError(), deps)
+        self.answer = await settled(self.accepted(deps, ledger), deps, "an event of a batch")
 
 
 _ITEM: Final = {

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
 from starlette.types import Scope as HttpScope
 
+from features.errors import CroupierError
 from features.store.errors import StoreError
 from models.churn.scorer import Scorer
 from service.access.keyring import STALE_SECONDS
@@ -35,8 +36,9 @@ from service.api.door import demand_json
 from service.api.house_state import HouseState
 from service.api.metrics import Metrics
 from service.api.packed import Unpacking
-from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, refuse
+from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, problem, refuse
 from service.api.reading import Doubts, legible, parse
+from service.api.schemas import Problem
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.api.tracing import Tracing
 from service.api.trail import HEADER, follow
@@ -160,6 +162,19 @@ async def retriable(work: Coroutine[Any, Any, Result]) -> Result:
         told = StoreError(f"{error}; a retry under the same id is safe")
         told.beside = error.beside
         raise told from error
+
+
+async def settled(work: Coroutine[Any, Any, Result], deps: Dependencies, what: str) -> Result | Problem:
+    """The answer of an item of a batch, or a problem in its place: one item spoils nothing, and a fault is logged."""
+    try:
+        return await retriable(work)
+    except REFUSALS as error:
+        refusal: CroupierError = error
+    except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
+        _LOG.exception("fault", route=what)
+        refusal = FaultError()
+    deps.metrics.refused(refusal)
+    return problem(refusal)
 
 
 class Route(APIRoute):

@@ -279,23 +279,16 @@ class RecordAnswer(Decided, kw_only=True):
     ] = UNSET
 
 
+def _each(name: str) -> Meta:
+    """What the page says of a list whose entries are answers of a name or problems: the union has no tag to go by."""
+    kinds = [{"$ref": f"#/components/schemas/{one}"} for one in (name, "Problem")]
+    return Meta(extra_json_schema={"items": {"anyOf": kinds}})
+
+
 class BatchAnswer(Struct, kw_only=True):
     """One answer or problem per request, in order."""
 
-    # Any: a union of structs without a tag; the page says which.
-    answers: Annotated[
-        list[Any],
-        Meta(
-            extra_json_schema={
-                "items": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/DecisionAnswer"},
-                        {"$ref": "#/components/schemas/Problem"},
-                    ]
-                }
-            }
-        ),
-    ]
+    answers: Annotated[list[Any], _each("DecisionAnswer")]
 
 
 class ConfirmAnswer(Struct, kw_only=True):
@@ -327,20 +320,7 @@ class AcceptedAnswer(Struct, kw_only=True):
 class EventsAnswer(Struct, kw_only=True):
     """One answer or problem per event, in order."""
 
-    # Any: a union of structs without a tag; the page says which.
-    answers: Annotated[
-        list[Any],
-        Meta(
-            extra_json_schema={
-                "items": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/AcceptedAnswer"},
-                        {"$ref": "#/components/schemas/Problem"},
-                    ]
-                }
-            }
-        ),
-    ]
+    answers: Annotated[list[Any], _each("AcceptedAnswer")]
 
 
 # --- Players

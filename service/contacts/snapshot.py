@@ -142,7 +142,7 @@ async def _drawn(store: TimedStore, keys: PlayerKeys, plan: ReadPlan) -> Mapping
 
 def _is_elsewhere(features: Mapping[bytes, bytes | None], plan: ReadPlan) -> bool:
     """Whether there are features that no image tells, but Feast's fields do."""
-    return image.holds_any(features) and image.load(features, plan) is None
+    return image.load(features, plan) is None and image.holds_any(features)
 
 
 def _snapshot(found: Sequence[Any], features: Mapping[bytes, bytes | None] | None) -> PlayerSnapshot:
