@@ -593,6 +593,8 @@ def row(event: Event) -> dict[str, Any]:
 def personal(event: Event) -> dict[str, str]:
     """Personal fields of an event as text; empty for most."""
     held = event.__dict__
+    if PERSONAL.isdisjoint(held):
+        return {}
     return {name: str(_plain(held[name])) for name in PERSONAL if held.get(name) is not None}
 
 
@@ -619,7 +621,8 @@ ONCE: Final = {"bet_cancelled": "bet_id", "bet_settled": "bet_id", "chargeback":
 
 def unique(event: Event) -> str:
     """The name under which an event counts once for its player; see `once`."""
-    return once(event.type, event.event_id, getattr(event, ONCE.get(event.type, ""), None))
+    of = ONCE.get(event.type)
+    return event.event_id if of is None else once(event.type, event.event_id, getattr(event, of))
 
 
 def is_id(text: str) -> bool:

@@ -9,14 +9,14 @@ are those that it was written with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.aggregates import encode
 from features.read_plan import ReadPlan
-from features.schema import STORED, schema_hash
+from features.schema import PRODUCTS, STORED, Dtype, schema_hash
 
 FIELD: Final = b"croupier"
 """No name of Feast's: its fields have four bytes, or begin with `_ts:`."""
@@ -24,6 +24,10 @@ APPLIED: Final = b"_applied"
 """Field of the last entry of the log that the values hold: late ones change values and no moment."""
 _BYTES: Final = 8 * len(STORED)
 _LAYOUT: Final = np.dtype("<f8")
+_WHOLE: Final = [at for at, feature in enumerate(STORED) if feature.dtype is Dtype.INT64]
+_TEXTS: Final = [at for at, feature in enumerate(STORED) if feature.dtype is Dtype.STRING]
+_EXACT: Final = 2**53
+"""Below it a float tells every whole number."""
 
 
 def fields(plan: ReadPlan) -> tuple[bytes, ...]:
@@ -52,6 +56,26 @@ def load(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> NDArray[np.float
     if image is None or applied is None or moment is None or image[_BYTES:] != _label(moment, applied):
         return None
     return np.frombuffer(image, _LAYOUT, len(STORED))
+
+
+def fields_of_values(plan: ReadPlan) -> tuple[bytes, ...]:
+    """Fields of a player's hash that `values` looks at."""
+    return (*fields(plan), *(plan.features[at].field for at in _TEXTS))
+
+
+def values(held: Mapping[bytes, bytes | None], plan: ReadPlan) -> list[Any] | None:
+    """Stored values as Feast's fields tell them, to the bit; None where the image does not tell them all."""
+    told = load(held, plan) if len(plan.features) == len(STORED) else None
+    if told is None or (np.abs(told[_WHOLE]) >= _EXACT).any():
+        return None
+    found: list[Any] = [None if number != number else number for number in told.tolist()]  # noqa: PLR0124 - NaN
+    for at in _WHOLE:
+        found[at] = None if found[at] is None else int(found[at])
+    for at in _TEXTS:
+        if found[at] is None and held.get(plan.features[at].field):
+            return None  # a text that has no number
+        found[at] = None if found[at] is None else PRODUCTS[int(found[at])]
+    return found
 
 
 def draw(held: Mapping[bytes, bytes], plan: ReadPlan) -> bytes | None:

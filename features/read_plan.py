@@ -24,6 +24,8 @@ _SIGN: Final = 1 << 63
 _WORD: Final = 1 << 64
 _NEVER: Final = -_SIGN
 """Feast's null among the moments of UnixTimestamp."""
+_UNKNOWN: Final = object()
+"""In place of a value that may be any."""
 
 _DOUBLE: Final = struct.Struct("<Bd")
 _FLOAT: Final = struct.Struct("<Bf")
@@ -116,19 +118,23 @@ class ReadPlan:
             raise PlanError(self._blame(values)) from error
         return StoredRow(row, dict(zip(self.views, moments, strict=True)))
 
-    def encode(self, values: Sequence[Any], as_of_us: int) -> list[bytes]:
+    def encode(self, values: Sequence[Any], as_of_us: int, held: Sequence[Any] | None = None) -> list[bytes]:
         """Encode values as field, value, field, value ... for one HSET that writes every view of a player.
 
         Args:
             values: One per feature of the plan, None becomes Feast's null.
             as_of_us: Event time of all views, unix microseconds.
+            held: Values that the store holds already: those that are still the same are left out.
 
         Raises:
             PlanError: A value does not fit its type.
         """
         moment = _write_moment(as_of_us)
+        before = [_UNKNOWN] * len(values) if held is None else held
         pairs: list[bytes] = []
-        for feature, write, value in zip(self.features, self._writers, values, strict=True):
+        for feature, write, value, known in zip(self.features, self._writers, values, before, strict=True):
+            if value is known or value == known:
+                continue
             pairs.append(feature.field)
             try:
                 pairs.append(b"" if value is None else write(value))

@@ -15,7 +15,7 @@ import gc
 import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -182,7 +182,7 @@ class Import:
         for row, record in self._readable(chunk):
             rows.append(row)
             records.append(record)
-        verdicts = list(judge(records, self._known(list(chain(*records)), seen)))
+        verdicts = list(judge(records, self._known(records, seen)))
         if self._assume:
             self._take_assumed([record[0].player_id for record in records], seen)
         statuses = iter(self._take_new([one for verdict in verdicts for one in verdict.fresh], seen))
@@ -223,10 +223,16 @@ class Import:
         beside = reading.beside(event, one.doubts, self._known_words)
         return file_event(self._items.event(event, now_us, beside), event, self._key(event.player_id))
 
-    def _known(self, events: Sequence[FileEvent], seen: KnownEvents) -> dict[int, bool]:
-        """Indexes of events whose id the lake, this run or the store knows, and whether with the same content."""
+    def _known(self, records: Sequence[Sequence[FileEvent]], seen: KnownEvents) -> dict[int, bool]:
+        """Indexes of events whose id the lake, this run or the store knows, and whether with the same content.
+
+        The store is not asked about a record's only event whose id no other has: it answers as that is appended.
+        """
+        events = list(chain(*records))
         known = seen.known(events)
-        asked = [at for at, one in enumerate(events) if one.item.remember and at not in known]
+        times = Counter(one.name for one in events)
+        alone = [len(record) == 1 and times[one.name] == 1 for record in records for one in record]
+        asked = [at for at, one in enumerate(events) if one.item.remember and at not in known and not alone[at]]
         there = bulk.remembered(self._door.client, [events[at].item for at in asked])
         # The store compares content itself, and appends nothing under an id that it remembers.
         done = self._append([events[asked[at]].item for at in there])

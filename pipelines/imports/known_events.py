@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import duckdb
 import msgspec
@@ -70,16 +70,16 @@ CONTENT: Final = f"concat_ws(chr({ord(_APART)}), {', '.join(_TEXTS)})"
 
 def content(event: Event) -> str:
     """Content of an event for comparison, as `CONTENT` gives it for a row of the lake."""
-    row: dict[str, Any] = events.row(event)
-    row["said_minor"] = row.get("said_minor", row.get("amount_minor"))
-    until = getattr(event, "until", None)
+    row = events.row(event)
+    said = row.get("said_minor", row.get("amount_minor"))
+    until = event.__dict__.get("until")
     details = [
         f'"{name}":{msgspec.json.encode(value).decode()}'
         for name, value in row.get("detail", {}).items()
         if name not in _MOMENTS
     ]
     rest = ",".join(detail for detail in details if detail not in _DEFAULTS)
-    texts = [row.get(name) for name in _COLUMNS]
+    texts = [said if name == "said_minor" else row.get(name) for name in _COLUMNS]
     texts += [f"{{{rest}}}" if rest else None, None if until is None else micros(until)]
     return _APART.join("" if text is None else str(text) for text in texts)
 

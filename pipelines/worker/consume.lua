@@ -44,6 +44,19 @@ local function fold(keys, args)
   return apply(keys, args)
 end
 
+-- KEYS: lease, features. ARGV: epoch, last stream id applied as the features were read, number of views, of each its field
+-- and what stood there, then as for `apply`: of the fields, those that change. Returns as `fold`, and 0 also where Feast
+-- wrote a view since.
+local function amend(keys, args)
+  local first = 4 + 2 * tonumber(args[3])
+  for at = 4, first - 1, 2 do
+    if redis.call('HGET', keys[2], args[at]) ~= args[at + 1] then return 0 end
+  end
+  if fenced(keys[1], args[1]) or redis.call('HGET', keys[2], '_applied') ~= args[2] then return 0 end
+  redis.call('HSET', keys[2], '_applied', unpack(args, first))
+  return 1
+end
+
 -- KEYS: lease. ARGV: epoch, cursor, watermark ('' for none). Returns 1, or 0 if fenced.
 local function advance(keys, args)
   if fenced(keys[1], args[1]) then return 0 end
@@ -61,6 +74,7 @@ end
 redis.register_function('croupier_lease', lease)
 redis.register_function('croupier_apply', apply)
 redis.register_function('croupier_fold', fold)
+redis.register_function('croupier_amend', amend)
 redis.register_function('croupier_advance', advance)
 redis.register_function('croupier_release', release)
 

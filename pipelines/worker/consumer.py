@@ -13,20 +13,17 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
-import numpy as np
 import redis
 
 from features import image
-from features.aggregates import DAY_MICROS, Activity, encode, forward, local_parts, update
+from features.aggregates import Activity, local_parts
 from features.read_plan import ReadPlan
 from features.schema import FAILED_LOGIN
 from features.store.cluster import is_away, replies
-from features.store.deployment import PARTITIONS, clock_arguments, open_house, order, real_now_us
+from features.store.deployment import PARTITIONS, clock_arguments, open_house, real_now_us
 from features.store.keys import (
     PlayerKeys,
     budget_key,
@@ -38,24 +35,16 @@ from features.store.keys import (
     partition_of_log,
     pointer_key,
 )
+from pipelines.worker.changes import Change, Held, NewRow, changes
 from pipelines.worker.owners import owners_of
 from service.contacts.entries import ChargingLease
 from service.contacts.ledger import assert_command
-from service.players import facts, harm, identity
+from service.players import facts, identity
 from service.players.harm import HarmSettings
-from service.rules import inputs
 
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
 """Entries read at once, over all leased partitions; applied well within a lease."""
-_RECENT_DAYS: Final = 32
-"""Days within which a sign of harm may still hold."""
-_TELLING: Final = frozenset(
-    {"deposit", "bet", "withdrawal_cancelled", "support_contact", "limit_set", "limit_reached", "chargeback"}
-)
-"""Activity that can be a sign of harm."""
-
-
 Step = Callable[[str], None]
 """Called with the name of the next step of a loop; tests end a process there."""
 
@@ -69,16 +58,6 @@ class OwnedPartition(NamedTuple):
 
     epoch: bytes
     cursor: str
-
-
-class _Change(NamedTuple):
-    """Effect of new rows on a player: signs of harm, last log entry before and after, fields and values to write."""
-
-    player: str
-    signs: Sequence[facts.Assertion]
-    before: bytes
-    last: str
-    pairs: Sequence[bytes]
 
 
 class LogEntry(NamedTuple):
@@ -221,35 +200,37 @@ class Consumer:
         neither a crash nor a node that goes away in between may lose a sign.
         """
         self._step("fetch")
-        rows = _rows(entry for entries in batches.values() for entry in entries)
-        players = list(rows)
-        pipe = self._client.pipeline(transaction=False)
-        for player in players:
-            pipe.hgetall(self._plan.key(player))  # type: ignore[arg-type]
-            pipe.hgetall(PlayerKeys(player).facts)
-        held, changes, lost = replies(pipe), list[_Change](), set[int]()
-        for player, features, known in zip(players, held[::2], held[1::2], strict=True):
-            if is_away(features) or is_away(known):
-                lost.add(partition_of(player))
-            elif (change := self._change(player, features, known, rows[player])) is not None:
-                changes.append(change)
-        lost |= self._tell({change.player: change.signs for change in changes if change.signs})
-        return lost | self._put(change for change in changes if partition_of(change.player) not in lost)
+        held, lost = self._held(_rows(entry for entries in batches.values() for entry in entries))
+        changed = list(changes(held, self._plan, self.settings))
+        lost |= self._tell({change.player: change.signs for change in changed if change.signs})
+        return lost | self._put(change for change in changed if partition_of(change.player) not in lost)
 
-    def _change(
-        self, player: str, held: Mapping[bytes, bytes], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
-    ) -> _Change | None:
-        """Effect of new rows on a player; None if all were applied before, or tell of before the player was erased."""
-        applied = order(held[image.APPLIED].decode()) if image.APPLIED in held else (0, 0)
-        since_us = facts.erased_us(known) or 0
-        rows = [row for row in rows if order(row[0]) > applied and (not since_us or row[1].occurred_us > since_us)]
-        if not rows:
-            return None
-        stored = self._plan.decode([held.get(name) for name in self._plan.fields]).values
-        values = update(stored, [row for _, row in rows])
-        pairs = self._plan.encode(values, values[0])
-        pairs += image.FIELD, image.dump(encode(values), pairs[-1], rows[-1][0].encode())
-        return _Change(player, self._signs(stored, known, rows), held.get(image.APPLIED, b""), rows[-1][0], pairs)
+    def _held(self, rows: Mapping[str, list[NewRow]]) -> tuple[list[Held], set[int]]:
+        """What the store holds of players with new rows, and the partitions that are away."""
+        wanted = image.fields_of_values(self._plan)
+        pipe = self._client.pipeline(transaction=False)
+        for player in rows:
+            pipe.hmget(self._plan.key(player), wanted)  # type: ignore[arg-type]
+            pipe.hgetall(PlayerKeys(player).facts)
+        found, held, lost = replies(pipe), list[Held](), set[int]()
+        for player, told, known in zip(rows, found[::2], found[1::2], strict=True):
+            if is_away(told) or is_away(known):
+                lost.add(partition_of(player))
+            else:
+                features = dict(zip(wanted, told, strict=True))
+                held.append(Held(player, features, known, rows[player], image.values(features, self._plan)))
+        return self._whole(held, lost), lost
+
+    def _whole(self, held: Sequence[Held], lost: set[int]) -> list[Held]:
+        """The same with all fields of features where the image does not tell them."""
+        places = [at for at, one in enumerate(held) if one.known is None and image.holds_any(one.features)]
+        pipe = self._client.pipeline(transaction=False)
+        for at in places:
+            pipe.hgetall(self._plan.key(held[at].player))  # type: ignore[arg-type]
+        found = dict(zip(places, replies(pipe), strict=True))
+        lost |= {partition_of(held[at].player) for at, told in found.items() if is_away(told)}
+        whole = [one._replace(features=found[at]) if at in found else one for at, one in enumerate(held)]
+        return [one for one in whole if partition_of(one.player) not in lost]
 
     def _tell(self, signs: Mapping[str, Sequence[facts.Assertion]]) -> set[int]:
         """Assert signs of harm as facts, for linked ids at their players; returns the partitions that are away."""
@@ -277,41 +258,21 @@ class Consumer:
                 lost.add(partition_of(player))
         return lost
 
-    def _put(self, changes: Iterable[_Change]) -> set[int]:
+    def _put(self, changed: Iterable[Change]) -> set[int]:
         """Write features to the store; returns the partitions that are fenced or away."""
         self._step("apply")
         pipe, partitions = self._client.pipeline(transaction=False), []
-        for change in changes:
+        for change in changed:
             partition = partition_of(change.player)
             partitions.append(partition)
             names = [lease_key(partition), self._plan.key(change.player)]
-            told = (self.owned[partition].epoch, change.before, change.last, *change.pairs)
-            pipe.fcall("croupier_fold", 2, *names, *told)
+            seen = (self.owned[partition].epoch, change.before)
+            if change.views:
+                told = (*seen, len(change.views) // 2, *change.views, change.last, *change.pairs)
+                pipe.fcall("croupier_amend", 2, *names, *told)
+            else:
+                pipe.fcall("croupier_fold", 2, *names, *seen, change.last, *change.pairs)
         return {at for at, reply in zip(partitions, replies(pipe), strict=True) if reply == 0 or is_away(reply)}
-
-    def _signs(
-        self, stored: Sequence[Any], known: Mapping[bytes, bytes], rows: list[tuple[str, Activity]]
-    ) -> list[facts.Assertion]:
-        """Signs of harm in new activity, day by day, each at the moment of its day's last row."""
-        days = _days([row for _, row in rows])
-        if not any(row.type in _TELLING for day in days for row in day):
-            return []
-        states = [stored]
-        for day in days:
-            states.append(update(states[-1], day))
-        moments = [state[0] for state in states[1:]]
-        after = forward(np.stack([encode(state) for state in states[1:]]), np.array(moments))
-        told = facts.read(identity.together(known), "main")
-        found: list[facts.Assertion] = []
-        for state, now, at_us in zip(states[:-1], after, moments, strict=True):
-            person = inputs.age_and_places(told, at_us)
-            if not harm.may_show_signs(now, told, at_us, person, self.settings):
-                continue
-            signs = harm.signs(forward(encode(state), at_us), now, told, at_us, person, self.settings)
-            noted = {one.field[5:]: facts.FactValue(one.text, at_us) for one in signs if one.field.startswith("harm:")}
-            told = replace(told, harm={**told.harm, **noted})
-            found += signs
-        return found
 
     def _advance(self, cursors: Mapping[int, str]) -> None:
         self._step("advance")
@@ -326,22 +287,11 @@ class Consumer:
                 self.owned[partition] = self.owned[partition]._replace(cursor=cursor)
 
 
-def _days(rows: list[Activity]) -> list[list[Activity]]:
-    """Group rows by day in order; all rows too old to show a sign form one day.
-
-    So that signs do not hang on how many rows arrive together.
-    """
-    ordered = sorted(rows, key=lambda row: row.occurred_us)
-    recent = ordered[-1].occurred_us // DAY_MICROS - _RECENT_DAYS
-    grouped = groupby(ordered, key=lambda row: max(row.occurred_us // DAY_MICROS, recent))
-    return [list(day) for _, day in grouped]
-
-
-def _rows(entries: Iterable[LogEntry]) -> dict[str, list[tuple[str, Activity]]]:
+def _rows(entries: Iterable[LogEntry]) -> dict[str, list[NewRow]]:
     """Rows of activity per player, in log order; decisions and exposures are none."""
-    rows: dict[str, list[tuple[str, Activity]]] = defaultdict(list)
+    rows: dict[str, list[NewRow]] = defaultdict(list)
     for entry in entries:
         if entry.kind in {"event", "outcome"}:
             columns = msgspec.msgpack.decode(entry.body)
-            rows[columns["player"]].append((entry.stream_id, activity(columns, entry.time_zone)))
+            rows[columns["player"]].append(NewRow(entry.stream_id, activity(columns, entry.time_zone)))
     return rows

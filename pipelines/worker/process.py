@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import redis
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from features.errors import CroupierError
 from features.files import CatalogueError
 from features.store import erasures
-from features.store.cluster import is_away
+from features.store.cluster import is_away, replies
 from features.store.connection import connect
 from features.store.deployment import order
 from features.store.errors import StoreError
@@ -227,19 +227,27 @@ class Worker:
 def wait_until_applied(client: redis.Redis, reached: Mapping[int, str], seconds: float = 600.0) -> None:
     """Block until features include these places of the log; raises StoreError after `seconds`."""
     deadline = time.monotonic() + seconds
-    for partition, place in reached.items():
-        while order(_cursor(client, partition)) < order(place):
-            if time.monotonic() > deadline:
-                raise StoreError("the worker does not keep up: features still miss what was appended")
-            time.sleep(0.02)
+    missing = dict(reached)
+    while missing := _missing(client, missing):
+        if time.monotonic() > deadline:
+            raise StoreError("the worker does not keep up: features still miss what was appended")
+        time.sleep(0.05)
 
 
-def _cursor(client: redis.Redis, partition: int) -> str:
-    """Place in the log up to which a partition's features are; the beginning while its node is away."""
+def _missing(client: redis.Redis, reached: Mapping[int, str]) -> dict[int, str]:
+    """Places that features do not include yet, by partition; those of a node that is away among them."""
+    pipe = client.pipeline(transaction=False)
+    for partition in reached:
+        pipe.hget(lease_key(partition), "cursor")
     try:
-        return (cast("bytes | None", client.hget(lease_key(partition), "cursor")) or b"0-0").decode()
+        cursors = replies(pipe)
     except redis.ConnectionError:
-        return "0-0"
+        return dict(reached)
+    return {
+        partition: place
+        for (partition, place), cursor in zip(reached.items(), cursors, strict=True)
+        if is_away(cursor) or order((cursor or b"0-0").decode()) < order(place)
+    }
 
 
 def wait_until_in_lake(lake: Path, real_us: int, seconds: float = 600.0) -> None:

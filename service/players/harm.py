@@ -232,10 +232,16 @@ def triggered(values: Mapping[str, float], places: frozenset[str], settings: Har
     ]
 
 
-def may_show_signs(vector: Vector, facts: Facts, at_us: int, person: AgeAndPlaces, settings: HarmSettings) -> bool:
-    """Whether new activity could be a sign of harm at all; false for most players."""
-    values = markers(vector, facts, at_us, person.age)
-    return values["loss_of_a_day"] >= settings.big_loss_minor or bool(triggered(values, person.places, settings))
+def may_show_signs(vector: Vector, settings: HarmSettings) -> bool:
+    """Whether activity that led to a vector can be a sign of harm, whoever the player is; false for most."""
+    values = markers(vector, _NOTHING_KNOWN, 0, None)
+    if values["loss_of_a_day"] >= settings.big_loss_minor:
+        return True
+    # What facts alone show never grows, places only narrow, and of unknown age every marker of the young counts.
+    return any(values[name] >= one.threshold for name, one in settings.markers.items())
+
+
+_NOTHING_KNOWN: Final = Facts()
 
 
 def signs(

@@ -7,7 +7,9 @@ import pytest
 from support.fault_house import Caller, World
 
 from features import image
+from features.aggregates import empty
 from features.read_plan import ReadPlan
+from features.schema import STORED
 from features.store.connection import Store, TimedStore
 from features.store.keys import PlayerKeys
 from service.contacts.snapshot import NO_DECISION, read_snapshot
@@ -72,3 +74,37 @@ async def test_a_store_without_room_is_read_without_an_image(world: World, plan:
     assert await seen(world, keys, plan) == before
     world.client.config_set("maxmemory", "0")
     assert held(world, keys) == before
+
+
+class _Feast:
+    """Writes one view of a player between what a worker reads and what it writes, once."""
+
+    def __init__(self, world: World, keys: PlayerKeys, plan: ReadPlan, view: bytes | None) -> None:
+        self._world, self._keys, self._view = world, keys, view
+        self.moment = plan.encode(empty(), 2**52)[-1]
+
+    def __call__(self, step: str) -> None:
+        if step == "apply" and self._view is not None:
+            self._world.client.hset(self._keys.features, self._view, self.moment)  # type: ignore[arg-type]
+            self._view = None
+
+
+@pytest.mark.parametrize("seen", ["image", "none", "outdated"])
+def test_a_worker_folds_once_whatever_the_image_tells_and_feast_writes_meanwhile(
+    world: World, caller: Caller, plan: ReadPlan, keys: PlayerKeys, seen: str
+) -> None:
+    if seen != "image":
+        world.client.hset(keys.features, image.FIELD, b"" if seen == "none" else b"of another build")  # type: ignore[arg-type]
+    before = plan.decode([held(world, keys).get(name) for name in plan.fields]).values
+    at = [one.name for one in STORED].index("bet_week_0")
+    caller.event("p", type="bet", amount_minor=700, product="casino")
+    consumer = world.consumer(_Feast(world, keys, plan, plan.fields[-1] if seen == "image" else None))
+    for _ in range(3):
+        consumer.renew()
+        consumer.step(1)
+    consumer.release()
+    after = held(world, keys)
+    values = plan.decode([after.get(name) for name in plan.fields]).values
+    assert values[at] == (before[at] or 0) + 700
+    assert image.values(after, plan) == values
+    assert after[image.APPLIED] != b""

@@ -1,5 +1,6 @@
 """The image of a player's features tells what Feast's fields tell, or nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,38 @@ def test_an_image_of_another_schema_or_a_damaged_one_tells_nothing(
     spoilt = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
     for other in (spoilt, whole[:-1], whole + b"0", whole[8:], bytes(8) + whole, b"", None):
         assert image.load(held | {image.FIELD: other}, plan) is None
+
+
+@SETTINGS
+@given(ROWS, st.none() | st.integers(2**53, 2**62))
+def test_values_of_an_image_are_those_of_feasts_fields_or_none(
+    plan: ReadPlan, rows: list[Activity], huge: int | None
+) -> None:
+    if huge is not None:
+        rows = [*rows, rows[0]._replace(type="bet", product="casino", amount_minor=huge)]
+    held = written(plan, rows)
+    wanted = {name: held.get(name) for name in image.fields_of_values(plan)}
+    feasts = plan.decode([held.get(name) for name in plan.fields]).values
+    found = image.values(wanted, plan)
+    assert found is None or (found == feasts and list(map(type, found)) == list(map(type, feasts)))
+    told_in_numbers = not any(one == "bridge" or (isinstance(one, int) and abs(one) >= 2**53) for one in feasts)
+    assert (found is not None) == told_in_numbers
+    assert image.values(wanted | {image.FIELD: None}, plan) is None
+    assert image.values(wanted, replace(plan, features=(*plan.features, plan.features[0]))) is None
+
+
+@SETTINGS
+@given(ROWS, ROWS)
+def test_fields_that_change_make_of_a_hash_what_all_fields_make(
+    plan: ReadPlan, rows: list[Activity], more: list[Activity]
+) -> None:
+    before = update(empty(), rows)
+    after = update(before, more)
+    whole, some = plan.encode(after, after[0]), plan.encode(after, after[0], before)
+    held = plan.encode(before, before[0])
+    pairs = [dict(zip(one[::2], one[1::2], strict=True)) for one in (held, whole, some)]
+    assert pairs[0] | pairs[2] == pairs[1]
+    assert plan.encode(before, before[0], before)[::2] == list(plan.views.values())
 
 
 def test_no_field_of_feasts_is_named_like_the_image(plan: ReadPlan) -> None:

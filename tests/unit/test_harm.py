@@ -26,6 +26,7 @@ from service.players.harm import (
     assess,
     explained,
     markers,
+    may_show_signs,
     of_markers,
     signs,
     stage,
@@ -630,3 +631,31 @@ def test_a_file_of_an_earlier_build_lacks_later_markers_which_count_nothing_ther
         HarmSettings.model_validate(
             SETTINGS.model_dump() | {"markers": {name: one for name, one in earlier.items() if name != "returned"}}
         )
+
+
+READING = st.sampled_from([0.0, 0.5, 1.0, 3.0, 5.0, 20.0, 1_000.0, 10_000_000.0])
+KNOWN = st.builds(
+    Facts,
+    returned_us=st.sampled_from([None, NOW - DAY]),
+    time_out_until_us=st.sampled_from([None, NOW - DAY]),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(st.sampled_from([one.name for one in VECTOR]), READING, max_size=12),
+    st.dictionaries(st.sampled_from([one.name for one in VECTOR]), READING, max_size=3),
+    KNOWN,
+    st.builds(AgeAndPlaces, st.sampled_from([None, 18, 25, 60]), st.sampled_from([places(["MT"]), places(["GB"])])),
+)
+def test_activity_that_is_a_sign_of_anybody_may_show_signs(
+    now: dict[str, float], less: dict[str, float], facts: Facts, person: AgeAndPlaces
+) -> None:
+    before, after = (vector(**{**one, "deposit_count_30d": 20.0}) for one in (now | less, now))
+    if signs(before, after, facts, NOW, person, SETTINGS):
+        assert may_show_signs(after, SETTINGS)
+
+
+def test_nothing_done_shows_no_signs_and_a_big_loss_does() -> None:
+    assert not may_show_signs(vector(), SETTINGS)
+    assert may_show_signs(vector(bet_sum_1d=float(SETTINGS.big_loss_minor)), SETTINGS)

@@ -126,7 +126,7 @@ ENVIRONMENT: Final[Rooms] = {
 
 ASSESSED: Final[Rooms] = {
     "service/decisions/assess.py": "the one place where a player is assessed",
-    "pipelines/worker/consumer.py": "signs of harm are noted as events come, without a request",
+    "pipelines/worker/changes.py": "signs of harm are noted as events come, without a request",
     "pipelines/bench/ledger.py": "measures the limits alone",
 }
 """Parts of an assessment: facts as a brand sees them, behaviour, harm, inputs of rules, eligibility, limits."""
