@@ -8,22 +8,25 @@ lake only; CROUPIER_HOME says where that is, `var/` by default.
 # %% [markdown]
 # # Uplift of an experiment, by hand
 # The report `croupier report uplift` does all of this at once. Here each step stands alone, to be looked at, changed
-# and asked again: another window, another group of players, another metric.
+# and asked again: another window, another metric. `analyst_segments.py` beside it goes on with groups of players.
 
 # %%
 # Where the lake is, and how many days of each player count. 28 days hold four weekends; shorter windows mature sooner.
 import os
 
+import numpy as np
 import pandas as pd
 
 from features.settings.environment import environment
 from features.settings.mlflow_file import read_mlflow
 from models.catalogue.offers import load_catalogue
 from pipelines.experiments import page, plots
-from pipelines.experiments.comparisons import METRICS, compare_all
+from pipelines.experiments.comparisons import compare_all
 from pipelines.experiments.exposures import DAY_US, exposures, opened
+from pipelines.experiments.metrics import METRICS
 from pipelines.experiments.report import compute, costs
-from pipelines.experiments.uplift import comparisons, headlines
+from pipelines.experiments.summaries import Summary
+from pipelines.experiments.units import Key
 from service.settings import catalogue_path
 
 try:
@@ -58,13 +61,14 @@ display(health)
 display("healthy" if report.health.ok else f"not healthy: {'; '.join(report.health.reasons)}")
 
 # %%
-# The report's own table: every metric of every comparison, differences per player with 95 % intervals.
-table = pd.DataFrame(page.lines(report.metrics))
-display(table[["metric", "pair", "players", "difference", "interval", "p", "p_adjusted"]])
+# The report's own table: every metric of every comparison, differences per player with 95 % intervals: for the one
+# look that was planned, and those that hold at every look.
+table = pd.DataFrame(page.lines(report.metrics, report.currency))
+display(table[["metric", "pair", "players", "difference", "interval", "always", "p", "p_adjusted", "guard"]])
 
 # %%
-# The same as a drawing, kept beside the reports. Each metric has its own axis; blue intervals leave out 0.
-forest = plots.forest([row for row in report.metrics if row.role in {"primary", "guardrail"}])
+# The same as a drawing, kept beside the reports. Each metric has its own axis; a filled dot leaves out 0.
+forest = plots.forest([row for row in report.metrics if row.role in {"primary", "guardrail"}], report.currency)
 drawing = home / "reports" / "forest.svg"
 drawing.parent.mkdir(exist_ok=True)
 drawing.write_text(forest, encoding="utf-8")
@@ -76,8 +80,13 @@ display(f"drawn to {drawing}")
 # many: note how many groups you tried.
 mature = players[(players["variants"] == 1) & (players["first_us"] + window_days * DAY_US <= found.latest_us)]
 group = mature[mature["before_net_revenue_minor"] != 0]
-counts = {str(name): int(count) for name, count in group["variant"].value_counts().items()}
-pairs = comparisons(counts, headlines(counts))
 asked = [METRICS[report.primary], METRICS["deposits_minor"]]
-segment = pd.DataFrame(page.lines(compare_all(group, asked, pairs)))
+summaries: dict[str, dict[Key, Summary]] = {
+    metric.name: {
+        (str(variant), str(split)): Summary.of(mine[list(metric.columns)].to_numpy(np.float64))
+        for (variant, split), mine in group.groupby(["variant", "split"])
+    }
+    for metric in asked
+}
+segment = pd.DataFrame(page.lines(compare_all(summaries, asked, report.heads), report.currency))
 display(segment)

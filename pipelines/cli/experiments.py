@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,14 @@ from pipelines.cli.terminal import CommandRefused, Commands, Json, Reason, field
 
 if TYPE_CHECKING:
     from models.releases.release import Released
-    from pipelines.experiments.comparisons import Metric
+    from pipelines.experiments.metrics import Metric
+    from pipelines.experiments.report import ReportFiles
 
 report = typer.Typer(cls=Commands, no_args_is_help=True, help="Report what an experiment brought.")
 
 
 @report.command("uplift")
-def report_uplift(
+def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, and none is told by its place
     window_days: Annotated[
         int | None, typer.Option(min=1, max=365, help="Days from a player's first decision; by default mlflow.yaml's.")
     ] = None,
@@ -26,23 +28,104 @@ def report_uplift(
     plan: Annotated[
         Path | None, typer.Option(help="File of experiments with the planned shares, for files of somebody else's.")
     ] = None,
+    table: Annotated[Path | None, typer.Option(help="Any CSV or Parquet file with a row for each unit.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="--table: column of the unit's id; without, each row is one.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="--table: column of the variant.")] = None,
+    control: Annotated[str | None, typer.Option(help="--table: the variant that others are compared with.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="--table: NAME:KIND[:COLUMN], KIND proportion, mean, retention or ratio (ABOVE/BELOW)."),
+    ] = None,
+    covariate: Annotated[list[str] | None, typer.Option(help="--table: column known before the experiment.")] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(help="--table: column by whose values effects are shown.")
+    ] = None,
+    day: Annotated[str | None, typer.Option(help="--table: column of the time at which a unit came in.")] = None,
+    score: Annotated[str | None, typer.Option(help="--table: column by which units would be ranked.")] = None,
+    cost: Annotated[str | None, typer.Option(help="--table: column of what a unit cost, for returns.")] = None,
+    lower: Annotated[list[str] | None, typer.Option(help="--table: metric of which less is better.")] = None,
+    guardrail: Annotated[
+        list[str] | None, typer.Option(help="--table: METRIC=MARGIN, how much worse it may be, such as unsub=0.01.")
+    ] = None,
+    share: Annotated[list[str] | None, typer.Option(help="--table: VARIANT=SHARE as planned; equal if none.")] = None,
+    running: Annotated[bool, typer.Option("--running", help="--table: the experiment still runs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="--table: directory of the report's files.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14."""
+    """What the variants brought: health, differences, verdict. Example: croupier report uplift --window-days 14.
+
+    Of any file: croupier report uplift --table FILE --variant group --control A --metric bought:proportion.
+    """
+    if table is None:
+        from pipelines.experiments.report import run
+
+        _refuse_without_table(unit, variant, control, metric, covariate, segment, day, score, cost, out)
+        _tell(run(home(), lake, window_days, experiment, plan), as_json=as_json)
+        return
+    from pipelines.experiments.report import of_table
+    from pipelines.experiments.table import TableAsked
+
+    if variant is None or control is None or not metric:
+        raise CommandRefused("a table needs --variant COLUMN, --control NAME and --metric NAME:KIND[:COLUMN]")
+    if lake or plan or experiment or window_days:
+        raise CommandRefused("--table stands alone: --lake, --plan, --experiment and --window-days are of a lake")
+    asked = TableAsked(
+        file=table,
+        variant=variant,
+        control=control,
+        metrics=tuple(metric),
+        unit=unit,
+        covariates=tuple(covariate or ()),
+        segments=tuple(segment or ()),
+        day=day,
+        score=score,
+        cost=cost,
+        lower=tuple(lower or ()),
+        guardrails=_numbers(guardrail, "--guardrail METRIC=MARGIN, such as unsubscribed=0.01"),
+        shares=_numbers(share, "--share VARIANT=SHARE, such as control=0.5"),
+    )
+    _tell(of_table(asked, out or Path(), running=running), as_json=as_json)
+
+
+def _refuse_without_table(*told: object) -> None:
+    if any(told):
+        raise CommandRefused("--unit, --variant, --control, --metric and the like are of a file: name it with --table")
+
+
+def _numbers(said: list[str] | None, form: str) -> dict[str, float]:
+    found = {}
+    for one in said or ():
+        name, _, number = one.rpartition("=")
+        try:
+            found[name] = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        except ValueError as error:
+            raise CommandRefused(f"told as {form}, not {one!r}") from error
+        if not name or not 0 <= found[name] < math.inf:
+            raise CommandRefused(f"told as {form}, not {one!r}")
+    return found
+
+
+def _tell(found: ReportFiles, *, as_json: bool) -> None:
+    """Print a report for people or machines."""
     from rich.console import Console
 
     from pipelines.experiments import page
-    from pipelines.experiments.report import run
 
-    found = run(home(), lake, window_days, experiment, plan)
     if as_json:
         files = {"files": [str(file) for file in found.files], "published": found.published}
         show(fields(found.report) | files, as_json=True)
         return
     shown = Console()
     shown.print(page.terminal(found.report))
-    said = found.report.verdict or "verdict withheld: " + "; ".join(found.report.health.reasons)
+    health = found.report.health
+    said = found.report.verdict or "verdict withheld: " + "; ".join(health.reasons)
     shown.print(said, markup=False, highlight=False)
+    for reason, remedy in zip(health.reasons, found.report.until_green, strict=False):
+        shown.print(f"{'look at' if health.ok else 'mend'}: {reason}: {remedy}", markup=False, highlight=False)
+    for note in found.report.notes:
+        shown.print(f"note: {note}", markup=False, highlight=False)
     shown.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
     if found.published:
         shown.print("published at /reports/uplift of the API", markup=False, highlight=False)
@@ -99,7 +182,7 @@ def experiment_plan(
 
 def _metric(name: str) -> Metric:
     from features.words import unknown
-    from pipelines.experiments.comparisons import METRICS
+    from pipelines.experiments.metrics import METRICS
 
     if name not in METRICS:
         raise CommandRefused(unknown(name, "metric", sorted(METRICS)))

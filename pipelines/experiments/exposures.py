@@ -16,26 +16,33 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
-from features.errors import CroupierError
 from models.catalogue.offers import Catalogue
+from pipelines.experiments.metrics import Metric
+from pipelines.experiments.refusals import ReportRefused
 from pipelines.worker.lake import SCHEMAS
 
 DAY_US: Final = 86_400_000_000
 BEFORE_DAYS: Final = 28
 """Days before the first decision whose money serves as covariate."""
 
+_BACK_AFTER: Final = 0.75
+"""Part of the window after which a player must have been back to count as retained."""
+
 _ASSIGNED: Final = """
     CREATE VIEW assigned AS
     WITH members AS (
-        SELECT player, decision_id, "at", role, record, catalogue_version, unnest(experiments) AS member FROM decisions
+        SELECT player, decision_id, "at", role, record, catalogue_version, churn_score, harm_level, stage,
+            unnest(experiments) AS member FROM decisions
         WHERE experiments IS NOT NULL
         UNION ALL
-        SELECT player, decision_id, "at", role, record, catalogue_version,
+        SELECT player, decision_id, "at", role, record, catalogue_version, churn_score, harm_level, stage,
             {'key': experiment, 'version': '', 'phase': 1, 'variant': variant, 'bucket': NULL} FROM decisions
         WHERE experiments IS NULL AND experiment IS NOT NULL
     )
-    SELECT player, decision_id, "at", role, record, member.key AS experiment, member.variant AS variant,
-        coalesce(nullif(member.version, ''), catalogue_version, 'none') AS split
+    SELECT player, decision_id, "at", role, record, churn_score, harm_level, stage,
+        member.key AS experiment, member.variant AS variant,
+        coalesce(nullif(member.version, ''), catalogue_version, 'none') AS split,
+        CASE WHEN coalesce(member.version, '') = '' THEN split ELSE 'phase ' || member.phase END AS phase
     FROM members
     WHERE role IN ('drawn', 'lost', 'holdout')
 """
@@ -45,12 +52,23 @@ _EXPERIMENTS: Final = """
 """
 _EXPOSED: Final = """
     CREATE TABLE exposed AS
+    WITH mine AS (
+        SELECT player, phase, variant, split, epoch_us("at") AS us, churn_score, harm_level, stage,
+            {'at': "at", 'id': decision_id} AS place
+        FROM assigned WHERE experiment = $experiment
+    ), phases AS (
+        SELECT player, phase, count(DISTINCT variant) AS variants FROM mine GROUP BY player, phase
+    ), crossed AS (SELECT player, max(variants) AS variants FROM phases GROUP BY player)
     SELECT player,
-        arg_min(variant, {'at': "at", 'id': decision_id}) AS variant,
-        arg_min(split, {'at': "at", 'id': decision_id}) AS split,
-        min(epoch_us("at")) AS first_us,
-        count(DISTINCT variant) AS variants
-    FROM assigned WHERE experiment = $experiment GROUP BY player
+        arg_min(variant, place) AS variant,
+        arg_min(split, place) AS split,
+        min(us) AS first_us,
+        any_value(crossed.variants) AS variants,
+        any_value(crossed.variants) = 1 AND count(DISTINCT variant) > 1 AS moved,
+        arg_min_null(churn_score, place) AS churn_score,
+        arg_min_null(harm_level, place) AS harm_level,
+        arg_min_null(stage, place) AS stage
+    FROM mine JOIN crossed USING (player) GROUP BY player
 """
 """Players by their first decision; by intention to treat, so whom the global holdout silences is among them."""
 _REACH: Final = """
@@ -64,13 +82,16 @@ _REACH: Final = """
 _DONE: Final = """
     CREATE TABLE done AS
     WITH own AS (
-        SELECT player, type, epoch_us(coalesce(counts_at, occurred_at)) AS us, us >= first_us AS after,
+        SELECT player, type, night, first_us,
+            epoch_us(coalesce(counts_at, occurred_at)) AS us, us >= first_us AS after,
             type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account' AS deposited,
             CASE WHEN deposited THEN amount_minor WHEN type = 'chargeback' THEN -amount_minor ELSE 0 END AS paid_minor,
             CASE WHEN type = 'bet' THEN amount_minor
                 WHEN type IN ('win', 'bet_settled', 'bet_cancelled') THEN -amount_minor ELSE 0 END AS revenue_minor,
+            type = 'limit_set' AND status IN ('set', 'lowered') AS limited,
+            type = 'self_excluded' AS excluded,
             type IN ('self_excluded', 'time_out')
-                OR type = 'limit_set' AND status IN ('set', 'lowered')
+                OR limited
                 OR type = 'support_contact'
                 AND list_contains(list_transform(json_extract_string(detail::VARCHAR, '$.tags[*]'),
                     lambda tag: lower(trim(tag))), 'harm') AS harmed
@@ -80,6 +101,10 @@ _DONE: Final = """
     )
     SELECT player,
         max(us) FILTER (after AND deposited) AS deposited_us,
+        bool_or(after AND limited) AS limited,
+        bool_or(after AND excluded) AS self_excluded,
+        bool_or(after AND type = 'bet' AND night) AS night_play,
+        bool_or(us >= first_us + $retained_us AND (deposited OR type = 'bet')) AS retained,
         sum(paid_minor) FILTER (after) AS deposits_minor,
         sum(revenue_minor) FILTER (after) AS revenue_minor,
         sum(paid_minor) FILTER (NOT after) AS before_deposits_minor,
@@ -122,8 +147,9 @@ _PLAYERS: Final = """
         SELECT player, type, occurred_at FROM events
         WHERE type = 'consent_changed' AND json_extract_string(detail::VARCHAR, '$.granted') = 'false'
     ), left_us AS (
-        SELECT DISTINCT player FROM opted_out JOIN exposed USING (player)
+        SELECT player, bool_or(type = 'complained') AS complained FROM opted_out JOIN exposed USING (player)
         WHERE epoch_us(occurred_at) >= first_us AND epoch_us(occurred_at) < first_us + $window_us
+        GROUP BY player
     )
     SELECT exposed.*,
         (deposited_us IS NOT NULL)::BIGINT AS conversion,
@@ -133,6 +159,11 @@ _PLAYERS: Final = """
         (coalesce(sent.cost_minor, 0) + coalesce(taken.cost_minor, 0))::BIGINT AS cost_minor,
         coalesce(contacts, 0)::BIGINT AS contacts,
         (left_us.player IS NOT NULL)::BIGINT AS unsubscribed,
+        coalesce(left_us.complained, false)::BIGINT AS complained,
+        coalesce(limited, false)::BIGINT AS limited,
+        coalesce(self_excluded, false)::BIGINT AS self_excluded,
+        coalesce(night_play, false)::BIGINT AS night_play,
+        coalesce(retained, false)::BIGINT AS retained,
         coalesce(harm, false)::BIGINT AS harm,
         coalesce(before_deposits_minor, 0)::BIGINT AS before_deposits_minor,
         coalesce(before_net_revenue_minor, 0)::BIGINT AS before_net_revenue_minor
@@ -140,6 +171,29 @@ _PLAYERS: Final = """
         LEFT JOIN left_us USING (player)
     ORDER BY player
 """
+_DAILY: Final = """
+    WITH places AS (SELECT player, first_us, row_number() OVER (ORDER BY player) - 1 AS place FROM exposed),
+    money AS (
+        SELECT place, epoch_us(coalesce(counts_at, occurred_at)) AS us, first_us,
+            CASE WHEN $bets THEN
+                CASE WHEN type = 'bet' THEN amount_minor
+                    WHEN type IN ('win', 'bet_settled', 'bet_cancelled') THEN -amount_minor ELSE 0 END
+            ELSE
+                CASE WHEN type = 'deposit' AND status = 'approved' AND coalesce(target, 'account') = 'account'
+                    THEN amount_minor WHEN type = 'chargeback' THEN -amount_minor ELSE 0 END
+            END AS value
+        FROM events JOIN places USING (player)
+    )
+    SELECT place, (us - first_us) // $day_us AS day, sum(value)::DOUBLE AS value FROM money
+    WHERE us >= first_us AND us < first_us + $window_us AND value <> 0 GROUP BY ALL ORDER BY ALL
+"""
+"""Money of each player on each day since the first decision on which there was any, costs not taken off."""
+_ONCE: Final = {
+    "events": "player, event_id",
+    "decisions": "decision_id",
+    "outcomes": "player, decision_id, type, outcome_id, occurred_at",
+}
+"""What a row of each table is known by; further ones of the same are duplicates."""
 _UNPRICED: Final = """
     SELECT count(*) FROM contacted
     WHERE offer NOT IN (SELECT name FROM costs WHERE kind = 'offer')
@@ -163,13 +217,6 @@ _NANOSECONDS: Final = "TIMESTAMPTZ_NS"
 _MOMENTS: Final = frozenset({"TIMESTAMP WITH TIME ZONE", _NANOSECONDS})
 
 
-class ReportRefused(CroupierError):
-    """There is nothing to report, or the files are not what they must be."""
-
-    code = "report_refused"
-    exit_code = 2
-
-
 class Costs(msgspec.Struct, frozen=True):
     """Cost of a taken offer and of a contact on a channel, minor units by id.
 
@@ -179,6 +226,7 @@ class Costs(msgspec.Struct, frozen=True):
     offers: Mapping[str, int]
     channels: Mapping[str, int]
     taken_days: float
+    currency: str = ""
 
     @classmethod
     def of(cls, catalogue: Catalogue, taken_days: float) -> Self:
@@ -187,6 +235,7 @@ class Costs(msgspec.Struct, frozen=True):
             {offer.id: offer.cost_minor for offer in catalogue.offers},
             {channel: terms.cost_minor for channel, terms in catalogue.channels.items()},
             taken_days,
+            catalogue.currency,
         )
 
     def frame(self) -> pd.DataFrame:
@@ -203,15 +252,20 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
         experiment: Key of the experiment.
         others: Keys of the other experiments in the lake.
         players: One row per player, sorted: `player`, `variant` and `split` (hash of what split them) of the first
-            decision,
-            `first_us` (unix microseconds, UTC), `variants` (how many the player was seen in), and over the window
-            that begins there: `conversion`, `unsubscribed`, `harm` (0 or 1), `contacts`, `deposits_minor`,
-            `net_revenue_minor`, `cost_minor`, and over the 28 days before: `before_deposits_minor`,
-            `before_net_revenue_minor`.
+            decision, `first_us` (unix microseconds, UTC), `variants` (how many of one phase the player was seen in),
+            what was known then (`churn_score`, `harm_level`, `stage`), and over the window that begins there:
+            `conversion`, `retained` (played or deposited in its last quarter) and the guardrails (0 or 1), `contacts`,
+            `deposits_minor`, `net_revenue_minor`, `cost_minor`, and over the 28 days before:
+            `before_deposits_minor`, `before_net_revenue_minor`.
         window_days: Length of the window.
         has_bets: Whether the lake holds any bet: without one there is no net revenue.
         unpriced: Contacts whose offer or channel has no known cost; they count as free.
         latest_us: When the newest entry of the lake became known, unix microseconds.
+        duplicates: Rows of each table whose id was there already.
+        moved: Players who changed their variant when shares were changed; they count in the first one.
+        daily: Money by `place` of the player in `players`, and `day` since the first decision.
+        metrics: Further metrics whose columns `players` has.
+        currency: Of all money.
     """
 
     experiment: str
@@ -221,6 +275,11 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
     has_bets: bool
     unpriced: int
     latest_us: int
+    duplicates: Mapping[str, int] = {}
+    moved: int = 0
+    daily: pd.DataFrame | None = None
+    metrics: tuple[Metric, ...] = ()
+    currency: str = ""
 
 
 @contextmanager
@@ -281,25 +340,50 @@ def exposures(
     chosen = keys[0] if experiment is None else experiment
     if chosen not in keys:
         raise ReportRefused(f"the lake holds no decision of {chosen}, only of {', '.join(keys)}")
+    duplicates = _once(connection)
     window = {"window_us": window_days * DAY_US}
     connection.register("costs", costs.frame())
     connection.execute(_EXPOSED, {"experiment": chosen})
-    connection.execute(_DONE, window | {"before_us": BEFORE_DAYS * DAY_US})
+    retained = {"retained_us": int(window_days * DAY_US * _BACK_AFTER)}
+    connection.execute(_DONE, window | retained | {"before_us": BEFORE_DAYS * DAY_US})
     connection.execute(_CONTACTED, window)
+    has_bets = bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'"))
+    daily = connection.execute(_DAILY, window | {"day_us": DAY_US, "bets": has_bets}).df()
     return Exposures(
         experiment=chosen,
         others=sorted(set(keys) - {chosen}),
+        daily=daily,
         players=connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df(),
         window_days=window_days,
-        has_bets=bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'")),
+        has_bets=has_bets,
+        duplicates=duplicates,
+        moved=_number(connection, "SELECT count(*) FROM exposed WHERE moved"),
+        currency=costs.currency,
         unpriced=_number(connection, _UNPRICED),
         latest_us=_number(connection, _LATEST),
     )
 
 
+def _once(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Let every row of the lake count once, however often it stands there; numbers of the others by table.
+
+    An event that was told twice under one id is one, whatever its second telling says.
+    """
+    found = {}
+    for table, key in _ONCE.items():
+        more = _number(connection, f"SELECT count(*) - count(DISTINCT ({key})) FROM {table}")  # noqa: S608 - our own names
+        if more:
+            found[table] = more
+            connection.execute(
+                f"CREATE TABLE once_{table} AS SELECT DISTINCT ON ({key}) * FROM {table} ORDER BY {key}"  # noqa: S608 - our own names
+            )
+            connection.execute(f"CREATE OR REPLACE VIEW {table} AS FROM once_{table}")
+    return found
+
+
 def _number(connection: duckdb.DuckDBPyConnection, question: str) -> int:
-    row = connection.execute(question).fetchone()
-    return int(row[0]) if row else 0
+    rows = connection.execute(question).fetchall()
+    return int(rows[0][0] or 0) if rows else 0
 
 
 def met_within(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:

@@ -15,8 +15,11 @@ from typing import Final
 import msgspec
 
 from models.experiments.definition import Experiment, Variant
-from pipelines.experiments.comparisons import LEVEL, METRICS, Metric, players_needed
-from pipelines.experiments.exposures import DAY_US, Costs, Exposures, ReportRefused, exposures, met_within, opened
+from pipelines.experiments.comparisons import players_needed
+from pipelines.experiments.differences import LEVEL
+from pipelines.experiments.exposures import DAY_US, Costs, Exposures, exposures, met_within, opened
+from pipelines.experiments.metrics import METRICS, Metric
+from pipelines.experiments.refusals import ReportRefused
 
 _LONGEST_DAYS: Final = 3_650
 
@@ -120,7 +123,7 @@ def plan(
     whole = found.players[found.players["first_us"] + window_days * DAY_US <= found.latest_us]
     if len(whole) < 2 or whole[metric.name].std() == 0:
         raise ReportRefused(
-            f"the window of {window_days} days has passed for {len(whole):,} players, and their {metric.title} "
+            f"the window of {window_days} days has passed for {len(whole):,} players, and their {metric.words} "
             "does not differ: there is nothing to plan by; shorten the window or wait"
         )
     compared = _compared(experiment)

@@ -1,6 +1,7 @@
-"""`croupier report`: compute the uplift report of a lake, write its files and publish it to a running house.
+"""`croupier report`: compute the uplift report of a lake or a file, write it, publish it to a running house.
 
-lake --duckdb--> players --uplift--> report --> reports/uplift.{html,csv,json} --> store --> GET /reports
+lake --duckdb--> players --uplift--+--> report --> uplift.{html,csv,json} --+--> store --> GET /reports
+file --duckdb--> units   --tabled--+                                        +--> a run of MLflow
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
 from models.experiments.definition import Experiment, Experiments, load_experiments
 from pipelines.experiments import page
-from pipelines.experiments.exposures import Costs, Exposures, ReportRefused, exposures, opened, records
+from pipelines.experiments.exposures import Costs, Exposures, exposures, opened, records
 from pipelines.experiments.health import tallies
-from pipelines.experiments.uplift import Uplift, uplift
+from pipelines.experiments.refusals import ReportRefused
+from pipelines.experiments.result import Uplift
+from pipelines.experiments.table import TableAsked
+from pipelines.experiments.tabled import tabled
+from pipelines.experiments.uplift import uplift
 from pipelines.served import kept_by_hash, served_catalogue, served_experiments
 from pipelines.worker.lake import reach
 from service.reports import Summary
@@ -84,7 +89,7 @@ def run(
     house = running(home) if lake is None else None
     try:
         report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment, plan)
-        contents = {"html": page.html(report), "csv": page.table_csv(report), "json": as_json(report)}
+        contents = contents_of(report)
         files = write(home / "reports", NAME, contents)
         if house is not None:
             publish(house.client, NAME, report, contents)
@@ -92,6 +97,21 @@ def run(
     finally:
         if house is not None:
             house.client.close()
+
+
+def of_table(asked: TableAsked, folder: Path, *, running: bool = False) -> ReportFiles:
+    """Compute the report of somebody's file and write it to a folder; nothing of a house is asked.
+
+    Raises:
+        ReportRefused: The file cannot be read, or holds what cannot be compared.
+    """
+    report = tabled(asked, running=running)
+    return ReportFiles(report, write(folder, NAME, contents_of(report)), published=False)
+
+
+def contents_of(report: Uplift) -> dict[str, str]:
+    """A report as the texts of its files."""
+    return {"html": page.html(report), "csv": page.table_csv(report), "json": as_json(report)}
 
 
 def compute(
@@ -110,16 +130,34 @@ def compute(
     if not lake.is_dir():
         raise ReportRefused(f"there is no lake at {lake}")
     catalogue = load_catalogue(catalogue_path()) if house is None else served_catalogue(house.client)
+    serving = _running(catalogue, house)
     with opened(lake) as connection:
         found = exposures(connection, costs(catalogue, settings), days or settings.report.window_days, experiment)
         draws = tallies(records(connection, found.experiment))
     return uplift(
         found,
         found.latest_us if house is None else house.complete_us,
-        shares(found, _running(catalogue, house), house) if plan is None else planned_shares(found, plan),
+        shares(found, serving, house) if plan is None else planned_shares(found, plan),
         draws,
         None if house is None else house.lag_seconds,
+        policies=_policies(found, serving, house, plan),
+        running=house is not None and _runs(found.experiment, serving),
     )
+
+
+def _runs(key: str, serving: Mapping[str, Experiments]) -> bool:
+    return any(_running_as(one, key) is not None for one in serving.values())
+
+
+def _policies(
+    found: Exposures, serving: Mapping[str, Experiments], house: LiveHouse | None, plan: Path | None
+) -> dict[str, str | None] | None:
+    """Who chooses in each variant, by everything that split its players; None where nothing is known of it."""
+    known = [load_experiments(plan)] if plan else [*_known(found, serving, house).values()]
+    running = [one for each in known if (one := _running_as(each, found.experiment)) is not None]
+    told = {variant.name: variant.policy for one in running for variant in one.variants}
+    names = set(map(str, found.players["variant"].unique()))
+    return {name: told[name] for name in sorted(names)} if names <= told.keys() else None
 
 
 def _running(catalogue: Catalogue, house: LiveHouse | None) -> dict[str, Experiments]:
@@ -133,14 +171,20 @@ def shares(
     found: Exposures, running: Mapping[str, Experiments], house: LiveHouse | None
 ) -> dict[str, Mapping[str, float]]:
     """Variant shares by what split the players: what serves, and what the store kept."""
-    known = dict(running)
-    for version in sorted(set(found.players["split"].unique()) - set(known)):
+    known = _known(found, running, house)
+    running_as = {version: _running_as(one, found.experiment) for version, one in known.items()}
+    return _comparable({version: one for version, one in running_as.items() if one is not None})
+
+
+def _known(found: Exposures, running: Mapping[str, Experiments], house: LiveHouse | None) -> dict[str, Experiments]:
+    """Everything that split the players, as far as it serves or the store kept it."""
+    theirs = set(map(str, found.players["split"].unique()))
+    known = {version: one for version, one in running.items() if version in theirs}
+    for version in sorted(theirs - set(known)):
         kept = kept_by_hash(house.client, version) if house else None
         if kept is not None:
             known[version] = _splitting(kept)
-    theirs = set(found.players["split"].unique())
-    running_as = {version: _running_as(one, found.experiment) for version, one in known.items() if version in theirs}
-    return _comparable({version: one for version, one in running_as.items() if one is not None})
+    return known
 
 
 def planned_shares(found: Exposures, plan: Path) -> dict[str, Mapping[str, float]]:

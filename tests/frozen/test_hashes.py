@@ -31,8 +31,8 @@ from models.catalogue.offers import Catalogue
 from models.policy.learned import PolicyVersion
 from models.policy.policy import BusinessRules
 from pipelines.experiments import uplift
-from pipelines.experiments.comparisons import Metric
 from pipelines.experiments.exposures import Exposures
+from pipelines.experiments.metrics import Metric
 from pipelines.learning.attribution import RewardTerms as Terms
 from pipelines.learning.training_log import lineage
 from pipelines.training.materialise import lake_state

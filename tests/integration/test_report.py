@@ -303,6 +303,7 @@ async def test_decisions_of_the_service_itself_pass_the_propensity_check_once_th
     assert told.published
     assert told.report.maturity.exposed == 10
     assert told.report.maturity.mature == 0
+    assert told.report.propensity_srm is not None
     assert told.report.propensity_srm.decisions > 10
     assert not told.report.propensity_srm.alarm
     assert told.report.lag_seconds is not None

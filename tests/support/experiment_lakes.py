@@ -188,6 +188,7 @@ def frame(chance: np.random.Generator, players: int, shares: Mapping[str, float]
             "contacts": chance.poisson(2.0, players),
             "unsubscribed": (chance.random(players) < 0.02).astype(int),
             "harm": (chance.random(players) < 0.02).astype(int),
+            **dict.fromkeys(("retained", "complained", "limited", "self_excluded", "night_play"), 0),
             "before_deposits_minor": before.astype(int),
             "before_net_revenue_minor": before.astype(int),
         }

@@ -10,9 +10,12 @@ from scipy import stats
 from support.experiment_lakes import CATALOGUE, Lake, experiment
 
 from models.experiments.definition import Experiment
-from pipelines.experiments.comparisons import CONVERSION, LEVEL, NET_REVENUE, players_needed
-from pipelines.experiments.exposures import Costs, ReportRefused
+from pipelines.experiments.comparisons import players_needed
+from pipelines.experiments.differences import LEVEL
+from pipelines.experiments.exposures import Costs
+from pipelines.experiments.metrics import CONVERSION, NET_REVENUE
 from pipelines.experiments.plan import Plan, Reach, plan
+from pipelines.experiments.refusals import ReportRefused
 
 HALVES = {"name": "a", "share": 0.5, "policy": "none"}, {"name": "b", "share": 0.5, "policy": "learnt"}
 COSTS = Costs.of(CATALOGUE, 40)

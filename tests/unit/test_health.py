@@ -6,7 +6,19 @@ import pytest
 from support.experiment_lakes import SHARES, drawn, record
 
 from models.policy.learned import weigh
-from pipelines.experiments.health import ALARM, PropensityTally, health, propensity_ratio, sample_ratio, tallies
+from pipelines.experiments.health import (
+    ALARM,
+    PropensityTally,
+    cell_ratios,
+    few_units,
+    house_findings,
+    judged,
+    propensity_ratio,
+    sample_ratio,
+    split_findings,
+    tallies,
+    untreated,
+)
 from service.decisions.record import dump_record
 
 PLACES = 8
@@ -151,23 +163,45 @@ def test_too_few_draws_give_no_p_value() -> None:
 def test_every_trouble_is_named_and_health_is_good_without_any() -> None:
     fine = sample_ratio({"policy": 500, "holdout": 500}, {"policy": 500.0, "holdout": 500.0})
     skewed = sample_ratio({"policy": 800, "holdout": 200}, {"policy": 500.0, "holdout": 500.0})
+    odd = sample_ratio({"gate_30": 44_700, "gate_40": 45_489}, {"gate_30": 45_094.5, "gate_40": 45_094.5})
     quiet = propensity_ratio({})
     lying = propensity_ratio({"v": tally(np.random.default_rng(7), 20_000, masked=False)})
-    ready = {"policy": 500, "holdout": 500}
-    assert health(fine, quiet, ready, 0.0, 30.0).ok
-    assert health(fine, quiet, ready, 0.0, None).ok
     unknown = sample_ratio({"policy": 1}, None)
-    for trouble, word in (
-        (health(skewed, quiet, ready, 0.0, None), "as planned"),
-        (health(unknown, quiet, ready, 0.0, None), "unknown"),
-        (health(fine, lying, ready, 0.0, None), "propensities"),
-        (health(fine, quiet, ready | {"policy": 99}, 0.0, None), "99 mature"),
-        (health(fine, quiet, ready, 0.011, None), "two variants"),
-        (health(fine, quiet, ready, 0.0, 90_000.0), "behind"),
-        (health(fine, quiet, {}, 0.0, None), "compare"),
+    ready = {"policy": 500, "holdout": 500}
+    assert judged([*split_findings(fine, None, 0.0), *house_findings(quiet, 30.0), *few_units(ready)]).ok
+    assert house_findings(quiet, None) == untreated({"policy": 9}, ready, ["policy"]) == []
+    for trouble, word, red in (
+        (split_findings(skewed, None, 0.0), "as planned", True),
+        (split_findings(odd, None, 0.0), "p = 0.0086", False),
+        (split_findings(unknown, None, 0.0), "unknown", True),
+        (split_findings(fine, None, 0.011), "two variants", True),
+        (split_findings(fine, None, 0.009), "two variants", False),
+        (
+            split_findings(fine, cell_ratios({"day 1": ({"a": 90, "b": 10}, {"a": 50.0, "b": 50.0})}), 0.0),
+            "day 1",
+            True,
+        ),
+        (house_findings(lying, None), "propensities", True),
+        (house_findings(quiet, 90_000.0), "behind", True),
+        (few_units(ready | {"policy": 99}), "policy has 99", True),
+        (few_units({}), "compare", True),
+        (untreated({"policy": 0}, ready, ["policy"]), "nobody in policy", True),
     ):
-        assert not trouble.ok
-        assert len(trouble.reasons) == 1
-        assert word in trouble.reasons[0]
+        (reason,) = judged(trouble).reasons
+        assert word in reason
+        assert judged(trouble).ok is not red
+        assert trouble[0].remedy
     assert skewed.p_value is not None
     assert skewed.p_value < ALARM
+
+
+def test_cells_alarm_among_themselves_and_hardly_ever_by_chance() -> None:
+    chance, alarms = np.random.default_rng(10), 0
+    for _ in range(300):
+        splits = chance.multinomial(400, [0.5, 0.5], 28)
+        cells = {
+            f"day {day}": ({"a": int(a), "b": int(b)}, {"a": 200.0, "b": 200.0}) for day, (a, b) in enumerate(splits)
+        }
+        alarms += cell_ratios(cells).alarm
+    # 0.1 % of 300 is 0.3; more than 3 has a chance below 0.03 %.
+    assert alarms <= 3

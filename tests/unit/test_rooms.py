@@ -28,7 +28,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "cryptography": {"service/players/sealing.py": "seals personal fields"},
     "duckdb": {
         "pipelines/datasets/log.py": "reads the lake for data sets",
-        "pipelines/experiments/exposures.py": "reads the lake for reports",
+        "pipelines/experiments/*.py": "reads the lake and other people's files for reports, and sums up units",
         "pipelines/imports/known_events.py": "finds ids of any age in the lake",
         "pipelines/training/churn.py": "reads the lake for training",
     },
@@ -80,13 +80,13 @@ VENDORS: Final[Mapping[str, Rooms]] = {
     "pycountry": {"features/places.py": "countries and their parts"},
     "river": {"models/policy/reward_model.py": "the one home of river"},
     "scipy": {
-        "pipelines/experiments/health.py": "tests of a split",
+        "pipelines/experiments/*.py": "distributions of the report's statistics",
         "pipelines/simulation/*.py": "intervals of a simulation",
     },
     "sklearn": {"models/churn/training.py": "calibration and measures"},
     "standardwebhooks": {"pipelines/worker/webhooks.py": "signatures"},
     "starlette": {"service/api/*.py": "what FastAPI is made of"},
-    "tea_tasting": {"pipelines/experiments/comparisons.py": "the one home of the report's statistics"},
+    "tea_tasting": {"pipelines/experiments/comparisons.py": "p-values over several comparisons, and power"},
     "typer": {"pipelines/cli/*.py": "the command line"},
     "tzdata": {
         "features/zones.py": "the one source of time zones",
