@@ -199,6 +199,9 @@ _UNPRICED: Final = """
     WHERE offer NOT IN (SELECT name FROM costs WHERE kind = 'offer')
         OR channel NOT IN (SELECT name FROM costs WHERE kind = 'channel')
 """
+_TELLS: Final = """
+    SELECT (SELECT count(*) FROM outcomes) + (SELECT count(activated) FROM decisions)
+"""
 _LATEST: Final = """
     SELECT max(epoch_us(moment)) FROM (
         SELECT coalesce(known_at, "at") AS moment FROM decisions
@@ -266,6 +269,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
         daily: Money by `place` of the player in `players`, and `day` since the first decision.
         metrics: Further metrics whose columns `players` has.
         currency: Of all money.
+        tells_contacts: Whether the lake says of anything whether it was confirmed; somebody else's may say nothing.
     """
 
     experiment: str
@@ -280,6 +284,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
     daily: pd.DataFrame | None = None
     metrics: tuple[Metric, ...] = ()
     currency: str = ""
+    tells_contacts: bool = True
 
 
 @contextmanager
@@ -359,6 +364,7 @@ def exposures(
         duplicates=duplicates,
         moved=_number(connection, "SELECT count(*) FROM exposed WHERE moved"),
         currency=costs.currency,
+        tells_contacts=bool(_number(connection, _TELLS)),
         unpriced=_number(connection, _UNPRICED),
         latest_us=_number(connection, _LATEST),
     )

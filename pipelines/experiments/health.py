@@ -348,6 +348,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
+_UNTOLD: Final = "whether anybody was reached is not known: the files hold no outcomes"
 _ANEW: Final = "waiting does not mend it: find the cause, then run the experiment again under another key"
 
 
@@ -421,14 +422,19 @@ def house_findings(propensities: PropensityRatio, lag_seconds: float | None) -> 
     return found
 
 
-def untreated(contacted: Mapping[str, int], mature: Mapping[str, int], acting: Iterable[str]) -> list[Finding]:
+def untreated(
+    contacted: Mapping[str, int], mature: Mapping[str, int], acting: Iterable[str], *, told: bool = True
+) -> list[Finding]:
     """Variants that were to act and reached nobody: whatever differs, they did not do it.
 
     Args:
         contacted: Units of each variant with a confirmed contact.
         mature: Units of each variant.
         acting: Variants of which contacts are expected.
+        told: Whether anything says of contacts whether they were confirmed.
     """
+    if not told:
+        return [Finding(reason=_UNTOLD, red=False, remedy="put outcomes of type confirmed beside the decisions")]
     return [
         Finding(
             reason=f"nobody in {name} was reached: no contact of its {mature[name]:,} mature players was confirmed",

@@ -101,7 +101,7 @@ def uplift(
         *few_units(
             {name: counts[name] for pair in heads for name in pair}, _due(once, found.window_days), "mature players"
         ),
-        *untreated(reached, counts, _acting(heads, known, reached)),
+        *untreated(reached, counts, _acting(heads, known, reached), told=found.tells_contacts),
     ]
     health = judged(findings)
     within = f"per player in {found.window_days} days"
