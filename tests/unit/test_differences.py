@@ -201,7 +201,7 @@ def test_returns_are_those_of_the_field_by_both_of_their_names() -> None:
     for _ in range(200):
         cost = chance.gamma(4, 2.5, 2_000)
         sides = [np.c_[chance.normal(100 + lift, 60, 2_000), paid] for lift, paid in ((20, cost), (0, 0 * cost))]
-        found = returns(("a", "b"), *({"all": Summary.of(side)} for side in sides))
+        found = returns(("a", "b"), {"all": Summary.of(sides[0])}, {"all": Summary.of(sides[1])})
         assert found is not None
         assert found.roi is not None
         assert found.roi_low is not None
@@ -209,7 +209,8 @@ def test_returns_are_those_of_the_field_by_both_of_their_names() -> None:
         assert found.net == pytest.approx(found.gross - found.cost)
         covered += found.roi_low <= 1.0 <= found.roi_high
     assert covered >= 181
-    free = returns(("a", "b"), *({"all": Summary.of(side * [1, 0])} for side in sides))
+    unpaid = [Summary.of(side * np.array([1.0, 0.0])) for side in sides]
+    free = returns(("a", "b"), {"all": unpaid[0]}, {"all": unpaid[1]})
     assert free is not None
     assert free.roi is None
 

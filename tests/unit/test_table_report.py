@@ -160,7 +160,7 @@ WRONG: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], s
     "no such control": (lambda rows: rows, {"control": "c"}, "known are a, b"),
     "one variant": (lambda rows: rows.assign(group="a"), {}, "only|one variant"),
     "no variant in some rows": (lambda rows: rows.assign(group=["", *rows["group"][1:]]), {}, "name no variant"),
-    "gaps": (lambda rows: rows.assign(bought=[None, *rows["bought"][1:]]), {}, "1 rows have no value of bought"),
+    "gaps": (lambda rows: rows.assign(bought=["", *rows["bought"][1:]]), {}, "1 rows have no value of bought"),
     "NaN": (lambda rows: rows.assign(spent=["NaN", *rows["spent"][1:]]), {"metrics": ("spent:mean",)}, "no value"),
     "infinity": (lambda rows: rows.assign(spent=["inf", *rows["spent"][1:]]), {"metrics": ("spent:mean",)}, "infinite"),
     "no share": (lambda rows: rows, {"metrics": ("spent:proportion",)}, "number per unit is a mean"),
