@@ -1,5 +1,7 @@
 """Differences of variants: published results to the printed digits, sequences, exact shares, rankings, returns."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import pytest
 import tea_tasting as tt
@@ -12,6 +14,7 @@ from pipelines.experiments.metrics import Metric
 from pipelines.experiments.returns import returns, returns_on
 from pipelines.experiments.segments import interaction
 from pipelines.experiments.summaries import Summary, merged
+from pipelines.experiments.units import Key
 from service.reports import Difference
 
 
@@ -149,8 +152,8 @@ def test_shares_that_change_in_the_middle_invent_no_effect() -> None:
         for phase, (share, mean) in {"first": (0.1, 500.0), "second": (0.6, 1_500.0)}.items():
             money, treated = chance.normal(mean, 2_000, 1_000), chance.random(1_000) < share
             parts[phase] = money[treated, None], money[~treated, None]
-        sides = [{phase: Summary.of(part[place]) for phase, part in parts.items()} for place in (0, 1)]
-        found = gap(*sides)
+        treated_parts: dict[Hashable, Summary] = {phase: Summary.of(part[0]) for phase, part in parts.items()}
+        found = gap(treated_parts, {phase: Summary.of(part[1]) for phase, part in parts.items()})
         interval = fixed(found) if found else None
         assert interval is not None
         covered += interval.low <= 0 <= interval.high
@@ -184,7 +187,10 @@ def test_a_violation_of_twice_the_margin_is_found_in_four_of_five_at_the_planned
         ("harmful", rate + 2 * margin, {"worse", "beyond margin"}),
     ):
         for had, had_control in zip(chance.binomial(n, true, 400), chance.binomial(n, rate, 400), strict=True):
-            sides = {("a", "all"): of_counts(int(had), n), ("b", "all"): of_counts(int(had_control), n)}
+            sides: dict[Key, Summary] = {
+                ("a", "all"): of_counts(int(had), n),
+                ("b", "all"): of_counts(int(had_control), n),
+            }
             (row,) = compare_all({metric.name: sides}, [metric], [("a", "b")])
             found[name] += row.guard in wanted
     # 80 % less three standard errors of 400 runs.
