@@ -220,6 +220,82 @@ def test_a_worse_guardrail_is_part_of_the_verdict_and_a_difference_not_shown_is_
     assert "No guardrail is significantly worse." in (report(frame(np.random.default_rng(24), 3_000)).verdict or "")
 
 
+def test_shares_that_change_while_money_changes_invent_no_effect() -> None:
+    chance, claimed = np.random.default_rng(31), 0
+    phases = {"c1": {"holdout": 0.1, "business_rules": 0.8, "policy": 0.1}}
+    phases["c2"] = {"holdout": 0.1, "business_rules": 0.3, "policy": 0.6}
+    for _ in range(8):
+        parts = [frame(chance, 2_000, shares).assign(split=split) for split, shares in phases.items()]
+        parts[1]["net_revenue_minor"] += 3_000
+        told = uplift(found(pd.concat(parts, ignore_index=True)), LATE_US, phases, {})
+        assert told.metrics[0].strata == 2
+        claimed += "which is" in (told.verdict or "")
+    # Each claims one of two falsely with 5 % at most; three of eight have a chance below 1 %.
+    assert claimed <= 2
+
+
+def test_a_guardrail_that_all_have_against_none_is_told_by_an_exact_test() -> None:
+    players = frame(np.random.default_rng(32), 900, {"holdout": 0.5, "policy": 0.5})
+    players["unsubscribed"] = (players["variant"] == "policy").astype(int)
+    told = report(players, {"holdout": 0.5, "policy": 0.5})
+    rows = {row.metric: row for row in told.metrics}
+    assert rows["unsubscribed"].exact
+    assert rows["unsubscribed"].guard == "beyond margin"
+    assert "opt-out rate is significantly worse under the policy" in (told.verdict or "")
+
+
+def test_variants_in_which_nobody_was_reached_get_no_verdict_and_hear_what_to_do() -> None:
+    players = frame(np.random.default_rng(33), 2_000)
+    players["contacts"] = 0
+    told = report(players)
+    assert told.verdict is None
+    assert "nobody in policy was reached" in " ".join(told.health.reasons)
+    assert "confirm before they send" in " ".join(told.until_green)
+    assert "What would mend it" in page.html(told)
+
+
+def test_a_verdict_that_waits_says_from_when_on_it_need_not() -> None:
+    players = frame(np.random.default_rng(34), 2_000)
+    told = report(players, as_of_us=int(players["first_us"].iloc[300]) + 28 * 86_400_000_000)
+    assert any("mature players" in reason for reason in told.health.reasons)
+    assert any("player of holdout is mature" in remedy for remedy in told.until_green)
+
+
+def test_while_it_runs_the_verdict_rests_on_what_holds_at_every_look() -> None:
+    players = frame(np.random.default_rng(35), 3_000)
+    players["net_revenue_minor"] += np.where(players["variant"] == "policy", 150, 0)
+    ended = report(players)
+    runs = uplift(found(players), LATE_US, {"c1": SHARES}, {}, running=True)
+    assert ended.metrics == runs.metrics
+    assert "net revenue is higher" in (ended.verdict or "")
+    assert "no difference in net revenue is shown" in (runs.verdict or "")
+    assert "still runs" in (runs.verdict or "")
+
+
+def test_what_was_told_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    lake = experiment(400, 6)
+    once = read(lake.write(tmp_path / "once")).players
+    treated = {row["player"] for row in lake.rows["decisions"] if row["variant"] == "policy"}
+    for table in ("events", "outcomes"):
+        lake.rows[table] += [row for row in lake.rows[table] if row["player"] in treated]
+    twice = read(lake.write(tmp_path / "twice"))
+    pd.testing.assert_frame_equal(once, twice.players)
+    assert twice.duplicates["events"] > 100
+    told = uplift(twice, LATE_US, {CATALOGUE.hash: SPLIT.variants}, {})
+    assert any("counts once" in note for note in told.notes)
+    assert f"{twice.duplicates['events']:,} events" in page.html(told)
+
+
+def test_a_player_whom_a_change_of_shares_moved_stays_in_the_first_variant(tmp_path: Path) -> None:
+    lake = Lake()
+    for phase, player, variant in ((1, "a", "holdout"), (2, "a", "policy"), (1, "b", "policy"), (1, "b", "holdout")):
+        member = {"key": SPLIT.key, "version": f"v{phase}", "phase": phase, "variant": variant, "bucket": 0.5}
+        lake.decision(player, variant, START + phase * DAY, experiments=[member])
+    told = read(lake.write(tmp_path))
+    assert row_of(told.players, "a")["variant"] == "holdout"
+    assert (told.moved, list(told.players["variants"])) == (1, [1, 2])
+
+
 def test_a_house_without_bets_is_judged_by_conversion() -> None:
     told = report(frame(np.random.default_rng(23), 1_500), has_bets=False)
     assert told.primary == "conversion"
