@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import duckdb
 
-from pipelines.experiments.numerals import MISSING, NO, YES, NumberRefused, numerals
+from pipelines.experiments.numerals import MISSING, NO, YES, numerals
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.experiments.units import quoted
 
@@ -77,7 +77,7 @@ def _written(connection: duckdb.DuckDBPyConnection, column: str) -> Read:
     ).fetchall()
     try:
         found = numerals(str(shape) for (shape,) in sorted(shapes))
-    except NumberRefused as error:
+    except ValueError as error:
         raise ReportRefused(f"{column} does not hold numbers of one writing: {error}") from error
     digits = f"regexp_replace({name}, '[^0-9{found.decimal}]', '', 'g')"
     point = f"replace({digits}, '{found.decimal}', '.')"

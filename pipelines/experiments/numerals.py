@@ -30,10 +30,6 @@ _SHAPE: Final = re.compile(
 _MARK: Final = re.compile(r"[.,'\u2019 \u00a0\u202f\u2009]")
 
 
-class NumberRefused(ValueError):
-    """A column holds something that is no number, or numbers that can be read in two ways."""
-
-
 class Numerals(NamedTuple):
     """How the numbers of a column are written.
 
@@ -59,7 +55,7 @@ def numerals(shapes: Iterable[str]) -> Numerals:
     """How numbers are written, from the shapes of all cells of a column that hold something.
 
     Raises:
-        NumberRefused: A shape is that of no number, or they contradict each other.
+        ValueError: A shape is that of no number, or they contradict each other.
     """
     bodies: list[str] = []
     currencies: set[str] = set()
@@ -67,11 +63,11 @@ def numerals(shapes: Iterable[str]) -> Numerals:
         found = _SHAPE.fullmatch(shape)
         marks = [found[name] for name in ("before", "after") if found and found[name]]
         if found is None or len(marks) > 1 or not all(map(_is_currency, marks)):
-            raise NumberRefused(f"{shape!r} (each digit as 0) is no number")
+            raise ValueError(f"{shape!r} (each digit as 0) is no number")
         bodies.append(found["body"].strip(_BLANKS))
         currencies.update(mark.strip(".").upper() for mark in marks)
     if len(currencies) > 1:
-        raise NumberRefused(f"amounts are in several currencies ({', '.join(sorted(currencies))})")
+        raise ValueError(f"amounts are in several currencies ({', '.join(sorted(currencies))})")
     currency = next(iter(currencies), "")
     decimal, doubt = _decimal(bodies, currency)
     return Numerals(decimal, any(_thousands(body, decimal) for body in bodies), currency, doubt)
@@ -103,10 +99,10 @@ def _decimal(bodies: list[str], currency: str) -> tuple[str, str]:
             plain = len(re.sub(r"\D", "", before))
             (unclear if len(behind) == 3 and 1 <= plain <= 3 else decimals).add(marks[0])
     if both := decimals & thousands:
-        raise NumberRefused(f"{both.pop()!r} stands before decimals in some cells and between thousands in others")
+        raise ValueError(f"{both.pop()!r} stands before decimals in some cells and between thousands in others")
     unclear -= decimals | thousands
     if len(decimals) > 1:
-        raise NumberRefused("some cells have a decimal point and others a decimal comma")
+        raise ValueError("some cells have a decimal point and others a decimal comma")
     if decimals or not unclear:
         left = {".", ","} - thousands
         return (decimals.pop() if decimals else "." if "." in left else ","), ""
@@ -125,5 +121,5 @@ def _thousands(body: str, decimal: str) -> bool:
     whole = body.split(decimal, maxsplit=1)[0]
     groups = _MARK.split(whole)
     if len(groups) > 1 and (len(groups[-1]) != 3 or any(len(group) not in {1, 2, 3} for group in groups[:-1])):
-        raise NumberRefused(f"{body!r} (each digit as 0) has no thousands where marks stand")
+        raise ValueError(f"{body!r} (each digit as 0) has no thousands where marks stand")
     return len(groups) > 1
