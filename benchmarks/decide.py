@@ -2,6 +2,7 @@
 
     furnish a home --copy--> `croupier up` of this build, and of another commit
                    `-------> peers that read the same store
+    every player is read once
     each round: every side answers the same requests, from first to last or the other way round
     result: medians over rounds, and of the ratios within rounds
 
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import builds, result, rounds, sides
+from benchmarks.callers import ask
 from benchmarks.peers import servers
 from benchmarks.result import KeptBytes
 from benchmarks.sides import Cost, Side, Turn
@@ -37,6 +39,7 @@ from features.store.server import socket_path
 CATALOGUE: Final = Path(__file__).with_name("catalogue.yaml")
 IDLE_SECONDS: Final = 3.0
 _SEED: Final = 3
+_CHUNK: Final = 200
 
 
 class Plan(NamedTuple):
@@ -69,10 +72,12 @@ def measure(plan: Plan, console: Console) -> result.BenchResult:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-bench-")))
         started = stack.enter_context(_started(plan, folder, console))
+        builds_own = started[: 1 + (plan.against is not None)]
+        for side in builds_own:
+            _read_once(side, plan.players, console)
         with console.status("idle"):
             at_rest = sides.idle(started, IDLE_SECONDS)
         turns = _rounds(plan, started, at_rest, console)
-        builds_own = started[: 1 + (plan.against is not None)]
         kept = {side.name: _kept(folder / f"home{number}") for number, side in enumerate(builds_own)}
     return result.BenchResult(load, plan.players, plan.requests, at_rest, turns, kept)
 
@@ -99,6 +104,17 @@ def _started(plan: Plan, folder: Path, console: Console) -> Iterator[list[Side]]
         with console.status("peers start"):
             started.extend(_peers(plan, folder, started[0].store, stack))
         yield started
+
+
+def _read_once(side: Side, players: int, console: Console) -> None:
+    """Read every player once, without deciding anything.
+
+    The oldest build furnished; what this build's worker would have kept beside the features is made by the first read.
+    """
+    dry = side._replace(body=lambda player: {**side.body(player), "dry_run": True})
+    asked = [dry.request(player) for player in range(players)]
+    for first in track(range(0, players, _CHUNK), f"{side.name} reads", console=console, transient=True):
+        ask(side.port, asked[first : first + _CHUNK])
 
 
 def _kept(home: Path) -> KeptBytes:

@@ -180,6 +180,7 @@ class LearnedPolicy:
         self._taken = _spread([float(offer.cost_minor) for offer in catalogue.offers], catalogue, 0)
         self._sent = _spread([float(catalogue.channels[name].cost_minor) for name in CHANNELS], catalogue, 1)
         self._penalty = _penalties(snapshot.penalties, catalogue)
+        self._above_none = self._penalty - self._penalty[NO_CONTACT]
         self._offer_of = np.append(0, np.repeat(np.arange(1, len(self._levels)), len(CHANNELS) * len(SLOTS)))
 
     def scores(self, context: Vector) -> Vector:
@@ -188,8 +189,8 @@ class LearnedPolicy:
 
     def pmf(self, scores: Vector, eligible: Mask) -> Probabilities:
         """Relative-gap inverse-gap weighting (`weigh`) of the eligible candidates."""
-        pmf = np.zeros(len(scores))
-        pmf[eligible] = weigh(scores[eligible], self.snapshot.kappa, self.snapshot.least_scale_minor)
+        pmf, places = np.zeros(len(scores)), eligible.nonzero()[0]
+        pmf[places] = weigh(scores.take(places), self.snapshot.kappa, self.snapshot.least_scale_minor)
         return pmf
 
     def score(self, context: Vector) -> ScoreTerms:
@@ -198,26 +199,36 @@ class LearnedPolicy:
         found = self._weights @ x
         shared, offers, rest = found[0], found[2 : 2 + len(self._levels)], found[2 + len(self._levels) :]
         channels, slots = rest[: len(CHANNELS)], rest[len(CHANNELS) :]
-        contacts = offers[1:, None, None] + channels[:, None] + slots + self._pairs
         logit = np.empty(self._offer_of.shape)
-        logit[NO_CONTACT], logit[NO_CONTACT + 1 :] = offers[0], contacts.ravel()
-        return self._priced(shared + logit, found[1])
+        contacts = logit[NO_CONTACT + 1 :].reshape(self._pairs.shape)  # a view
+        np.add(offers[1:, None, None] + channels[:, None], slots, out=contacts)
+        contacts += self._pairs
+        logit[NO_CONTACT] = offers[0]
+        logit += shared
+        return self._priced(logit, found[1])
 
     def _priced(self, logit: Vector, log_value: float) -> ScoreTerms:
         # Learnt from a 0 at once and a 1 on arrival, the odds of a row are the probability itself (Ktena 2019).
-        conversion = np.exp(np.minimum(logit, 0.0))
+        conversion = np.exp(np.minimum(logit, 0.0, out=logit), out=logit)
         value = self.snapshot.smear * np.exp(_within(log_value + self._shift, -30.0, 30.0))
-        worth = conversion * _within(value, *self.snapshot.bounds)[self._offer_of]
-        cost = conversion * self._taken + self._sent
-        above = self._offer_weight * (worth - worth[NO_CONTACT])
-        net = above - cost - (self._penalty - self._penalty[NO_CONTACT])
+        worth = _within(value, *self.snapshot.bounds).take(self._offer_of)
+        worth *= conversion
+        cost = conversion * self._taken
+        cost += self._sent
+        net = worth - worth[NO_CONTACT]
+        net *= self._offer_weight
+        net -= cost
+        net -= self._above_none
         net[NO_CONTACT] = 0.0
         return ScoreTerms(conversion, worth, cost, self._penalty, net)
 
     def standardised(self, context: Vector) -> Vector:
         """Vector that the coefficients apply to: 1, then standardised readings."""
         x = np.ones(len(self._chosen) + 1)
-        x[1:] = _within((context[self._chosen] - self._mean) / self._sd, -WIDEST, WIDEST)
+        readings = context.take(self._chosen, out=x[1:], mode="clip")  # "raise" would buffer; the places are in range
+        readings -= self._mean
+        readings /= self._sd
+        np.minimum(np.maximum(readings, -WIDEST, out=readings), WIDEST, out=readings)
         return x
 
     def contributions(self, context: Vector, place: int, catalogue: Catalogue) -> dict[str, float]:
@@ -266,13 +277,18 @@ def weigh(scores: Vector, kappa: float, least_scale: float) -> Probabilities:
     """
     if not np.isfinite(scores).all():
         raise SnapshotError("a score is not finite, so there is no probability to draw with")
-    best = int(np.argmax(scores))
+    best = int(scores.argmax())
     highest = float(scores[best])
-    gap = _within((highest - scores) / max(abs(highest), least_scale), 0.0, 1.0)
-    p = 1.0 / (len(scores) * (1.0 + kappa * gap))
+    p = highest - scores
+    p /= max(abs(highest), least_scale)
+    np.minimum(p, 1.0, out=p)
+    p *= kappa
+    p += 1.0
+    p *= len(scores)
+    np.divide(1.0, p, out=p)
     p[best] = 0.0
-    p[best] = 1.0 - p.sum()
-    return np.asarray(p)
+    p[best] = 1.0 - float(np.add.reduce(p))
+    return p
 
 
 def _within(values: Vector, least: float, most: float) -> Vector:

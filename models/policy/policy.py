@@ -156,7 +156,7 @@ def draw(pmf: Probabilities, u: float) -> Draw:
 
     Rounding may leave the total a hair below 1; a u beyond it falls to the last place that can be drawn.
     """
-    place = int(np.searchsorted(np.cumsum(pmf), u, side="right"))
+    place = int(pmf.cumsum().searchsorted(u, side="right"))
     if place >= len(pmf):
         place = int(np.flatnonzero(pmf)[-1])
     return Draw(place, u, float(pmf[place]))

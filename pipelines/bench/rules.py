@@ -10,10 +10,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -14,9 +14,9 @@ from service.errors import CrossSiteError, MisdirectedError, RequestRefused, Uns
 
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, section 9.2.1)."""
-JSON: Final = "application/json"
-PLAIN: Final = "identity"
-PACKED: Final = frozenset({PLAIN, "gzip", "x-gzip"})
+JSON: Final = b"application/json"
+PLAIN: Final = b"identity"
+PACKED: Final = frozenset({None, PLAIN, b"gzip", b"x-gzip"})
 """How a body may be packed (RFC 9110, section 8.4.1; its `x-gzip` is an older name of the other)."""
 
 
@@ -26,10 +26,15 @@ class Doorkeeper:
     A page of any site may make a browser send requests to a house on the browser's machine or network, under a name of
     that site (DNS rebinding) or under the house's own. The first is seen by Host, the second by what browsers say of
     the page (the Fetch standard's Origin, and Sec-Fetch-Site). No answer ever lets another site's page read it.
+
+    Args:
+        app: What answers.
+        direct: What answers for it by method and path: routes that let no exception out and have no parameter in their
+            path need neither search nor what is put around others.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+        self._app, self._direct = app, direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or let it pass; HEAD is answered as GET is, without the body (RFC 9110, section 9.3.2)."""
@@ -42,8 +47,9 @@ class Doorkeeper:
             return
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
+        route = self._direct.get((scope["method"], scope["path"]), self._app)
         with suppress(ClientDisconnect):  # there is nobody to answer, and it is nobody's fault; the route counted it
-            await self._app(scope, receive, send)
+            await route(scope, receive, send)
 
 
 def _refusal(scope: Scope) -> RequestRefused | None:
@@ -81,16 +87,20 @@ def name_of(host: bytes) -> str:
     return text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0].removesuffix(".")
 
 
-def demand_json(headers: Mapping[str, str]) -> bool:
+def demand_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Refuse a body that is not sent as JSON: a page of another site can send any other sort unasked.
 
-    Returns whether it is gzipped.
+    Headers have names in lower case; of several of a name the first counts. Returns whether the body is gzipped.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    packed = headers.get("content-encoding", PLAIN).strip().lower()
+    kind = packed = None
+    for name, value in headers:
+        if name == b"content-type" and kind is None:
+            kind = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding" and packed is None:
+            packed = value.strip().lower()
     if kind != JSON or packed not in PACKED:
         raise UnsupportedMediaTypeError
-    return packed != PLAIN
+    return packed not in {None, PLAIN}
 
 
 def _without_body(send: Send) -> Send:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from service.api import (
     contract,
@@ -27,7 +27,7 @@ from service.api import (
 )
 from service.api.door import Doorkeeper
 from service.api.problems import refuse
-from service.api.routing import dependencies_of
+from service.api.routing import Route, dependencies_of
 from service.errors import NoSuchMethodError, NoSuchRouteError, RequestRefused
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
@@ -48,9 +48,16 @@ def build(lifespan: Lifespan) -> FastAPI:
     # In the order in which a request looks for its route.
     for noun in (decisions, events, players, personal, reports, stops, operation, keys, sign_in, front, explorer):
         noun.add(app)
-    app.add_middleware(Doorkeeper)
     contract.describe(app)
+    app.middleware_stack = Doorkeeper(app.build_middleware_stack(), dict(_direct(app)))
     return app
+
+
+def _direct(app: FastAPI) -> Iterator[tuple[tuple[str, str], ASGIApp]]:
+    """Routes that the door leads to itself, by method and path."""
+    for route in app.routes:
+        if isinstance(route, Route) and not route.param_convertors:
+            yield from (((method, route.path), route.handle) for method in route.methods or ())
 
 
 async def _no_route(request: Request, _: Exception) -> Response:

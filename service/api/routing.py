@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 from urllib.parse import quote
 
-import orjson
 import structlog
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from msgspec import Struct, to_builtins
+from msgspec import Struct
+from msgspec.json import Encoder
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
@@ -50,6 +50,7 @@ from service.errors import FaultError, InvalidJsonError, RateLimitedError, TooLa
 SIGN_IN: Final = "/sign-in"
 RESTRICTING_SECONDS: Final = 5.0
 """Deadline of what restricts contact; it is waited for while the store is silent too."""
+_ENCODER: Final = Encoder()
 _LOG: Final = structlog.get_logger()
 
 
@@ -140,7 +141,7 @@ class Dependencies:
 
 def respond(body: Struct, status: int = 200) -> Response:
     """Answer with JSON."""
-    return Response(orjson.dumps(to_builtins(body)), status, media_type="application/json")
+    return Response(_ENCODER.encode(body), status, media_type="application/json")
 
 
 def _parse(adapter: TypeAdapter[Any], body: bytes, deps: Dependencies, operation: Operation) -> tuple[Any, Doubts]:
@@ -205,7 +206,7 @@ class Route(APIRoute):
                 arguments = {name: request.path_params[name] for name in named}
                 arguments |= {name: request.query_params[name] for name in queried if name in request.query_params}
                 if adapter is not None:
-                    packed = demand_json(request.headers)
+                    packed = demand_json(request.scope["headers"])
                     arrived, body = time.monotonic(), await (unpacked_body_of if packed else body_of)(request)
                     if time.monotonic() - arrived >= STALE_SECONDS:  # a key must not outlive its end by a slow body
                         caller, limited = await _admitted(request, operation, found)

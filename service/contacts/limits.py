@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from features import zones
 from features.moments import micros, moment
@@ -27,8 +29,7 @@ _SPENT: Final = timedelta(days=40)
 """After this a contact can no longer be told to have failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """What limits look at: contacts of the player and of the household by decision, answers to them, budgets.
 
     Attributes:
@@ -39,10 +40,10 @@ class Held:
         dry: Budgets and days of which nothing more can be had from all partitions' share.
     """
 
-    own: Mapping[str, Reservation] = field(default_factory=dict)
+    own: Mapping[str, Reservation] = {}
     household: Mapping[str, Reservation] | None = None
-    answers: Mapping[str, ContactResponse] = field(default_factory=dict)
-    shares: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, ContactResponse] = {}
+    shares: Mapping[str, int] = {}
     dry: frozenset[str] = frozenset()
 
     def in_household(self, decision_id: str) -> list[str]:

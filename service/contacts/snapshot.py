@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from features import image
 from features.read_plan import PlanError, ReadPlan
@@ -14,6 +16,7 @@ from features.schema import MICROS
 from features.store.connection import TimedStore, hashed
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, household_key
+from features.unshown import Unshown
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.contacts.limits import Held
 from service.contacts.stops import Stop, read_stops
@@ -28,8 +31,7 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[
 """
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PlayerSnapshot:
+class PlayerSnapshot(Unshown, msgspec.Struct, frozen=True):
     """A player as they stood in the store at one moment. `watermark_us` and `real_us` are the store's clock.
 
     `facts` are those of all merged ids together, `features` what was read of the player's hash, None where nobody asked
@@ -50,14 +52,18 @@ class PlayerSnapshot:
     linked: Sequence[Mapping[bytes, bytes]] = ()
     stops: tuple[Stop, ...] = ()
     stops_version: str = ""
-    facts_version: str = field(init=False)
-    household: str | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        told = self.facts.get(b"household")
+    @property
+    def facts_version(self) -> str:
+        """Version of facts and stops together, as the store compares it."""
         version = self.facts.get(b"v", b"0").decode()
-        object.__setattr__(self, "facts_version", f"{version} {self.stops_version}" if self.stops_version else version)
-        object.__setattr__(self, "household", None if told is None else StoredFact.loads(told).text or None)
+        return f"{version} {self.stops_version}" if self.stops_version else version
+
+    @property
+    def household(self) -> str | None:
+        """Key of the player's household; None for a player without one."""
+        told = self.facts.get(b"household")
+        return None if told is None else StoredFact.loads(told).text or None
 
     @property
     def household_us(self) -> int:

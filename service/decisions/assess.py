@@ -7,12 +7,12 @@ An assessment decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from math import isnan
 from operator import or_
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,8 +73,7 @@ class RecordedPlayer(NamedTuple):
     stops: tuple[StopInForce, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a player at a moment, with what may be sent.
 
     Attributes:

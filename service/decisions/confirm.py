@@ -6,11 +6,11 @@ facts have not moved since; so none succeeds after a fact that forbids it was ac
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from features.moments import when

@@ -11,10 +11,10 @@ import base64
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from features.store.deployment import House

@@ -8,10 +8,12 @@ but the request. What blocks is named by id: a rule of the rulebook, a trouble w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 from typing import Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from models.catalogue.candidates import Candidates
 from models.catalogue.offers import PROMOTIONAL, Purpose, Stage, Window
@@ -41,8 +43,7 @@ class Asked(NamedTuple):
     settled: Window | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What eligibility looks at.
 
     Attributes:
@@ -85,20 +86,21 @@ def evaluate(standing: Standing) -> Verdict:
     # What is shown at once cannot wait for its hours.
     fixed = standing.asked.at_once or standing.asked.settled is not None
     verdict = standing.law.judge(standing.inputs, standing.windows, fixed=fixed)
-    own = {
-        "unknown_player": 0 if standing.known else layout.everything,
-        "rulebook_unreadable": 0 if standing.lawful else layout.everything,
-        "offer_elsewhere": _elsewhere(standing),
-        "time_zone": layout.everything if standing.inputs.zone is None else 0,
-        "lifecycle_stage": layout.everything & ~layout.by_stage[standing.stage],
-        "features_unavailable": layout.everything if standing.features == "features_unavailable" else 0,
-        "features_stale": layout.everything if standing.features == "features_stale" else 0,
-        **standing.withheld,
-        **{one.rule: _stopped(one, standing) for one in standing.stops},
-    }
-    found = {name: bits & layout.promotional for name, bits in own.items()} | verdict.blocked
-    found["not_requested"] = _not_requested(standing)
-    return verdict._replace(blocked={name: bits for name, bits in found.items() if bits})
+    own = [
+        ("unknown_player", 0 if standing.known else layout.everything),
+        ("rulebook_unreadable", 0 if standing.lawful else layout.everything),
+        ("offer_elsewhere", _elsewhere(standing)),
+        ("time_zone", layout.everything if standing.inputs.zone is None else 0),
+        ("lifecycle_stage", layout.everything & ~layout.by_stage[standing.stage]),
+        (standing.features or "", layout.everything if standing.features else 0),
+        *standing.withheld.items(),
+        *[(one.rule, _stopped(one, standing)) for one in standing.stops],
+    ]
+    found = {name: kept for name, bits in own if (kept := bits & layout.promotional)}
+    found |= verdict.blocked
+    if unasked := _not_requested(standing):
+        found["not_requested"] = unasked
+    return verdict._replace(blocked=found)
 
 
 def _elsewhere(standing: Standing) -> Candidates:

@@ -25,13 +25,13 @@ class Narrowed(NamedTuple):
 
 
 class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sealed: `facts` as the store held them, `inputs` by name, contacts that rules counted."""
+    """What is sealed: `facts` as the store held them, parts of each `InputValue` by name, contacts that rules counted."""
 
     player_id: str
     request_id: str | None
     context: Mapping[str, str]
     facts: Mapping[bytes, bytes]
-    inputs: Mapping[str, InputValue]
+    inputs: Mapping[str, tuple[Any, int | None, str | None]]
     contacts: tuple[CountedContact, ...]
     asked: Narrowed
 
@@ -70,7 +70,7 @@ def personal(key: bytes | None, record: Record) -> Personal | None:
         request_id=part.request_id,
         context=part.context,
         facts=part.facts,
-        inputs={name: in_words(name, value, record.at_us) for name, value in part.inputs.items()},
+        inputs={name: in_words(name, InputValue(*value), record.at_us) for name, value in part.inputs.items()},
         contacts=part.contacts,
         asked=part.asked,
     )

@@ -8,13 +8,15 @@ the house merely assumes is asserted at moment 0, where everything known beats i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+import msgspec
+
 from features import events, zones
 from features.events import Event, micros
+from features.unshown import Unshown
 from features.words import fold
 
 ERASED: Final = "erased"
@@ -81,8 +83,7 @@ class FactValue(NamedTuple):
 _NEVER: Final = FactValue("", -1)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Facts:
+class Facts(Unshown, msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Facts of a player for one brand; None where nothing was asserted.
 
     Moments are unix microseconds.
@@ -119,10 +120,10 @@ class Facts:
     elsewhere: tuple[str, ...] = ()
     household: str | None = None
     time_zone: str | None = None
-    consent: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
-    registers: Mapping[str, FactValue] = field(default_factory=dict)
+    consent: Mapping[tuple[str, str], Consent] = {}
+    registers: Mapping[str, FactValue] = {}
     objection: FactValue | None = None
-    harm: Mapping[str, FactValue] = field(default_factory=dict)
+    harm: Mapping[str, FactValue] = {}
     support_us: int | None = None
     complaint: FactValue | None = None
     complained_us: int | None = None
@@ -132,7 +133,7 @@ class Facts:
     limit_raised_us: int | None = None
     vip: FactValue | None = None
     vip_checked_us: int | None = None
-    told_us: Mapping[str, int] = field(default_factory=dict)
+    told_us: Mapping[str, int] = {}
     assumed: tuple[str, ...] = ()
 
 
@@ -392,14 +393,16 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     """Facts of a player for a brand, from the store's hash with linked ids merged (`identity.together`)."""
     if nothing_told(raw):
         return Facts(version=raw.get(b"v", b"0").decode())
-    held, parts = _registers(raw)
-    texts = {name: told.text for name, told in held.items()}
-    told_us = {name: told.at_us for name, told in held.items()}
-    breaks = [told_us[name] for name in (f"time_out:{brand}", f"time_out:{EVERY_BRAND}") if name in told_us]
+    held, parts, told_us = _registers(raw)
+
+    def text_of(name: str) -> str | None:
+        return held[name].text if name in held else None
+
+    breaks = [told.at_us for of, told in parts.get("time_out", {}).items() if of in {brand, EVERY_BRAND}]
     excluded_us, returned_us = _exclusion(held, parts, brand)
     # A date that is merely stated never replaces a verified one.
-    born = texts.get("verified_birth_date") or texts.get("birth_date")
-    opened, zone = texts.get("opened"), texts.get("time_zone")
+    born = text_of("verified_birth_date") or text_of("birth_date")
+    opened, zone = text_of("opened"), text_of("time_zone")
     return Facts(
         version=raw.get(b"v", b"0").decode(),
         known=True,
@@ -407,17 +410,17 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
         returned_us=returned_us,
         time_out_until_us=max(breaks, default=None),
         opened_us=None if opened is None else int(opened),
-        account=texts.get("account") or ("open" if opened else None),
+        account=text_of("account") or ("open" if opened else None),
         reopened_us=told_us.get("reopened"),
-        kyc_verified=texts.get("kyc") == "verified" or None,
+        kyc_verified=text_of("kyc") == "verified" or None,
         birth_date=date.fromisoformat(born) if born else None,
-        jurisdiction=texts.get("jurisdiction"),
-        licence=texts.get("licence"),
-        location=texts.get("location"),
+        jurisdiction=text_of("jurisdiction"),
+        licence=text_of("licence"),
+        location=text_of("location"),
         elsewhere=tuple(sorted(parts.get("elsewhere", ()))),
-        household=texts.get("household") or None,
+        household=text_of("household") or None,
         time_zone=zone if zone in zones.names() else None,
-        consent=_consents(held, parts, brand),
+        consent=_consents(parts, brand),
         registers=parts.get("register", {}),
         objection=held.get("objection"),
         harm=_harm(held, parts),
@@ -435,19 +438,28 @@ def read(raw: Mapping[bytes, bytes], brand: str) -> Facts:
     )
 
 
-def _registers(raw: Mapping[bytes, bytes]) -> tuple[dict[str, FactValue], Parts]:
-    """All registers of a player's hash, and those among them whose names have parts."""
+def _registers(raw: Mapping[bytes, bytes]) -> tuple[dict[str, FactValue], Parts, dict[str, int]]:
+    """All registers of a player's hash, those among them whose names have parts, and the moment of each."""
     held: dict[str, FactValue] = {}
     parts: dict[str, dict[str, FactValue]] = {}
+    told_us: dict[str, int] = {}
     for field_name, value in raw.items():
         if field_name not in NO_REGISTER:
-            moment_us, _, text = value.decode().split(" ", 2)
-            name = field_name.decode()
-            held[name] = told = FactValue(text, int(moment_us))
-            kind, colon, rest = name.partition(":")
-            if colon:
+            moment, _, text = value.split(b" ", 2)
+            name, kind, rest = _parted(field_name)
+            told_us[name] = at_us = int(moment)
+            held[name] = told = FactValue(text.decode(), at_us)
+            if kind:
                 parts.setdefault(kind, {})[rest] = told
-    return held, parts
+    return held, parts, told_us
+
+
+@lru_cache(maxsize=10_000)
+def _parted(field_name: bytes) -> tuple[str, str, str]:
+    """Name of a register, and its first part with the rest where it has parts; players have the same few."""
+    name = field_name.decode()
+    kind, colon, rest = name.partition(":")
+    return (name, kind, rest) if colon else (name, "", "")
 
 
 def _harm(held: Mapping[str, FactValue], parts: Parts) -> Mapping[str, FactValue]:
@@ -458,18 +470,18 @@ def _harm(held: Mapping[str, FactValue], parts: Parts) -> Mapping[str, FactValue
     return found
 
 
-def _consents(held: Mapping[str, FactValue], parts: Parts, brand: str) -> dict[tuple[str, str], Consent]:
+def _consents(parts: Parts, brand: str) -> dict[tuple[str, str], Consent]:
     """Consent by channel and product; a withdrawal for all products ends earlier consent to each."""
     found = {}
-    of_brand = f"{brand}:"
+    of_brand, ended = f"{brand}:", parts.get("unsubscribed", {})
     for rest, told in parts.get("consent", {}).items():
         if not rest.startswith(of_brand):
             continue
-        channel, _, product = rest.removeprefix(of_brand).partition(":")
+        channel, _, product = rest[len(of_brand) :].partition(":")
         since_us, (granted, basis, origin) = told.at_us, _terms(told.text)
-        ended = [held.get(f"unsubscribed:{EVERY_BRAND}:{channel}")]
-        ended += [held.get(f"unsubscribed:{brand}:{channel}")] if product else []
-        last_us = max([one.at_us for one in ended if one is not None], default=-1)
+        last_us = ended.get(f"{EVERY_BRAND}:{channel}", _NEVER).at_us if ended else _NEVER.at_us
+        if ended and product:
+            last_us = max(last_us, ended.get(of_brand + channel, _NEVER).at_us)
         if last_us >= since_us:
             granted, since_us = False, last_us
         found[channel, product or "*"] = Consent(granted, since_us, basis, origin)

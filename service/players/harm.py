@@ -9,8 +9,10 @@ thresholds and evidence stand in `service/rulebook/harm.yaml`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 from math import inf, isnan
+from operator import itemgetter
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import msgspec
@@ -30,6 +32,14 @@ _WEEKS: Final = 30 / 7
 _ACTIVITY: Final = [_AT[f"last_{what}_days_ago"] for what in ("deposit", "bet", "session", "login")]
 _LOSSES: Final = tuple(_AT[f"net_loss_final_week_{ago}"] for ago in range(4))
 _BREADTH: Final = [_AT[f"bet_{product}_30d"] for product in PRODUCTS]
+_SEEN: Final = (
+    *("deposit_count_7d", "deposit_count_30d", "deposit_sum_7d", "deposit_sum_30d", "deposit_declined_1d"),
+    *("bet_count_7d", "bet_count_30d", "bet_sum_1d", "bet_sum_7d", "bet_sum_30d", "win_sum_1d", "returned_sum_1d"),
+    *("session_count_30d", "stake_variability", "active_days_30d", "night_share", "withdrawal_cancelled_30d"),
+    *("limit_raised_30d", "limit_reached_30d", "support_count_30d", "chargeback_30d", "net_deposit_final_month_0"),
+)
+"""Readings that markers are computed of, beside losses and products."""
+_READ: Final = itemgetter(*(_AT[name] for name in _SEEN))
 _FIVE: Final = 3.9
 """Decayed count of five events spread evenly over one half-life."""
 _FADED: Final = 0.5
@@ -100,7 +110,12 @@ class HarmSettings(BaseModel):
                 raise ValueError(f"levels: {greater} must not be reached before {lesser}")
         return self
 
-    @property
+    @cached_property
+    def thresholds(self) -> tuple[tuple[str, float, tuple[str, ...] | None], ...]:
+        """Each marker's value by name, with the threshold and where it counts."""
+        return tuple((name, one.threshold, one.places) for name, one in self.markers.items())
+
+    @cached_property
     def quiet_us(self) -> int:
         """How long a sign of harm holds, microseconds."""
         return int(self.quiet_days * DAY_US)
@@ -134,10 +149,10 @@ class AgeAndPlaces(NamedTuple):
 def markers(vector: Vector, facts: Facts, now_us: int, age: int | None) -> dict[str, float]:
     """Marker values of a feature vector (`features.schema.VECTOR`); 0 where there is too little activity."""
     read = vector.tolist()
-    at = dict(zip(_AT, read, strict=True))
+    at = dict(zip(_SEEN, _READ(read), strict=True))
     week, month, bets = at["deposit_count_7d"], at["deposit_count_30d"], at["bet_count_30d"]
-    losses = [read[place] for place in _LOSSES]
-    run = max(min(losses[:3]), min(losses[1:]))
+    latest, *losses, oldest = [read[place] for place in _LOSSES]
+    run = max(min(latest, *losses), min(*losses, oldest))
     deposited = at["net_deposit_final_month_0"]
     returned = None if facts.returned_us is None else (now_us - facts.returned_us) / DAY_US
     broke = facts.time_out_until_us is not None and now_us - facts.time_out_until_us < 365 * DAY_US
@@ -227,8 +242,8 @@ def triggered(values: Mapping[str, float], places: frozenset[str], settings: Har
     """Names of the markers at or above their threshold in these places."""
     return [
         name
-        for name, one in settings.markers.items()
-        if values[name] >= one.threshold and (one.places is None or not places.isdisjoint(one.places))
+        for name, threshold, where in settings.thresholds
+        if values[name] >= threshold and (where is None or not places.isdisjoint(where))
     ]
 
 

@@ -52,6 +52,7 @@ class PlaceRules:
         ever: Whether a rule counts contacts without a window.
         selections: Rules on what players may be selected by.
         times: Sending times of recent minutes, by zone, minute and windows; each with the moment that it was found at.
+        forbidding: Which of `selections` forbid to choose by some readings.
     """
 
     hours_groups: tuple[HoursGroup, ...]
@@ -60,6 +61,7 @@ class PlaceRules:
     ever: bool
     selections: tuple[RuleBinding, ...]
     times: dict[tuple[object, ...], tuple[int, SendingTimes]] = field(default_factory=dict)
+    forbidding: dict[tuple[str, ...], tuple[RuleBinding, ...]] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -322,10 +324,14 @@ class CompiledRulebook:
 
     def bars(self, readings: tuple[str, ...], inputs: Inputs) -> bool:
         """Whether a rule forbids choosing for the player by some readings."""
-        return any(
-            one.begins_us <= inputs.now_us < one.ends_us and any(one.rule.forbids(reading) for reading in readings)  # type: ignore[attr-defined]
-            for one in self._rules_of(inputs.places).selections
-        )
+        rules = self._rules_of(inputs.places)
+        if (found := rules.forbidding.get(readings)) is None:
+            found = rules.forbidding[readings] = tuple(
+                one
+                for one in rules.selections
+                if any(one.rule.forbids(reading) for reading in readings)  # type: ignore[attr-defined]
+            )
+        return any(one.begins_us <= inputs.now_us < one.ends_us for one in found)
 
     def by_candidate(self, verdict: Verdict) -> NDArray[np.uint64]:
         """For each candidate the bits of the reasons that deny it, in the order of `verdict.blocked`."""

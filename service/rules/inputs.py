@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple
@@ -111,8 +110,7 @@ class InputRead(Unshown, msgspec.Struct, frozen=True, kw_only=True):
     trouble: Annotated[str | UnsetType, Meta(description="`unknown`, `stale` or `future`: it denies.")] = UNSET
 
 
-@dataclass(slots=True, kw_only=True, repr=False)
-class Inputs:
+class Inputs(Unshown, msgspec.Struct, kw_only=True):
     """All inputs of rules about a player at a moment; None is unknown, 0 for a moment is never.
 
     Attributes:
@@ -134,11 +132,11 @@ class Inputs:
     opened_us: int | None = None
     reopened_us: int | None = None
     age: int | None = None
-    listed: dict[str, bool] = field(default_factory=dict)
-    checked: dict[str, int] = field(default_factory=dict)
+    listed: dict[str, bool] = {}
+    checked: dict[str, int] = {}
     returned_us: int | None = None
     time_out_until_us: int | None = None
-    consents: Mapping[tuple[str, str], Consent] = field(default_factory=dict)
+    consents: Mapping[tuple[str, str], Consent] = {}
     objects: bool | None = None
     harm: int | None = None
     net_loss_weeks: tuple[float, ...] | None = None
@@ -157,8 +155,8 @@ class Inputs:
     vip: bool | None = None
     vip_checked_us: int | None = None
     contacts: tuple[CountedContact, ...] = ()
-    troubles: dict[str, str] = field(default_factory=dict)
-    told_us: dict[str, int] = field(default_factory=dict)
+    troubles: dict[str, str] = {}
+    told_us: dict[str, int] = {}
     never: int = -(2**62)
 
     def consent(self, channel: str, product: str, *, narrow: bool = False) -> Consent | None:
@@ -184,17 +182,21 @@ class Inputs:
         worth = [counted.worth.get(name) for name in (*near, offer)]
         return sum(math.inf if one is None else one for one in worth)
 
-    def values(self, needs: Iterable[str]) -> dict[str, InputValue]:
-        """Inputs as they are, by name, for the decision record."""
-        return {name: InputValue(self._value(name), self.told_us.get(name), self.troubles.get(name)) for name in needs}
-
-    def _value(self, name: str) -> Any:  # noqa: ANN401 - inputs are of many types
-        attribute = _NAMED.get(name)
-        return self.listed.get(name) if attribute is None else getattr(self, attribute)
+    def values(self, needs: Iterable[str]) -> dict[str, tuple[Any, int | None, str | None]]:
+        """Inputs as they are, by name, each with the parts of an `InputValue`, for the decision record."""
+        told, trouble, listed = self.told_us.get, self.troubles.get, self.listed.get
+        return {
+            name: (
+                listed(name) if (attribute := _NAMED.get(name)) is None else getattr(self, attribute),
+                told(name),
+                trouble(name),
+            )
+            for name in needs
+        }
 
     def in_words(self, needs: Iterable[str]) -> dict[str, InputRead]:
         """Inputs for people, by name."""
-        return {name: in_words(name, value, self.now_us) for name, value in self.values(needs).items()}
+        return {name: in_words(name, InputValue(*value), self.now_us) for name, value in self.values(needs).items()}
 
 
 def in_words(name: str, read: InputValue, at_us: int) -> InputRead:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from features.aggregates import Activity, empty, update
 from features.events import EVENT

@@ -83,7 +83,7 @@ class Door:
 
 
 def unversioned(found: Facts) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in Facts.__dataclass_fields__ if name != "version"}
+    return {name: getattr(found, name) for name in Facts.__struct_fields__ if name != "version"}
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The compiled rulebook against the plain interpreter on random rulebooks, and laws that all must obey."""
 
 import os
-from dataclasses import replace
 from random import Random
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 from support import random_rules
 from support.interpreter import Reading
 

@@ -10,12 +10,12 @@
 # - Layout: "big" is the default of to_bytes and from_bytes; reshape takes any negative length for the rest; a sum of
 #   uint64 is uint64.
 
-from dataclasses import replace
 from datetime import date
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.rule_cases import BASE, BOOK, DAY_US, HOUSE, facts_of, inputs_of, law_of, merged, offer_of, us, vector_of
 
 from features.moments import moment
