@@ -468,8 +468,12 @@ _COMPUTE: Final = itemgetter(*_DERIVED.tolist())
 def _row_forward(stored: NDArray[np.float64], now_us: int) -> NDArray[np.float64]:
     """`forward` of one player at one moment, bit for bit: numpy's calls cost more than what they compute of one row."""
     now = float(now_us)
-    factors = np.exp2(-np.maximum(now - stored[_FADE_CLOCKS], 0.0) / _FADE_SPANS)
-    faded = stored * factors[_FADE_OF]
+    ages = now - stored.take(_FADE_CLOCKS)
+    np.maximum(ages, 0.0, out=ages)
+    np.negative(ages, out=ages)
+    ages /= _FADE_SPANS
+    faded = np.exp2(ages, out=ages).take(_FADE_OF)
+    faded *= stored
     faded[np.isnan(faded) & _ZEROED] = 0.0
     values = faded.tolist()
     shifts, buckets = _row_gaps(*_days_of(stored[_CLOCKS].tolist(), now))
@@ -493,13 +497,14 @@ def _days_of(as_of: Iterable[float], now: float) -> list[int]:
 
 @lru_cache(maxsize=10_000)
 def _row_gaps(*days: int) -> tuple[list[int], list[tuple[int, int, float]]]:
-    """Shift of each window of days; place, source and 1 or 0 of each bucket, by the days of `_days_of`."""
+    """Shift of each window of days; place, source and 1 or 0 of each bucket that moved, by the days of `_days_of`."""
     numbers = [number(np.array(days)) for number in _NUMBERS.values()]
     gaps = np.concatenate([one[::2] - one[1::2] for one in numbers])
     gap = gaps[_GAP_OF_BUCKETS]
     held = gap <= _NTH
-    buckets = zip(_BUCKETS.tolist(), (_BUCKETS - gap * held).tolist(), held.astype(float).tolist(), strict=True)
-    return np.minimum(gaps[_GAP_OF_DAYS], DAYS_WINDOW).tolist(), list(buckets)
+    moved = gap != 0
+    parts = [part[moved].tolist() for part in (_BUCKETS, _BUCKETS - gap * held, held.astype(float))]
+    return np.minimum(gaps[_GAP_OF_DAYS], DAYS_WINDOW).tolist(), list(zip(*parts, strict=True))
 
 
 def _row_derived(values: Sequence[float]) -> tuple[float, ...]:

@@ -10,7 +10,10 @@ The store's functions (`ledger.lua`, `consume.lua`) are handed their keys, with 
 
 from __future__ import annotations
 
+from functools import cache
 
+
+@cache
 def tag(partition: int) -> str:
     """Hash tag of a partition, `{p017}`."""
     return f"{{p{partition:03d}}}"
@@ -98,6 +101,7 @@ def household_key(household: str) -> str:
 # --- Of one partition
 
 
+@cache
 def log_key(partition: int) -> str:
     """Stream of events, outcomes, decisions, exposures and revocations: fields `k`, `t`, `z`, `b`.
 
@@ -111,11 +115,13 @@ def partition_of_log(key: str | bytes) -> int:
     return int(key[6:9])
 
 
+@cache
 def lease_key(partition: int) -> str:
     """Hash of the partition's consumer: `owner`, `until`, `epoch`, `cursor`, `watermark`; written by workers, stays."""
     return f"lease:{tag(partition)}"
 
 
+@cache
 def budget_key(partition: int) -> str:
     """Hash of `budget/day` -> what is left of the partition's share, minor units; `dry budget/day`: all is given out.
 
@@ -124,6 +130,7 @@ def budget_key(partition: int) -> str:
     return f"budget:{tag(partition)}"
 
 
+@cache
 def expiry_key(partition: int) -> str:
     """Sorted set of `ledger decision` by the last moment of a lease that charges budgets.
 
@@ -132,6 +139,7 @@ def expiry_key(partition: int) -> str:
     return f"expiry:{tag(partition)}"
 
 
+@cache
 def stops_key(partition: int) -> str:
     """Hash of stop id -> `Stop` as JSON, and `v`, the store's clock at the last change; gone while nothing is stopped.
 

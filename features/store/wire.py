@@ -33,6 +33,7 @@ class Wire(asyncio.Protocol):
         self._transport: Any = writer.transport
         self._reader = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=BaseParser.parse_error)
         self._awaited: deque[asyncio.Future[Any] | None] = deque()
+        self._outgoing: list[bytes] = []
         self._refused: Exception | None = None
         """Why a command of the transaction that is being answered was not taken."""
         self._transport.set_protocol(self)
@@ -58,7 +59,15 @@ class Wire(asyncio.Protocol):
             self._awaited.extend([None] * (len(commands) + 1))
             commands = [("MULTI",), *commands, ("EXEC",)]
         self._awaited.append(reply)
-        self._transport.write(b"".join([hiredis.pack_command(tuple(parts)) for parts in commands]))
+        if not self._outgoing:
+            reply.get_loop().call_soon(self._leave)
+        self._outgoing += [hiredis.pack_command(tuple(parts)) for parts in commands]
+
+    def _leave(self) -> None:
+        """Write what calls of one round of the loop sent, at once: each write wakes the server."""
+        outgoing, self._outgoing = self._outgoing, []
+        if not self.lost:
+            self._transport.write(b"".join(outgoing))
 
     def close(self) -> None:
         """End the connection, and what still waits with redis.ConnectionError."""

@@ -44,8 +44,11 @@ _FOREIGN: Final = {name.partition("=")[0] for name in READINGS} - set(MODEL_FEAT
 assert not _FOREIGN, f"no model may see {_FOREIGN}"  # noqa: S101 - an invariant of the schema
 
 
-def _places(*units: str) -> NDArray[np.intp]:
-    return np.array([at for at, name in enumerate(READINGS) if _UNIT.get(name) in units], dtype=np.intp)
+def _places(*units: str) -> slice:
+    """Where the readings of some units stand, one after the other."""
+    found = [at for at, name in enumerate(READINGS) if _UNIT.get(name) in units]
+    assert found == list(range(found[0], found[-1] + 1))  # noqa: S101 - an invariant of READINGS
+    return slice(found[0], found[-1] + 1)
 
 
 _SOURCE: Final = np.array([_AT.get(name.partition("=")[0], 0) for name in READINGS], dtype=np.intp)
@@ -64,10 +67,13 @@ def context(vector: NDArray[np.float64], churn_score: float) -> NDArray[np.float
     Returns:
         The numbers of READINGS, finite, shape (len(READINGS),).
     """
-    values: NDArray[np.float64] = vector[_SOURCE]
+    values: NDArray[np.float64] = vector.take(_SOURCE)
     values[0] = churn_score
-    values[_LOGGED] = np.log1p(np.maximum(values[_LOGGED], 0.0))
-    values[_AGES] = np.exp2(-values[_AGES] / _RECENCY_DAYS)
+    logged, ages = values[_LOGGED], values[_AGES]  # views
+    np.log1p(np.maximum(logged, 0.0, out=logged), out=logged)
+    np.negative(ages, out=ages)
+    ages /= _RECENCY_DAYS
+    np.exp2(ages, out=ages)
     for at, product in _PRODUCT:
         values[at] = values[at] == product
     values[~np.isfinite(values)] = 0.0

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -90,6 +90,10 @@ def _policies(catalogue: Catalogue, snapshot: PolicyVersion | None) -> dict[str,
         "uniform": Uniform(catalogue.size),
         "priority": Priority(ranks),
     }
+
+
+_COLLECT_AFTER: Final = 20_000
+"""New objects after which cycles among them are looked for: what a decision makes has none."""
 
 
 class Watch:
@@ -388,4 +392,5 @@ def create() -> FastAPI:
     # Code and models of bodies live as long as the process, and are most of what a collection of garbage would visit.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 10, 10)
     return app

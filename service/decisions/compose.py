@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -39,6 +39,9 @@ from service.decisions.record import (
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
 from service.rules.sending_hours import Deferral, promised
+
+_BUILD: Final = f"numpy-{np.__version__} {platform.machine()}"
+"""On which scores come out bit for bit."""
 
 
 class Decision(NamedTuple):
@@ -180,7 +183,7 @@ def choose(
     scores = policy.scores(seen)
     chosen = layout.alone | layout.everything & ~reduce(or_, excluded.values(), 0)
     mask, eligible = layout.dumps(chosen), layout.array(chosen)
-    pmf = policy.pmf(scores, eligible)
+    pmf, places = policy.pmf(scores, eligible), eligible.nonzero()[0]
     drawn = draw(pmf, u)
     return Choice(
         role=role,
@@ -189,9 +192,9 @@ def choose(
         propensity=drawn.propensity,
         u=u,
         mask=mask,
-        excluded=dict(zip(excluded, map(layout.dumps, excluded.values()), strict=True)),
-        scores=pack_floats(scores[eligible]),
-        pmf=pack_floats(pmf[eligible]),
+        excluded={name: layout.dumps(bits) for name, bits in excluded.items()},
+        scores=pack_floats(scores.take(places)),
+        pmf=pack_floats(pmf.take(places)),
     )
 
 
@@ -222,7 +225,7 @@ def _versions(serving: Serving, assessed: Assessment) -> Versions:
         schema=schema.schema_hash(),
         churn=serving.churn.bundle.version if serving.churn else None,
         time_zones=tzdata.IANA_VERSION,
-        build=f"numpy-{np.__version__} {platform.machine()}",
+        build=_BUILD,
         packs=assessed.verdict.rules.packs,
         experiments=serving.splits.experiments.hash,
     )

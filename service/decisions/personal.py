@@ -25,7 +25,7 @@ class Narrowed(NamedTuple):
 
 
 class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sealed: `facts` as the store held them, parts of each `InputValue` by name, contacts that rules counted."""
+    """What is sealed: facts as the store held them, parts of each `InputValue` by name, contacts that rules counted."""
 
     player_id: str
     request_id: str | None

@@ -221,6 +221,9 @@ def load_record(data: bytes) -> Record:
     return _DECODER.decode(data)
 
 
+_FLOATS: Final = np.dtype("<f8")
+
+
 def pack_places(chosen: NDArray[np.bool_]) -> bytes:
     """Booleans over places as a bit set."""
     return np.packbits(chosen).tobytes()
@@ -233,7 +236,7 @@ def unpack_places(data: bytes, size: int) -> NDArray[np.bool_]:
 
 def pack_floats(values: NDArray[np.float64]) -> bytes:
     """Floats as little-endian bytes."""
-    return values.astype("<f8").tobytes()
+    return values.astype(_FLOATS, copy=False).tobytes()
 
 
 def unpack_floats(data: bytes) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from functools import lru_cache
+from math import isnan
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from features import zones
 from features.events import LEVELS
-from features.moments import DAY_US, HOUR_US, moment
-from features.schema import MICROS, VECTOR
+from features.moments import DAY_US, HOUR_US, MINUTE_US, moment
+from features.schema import VECTOR
 from features.unshown import Unshown
 from service.contacts.limits import fits
 from service.players.facts import Consent, Facts, FactValue, plausible
@@ -33,7 +34,15 @@ NEVER: Final = 0
 _SESSION_US: Final = 12 * HOUR_US
 """A session without an end is unknown after this long, microseconds."""
 _AT: Final = {reading.name: index for index, reading in enumerate(VECTOR)}
-_LOSSES: Final = [_AT[f"net_loss_final_week_{ago}"] for ago in range(4)]
+_LOOKED_AT: Final = np.array(
+    [
+        _AT[name]
+        for name in (
+            *("last_login_days_ago", "last_deposit_days_ago", "last_bet_days_ago"),
+            *("bonus_count", "net_deposit_final_month_0", *(f"net_loss_final_week_{ago}" for ago in range(4))),
+        )
+    ]
+)
 _FROM_FEATURES: Final = (
     *("last_login", "last_deposit", "net_loss_week", "net_deposit_month"),
     *("bonuses", "has_played"),
@@ -259,8 +268,14 @@ def age_of(facts: Facts, now_us: int) -> int | None:
     """
     if not facts.kyc_verified or facts.birth_date is None:
         return None
-    today = datetime.fromtimestamp(now_us // MICROS, zones.zone(facts.time_zone or "UTC")).date()
+    today = _day(now_us // MINUTE_US, facts.time_zone or "UTC")
     return age_on(facts.birth_date, today) if plausible(facts.birth_date, today) else None
+
+
+@lru_cache(maxsize=1_000)
+def _day(minute: int, zone: str) -> date:
+    """Local date in a minute of unix time; days begin at whole minutes (see `features.zones`)."""
+    return datetime.fromtimestamp(minute * 60, zones.zone(zone)).date()
 
 
 def jurisdictions(facts: Facts) -> frozenset[str] | None:
@@ -409,16 +424,16 @@ def _behaviour(
         return
     now_us = found.now_us
 
-    def since(name: str) -> int:
-        days = float(vector[_AT[name]])
-        return NEVER if days != days else now_us - int(days * DAY_US)  # noqa: PLR0124 - NaN: it never happened
+    def since(days: float) -> int:
+        return NEVER if isnan(days) else now_us - int(days * DAY_US)
 
-    found.net_loss_weeks = tuple(vector[_LOSSES].tolist())
-    found.net_deposit_month = float(vector[_AT["net_deposit_final_month_0"]])
-    found.last_login_us = since("last_login_days_ago")
-    found.last_deposit_us = since("last_deposit_days_ago")
-    found.has_played = not bool(np.isnan(vector[_AT["last_bet_days_ago"]]))
-    found.bonuses = int(vector[_AT["bonus_count"]])
+    login, deposit, bet, bonuses, month, *losses = vector[_LOOKED_AT].tolist()
+    found.net_loss_weeks = tuple(losses)
+    found.net_deposit_month = month
+    found.last_login_us = since(login)
+    found.last_deposit_us = since(deposit)
+    found.has_played = not isnan(bet)
+    found.bonuses = int(bonuses)
     trouble = _scores(facts, settings, now_us)
     if trouble is None:
         found.harm = LEVELS.index(harm.level)
