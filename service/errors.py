@@ -91,6 +91,16 @@ class RateLimitedError(RequestRefused):
         return {"retry-after": str(max(1, ceil(self.seconds)))}
 
 
+class OverloadedError(RateLimitedError):
+    """More requests than this process can answer in time: this one was shed before anything was done for it."""
+
+    code = "overloaded"
+    status = 503
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("more is asked than can be answered in time; nothing was done, ask again", seconds)
+
+
 class UnknownKeyError(RequestRefused):
     """A key that there is not."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import structlog
@@ -25,6 +26,7 @@ from models.churn.scorer import ChurnBundle, Scorer
 from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import Policy
 from service.api import answers
+from service.api.admission import Turn
 from service.api.problems import OF_A_BODY, in_words
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, settled
 from service.api.schemas import BatchAnswer, ConfirmAnswer, DecisionAnswer, Problem, RecordAnswer
@@ -44,6 +46,7 @@ from service.errors import (
     ForeignPositionError,
     LakeUnreadableError,
     NoContactError,
+    OverloadedError,
     Released,
     RequestIdReused,
     Revoked,
@@ -96,18 +99,18 @@ async def post_decision(body: DecisionRequest, deps: Deps) -> Response:
     The answer is one contact to send, or `NO_CONTACT`, with the exact probability of the draw. The contact is reserved
     until its lease ends: confirm it just before you send it. With a `request_id`, a retry gets the same answer.
     """
-    return respond(await _decided(body, deps.within(deps.read_seconds)))
+    return respond(await _decided(body, deps.within(deps.read_seconds), Turn.DECISION))
 
 
-async def _decided(body: DecisionRequest, deps: Dependencies) -> DecisionAnswer:
+async def _decided(body: DecisionRequest, deps: Dependencies, turn: Turn) -> DecisionAnswer:
     """A decision as it is told, within the deadline that the request names or else by default."""
     if body.deadline_ms is not None:
         deps = deps.within(body.deadline_ms / 1_000)
     if body.after is None:
-        return await _answered(body, deps, UNSET)
+        return await deps.in_turn(turn, partial(_answered, body, deps, UNSET))
     reached = await _wait(body.after, body, deps)
     try:
-        return await _answered(body, deps, reached)
+        return await deps.in_turn(turn, partial(_answered, body, deps, reached))
     except CroupierError as error:
         error.beside = {"after_reached": reached}
         raise
@@ -181,7 +184,7 @@ async def _item(item: object, deps: Dependencies) -> DecisionAnswer | Problem | 
         request = _REQUEST.validate_python(item, context=deps.serving.door)
     except ValidationError as error:
         return error
-    return await settled(_decided(request, deps), deps, "an item of a batch")
+    return await settled(_decided(request, deps, Turn.BATCH), deps, "an item of a batch")
 
 
 async def get_decision(decision_id: DecisionId, deps: Deps) -> Response:
@@ -330,8 +333,11 @@ def _is_decision_id(text: str) -> bool:
     return text[:3].isdigit() and int(text[:3]) < 256 and text[4:].isalnum()
 
 
-_DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended)
-_NOT_SENT: Final = (UnknownDecisionError, NoContactError, Revoked, Expired, Released, TooEarlyError, Contended)
+_DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended, OverloadedError)
+_NOT_SENT: Final = (
+    *(UnknownDecisionError, NoContactError, Revoked, Expired, Released, TooEarlyError, Contended),
+    OverloadedError,
+)
 
 
 def add(app: FastAPI) -> None:
@@ -341,7 +347,7 @@ def add(app: FastAPI) -> None:
     many = lambda body: max(1, len(body.requests))  # noqa: E731 - of a batch
     for operation in (
         Operation(path, post_decision, tag, "decide", DecisionAnswer, OF_A_BODY + _DECIDING, "POST", hurried=True),
-        Operation(f"{one}/confirm", post_confirm, tag, "decide", ConfirmAnswer, _NOT_SENT, "POST"),
+        Operation(f"{one}/confirm", post_confirm, tag, "decide", ConfirmAnswer, _NOT_SENT, "POST", turn=Turn.CONFIRM),
         Operation(f"{path}/batch", post_batch, tag, "decide", BatchAnswer, OF_A_BODY, "POST", costs=many),
         Operation(
             one, get_decision, tag, "read", RecordAnswer, (UnknownDecisionError, ArchivedError, LakeUnreadableError)

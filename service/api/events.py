@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Response
@@ -18,6 +19,7 @@ from features.events import AnyEvent, Event
 from features.moments import moment
 from features.unshown import Unshown
 from service.api import reading
+from service.api.admission import Turn
 from service.api.problems import OF_A_BODY, in_words, problem
 from service.api.reading import Doubts
 from service.api.routing import Dependencies, Deps, Operation, add_route, respond, settled
@@ -36,6 +38,7 @@ from service.errors import (
     OutcomeIdReused,
     OutcomeInFutureError,
     OutcomeTooOldError,
+    OverloadedError,
     UnknownDecisionError,
     UnknownTypeError,
 )
@@ -92,7 +95,10 @@ class ToldEvent:
 
     async def settle(self, deps: Dependencies, ledger: RedisLedger) -> None:
         """Give it its answer, whatever becomes of it."""
-        self.answer = await settled(self.accepted(deps, ledger), deps, "an event of a batch")
+        work = partial(self.accepted, deps, ledger)
+        if not restricts(self.event):
+            work = partial(deps.in_turn, Turn.BATCH, work)
+        self.answer = await settled(work(), deps, "an event of a batch")
 
 
 _ITEM: Final = {
@@ -219,11 +225,22 @@ _OF_AN_OUTCOME: Final = (
 
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
-    told, became, path = OF_A_BODY + _OF_AN_EVENT, OF_A_BODY + _OF_AN_OUTCOME, "/v1/events"
-    free, taken = (lambda _: 0), (lambda _: True)  # a batch counts its events itself: some pass whatever the rate
+    waits = (OverloadedError,)
+    told, became, path = OF_A_BODY + _OF_AN_EVENT + waits, OF_A_BODY + _OF_AN_OUTCOME + waits, "/v1/events"
+    free, taken, turn = (lambda _: 0), (lambda _: True), Turn.TOLD  # a batch counts itself: some pass whatever the rate
     for operation in (
-        Operation(path, post_event, "Know", "events", AcceptedAnswer, told, "POST", restricts),
+        Operation(path, post_event, "Know", "events", AcceptedAnswer, told, "POST", restricts, turn=turn),
         Operation(f"{path}/batch", post_events, "Know", "events", EventsAnswer, OF_A_BODY, "POST", taken, free),
-        Operation("/v1/outcomes", post_outcome, "Learn", "outcomes", AcceptedAnswer, became, "POST", _withdraws),
+        Operation(
+            "/v1/outcomes",
+            post_outcome,
+            "Learn",
+            "outcomes",
+            AcceptedAnswer,
+            became,
+            "POST",
+            _withdraws,
+            turn=turn,
+        ),
     ):
         add_route(app, operation)

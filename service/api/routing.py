@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
@@ -30,6 +31,7 @@ from service.access.keyring import STALE_SECONDS
 from service.access.keys import NOBODY, Caller
 from service.access.scopes import Scope
 from service.api import contract
+from service.api.admission import Admission, Turn
 from service.api.bounds import BOUNDS
 from service.api.callers import Callers, Look
 from service.api.door import demand_json
@@ -76,6 +78,7 @@ class Dependencies:
         kept: The churn model that was last needed to explain an old decision.
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
+        admission: Gives places to requests.
     """
 
     serving: Serving
@@ -95,6 +98,7 @@ class Dependencies:
     kept: dict[str, Scorer] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
     caller: Caller = NOBODY
+    admission: Admission = field(default_factory=Admission)
 
     def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""
@@ -122,6 +126,14 @@ class Dependencies:
     async def restricting(self, work: Callable[[RedisLedger], Coroutine[Any, Any, Result]]) -> Result:
         """Do what restricts contact: it has the longest deadline, and nothing else stands before it."""
         return await self.restricting_loop.run(work(self.restricting_ledger.by(self.asked_at + RESTRICTING_SECONDS)))
+
+    async def in_turn(self, turn: Turn, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Do some work when there is a place for it; raises OverloadedError where it could not be done in time."""
+        await self.admission.enter(turn, self.caller.id, self.until)
+        try:
+            return await work()
+        finally:
+            self.admission.leave(turn)
 
     def stages(self) -> Stages:
         """What notes how a decision passes its stages."""
@@ -214,7 +226,10 @@ class Route(APIRoute):
                 if adapter is not None:
                     arguments["body"], deps.doubts = _parse(adapter, body, deps, operation)
                     _count(arguments["body"], operation, deps, limited)
-                answered: Response = await retriable(endpoint(deps=deps, **arguments))
+                work: Callable[[], Coroutine[Any, Any, Response]] = partial(endpoint, deps=deps, **arguments)
+                if operation.turn is not None and not (operation.spares and operation.spares(arguments["body"])):
+                    work = partial(deps.in_turn, operation.turn, work)
+                answered = await retriable(work())
             except UnauthorisedError as refusal:
                 answered = _signs_in(request, operation) or refuse(refusal)
             except REFUSALS as refusal:
@@ -341,6 +356,7 @@ class Operation(NamedTuple):
         costs: How many requests a body counts for; None where every one is one.
         hurried: Whether it has the deadline of a decision.
         storeless: Whether it is answered while the store is silent.
+        turn: Its class at admission; None where it needs no place, or takes one itself.
         meanwhile: The struct of its answer while what was asked for is being made, which has status 202.
     """
 
@@ -355,6 +371,7 @@ class Operation(NamedTuple):
     costs: Callable[[Any], int] | None = None
     hurried: bool = False
     storeless: bool = False
+    turn: Turn | None = None
     meanwhile: type[Struct] | None = None
 
 
