@@ -472,7 +472,7 @@ def _row_forward(stored: NDArray[np.float64], now_us: int) -> NDArray[np.float64
     np.maximum(ages, 0.0, out=ages)
     np.negative(ages, out=ages)
     ages /= _FADE_SPANS
-    faded = np.exp2(ages, out=ages).take(_FADE_OF)
+    faded = np.exp2(ages).take(_FADE_OF)  # in place it may round otherwise
     faded *= stored
     faded[np.isnan(faded) & _ZEROED] = 0.0
     values = faded.tolist()

@@ -70,10 +70,10 @@ def context(vector: NDArray[np.float64], churn_score: float) -> NDArray[np.float
     values: NDArray[np.float64] = vector.take(_SOURCE)
     values[0] = churn_score
     logged, ages = values[_LOGGED], values[_AGES]  # views
-    np.log1p(np.maximum(logged, 0.0, out=logged), out=logged)
+    values[_LOGGED] = np.log1p(np.maximum(logged, 0.0))  # in place it may round otherwise
     np.negative(ages, out=ages)
     ages /= _RECENCY_DAYS
-    np.exp2(ages, out=ages)
+    values[_AGES] = np.exp2(ages)
     for at, product in _PRODUCT:
         values[at] = values[at] == product
     values[~np.isfinite(values)] = 0.0

@@ -209,7 +209,7 @@ class LearnedPolicy:
 
     def _priced(self, logit: Vector, log_value: float) -> ScoreTerms:
         # Learnt from a 0 at once and a 1 on arrival, the odds of a row are the probability itself (Ktena 2019).
-        conversion = np.exp(np.minimum(logit, 0.0, out=logit), out=logit)
+        conversion = np.exp(np.minimum(logit, 0.0, out=logit))  # in place it may round otherwise
         value = self.snapshot.smear * np.exp(_within(log_value + self._shift, -30.0, 30.0))
         worth = _within(value, *self.snapshot.bounds).take(self._offer_of)
         worth *= conversion

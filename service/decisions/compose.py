@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -28,6 +27,7 @@ from service.decisions.assess import Assessment, assess
 from service.decisions.kept import KeptDecision
 from service.decisions.personal import Narrowed, SealedPart, seal_part
 from service.decisions.record import (
+    BUILD,
     Choice,
     ChosenContact,
     DeferredContact,
@@ -39,9 +39,6 @@ from service.decisions.record import (
 from service.decisions.request import DecisionRequest
 from service.decisions.serving import Serving
 from service.rules.sending_hours import Deferral, promised
-
-_BUILD: Final = f"numpy-{np.__version__} {platform.machine()}"
-"""On which scores come out bit for bit."""
 
 
 class Decision(NamedTuple):
@@ -225,7 +222,7 @@ def _versions(serving: Serving, assessed: Assessment) -> Versions:
         schema=schema.schema_hash(),
         churn=serving.churn.bundle.version if serving.churn else None,
         time_zones=tzdata.IANA_VERSION,
-        build=_BUILD,
+        build=BUILD,
         packs=assessed.verdict.rules.packs,
         experiments=serving.splits.experiments.hash,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+
+from service.decisions.record import BUILD
 
 WITHIN: Final = 1e-9
 """Relative tolerance of numbers that another build made."""
@@ -93,7 +94,7 @@ class Replayed:
         if np.asarray(recorded, dtype=np.float64).tobytes() == np.asarray(recomputed, dtype=np.float64).tobytes():
             return
         alike = np.shape(recorded) == np.shape(recomputed)
-        if build != this_build() and alike and np.allclose(recorded, recomputed, WITHIN, WITHIN, equal_nan=True):
+        if build != BUILD and alike and np.allclose(recorded, recomputed, WITHIN, WITHIN, equal_nan=True):
             self.lacks(OTHER_BUILD, name)
         else:
             self.differs(name, numbers(recorded), numbers(recomputed))
@@ -110,11 +111,6 @@ class Replayed:
     def lacks(self, reason: str, *names: str) -> None:
         """Note fields that cannot be recomputed."""
         self.missing[reason] = (*self.missing.get(reason, ()), *names)
-
-
-def this_build() -> str:
-    """Name of what makes numbers here, as records hold it."""
-    return f"numpy-{np.__version__} {platform.machine()}"
 
 
 def numbers(values: Any) -> str:  # noqa: ANN401 - one or many
