@@ -7,11 +7,11 @@ what the store holds of a player --image, else Feast's fields--> stored values -
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from features import image
 from features.aggregates import DAY_MICROS, Activity, encode, forward, update
