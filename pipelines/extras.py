@@ -25,6 +25,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "rollback churn": "train",
     "settle": "train",
     "retrain": "train",
+    "decide": "work",
     "decisions": "all",
     "verify": "all",
     "rules diff": "work",

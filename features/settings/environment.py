@@ -158,7 +158,7 @@ class Environment:
         "API key",
         lambda text: text or None,
         None,
-        "API key that `up` and `simulate` send; without it the first of CROUPIER_KEYS, else the home's own.",
+        "API key that `up`, `simulate` and `decide` send; without it the first of CROUPIER_KEYS, else the home's own.",
         secret=True,
     )
     house_key = Variable[str | None](

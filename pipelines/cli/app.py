@@ -15,6 +15,7 @@ from features.settings.masks import masked
 from pipelines.cli import (
     backups,
     bench,
+    campaigns,
     catalogue,
     datasets,
     decisions,
@@ -56,7 +57,7 @@ def prepare(context: typer.Context) -> None:
 for command in (
     *(house.up, house.create, house.serve, house.doctor, house.settings, house.worker, house.learn),
     *(backups.backup, backups.restore, decisions.verify, privacy.erase, privacy.export),
-    *(training.retrain, simulation.simulate, datasets.dataset, releases.releases),
+    *(training.retrain, simulation.simulate, datasets.dataset, releases.releases, campaigns.decide),
 ):
     app.command()(command)
 for command in (house.screen, releases.settle, privacy.make_exports):

@@ -198,6 +198,7 @@ SERVING = {"up": "--players 0 --no-screen --port PORT", "serve": "--port PORT", 
 """Commands that ask it until they are ended."""
 APART = {
     "dataset",
+    "decide",
     "doctor",
     "settings",
     "import schema",

@@ -22,7 +22,7 @@ def whole_house(home: Path, *options: str) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "pipelines", "up", "--players", "0", "--no-screen", "--port", str(port)]
     process = subprocess.Popen([*command, *options], env={**os.environ, "CROUPIER_HOME": str(home), **PATIENT})
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     try:
         while not ready(address):
             assert process.poll() is None, "the house ended"

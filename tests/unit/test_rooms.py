@@ -19,6 +19,7 @@ Rooms = Mapping[str, str]
 
 VENDORS: Final[Mapping[str, Rooms]] = {
     "aiohttp": {
+        "pipelines/campaigns/campaign.py": "asks a house about many players",
         "pipelines/worker/http_client.py": "calls webhooks",
     },
     "alembic": {"models/releases/registry_database.py": "MLflow migrates its database with it"},
@@ -70,6 +71,7 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "models/releases/registry.py": "test rows of a model",
         "pipelines/audit/*.py": "reads the lake",
         "pipelines/backup/checks.py": "says what it could not read",
+        "pipelines/campaigns/players.py": "reads a file of players",
         "pipelines/datasets/*.py": "makes data sets",
         "pipelines/experiments/exposures.py": "reads the lake",
         "pipelines/learning/training_log.py": "reads the lake",
