@@ -48,6 +48,57 @@ def decide(
 
 
 @app.command()
+def events(
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds; fewer than six give no interval.")] = 8,
+    events: Annotated[int, typer.Option(min=100, help="Events of a turn, by file and by HTTP each.")] = 20_000,
+    players: Annotated[int, typer.Option(min=10, help="Players that they are about.")] = 10_000,
+    rate: Annotated[float, typer.Option(min=1, help="Single events a second while visibility is measured.")] = 1_000,
+    seconds: Annotated[float, typer.Option(min=1, help="How long that lasts.")] = 20,
+    against: Annotated[str | None, typer.Option(help="A commit to build and to measure beside this build.")] = None,
+    as_json: Json = False,
+) -> None:
+    """CPU of an event from file and HTTP to features and lake. Example: croupier bench events --against HEAD~1."""
+    from benchmarks.builds import BuildError
+    from benchmarks.events import EventsPlan, measure
+
+    try:
+        found = measure(EventsPlan(players, rounds, events, rate, seconds, against), Console(stderr=True))
+    except (BuildError, TimeoutError) as error:
+        _fail(str(error), 2)
+    print(json.dumps(found, indent=None if as_json else 2))
+
+
+@app.command()
+def load(
+    seconds: Annotated[float, typer.Option(min=1, help="How long each rate lasts.")] = 20,
+    players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 20_000,
+    shares: Annotated[
+        str, typer.Option(help="Rates as shares of the capacity, with commas between them.")
+    ] = "0.1,0.25,0.5,0.75,0.9,1,1.5,2,4",
+    against: Annotated[str | None, typer.Option(help="A commit to build and to measure beside this build.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rates fixed ahead, from a tenth of capacity to four times. Example: croupier bench load --against HEAD~1."""
+    from benchmarks import load as loads
+    from benchmarks.builds import BuildError
+
+    try:
+        rates = sorted({float(one) for one in shares.split(",")})
+    except ValueError:
+        _fail(f"--shares are numbers with commas between them, not {shares!r}", 2)
+    if not rates or rates[0] <= 0:
+        _fail("--shares are above 0", 2)
+    try:
+        found = loads.measure(loads.LoadPlan(players, seconds, rates, against), Console(stderr=True))
+    except (BuildError, TimeoutError) as error:
+        _fail(str(error), 2)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        loads.show(found, Console(width=None if sys.stdout.isatty() else 140))
+
+
+@app.command()
 def silence(
     times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,
     as_json: Json = False,

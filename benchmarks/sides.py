@@ -21,7 +21,7 @@ READ_SECONDS: Final = 0.25
 """Deadline of a decision in every build: the first one's own default gives up on a busy machine."""
 TAIL_SECONDS: Final = 0.3
 """What a worker does after a turn belongs to the turn: it looks five times a second."""
-_READY_SECONDS: Final = 120.0
+_READY_SECONDS: Final = 300.0
 _QUIET: Final = 0.15
 """Share of one CPU below which a house counts as settled."""
 
@@ -61,12 +61,14 @@ class Served(NamedTuple):
         address: Of its API.
         api: The API's process.
         store: The store's process.
+        worker: The worker's process.
         key: One of the house; None of a build that asks for none.
     """
 
     address: str
     api: int
     store: int
+    worker: int
     key: str | None
 
     @property
@@ -161,7 +163,13 @@ def croupier(
         await_answer(port, request("/readyz"), root, home / "up.log")
         key = _key(build, environment)
         settle(root)
-        yield Served(f"http://127.0.0.1:{port}", _child(root, "serve"), _child(root, "valkey-server"), key)
+        yield Served(
+            f"http://127.0.0.1:{port}",
+            _child(root, "serve"),
+            _child(root, "valkey-server"),
+            _child(root, "worker"),
+            key,
+        )
 
 
 def _key(build: Build, environment: Mapping[str, str]) -> str | None:

@@ -40,6 +40,18 @@ def bench_ledger(rounds: Annotated[int, typer.Option(min=1)] = 10, as_json: Json
     show(ledger(rounds, console()), as_json=as_json)
 
 
+@bench.command("events", context_settings=_PASSED_ON)
+def bench_events(context: typer.Context) -> None:
+    """CPU of an event from file and HTTP to features and lake. Example: croupier bench events --rounds 8."""
+    _from_checkout("events", context.args)
+
+
+@bench.command("load", context_settings=_PASSED_ON)
+def bench_load(context: typer.Context) -> None:
+    """Rates fixed ahead, from a tenth of capacity to four times. Example: croupier bench load --seconds 20."""
+    _from_checkout("load", context.args)
+
+
 @bench.command("silence", context_settings=_PASSED_ON)
 def bench_silence(context: typer.Context) -> None:
     """Exclusions while decisions and confirms are in flight. Example: croupier bench silence --times 10000."""
