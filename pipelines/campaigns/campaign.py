@@ -103,12 +103,11 @@ class _Batch(msgspec.Struct):
     answers: list[msgspec.Raw]
 
 
-class _Later(Exception):
-    """A batch that the house could not do now."""
+class _Later(NamedTuple):
+    """Why the house could not do a batch now, and how many seconds it asks to wait."""
 
-    def __init__(self, why: str, seconds: float = 0.0) -> None:
-        super().__init__(why)
-        self.why, self.seconds = why, seconds
+    why: str
+    seconds: float = 0.0
 
 
 _BATCH: Final = msgspec.json.Decoder(_Batch)
@@ -179,11 +178,10 @@ class _Course:
     async def _turn(self, session: aiohttp.ClientSession, players: Sequence[str]) -> Sequence[str]:
         """Ask for a batch, once nobody was asked to wait; returns the players who must be asked again."""
         await asyncio.sleep(self._open_at - time.monotonic())
-        try:
-            found = await self._asked(session, players)
-        except _Later as later:
-            self._again[later.why] += len(players)
-            self._hold(later.seconds)
+        found = await self._asked(session, players)
+        if isinstance(found, _Later):
+            self._again[found.why] += len(players)
+            self._hold(found.seconds)
             return players
         left = [(player, answer) for player, _, answer in found if answer.status in _LATER]
         self._problems.update(str(answer.code) for _, _, answer in found if answer.status == _FAULT)
@@ -212,8 +210,8 @@ class _Course:
 
     async def _asked(
         self, session: aiohttp.ClientSession, players: Sequence[str]
-    ) -> list[tuple[str, msgspec.Raw, Answer]]:
-        """Answers of a batch; raises _Later where it may be asked again, and CampaignRefused."""
+    ) -> list[tuple[str, msgspec.Raw, Answer]] | _Later:
+        """Answers of a batch, or why it must be asked again; raises CampaignRefused."""
         campaign = self._campaign
         requests = [
             {**campaign.asked, "player_id": player, "request_id": campaign.request_id(player)} for player in players
@@ -221,10 +219,10 @@ class _Course:
         try:
             async with session.post(f"{campaign.address}/v1/decisions/batch", json={"requests": requests}) as answered:
                 body = await answered.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Later("no_answer") from error
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return _Later("no_answer")
         if answered.status in _LATER or answered.status >= 500:
-            raise _Later(_code(body, answered.status), _seconds(answered.headers.get("retry-after", "")))
+            return _Later(_code(body, answered.status), _seconds(answered.headers.get("retry-after", "")))
         if answered.status != 200:
             raise CampaignRefused(f"{campaign.address} answers {answered.status}: {_detail(body)}")
         found = _BATCH.decode(body).answers
