@@ -14,6 +14,34 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str | None
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One comparison of the primary metric as a report had it; the interval is that of one planned look."""
+
+    metric: str
+    variant: str
+    control: str
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """A report as it was at a moment, in short, so that it can be compared over time."""
+
+    at: str
+    experiment: str
+    ok: bool
+    players: int
+    findings: list[Finding]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Who looked at a report, and when, ISO: looks that were not planned are why intervals for every look exist."""
+
+    at: str
+    by: str
+
+
 class ReportHealth(msgspec.Struct, frozen=True):
     """Whether the experiment can be trusted, and every reason why not."""
 

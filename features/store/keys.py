@@ -312,5 +312,15 @@ def report_key(name: str) -> str:
     return f"croupier:report:{name}"
 
 
+def report_history_key(name: str) -> str:
+    """List of `Publication` as JSON, the latest last; written by `croupier report`, the last 500 stay."""
+    return f"{report_key(name)}:history"
+
+
+def report_looks_key(name: str) -> str:
+    """List of `Look` as JSON, the latest last; written by the API where a report is read, the last 1,000 stay."""
+    return f"{report_key(name)}:looks"
+
+
 WEBHOOKS_GONE = "croupier:webhooks:gone"
 """Hash of endpoint -> the URL that answered 410: not called again until the URL changes or somebody enables it."""

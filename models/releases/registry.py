@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -90,6 +90,11 @@ class Run:
             params=[Param(name, str(value)) for name, value in (parameters or {}).items()],
             tags=[RunTag(name, text) for name, text in (tags or {}).items()],
         )
+
+    def keep(self, files: Iterable[Path]) -> None:
+        """Keep files as artifacts."""
+        for file in files:
+            self._client.log_artifact(self.id, str(file))
 
 
 class ChurnRegistry:

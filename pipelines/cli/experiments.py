@@ -62,7 +62,9 @@ def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, an
         from pipelines.experiments.report import run
 
         _refuse_without_table(unit, variant, control, metric, covariate, segment, day, score, cost, out)
-        _tell(run(home(), lake, window_days, experiment, plan), as_json=as_json)
+        house = home().is_dir()
+        found = run(home(), lake, window_days, experiment, plan)
+        _tell(found, _recorded(found) if house else None, as_json=as_json)
         return
     from pipelines.experiments.report import of_table
     from pipelines.experiments.table import TableAsked
@@ -86,7 +88,17 @@ def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, an
         guardrails=_numbers(guardrail, "--guardrail METRIC=MARGIN, such as unsubscribed=0.01"),
         shares=_numbers(share, "--share VARIANT=SHARE, such as control=0.5"),
     )
-    _tell(of_table(asked, out or Path(), running=running), as_json=as_json)
+    done = of_table(asked, out or Path(), running=running)
+    _tell(done, _recorded(done) if home().is_dir() else None, as_json=as_json)
+
+
+def _recorded(found: ReportFiles) -> str | None:
+    """The run of MLflow that the report is; None where MLflow is not installed."""
+    try:
+        from pipelines.experiments.recorded import record
+    except ImportError:
+        return None
+    return record(home(), found.report, found.files)
 
 
 def _refuse_without_table(*told: object) -> None:
@@ -107,14 +119,14 @@ def _numbers(said: list[str] | None, form: str) -> dict[str, float]:
     return found
 
 
-def _tell(found: ReportFiles, *, as_json: bool) -> None:
+def _tell(found: ReportFiles, run: str | None, *, as_json: bool) -> None:
     """Print a report for people or machines."""
     from rich.console import Console
 
     from pipelines.experiments import page
 
     if as_json:
-        files = {"files": [str(file) for file in found.files], "published": found.published}
+        files = {"files": [str(file) for file in found.files], "published": found.published, "run": run}
         show(fields(found.report) | files, as_json=True)
         return
     shown = Console()
@@ -127,6 +139,8 @@ def _tell(found: ReportFiles, *, as_json: bool) -> None:
     for note in found.report.notes:
         shown.print(f"note: {note}", markup=False, highlight=False)
     shown.print("written: " + ", ".join(str(file) for file in found.files), markup=False, highlight=False)
+    if run is not None:
+        shown.print(f"recorded as run {run} of MLflow", markup=False, highlight=False)
     if found.published:
         shown.print("published at /reports/uplift of the API", markup=False, highlight=False)
 

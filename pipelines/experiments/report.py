@@ -6,6 +6,7 @@ file --duckdb--> units   --tabled--+                                        +-->
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -18,7 +19,7 @@ from features.settings.mlflow_file import Mlflow, read_mlflow
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
 from features.store.errors import StoreError
-from features.store.keys import REPORTS, report_key
+from features.store.keys import REPORTS, report_history_key, report_key
 from features.store.server import heard
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
@@ -33,10 +34,12 @@ from pipelines.experiments.tabled import tabled
 from pipelines.experiments.uplift import uplift
 from pipelines.served import kept_by_hash, served_catalogue, served_experiments
 from pipelines.worker.lake import reach
-from service.reports import Summary
+from service.reports import Finding, Publication, Summary
 from service.settings import catalogue_path
 
 NAME: Final = "uplift"
+_KEPT: Final = 500
+"""Publications of a report that stay for comparison over time."""
 
 
 class ReportFiles(NamedTuple):
@@ -87,12 +90,13 @@ def run(
         CatalogueError: The plan is not valid.
     """
     house = running(home) if lake is None else None
+    name = NAME if experiment is None else f"{NAME}_{re.sub('[^a-z0-9_]', '_', experiment)}"
     try:
         report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment, plan)
         contents = contents_of(report)
-        files = write(home / "reports", NAME, contents)
+        files = write(home / "reports", name, contents)
         if house is not None:
-            publish(house.client, NAME, report, contents)
+            publish(house.client, name, report, contents)
         return ReportFiles(report, files, house is not None)
     finally:
         if house is not None:
@@ -266,3 +270,27 @@ def publish(client: redis.Redis, name: str, report: Uplift, contents: Mapping[st
     pipe.hset(report_key(name), mapping=held)
     pipe.hset(REPORTS, name, cast("str", msgspec.json.encode(summary)))
     pipe.execute()
+    client.rpush(report_history_key(name), msgspec.json.encode(_publication(report, at)))
+    client.ltrim(report_history_key(name), -_KEPT, -1)
+
+
+def _publication(report: Uplift, at: str) -> Publication:
+    primary = [row for row in report.metrics if row.metric == report.primary]
+    return Publication(
+        at=at,
+        experiment=report.experiment,
+        ok=report.health.ok,
+        players=report.maturity.mature,
+        findings=[
+            Finding(
+                metric=row.title or row.metric,
+                variant=row.variant,
+                control=row.control,
+                estimate=row.absolute.estimate,
+                low=row.absolute.low,
+                high=row.absolute.high,
+            )
+            for row in primary
+            if (row.variant, row.control) in report.heads
+        ],
+    )

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import redis
 import structlog
+from mlflow.tracking import MlflowClient
 from conftest import Opened
 from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
@@ -82,6 +83,9 @@ async def test_what_the_command_writes_is_what_the_service_shows(
     assert json.loads(files["json"])["verdict"] == told["verdict"]
     assert files["csv"].count("\n") == len(told["metrics"]) + 1
     assert store.hexists("croupier:report:uplift", "health")
+    client = MlflowClient(read_mlflow(home).tracking.uri)
+    assert {file.path for file in client.list_artifacts(told["run"])} == {f"uplift.{kind}" for kind in files}
+    assert client.get_run(told["run"]).data.params["experiment"] == "policy_2026"
     built = app.create()
     async with (
         app.lifespan(built),
@@ -96,6 +100,9 @@ async def test_what_the_command_writes_is_what_the_service_shows(
             assert answer.status_code == 200
             assert answer.text == files[kind]
             assert "default-src 'none'" in answer.headers["content-security-policy"]
+        again = (await client.get("/reports")).text
+        assert "3 looks" in again
+        assert "net revenue, policy vs business_rules" in again
         for path in ("other", "other.csv", "other.json", "uplift.xml"):
             missing = await client.get(f"/reports/{path}")
             assert (missing.status_code, missing.json()["code"]) == (404, "unknown_report")
