@@ -14,7 +14,9 @@ def record(home: Path, report: Uplift, files: Sequence[Path]) -> str:
     with ChurnRegistry(home).run(f"report {report.experiment}") as run:
         chosen = {"source": report.source, "window_days": report.window_days, "primary": report.primary}
         tags = {"health": "ok" if report.health.ok else "; ".join(report.health.reasons)[:4_000]}
-        run.tell({"experiment": report.experiment, "config_hash": report.config_hash, **chosen}, dict(_found(report)), tags)
+        run.tell(
+            {"experiment": report.experiment, "config_hash": report.config_hash, **chosen}, dict(_found(report)), tags
+        )
         run.keep(files)
         return run.id
 
@@ -28,4 +30,7 @@ def _found(report: Uplift) -> Iterator[tuple[str, float]]:
             name = f"{row.metric} {row.variant} {row.control}"
             for bound in ("estimate", "low", "high"):
                 if (value := getattr(row.absolute, bound)) is not None:
-                    yield "".join(sign if sign.isalnum() or sign in "_-. " else "_" for sign in f"{name} {bound}"), value
+                    yield (
+                        "".join(sign if sign.isalnum() or sign in "_-. " else "_" for sign in f"{name} {bound}"),
+                        value,
+                    )

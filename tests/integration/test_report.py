@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import redis
 import structlog
-from mlflow.tracking import MlflowClient
 from conftest import Opened
+from mlflow.tracking import MlflowClient
 from support.deadlines import PATIENT
 from support.experiment_lakes import CATALOGUE, experiment
 from support.keys import HEADERS
