@@ -83,9 +83,9 @@ async def test_what_the_command_writes_is_what_the_service_shows(
     assert json.loads(files["json"])["verdict"] == told["verdict"]
     assert files["csv"].count("\n") == len(told["metrics"]) + 1
     assert store.hexists("croupier:report:uplift", "health")
-    client = MlflowClient(read_mlflow(home).tracking.uri)
-    assert {file.path for file in client.list_artifacts(told["run"])} == {f"uplift.{kind}" for kind in files}
-    assert client.get_run(told["run"]).data.params["experiment"] == "policy_2026"
+    registry = MlflowClient(read_mlflow(home).tracking.uri)
+    assert {file.path for file in registry.list_artifacts(told["run"])} == {f"uplift.{kind}" for kind in files}
+    assert registry.get_run(told["run"]).data.params["experiment"] == "policy_2026"
     built = app.create()
     async with (
         app.lifespan(built),
