@@ -32,8 +32,9 @@ _BUSY: Final = 4
 """Requests at work from which on the time between two answers tells how fast the process is, not how far the store."""
 _FIRST_PACE: Final = 0.002
 _SMOOTHING: Final = 0.1
-_LONGEST: Final = 0.25
-"""A pause between two answers that counts no longer than this, seconds."""
+_RISE: Final = 8.0
+_RISE_SECONDS: Final = 0.005
+"""A pause between two answers counts as no longer than `_RISE` usual ones and this: one stall is no slow process."""
 
 
 class Turn(IntEnum):
@@ -158,5 +159,6 @@ class Admission:
             self._left_at = None
             return
         if self._left_at is not None:
-            self._pace += _SMOOTHING * (min(now - self._left_at, _LONGEST) - self._pace)
+            longest = _RISE * self._pace + _RISE_SECONDS
+            self._pace += _SMOOTHING * (min(now - self._left_at, longest) - self._pace)
         self._left_at = now

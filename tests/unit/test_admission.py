@@ -178,6 +178,27 @@ def test_a_process_that_works_at_nothing_takes_on_whatever_comes_however_slow_it
     run(case)
 
 
+def test_one_stall_sheds_nothing() -> None:
+    async def case() -> None:
+        desk = Desk(places=8)
+        for _ in range(20):
+            await slow(desk, 0.002)
+        await slow(desk, 0.002)
+        asked = [desk.begin("stalled", seconds=1e6) for _ in range(8)]
+        await rest()
+        for number in range(8):
+            await desk.answer(5.0 if number == 3 else 0.002)
+        await asyncio.gather(*asked)
+        desk.admitted.clear()
+        asked = [desk.begin(str(number)) for number in range(30)]
+        await rest()
+        assert not desk.shed
+        await desk.answer_all()
+        await asyncio.gather(*asked)
+
+    run(case)
+
+
 def test_whoever_stops_waiting_takes_no_place() -> None:
     async def case() -> None:
         desk = Desk(places=1)
