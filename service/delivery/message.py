@@ -1,6 +1,8 @@
 """Messages: one rendered contact, what may become of the attempt to send it, and who sends. Pure.
 
     reserved contact --render--> Message --Sender.send--> Sent | Later | Refused | Unknown
+
+What is rendered but may not leave any more is dropped by who holds it, never by a connector.
 """
 
 from __future__ import annotations
@@ -96,15 +98,15 @@ SendResult = Sent | Later | Refused | Unknown
 
 
 class Sender(Protocol):
-    """A connector: one vendor's way to send a message. It raises nothing: whatever goes wrong is a result.
-
-    Attributes:
-        honours_key: Whether the provider drops a second message of the same idempotency key: only then an attempt
-            without an answer may be repeated for marketing and bonus.
-    """
+    """A connector: one vendor's way to send a message. It raises nothing: whatever goes wrong is a result."""
 
     @property
-    def honours_key(self) -> bool: ...  # noqa: D102 - see above
+    def honours_key(self) -> bool:
+        """Whether the provider drops a second message of the same idempotency key.
+
+        Only then an attempt without an answer may be repeated for marketing and bonus.
+        """
+        ...
 
     async def send(self, message: Message) -> SendResult:
         """Hand a message to the provider, once."""
