@@ -134,6 +134,14 @@ class RotationUnfinishedError(RequestRefused):
     sentence = "two secrets of the key are live: wait for the end of the earlier one, or keep none of them"
 
 
+class CallbackRefusedError(RequestRefused):
+    """A callback that no provider of the house signed, or not lately."""
+
+    code = "callback_refused"
+    status = 403
+    sentence = "no connector of this house is called back like this: its signature is missing, wrong or old"
+
+
 class NoSuchRouteError(RequestRefused):
     """A path that is no route."""
 

@@ -20,6 +20,7 @@ from service.api.problems import MEDIA_TYPE, OF_NO_ROUTE, TITLES, Refusals, prob
 from service.api.schemas import (
     AcceptedAnswer,
     BatchAnswer,
+    CallbackAnswer,
     ConfirmAnswer,
     DecisionAnswer,
     EventsAnswer,
@@ -55,6 +56,7 @@ TAGS: Final = [
     {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
     {"name": "Know", "description": "Who players are, what they do, and what is known of them."},
     {"name": "Learn", "description": "What became of a contact."},
+    {"name": "Deliver", "description": "What providers call back of messages that the house sent."},
     {"name": "Personal", "description": "What a person may demand: to be told everything, and to be erased."},
     {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
@@ -62,7 +64,7 @@ TAGS: Final = [
     {"name": "Keys", "description": "Who may ask what."},
 ]
 _ANSWERS: Final = (
-    *(AcceptedAnswer, EventsAnswer),
+    *(AcceptedAnswer, EventsAnswer, CallbackAnswer),
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
     *(ErasureAnswer, StagedExportAnswer, ExportAnswer),

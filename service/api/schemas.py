@@ -317,6 +317,14 @@ class AcceptedAnswer(Struct, kw_only=True):
     ] = UNSET
 
 
+class CallbackAnswer(Struct, kw_only=True):
+    """What became of the receipts of a callback; it need not come again."""
+
+    taken: Annotated[int, Meta(description="Taken and durable.")]
+    duplicates: Annotated[int, Meta(description="Taken before; they changed nothing now.")]
+    passed_over: Annotated[int, Meta(description="Of contacts that are not kept any more, or that were never sent.")]
+
+
 class EventsAnswer(Struct, kw_only=True):
     """One answer or problem per event, in order."""
 

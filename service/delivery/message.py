@@ -27,13 +27,15 @@ class Message(Unshown):
         connector: The name of the connector in `connectors.yaml` that sends it.
         to: Addresses of the player on the channel: one of mail or phone, every token of push; none for what the house
             itself keeps (tasks, inbox).
-        sender: Whom it comes from, as the channel writes it: `Casino <hello@example.com>`, a number, an app's id.
+        sender: Whom it comes from, as the channel writes it: `Casino <hello@example.com>`, a number, a name.
+        reply_to: Where answers to a mail go; "" where they go to the sender.
         idempotency_key: The same at every attempt, and in no other message.
         valid_until_us: After this moment it must not leave.
         subject: Of a mail; `title` heads a push or an inbox message, `body` is its text and that of an SMS.
         html, text: The two parts of a mail.
         url: Where the one who taps it is led.
         unsubscribe_url: Page that withdraws consent to the channel without a login; "" where there is none.
+        contact_token: What finds the player of a receipt whose decision is not kept any more, see `links`.
         placement: Where the inbox shows it.
         parameters: What the offer gives, for a connector that renders elsewhere.
         sandbox: Whether a sandbox house sends it: to its own catcher, if at all.
@@ -53,6 +55,7 @@ class Message(Unshown):
     locale: str = "en"
     to: tuple[str, ...] = ()
     sender: str = ""
+    reply_to: str = ""
     subject: str = ""
     html: str = ""
     text: str = ""
@@ -60,6 +63,7 @@ class Message(Unshown):
     body: str = ""
     url: str = ""
     unsubscribe_url: str = ""
+    contact_token: str = ""
     placement: str = "app"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     sandbox: bool = False

@@ -285,7 +285,7 @@ def forbids(told: Iterable[Assertion]) -> str:
     return "" if not found else found.pop() if len(found) == 1 else "*"
 
 
-_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised"})
+_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised", "unusable"})
 _MAJORITY_YEARS: Final = 21
 """The highest age at which any place lets people play, years (Estonia, Greece, most states of the US)."""
 

@@ -25,6 +25,7 @@ ANSWERS = {
     "invalid_json": 400,
     "malformed_request": 400,
     "unauthorised": 401,
+    "callback_refused": 403,
     "cross_site": 403,
     "insufficient_scope": 403,
     "no_such_route": 404,
@@ -83,6 +84,7 @@ ANSWERS = {
 ENDING = {
     "audit_refused",
     "command_refused",
+    "connector_secret",
     "dataset_refused",
     "gate_refused",
     "house_key",

@@ -20,8 +20,9 @@ Rooms = Mapping[str, str]
 VENDORS: Final[Mapping[str, Rooms]] = {
     "aiohttp": {
         "pipelines/campaigns/campaign.py": "asks a house about many players",
-        "pipelines/worker/http_client.py": "calls webhooks",
+        "service/delivery/http_client.py": "calls webhooks and providers",
     },
+    "aiosmtplib": {"service/delivery/connectors/smtp.py": "sends mail"},
     "alembic": {"models/releases/registry_database.py": "MLflow migrates its database with it"},
     "cel": {"pipelines/bench/rules.py": "a peer"},
     "cronsim": {"pipelines/worker/schedule.py": "reads cron lines"},
