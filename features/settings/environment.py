@@ -205,6 +205,13 @@ class Environment:
         None,
         "File that says who is told that a lease was taken back; without it nobody is told.",
     )
+    templates = Variable[Path | None](
+        "CROUPIER_TEMPLATES",
+        "path",
+        _path,
+        None,
+        "Folder of the messages' templates; without it the one that comes with Croupier.",
+    )
     connectors = Variable[Path | None](
         "CROUPIER_CONNECTORS",
         "path",

@@ -98,6 +98,14 @@ def household_key(household: str) -> str:
     return f"household:{household}"
 
 
+def address_key(address: str) -> str:
+    """Set of the keys of players who told an address, those who told another since included; stays.
+
+    `address` is a player key made of the address, so it stands in a slot of its own. Written before facts name it.
+    """
+    return f"shared:{address}"
+
+
 # --- Of one partition
 
 

@@ -13,7 +13,8 @@ from features.read_plan import ReadPlan
 from features.store.connection import Store, TimedStore, deadline, hashed
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
-from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key
+from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key, send_key
+from service.contacts.addresses import SharedAddresses
 from service.contacts.entries import Reservation
 from service.contacts.households import Households
 from service.contacts.identities import WALKS, Identities
@@ -174,6 +175,11 @@ class RedisLedger:
     def households(self) -> Households:
         """The ledgers of households, with the same deadline."""
         return Households(self.store, self._house)
+
+    @property
+    def addresses(self) -> SharedAddresses:
+        """Who shares an address, with the same deadline."""
+        return SharedAddresses(self.store, self.identities)
 
     @property
     def identities(self) -> Identities:

@@ -72,6 +72,7 @@ async def _confirm(
         mine = snapshot.held.own.get(kept.decision_id)
         try:
             _refuse(kept, sent, serving, snapshot, send_us)
+            await _refuse_shared(kept, sent, ledger, snapshot, player)
         except Revoked:
             await _restore(ledger, snapshot, kept.decision_id, mine, again=attempt > 0)
             raise
@@ -98,6 +99,16 @@ def _refuse(kept: KeptDecision, sent: ChosenContact, serving: Serving, snapshot:
         raise Revoked(reasons.reason(forbidden[0], serving.reasons).reason, forbidden)
     if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
         raise TooEarlyError(f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
+
+
+async def _refuse_shared(
+    kept: KeptDecision, sent: ChosenContact, ledger: RedisLedger, snapshot: PlayerSnapshot, player: str
+) -> None:
+    """Raise Revoked if a promotion would go to an address of somebody who is excluded."""
+    if sent.purpose not in PROMOTIONAL:
+        return
+    if await ledger.addresses.silenced(snapshot.facts, kept.brand, sent.channel, player):
+        raise Revoked(reasons.OWN["shared_address"].reason, ("shared_address",))
 
 
 async def _held(

@@ -345,6 +345,13 @@ def _review_as_sign(one: Assertion) -> Assertion:
     return one._replace(field=f"harm:by:review:{one.text}")
 
 
+def silences(raw: Mapping[bytes, bytes], brand: str) -> bool:
+    """Whether a player's hash excludes them, by themselves or a register: nothing reaches them, by nobody's address."""
+    held = {one.field: one.text for one in registers(raw)}
+    excluded = (held.get(f"exclusion:{where}") == "on" for where in (EVERY_BRAND, brand))
+    return any(excluded) or any(text == "listed" for name, text in held.items() if name.startswith("register:"))
+
+
 def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:
     """Whether any of some assertions would change a player's hash."""
     held = {one.field: one for one in registers(raw)}
