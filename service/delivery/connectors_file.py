@@ -290,7 +290,7 @@ def _sender_trouble(route: ConnectorRoute, kind: str) -> str | None:
 
 
 def _no_mail_address(text: str) -> str | None:
-    name, address = parseaddr(text, strict=True)
+    name, address = parseaddr(text)
     try:
         whole = Address(name, addr_spec=address)
     except (HeaderParseError, ValueError, IndexError):
