@@ -267,7 +267,9 @@ def keyless(
             _LOG.exception("fault", route=path)
             return refuse(FaultError())
 
-    return _observed(handle, path)
+    observed = _observed(handle, path)
+    observed.__name__ = endpoint.__name__  # its page names operations by it
+    return observed
 
 
 def _observed(

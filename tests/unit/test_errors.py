@@ -15,10 +15,11 @@ from features.errors import CroupierError
 from features.store.lane import SilentError
 from service.api.problems import REFUSALS, problem
 from service.contacts.snapshot import Linked
+from service.delivery.rendering import RenderingError
 from service.errors import InvalidBodyError, NoContactError, Revoked, TooEarlyError
 
 OURS = ("features", "models", "service", "pipelines")
-OUTSIDE = {Linked, SilentError}
+OUTSIDE = {Linked, RenderingError, SilentError}
 """What nobody meets but our own code; the docstring of each says why."""
 ANSWERS = {
     "invalid_gzip": 400,
