@@ -13,7 +13,7 @@ from features.read_plan import ReadPlan
 from features.store.connection import Store, TimedStore, deadline, hashed
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
-from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key, send_key
+from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key
 from service.contacts.addresses import SharedAddresses
 from service.contacts.entries import Reservation
 from service.contacts.households import Households
