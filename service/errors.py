@@ -340,6 +340,22 @@ class LakeUnreadableError(RequestRefused):
     sentence = "the lake of this host cannot be read now; the log of the process says why"
 
 
+class UnknownTaskError(RequestRefused):
+    """A task that was never opened, or is no longer kept."""
+
+    code = "unknown_task"
+    status = 404
+    sentence = "no task of this id is kept"
+
+
+class SendingError(RequestRefused):
+    """A contact to be confirmed by its caller that the house sends, and began to."""
+
+    code = "sending"
+    status = 409
+    sentence = "the house sends this contact itself, and has begun to: do not send it"
+
+
 class NoContactError(RequestRefused):
     """A decision without a contact, asked about as if it had one."""
 

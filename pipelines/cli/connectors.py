@@ -68,3 +68,27 @@ def _connectors() -> Connectors:
     if not told.connectors:
         raise CommandRefused("nobody sends: CROUPIER_CONNECTORS names no file with connectors")
     return told
+
+
+@connectors.command("resume")
+def connectors_resume(
+    reason: Annotated[str, typer.Option("--reason", help="Why the former house sends nothing any more; kept.")],
+    as_json: Json = False,
+) -> None:
+    """Let a restored house send to players again. Example: croupier connectors resume --reason "the old one is off"."""
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from features.store.connection import connect
+    from models.releases.release import user
+    from pipelines.backup import restore as restoring
+
+    if not reason.strip():
+        raise CommandRefused("--reason says why, in a few words")
+    with serving() as url:
+        done = restoring.resume(connect(url), user(), reason.strip(), datetime.now(UTC))
+    if as_json:
+        show(msgspec.to_builtins(done), as_json=True)
+    elif done.resumed is not None:
+        print(f"the house sends to players from now on, by {done.resumed.by}: {done.resumed.reason}")

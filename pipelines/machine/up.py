@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
@@ -207,7 +208,9 @@ def _child(options: Options, url: str, name: str, words: Sequence[str], niceness
     """A process that runs one of our commands for the house."""
     logs = options.home / "logs"
     logs.mkdir(exist_ok=True)
-    own = for_children(options.home, url)
+    own = dict(for_children(options.home, url))
+    if environment().connectors is None:  # nothing leaves a house that was not told where to
+        own.setdefault(Environment.connectors.name, str(resources.files("service.delivery").joinpath("house.yaml")))
     return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 

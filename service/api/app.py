@@ -308,6 +308,8 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
                 tracing,
                 HouseState(where.store, house),
                 callbacks=CallbackDoor.of(where.connectors),
+                delivers=where.connectors.channels,
+                delivers_unasked=where.connectors.deliver,
                 links=Links.of(house),
             )
             readiness = Readiness(deps)

@@ -25,6 +25,7 @@ from service.api.schemas import (
     DecisionAnswer,
     EventsAnswer,
     HealthAnswer,
+    InboxAnswer,
     KeyAnswer,
     KeysAnswer,
     NewKeyAnswer,
@@ -34,6 +35,8 @@ from service.api.schemas import (
     RecordAnswer,
     StopAnswer,
     StopsAnswer,
+    TaskDone,
+    TasksAnswer,
 )
 from service.errors import REALM
 from service.reports import PublishedReport
@@ -55,6 +58,7 @@ changed or removed: pass over those that you do not know."""
 TAGS: Final = [
     {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
     {"name": "Know", "description": "Who players are, what they do, and what is known of them."},
+    {"name": "Deliver", "description": "What the house sends itself: the player's inbox, and tasks of agents."},
     {"name": "Learn", "description": "What became of a contact."},
     {"name": "Deliver", "description": "What providers call back of messages that the house sent."},
     {"name": "Personal", "description": "What a person may demand: to be told everything, and to be erased."},
@@ -68,6 +72,7 @@ _ANSWERS: Final = (
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
     *(ErasureAnswer, StagedExportAnswer, ExportAnswer),
+    *(InboxAnswer, TasksAnswer, TaskDone),
     PublishedReport,
     *(StopAnswer, StopsAnswer),
     *(HealthAnswer, ReadyAnswer),

@@ -18,6 +18,7 @@ from service.api import (
     events,
     explorer,
     front,
+    inbox,
     keys,
     links,
     operation,
@@ -49,7 +50,7 @@ def build(lifespan: Lifespan) -> FastAPI:
     )
     # In the order in which a request looks for its route.
     for noun in (
-        *(decisions, events, players, personal, reports, stops, callbacks),
+        *(decisions, events, players, personal, reports, stops, inbox, callbacks),
         *(operation, keys, links, sign_in, front, explorer),
     ):
         noun.add(app)

@@ -81,6 +81,8 @@ class Dependencies:
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
         admission: Gives places to requests.
+        delivers: Channels on which the house sends by itself.
+        delivers_unasked: Whether it does for a request that does not say.
         callbacks: Reads what providers call back.
         links: Reads the tokens in links of messages.
     """
@@ -103,6 +105,8 @@ class Dependencies:
     doubts: Doubts = field(default_factory=dict)
     caller: Caller = NOBODY
     admission: Admission = field(default_factory=Admission)
+    delivers: frozenset[str] = frozenset()
+    delivers_unasked: bool = False
     callbacks: CallbackDoor = field(default_factory=CallbackDoor)
     links: Links = NO_LINKS
 

@@ -271,6 +271,11 @@ class Connectors(_Part):
         if held.kind not in KEPT and self.public_url is None:
             yield f"{name}: `public_url` must say where unsubscribing and callbacks reach this house"
 
+    @property
+    def channels(self) -> frozenset[str]:
+        """Channels on which the house sends, somebody's contacts at least."""
+        return frozenset([one.channel for one in self.routes])
+
     def route(self, channel: str, brand: str, jurisdiction: str | None) -> ConnectorRoute | None:
         """Which route a contact takes, None where nobody sends it."""
         return next((one for one in self.routes if one.fits(channel, brand, jurisdiction)), None)

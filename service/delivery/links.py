@@ -40,7 +40,15 @@ class ClickToken(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     url: str
 
 
-_READ: Final = msgspec.msgpack.Decoder(ContactToken | ClickToken)
+class InboxToken(msgspec.Struct, frozen=True, array_like=True, tag="i"):
+    """Whose inbox a browser may read, of which placement ("" for all), until a unix second."""
+
+    player: str
+    placement: str
+    until: int
+
+
+_READ: Final = msgspec.msgpack.Decoder(ContactToken | ClickToken | InboxToken)
 
 
 class Links(NamedTuple):
@@ -54,7 +62,7 @@ class Links(NamedTuple):
         secret = bytes.fromhex(house.secret)
         return cls(hashlib.blake2b(b"links", key=secret, digest_size=64, person=b"croupier").digest())
 
-    def made(self, told: ContactToken | ClickToken) -> str:
+    def made(self, told: ContactToken | ClickToken | InboxToken) -> str:
         """The token of what a link says."""
         sealed = AESSIV(self.key).encrypt(msgspec.msgpack.encode(told), None)
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
@@ -69,7 +77,12 @@ class Links(NamedTuple):
         told = self._read(token)
         return told if isinstance(told, ClickToken) else None
 
-    def _read(self, token: str) -> ContactToken | ClickToken | None:
+    def inbox(self, token: str) -> InboxToken | None:
+        """Whose inbox a token opens; None for none of ours."""
+        told = self._read(token)
+        return told if isinstance(told, InboxToken) else None
+
+    def _read(self, token: str) -> ContactToken | ClickToken | InboxToken | None:
         if len(token) > _LONGEST:
             return None
         try:

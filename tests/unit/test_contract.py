@@ -162,7 +162,7 @@ REMOVALS: dict[str, tuple[Callable[[Page], Any], str]] = {
 ADDITIONS: dict[str, Callable[[Page], Any]] = {
     "a path": lambda page: page["paths"].update({"/v1/journeys": {"get": {"responses": {}}}}),
     "a field of an answer": lambda page: _fields(page, "DecisionAnswer").update(later={"type": "array"}),
-    "a field of a request": lambda page: _fields(page, "DecisionRequest").update(deliver={"type": "boolean"}),
+    "a field of a request": lambda page: _fields(page, "DecisionRequest").update(later={"type": "boolean"}),
     "a code": lambda page: _enum(page).append("stopped"),
     "a status": lambda page: _operation(page)["responses"].update({"451": {"content": {}}}),
     "a promise that a field is there": lambda page: page["components"]["schemas"]["DecisionAnswer"]["required"].append(
