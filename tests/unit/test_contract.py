@@ -67,6 +67,8 @@ def test_a_field_of_an_answer_is_a_mapping_only_where_its_keys_are_data() -> Non
     about_every_decision = {"markers", "harm_sources"}
     assert free == {
         "OfferAnswer.parameters",
+        "InboxMessage.parameters",
+        "TaskAnswer.parameters",
         *(f"{answer}.{field}" for answer in ("DecisionAnswer", "RecordAnswer") for field in about_every_decision),
         "RecordedFeatures.values",
         *(f"Personal.{field}" for field in ("context", "facts", "inputs")),
