@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
+import structlog
+
 from features.moments import moment
 from features.store.connection import deadline
 from features.store.deployment import House
@@ -38,6 +40,7 @@ PAUSE_SECONDS: Final = 60.0
 """The longest pause of a connector that one answer makes."""
 _OPEN: Final = frozenset({"due", "attempted", "unknown"})
 _AGAIN_SECONDS: Final = 0.5
+_LOG: Final = structlog.get_logger()
 
 
 class Turn(NamedTuple):
@@ -220,6 +223,8 @@ class Courier:
                 again = True
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
+                if found.state in {"failed", "unknown"}:
+                    _LOG.warning("send", state=found.state, decision=one.due.decision_id, why=found.why)
                 self.counted[f"{found.state}/{connector or one.send.connector}"] += 1
                 self.counted["unproved"] += found.why == NEVER_PROVED
                 return
