@@ -32,7 +32,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "webhooks": "work",
     "simulate": "all",
     "dataset": "all",
-    "report": "report",
+    "report": "all",
     "experiment plan": "report",
     "bench rules": "dev",
     "bench": "all",
