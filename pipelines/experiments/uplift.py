@@ -185,6 +185,7 @@ def _analysed(
     )
     units["gross_minor"] = units["net_revenue_minor"] + units["cost_minor"]
     with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         connection.register("frame", units)
         connection.execute("CREATE TABLE units AS FROM frame")
         return analyse(connection, asked)
