@@ -32,7 +32,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "webhooks": "work",
     "simulate": "all",
     "dataset": "all",
-    "report": "all",
+    "report": "report",
     "experiment plan": "report",
     "bench rules": "dev",
     "bench": "all",

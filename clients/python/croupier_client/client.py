@@ -193,11 +193,12 @@ class AsyncCroupier(House):
         if isinstance(step, Wait):
             await anyio.sleep(step.seconds)
             return None
-        until = time.monotonic() + step.left
+        until, begun = time.monotonic() + step.left, False
         with anyio.move_on_after(step.left + 2 * GRACE_SECONDS):
             async with self._turns:
-                return await self._exchange(step.request, max(0, min(step.seconds, until - time.monotonic())))
-        return Failure("too many calls were made at once for this one to be sent in time", False)
+                if begun := (seconds := min(step.seconds, until - time.monotonic())) > 0:
+                    return await self._exchange(step.request, seconds)
+        return _LATE if begun else Failure("too many calls were made at once for this one to be sent in time", False)
 
     async def _exchange(self, request: Request, seconds: float) -> Reply | Failure:
         try:
