@@ -93,12 +93,12 @@ class Refused(Response):
     """The answer of an error: its problem.
 
     Attributes:
-        error: Why.
+        error: Why; without its traceback, whose frames name this answer and hold what was read.
     """
 
     def __init__(self, error: CroupierError) -> None:
         super().__init__(orjson.dumps(to_builtins(problem(error))), error.status, error.headers(), MEDIA_TYPE)
-        self.error = error
+        self.error = error.with_traceback(None)
 
 
 def refuse(error: CroupierError) -> Response:

@@ -116,10 +116,11 @@ class BoundedProtocol(HttpToolsProtocol):
         return None if busy and not self._deaf else self._waits_since
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a connection."""
+        """Forget a connection and what it read, without waiting for a search for cycles: its request names it."""
         self._look_again.cancel()
         self._held = b""
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]
 
     def _look(self) -> None:
         """Look whether something is overdue; once a second for each connection, rather than a timer a request."""
@@ -264,9 +265,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _stop(self, refusal: RequestRefused) -> None:
-        """End parsing from within the parser, with a reason."""
+        """End parsing from within the parser, with a reason; not by raising it: a traceback holds what was read."""
         self._refusal = refusal
-        raise refusal
+        raise httptools.HttpParserError(refusal.code)
 
     def _refuse(self, refusal: CroupierError) -> None:
         """Answer the request that is being read with a refusal, after those before it, and read no more."""
