@@ -55,6 +55,7 @@ _OWN: Final = {
     "bet_settled": "bet_id amount_minor product",
     "limit_reached": "limit amount_minor",
     "satisfaction_rated": "score scale about",
+    "address_changed": "kind address name locale verified removed",
 }
 _EVENTS: Final = {name: Form(f"{_EVERY} {own}") for name, own in _OWN.items()}
 _OTHER: Final = Form(_EVERY)

@@ -85,6 +85,21 @@ Tag = Annotated[Word, listed("tags", kept=True)]
 Product = Annotated[ProductName, SPELT]
 Channel = Annotated[ChannelName, SPELT]
 Scope = Annotated[Literal["brand", "all"], SPELT]
+Locale = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-[A-Z]{2})?$")]
+"""A language, script and country as in BCP 47: `de`, `pt-BR`, `sr-Latn`."""
+Address = Annotated[str, StringConstraints(min_length=3, max_length=320)]
+_ADDRESSES: Final = {
+    "mail": re.compile(
+        r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}"
+    ),
+    "phone": re.compile(r"\+[1-9][0-9]{6,14}"),
+    "push": re.compile(r"[!-~]{8,256}"),
+}
+_ADDRESS_WORDS: Final = {
+    "mail": "a mail address such as anna@example.com, its domain in ASCII",
+    "phone": "a number as E.164 writes it, such as +35699123456",
+    "push": "a subscription or token of 8 to 256 visible characters",
+}
 ConsentBasis = Annotated[Literal["express", "soft_opt_in", "implied", "enquiry"], SPELT]
 Origin = Annotated[str, LOWER, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
 RegisterName = Annotated[str, SPELT, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), listed("registers")]
@@ -380,6 +395,27 @@ class TimeOut(_Gate):
     until: AnyMoment
 
 
+class AddressChanged(_Event):
+    """An address of the player: of mail, phone or a device that takes push messages; `removed` takes it away.
+
+    `verified` tells that the player proved it theirs; `name` is what to call them, `locale` the language to write in.
+    """
+
+    type: Literal["address_changed"]
+    kind: Annotated[Literal["mail", "phone", "push"], SPELT]
+    address: Address
+    name: Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,100}}$")] | None = None
+    locale: Locale | None = None
+    verified: bool = False
+    removed: bool = False
+
+    @model_validator(mode="after")
+    def _is_address(self) -> Self:
+        if not _ADDRESSES[self.kind].fullmatch(self.address):
+            raise ValueError(f"address: {_ADDRESS_WORDS[self.kind]}")
+        return self
+
+
 class SelfExcluded(_Gate):
     """The player excluded themselves; it holds until `exclusion_ended` says otherwise, whatever the calendar."""
 
@@ -525,6 +561,7 @@ Event = (
     | ExclusionEnded
     | ClosureRequested
     | AccountClosed
+    | AddressChanged
     | RegisterChecked
     | ObjectionChanged
     | HarmScored
@@ -539,7 +576,7 @@ Event = (
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
 
-PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id"})
+PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id", "address", "name"})
 """Fields that log and lake hold sealed only."""
 _KEPT_APART: Final = PERSONAL | {"player_id", "currency"}
 _COLUMNS: Final = frozenset(

@@ -1,4 +1,4 @@
-"""The catalogue, the rulebook and the experiments that a house serves, whatever files the shell of a tool names.
+"""Catalogue, rulebook, experiments and templates that a house serves, whatever files the shell of a tool names.
 
 what live serving processes report --> else what was promoted --> else this shell's files
 """
@@ -17,6 +17,7 @@ from features.store.keys import bundle_key, pointer_key
 from models.catalogue.offers import Catalogue, load_catalogue
 from models.experiments.allocation import of_catalogue
 from models.experiments.definition import Experiments
+from service.delivery.templates import Templates, load_templates, templates_path
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 from service.settings import catalogue_path
 
@@ -46,6 +47,12 @@ def served_experiments(client: redis.Redis) -> Experiments:
     if kept is None and client.exists(pointer_key("experiments")):
         raise StoreError("the store lacks the experiments that it says were released: roll back to earlier ones")
     return of_catalogue(served_catalogue(client).experiment) if kept is None else read_kept(Experiments, kept)
+
+
+def served_templates(client: redis.Redis) -> Templates:
+    """The templates of messages that serve; raises CatalogueError if they cannot be read."""
+    kept = promoted(client, "templates")
+    return load_templates(templates_path()) if kept is None else read_kept(Templates, kept)
 
 
 def kept_by_hash(client: redis.Redis, name: str) -> bytes | None:

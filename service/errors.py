@@ -134,6 +134,14 @@ class RotationUnfinishedError(RequestRefused):
     sentence = "two secrets of the key are live: wait for the end of the earlier one, or keep none of them"
 
 
+class CallbackRefusedError(RequestRefused):
+    """A callback that no provider of the house signed, or not lately."""
+
+    code = "callback_refused"
+    status = 403
+    sentence = "no connector of this house is called back like this: its signature is missing, wrong or old"
+
+
 class NoSuchRouteError(RequestRefused):
     """A path that is no route."""
 
@@ -330,6 +338,22 @@ class LakeUnreadableError(RequestRefused):
     code = "lake_unreadable"
     status = 503
     sentence = "the lake of this host cannot be read now; the log of the process says why"
+
+
+class UnknownTaskError(RequestRefused):
+    """A task that was never opened, or is no longer kept."""
+
+    code = "unknown_task"
+    status = 404
+    sentence = "no task of this id is kept"
+
+
+class SendingError(RequestRefused):
+    """A contact to be confirmed by its caller that the house sends, and began to."""
+
+    code = "sending"
+    status = 409
+    sentence = "the house sends this contact itself, and has begun to: do not send it"
 
 
 class NoContactError(RequestRefused):

@@ -11,6 +11,7 @@ from typing import Final, Self
 from features.files import CatalogueError
 from features.settings.environment import Environment, environment
 from models.catalogue.offers import Catalogue, load_catalogue
+from service.delivery.connectors_file import Connectors, read_connectors
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
 
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -37,6 +38,8 @@ class Settings:
     hosts: frozenset[str] = LOOPBACK
     """Names and addresses in Host that are answered."""
     metrics: Path | None = None
+    connectors: Connectors = field(default_factory=Connectors)
+    """Over which providers the house sends, and is called back."""
 
     def files(self) -> tuple[Catalogue, Rulebook]:
         """Catalogue and rulebook of the files; raises CatalogueError if one is not valid or they do not fit."""
@@ -48,7 +51,8 @@ class Settings:
     @classmethod
     def here(cls, store: str) -> Self:
         """What the environment says of serving, over a store; raises SettingError."""
-        held = environment()
+        held, connectors = environment(), read_connectors()
+        outside = connectors.public_url
         return cls(
             store=store,
             catalogue=catalogue_path(),
@@ -58,6 +62,7 @@ class Settings:
             write_seconds=held.write_seconds,
             lake=held.home / "lake",
             home=held.home,
-            hosts=LOOPBACK | set(held.hosts),
+            hosts=LOOPBACK | set(held.hosts) | ({str(outside.host).strip("[]")} if outside else set()),
+            connectors=connectors,
             metrics=held.metrics,
         )

@@ -205,6 +205,20 @@ class Environment:
         None,
         "File that says who is told that a lease was taken back; without it nobody is told.",
     )
+    templates = Variable[Path | None](
+        "CROUPIER_TEMPLATES",
+        "path",
+        _path,
+        None,
+        "Folder of the messages' templates; without it the one that comes with Croupier.",
+    )
+    connectors = Variable[Path | None](
+        "CROUPIER_CONNECTORS",
+        "path",
+        _path,
+        None,
+        "File that says over which providers the house sends; without it callers send themselves.",
+    )
     mlflow = Variable[str | None](
         "CROUPIER_MLFLOW",
         "URL",
@@ -256,7 +270,7 @@ class Environment:
 VARIABLES: Final[tuple[Variable[Any], ...]] = tuple(
     one for one in vars(Environment).values() if isinstance(one, Variable)
 )
-"""Every variable that Croupier reads, but for the secrets that the file of the webhooks names."""
+"""Every variable that Croupier reads, but for the secrets that the files of webhooks and connectors name."""
 OF_TESTS: Final[Mapping[str, str]] = {
     "CROUPIER_TEST_STORE": "`cluster` runs the integration tests on three servers that share the keys.",
     "CROUPIER_EXAMPLES": "Stories that the laws of the ledger are tried on.",
@@ -317,7 +331,7 @@ class Unknown(NamedTuple):
 def unknown(given: Environment) -> list[Unknown]:
     """Variables that look like ours and that nothing reads; those that an orchestrator sets by itself are left out."""
     known = {one.name for one in VARIABLES} | OF_TESTS.keys()
-    named = _named(given.webhooks)
+    named = _named(given.webhooks) | _named(given.connectors)
     return [
         Unknown(name, _nearest(name))
         for name in sorted(given.variables)
@@ -326,7 +340,7 @@ def unknown(given: Environment) -> list[Unknown]:
 
 
 def _named(file: Path | None) -> set[str]:
-    """Words of the file of the webhooks, which names variables of its own."""
+    """Words of a file of webhooks or connectors, which names variables of its own."""
     with suppress(OSError, UnicodeDecodeError):
         return set(re.findall(r"\w+", file.read_text("utf8"))) if file else set()
     return set()

@@ -90,12 +90,42 @@ SEALS = "seal:*"
 """Pattern of the players' seals."""
 
 
+def send_key(decision_id: str) -> str:
+    """Hash of sending a contact: `state`, `at`, `tries`, `connector`, `id` of the provider, `why`; 35 days.
+
+    Of contacts that the house sends only; no address and no text is in it. Written by the reservation, by workers and
+    by receipts. What reserves, confirms and revokes is handed the log and makes this key of its name.
+    """
+    return f"send:{tag(int(decision_id[:3]))}{decision_id}"
+
+
+def inbox_key(player: str) -> str:
+    """Hash of decision id -> what the house shows the player, after `purpose channel`, sealed under the player's key.
+
+    Written by workers; what is over leaves as the inbox is read, and a revocation takes back what is promotional.
+    """
+    return f"inbox:{player}"
+
+
+def tasks_key(player: str) -> str:
+    """Hash of decision id -> what agents are to do about the player, as in the inbox."""
+    return f"tasks:{player}"
+
+
 def household_key(household: str) -> str:
     """Hash like a ledger: contacts of all members of a household by decision and attempt; stays.
 
     `household` is a player key made of the household's id, so it stands in a slot of its own.
     """
     return f"household:{household}"
+
+
+def address_key(address: str) -> str:
+    """Set of the keys of players who told an address, those who told another since included; stays.
+
+    `address` is a player key made of the address, so it stands in a slot of its own. Written before facts name it.
+    """
+    return f"shared:{address}"
 
 
 # --- Of one partition
@@ -147,6 +177,14 @@ def stops_key(partition: int) -> str:
     of its name, as the outbox's is made.
     """
     return f"stops:{tag(partition)}"
+
+
+def sends_key(partition: int) -> str:
+    """Sorted set of ids of decisions whose contacts the house has to send, by when to look at them, house microseconds.
+
+    Written by the reservation, which makes this key of the log's name, by workers, and by what takes messages back.
+    """
+    return f"sends:{tag(partition)}"
 
 
 def outbox_key(partition: int) -> str:
@@ -204,6 +242,19 @@ EXPORTS_WAITING = f"{EXPORTS}:waiting"
 """List of ids of exports that are still to be made, the first one first; written with the hash."""
 EXPORTS_LEASE = "lease:exports"
 """Hash like `lease_key`, of the one worker that makes exports."""
+
+
+SENDS = "croupier:sends"
+"""Channel on which reservations say in which partition, as `017`, a message waits now; nothing is kept of it."""
+SENDS_COUNTED = "croupier:sends:counted"
+"""Hash of `state/connector` -> messages that came into the state, and `unproved`: attempts that never had an answer and
+count as sent; written by workers every second, stays."""
+TASKS = "croupier:tasks"
+"""Sorted set of `player decision` by when the task was opened, house microseconds; written by workers and by the API
+after the tasks themselves, gone as they are listed without one."""
+CAUGHT = "croupier:caught"
+"""List of messages that a house sent to itself alone, the latest first, each sealed under its player's key after
+`player decision moment`; written by workers, the last 1,000."""
 
 
 def export_key(export_id: str) -> str:
@@ -271,6 +322,8 @@ RULES_PROMOTIONS = "croupier:promotions:rules"
 """List, the journal of rulebooks, as that of the churn model."""
 EXPERIMENT_RELEASES = "croupier:promotions:experiments"
 """List, the journal of experiments, as that of the churn model."""
+TEMPLATE_RELEASES = "croupier:promotions:templates"
+"""List, the journal of the messages' templates, as that of the churn model."""
 CATALOGUE_PROMOTIONS = "croupier:promotions:catalogue"
 """List, the journal of catalogues, as that of the churn model."""
 POLICY_HISTORY = "croupier:policy:history"

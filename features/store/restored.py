@@ -27,6 +27,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
         backup: The backup's folder.
         taken_at: When that was taken, likewise.
         accepted: None while the house sends nothing.
+        resumed: None while it sends no messages to players; since it was restored they may have been sent elsewhere.
     """
 
     at: str
@@ -34,6 +35,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     backup: str
     taken_at: str
     accepted: Acceptance | None = None
+    resumed: Acceptance | None = None
 
 
 def restored(client: redis.Redis) -> Restored | None:
@@ -55,3 +57,9 @@ def may_send(client: redis.Redis) -> bool:
     """Whether the house may send: it was never restored, or somebody accepted that it was."""
     told = restored(client)
     return told is None or told.accepted is not None
+
+
+def may_deliver(client: redis.Redis) -> bool:
+    """Whether the house may send messages to players: it was never restored, or somebody let it send them again."""
+    told = restored(client)
+    return told is None or told.resumed is not None

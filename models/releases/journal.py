@@ -23,7 +23,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """One entry: what serves since, and how that came.
 
     Attributes:
-        kind: `churn`, `policy`, `rules`, `catalogue`, `experiments`.
+        kind: `churn`, `policy`, `rules`, `catalogue`, `experiments`, `templates`.
         id: Unique; an entry that MLflow was told half is known by it and finished.
         action: `promote`, `rollback` or `learn`.
         version: What serves since: `croupier-churn/7`, a snapshot, the hash of a rulebook.

@@ -32,6 +32,7 @@ from features.store.keys import (
     EXPERIMENT_RELEASES,
     POLICY_HISTORY,
     RULES_PROMOTIONS,
+    TEMPLATE_RELEASES,
     lock_key,
     pointer_key,
 )
@@ -57,7 +58,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "rules": Kind(RULES_PROMOTIONS, "rules"),
     "catalogue": Kind(CATALOGUE_PROMOTIONS, "rules"),  # each is checked against the other
     "experiments": Kind(EXPERIMENT_RELEASES, "experiments"),
+    "templates": Kind(TEMPLATE_RELEASES, "templates"),
 }
+_OF_WORKERS: Final = frozenset({"templates"})
+"""Kinds that no serving process loads: workers look at the pointer before they use them."""
 
 
 class GateRefused(CroupierError):
@@ -199,7 +203,8 @@ def _serve(
     began = len(serving_hashes(client, kind))
     _write(client, {key: None if value is None else value.encode() for key, value in wanted.items()}, entry)
     try:
-        _await_reports(client, kind, digest)
+        if kind not in _OF_WORKERS:
+            _await_reports(client, kind, digest)
     except BaseException:  # whoever interrupts the wait must not leave behind what nobody may be able to load
         with suppress(redis.RedisError):
             _write(client, before, entry, back=True)

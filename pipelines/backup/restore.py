@@ -129,11 +129,24 @@ def restore(
 
 
 def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored:
-    """Let a restored house send again; returns its mark.
+    """Let a restored house tell webhooks again; returns its mark.
 
     Raises:
         BackupError: The house was never restored, that was accepted before, or the reason holds what cannot be seen.
     """
+    return _let(client, "accepted", by, reason, now)
+
+
+def resume(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored:
+    """Let a restored house send messages to players again; returns its mark.
+
+    Raises:
+        BackupError: The house was never restored, that was resumed before, or the reason holds what cannot be seen.
+    """
+    return _let(client, "resumed", by, reason, now)
+
+
+def _let(client: redis.Redis, what: str, by: str, reason: str, now: datetime) -> Restored:
     try:
         said = prose(reason)
     except ValueError as error:
@@ -141,9 +154,9 @@ def accept(client: redis.Redis, by: str, reason: str, now: datetime) -> Restored
     told = restored(client)
     if told is None:
         raise BackupError("this house was not restored from a backup: nothing is held back")
-    if told.accepted is not None:
-        raise BackupError(f"{told.accepted.by} accepted that on {told.accepted.at}: {told.accepted.reason}")
-    done = msgspec.structs.replace(told, accepted=Acceptance(at=now.isoformat(), by=by, reason=said))
+    if (before := getattr(told, what)) is not None:
+        raise BackupError(f"{before.by} {what} that on {before.at}: {before.reason}")
+    done = msgspec.structs.replace(told, **{what: Acceptance(at=now.isoformat(), by=by, reason=said)})
     mark(client, done)
     return done
 

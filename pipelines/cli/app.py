@@ -17,6 +17,7 @@ from pipelines.cli import (
     bench,
     campaigns,
     catalogue,
+    connectors,
     datasets,
     decisions,
     experiments,
@@ -28,6 +29,7 @@ from pipelines.cli import (
     rules,
     simulation,
     stops,
+    templates,
     training,
     webhooks,
 )
@@ -70,6 +72,8 @@ app.add_typer(experiments.report, name="report")
 app.add_typer(experiments.experiment, name="experiment")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(catalogue.catalogue, name="catalogue")
+app.add_typer(templates.templates, name="templates")
+app.add_typer(connectors.connectors, name="connectors")
 app.add_typer(decisions.decisions, name="decisions")
 app.add_typer(stops.stop, name="stop")
 app.add_typer(webhooks.webhooks, name="webhooks")

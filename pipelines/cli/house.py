@@ -213,21 +213,26 @@ def screen(port: Annotated[int, typer.Option(min=1, max=65_535)] = 8001) -> None
 
 
 def worker() -> None:
-    """Turn the log into features and lake, tell senders, run what is scheduled. Example: croupier worker."""
+    """Turn the log into features and lake, send what falls due, run what is scheduled. Example: croupier worker."""
     from features import logs
     from features.store.connection import connect
     from features.store.deployment import open_house
     from pipelines.worker.process import Worker
+    from pipelines.worker.rendering import delivery_of
     from pipelines.worker.schedule import Scheduler, read_schedules
     from pipelines.worker.webhooks import read_webhooks
+    from service.delivery.connectors_file import read_connectors
 
     logs.begin()
     warn_of_unknown()
-    schedules, told = read_schedules(home()), read_webhooks()
+    schedules, told, connectors = read_schedules(home()), read_webhooks(), read_connectors()
     with relying() as url:
         _refuse_without_key(url)
         client = connect(url)
-        running = Worker(url, home() / "lake", Scheduler(client, open_house(client), schedules, home(), url), told)
+        house = open_house(client)
+        delivery = delivery_of(client, house, connectors)
+        scheduler = Scheduler(client, house, schedules, home(), url)
+        running = Worker(url, home() / "lake", scheduler, told, delivery=delivery)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: running.stop())
         running.run()

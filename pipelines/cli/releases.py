@@ -129,9 +129,31 @@ def rollback_experiments(version: Earlier = None, reason: Reason = "", as_json: 
         show(told(go_back(url, reason, version)), as_json=as_json)
 
 
+@promote.command("templates")
+def promote_templates(
+    folder: Annotated[str, typer.Argument(help="Folder of templates, or the hash of one that served.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Let templates serve that lint clean. Example: croupier promote templates FOLDER --reason "summer texts"."""
+    from pipelines.rules.message_templates import promote as let_serve
+
+    with serving() as url:
+        show(told(let_serve(url, folder, reason)), as_json=as_json)
+
+
+@rollback.command("templates")
+def rollback_templates(version: Earlier = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Let the templates before these serve again. Example: croupier rollback templates --reason "wrong terms"."""
+    from pipelines.rules.message_templates import rollback as go_back
+
+    with serving() as url:
+        show(told(go_back(url, reason, version)), as_json=as_json)
+
+
 def releases(
     kind: Annotated[
-        str | None, typer.Argument(help="churn, policy, rules, catalogue or experiments; by default all.")
+        str | None, typer.Argument(help="churn, policy, rules, catalogue, experiments or templates; by default all.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -213,7 +213,7 @@ class Import:
     def _told(self, one: RowEvent, now_us: int, line: int) -> FileEvent:
         event = one.event
         if isinstance(event, JOINING):
-            raise RowRefused(f"{event.type} joins what is held of two ids: send it to POST /v1/events")
+            raise RowRefused(f"{event.type} concerns more than one player: send it to POST /v1/events")
         if (trouble := _untimely(event, now_us)) and not restricts(event):
             raise RowRefused(trouble)
         reading.check(event, self._known_words)

@@ -5,6 +5,7 @@ What serves starts first; what nobody waits for, the first churn model and the s
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
@@ -27,7 +29,7 @@ from features.kept_schemas import TODAY
 from features.schema import schema_hash
 from features.settings.environment import Environment, environment, for_children
 from features.store.bundles import READY, publish, serving_hashes
-from features.store.connection import connect, load_library
+from features.store.connection import Store, connect, load_library
 from features.store.deployment import FORMAT, PARTITIONS, House, create_house, raised, real_now_us
 from features.store.errors import StoreError
 from features.store.keys import HOUSE, LEARNER_LEASE, SEEDED, bundle_key, lease_key, pointer_key
@@ -45,7 +47,9 @@ from pipelines.worker.consumer import serving_plan
 from pipelines.worker.process import wait_until_applied, wait_until_in_lake
 from pipelines.worker.schedule import read_schedules
 from pipelines.worker.webhooks import read_webhooks
+from service.contacts.ledger import RedisLedger
 from service.decisions.decide import requested_id
+from service.events.accept import accept
 from service.players.sealing import seals_of
 from service.settings import Settings
 
@@ -122,7 +126,7 @@ def up(options: Options, console: Console) -> None:
             for child in children:
                 child.start()
             watch.start()
-            fill_and_await(client, house, options, console)
+            fill_and_await(client, house, options, url, console)
             console.print(f"[green]ready[/] after {time.monotonic() - begun:.0f} s")
             _print_addresses(house, options, key, console)
             children += _afterwards(client, options, url, console)
@@ -207,11 +211,13 @@ def _child(options: Options, url: str, name: str, words: Sequence[str], niceness
     """A process that runs one of our commands for the house."""
     logs = options.home / "logs"
     logs.mkdir(exist_ok=True)
-    own = for_children(options.home, url)
+    own = dict(for_children(options.home, url))
+    if environment().connectors is None:  # nothing leaves a house that was not told where to
+        own.setdefault(Environment.connectors.name, str(resources.files("service.delivery").joinpath("house.yaml")))
     return Child(name, [sys.executable, "-m", "pipelines", *words], own, logs / f"{name}.log", niceness)
 
 
-def fill_and_await(client: redis.Redis, house: House, options: Options, console: Console) -> None:
+def fill_and_await(client: redis.Redis, house: House, options: Options, url: str, console: Console) -> None:
     """Fill a new house, and wait until every process is up.
 
     Raises:
@@ -220,6 +226,7 @@ def fill_and_await(client: redis.Redis, house: House, options: Options, console:
     if options.players and not client.exists(SEEDED):
         with _step(console, f"a world of {options.players} players"):
             fill(client, house, options)
+            asyncio.run(tell_addresses(house, options, url, house.now_us(real_now_us(client))))
         client.set(SEEDED, options.players)
     with _step(console, "API, worker and learner"):
         _await(lambda: _ready(client) >= options.workers and _get(f"{options.address}/readyz"), "API", "api")
@@ -272,6 +279,17 @@ def fill(client: redis.Redis, house: House, options: Options) -> None:
     reached |= bulk.append(client, house, chunk).reached
     wait_until_applied(client, reached)
     wait_until_in_lake(options.lake, real_now_us(client))
+
+
+async def tell_addresses(house: House, options: Options, url: str, now_us: int) -> None:
+    """Tell the mail addresses of the seeded world, one by one as callers do: whoever shares one is known then."""
+    store = Store(url, 1)
+    try:
+        ledger = RedisLedger(store, house, seals=seals_of(house, options.home))
+        for event in world.addresses(options.players, now_us):
+            await accept(event, house, ledger)
+    finally:
+        await store.close()
 
 
 def _train(options: Options, url: str) -> str | None:

@@ -25,13 +25,15 @@ from features.moments import moment
 from features.schema import STORED
 from features.store import erasures
 from features.store.deployment import open_house, position, real_now_us
-from features.store.keys import PlayerKeys, log_key, partition_of
+from features.store.keys import PlayerKeys, inbox_key, log_key, partition_of, send_key, tasks_key
 from pipelines.worker.consumer import log_entry, serving_plan
 from pipelines.worker.lake import SCHEMAS, table_row
 from pipelines.worker.owners import owners_of
 from service.contacts.entries import RESPONSE, ContactResponse, Reservation
 from service.decisions.personal import Personal, personal
 from service.decisions.record import load_record
+from service.delivery.kept_messages import opened
+from service.delivery.sends import Send
 from service.errors import UnknownPlayerError
 from service.events.accept import TOLD_AT
 from service.players import identity, sealing
@@ -97,6 +99,8 @@ def export(client: redis.Redis, lake: Path, home: Path, player_id: str, most: fl
         "facts": [_fact(one.field, one.moment_us, one.text) for one in registers(known)],
         "features": [one for name in ids for one in _features(client, name)],
         "contacts": [one for name in ids for one in _contacts(client, name)],
+        "sends": [one for name in ids for one in _sends(client, name)],
+        "kept_messages": [one for name, key in keys.items() for one in _kept(client, name, key)],
         **tables,
     }
 
@@ -148,6 +152,31 @@ def _contacts(client: redis.Redis, player: str) -> Iterator[dict[str, Any]]:
         one = Reservation.loads(text.decode())
         told = {"state": one.state, "purpose": one.purpose, "offer": one.offer, "channel": one.channel}
         yield {"decision_id": name, "send_at": moment(one.send_us).isoformat(), "brand": one.brand, **told}
+
+
+def _sends(client: redis.Redis, player: str) -> Iterator[dict[str, Any]]:
+    """What became of contacts that the house sent itself."""
+    keys = PlayerKeys(player)
+    named = {name.decode() for name in cast("list[bytes]", client.hkeys(keys.ledger))}
+    named |= {name.decode() for name in cast("list[bytes]", client.lrange(keys.recent, 0, -1))}
+    for decision in sorted(named - {"v"}):
+        if decision.startswith(RESPONSE):
+            continue
+        send = Send.loads(cast("dict[bytes, bytes]", client.hgetall(send_key(decision))))
+        if send is not None:
+            told = {"state": send.state, "since": moment(send.at_us).isoformat(), "attempts": send.tries}
+            yield {"decision_id": decision, **told, "connector": send.connector, "why": send.why or None}
+
+
+def _kept(client: redis.Redis, player: str, key: bytes) -> Iterator[dict[str, Any]]:
+    """Messages that the house keeps for the player, or for who is to call them."""
+    for place, name in (("inbox", inbox_key(player)), ("task", tasks_key(player))):
+        for decision, value in sorted(cast("dict[bytes, bytes]", client.hgetall(name)).items()):
+            one = opened(key, decision.decode(), value, 2)
+            if one is not None:
+                shown = msgspec.to_builtins(one) | {"kept_us": None, "valid_until_us": None}
+                moments = {"kept_at": moment(one.kept_us).isoformat(), "until": moment(one.valid_until_us).isoformat()}
+                yield {"place": place} | {name: held for name, held in shown.items() if held is not None} | moments
 
 
 def _response(name: str, one: ContactResponse) -> dict[str, Any]:

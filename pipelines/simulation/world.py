@@ -47,6 +47,15 @@ def events(players: int, now_us: int, seed: int) -> Iterator[Event]:
             yield EVENT.validate_python({"event_id": f"w-{number}-{count}", "player_id": player.id, **fields})
 
 
+def addresses(players: int, now_us: int) -> Iterator[Event]:
+    """Mail addresses of the players, of a domain that nobody can have (RFC 2606), and what to call them."""
+    at = moment(now_us).replace(microsecond=0)
+    for number in range(1, players + 1):
+        told = {"event_id": f"w-{number}-mail", "player_id": f"player-{number}", "occurred_at": at}
+        mail = {"type": "address_changed", "kind": "mail", "address": f"player-{number}@players.example"}
+        yield EVENT.validate_python({**told, **mail, "name": f"Player {number}", "verified": True})
+
+
 def _player(random: np.random.Generator, number: int, now: datetime) -> _Player:
     joined = now - timedelta(days=float(random.uniform(5, DAYS)))
     lifetime = timedelta(days=float(random.exponential(600)))

@@ -25,18 +25,11 @@ import structlog
 
 from features.moments import moment
 from features.store.connection import connect
-from pipelines.worker.http_client import AT_ONCE, AttemptResult, HttpClient, wire
+from pipelines.worker.http_client import AttemptResult, HttpClient, wire
 from pipelines.worker.outbox import Outbox, OutboxEntry, Progress, Undelivered
-from pipelines.worker.webhooks import (
-    SECOND_US,
-    Endpoint,
-    Webhooks,
-    body,
-    retry_after_seconds,
-    verdict,
-    wait_seconds,
-    webhook_id,
-)
+from pipelines.worker.webhooks import SECOND_US, Endpoint, Webhooks, body, verdict, wait_seconds, webhook_id
+from service.delivery.calls import retry_after_seconds
+from service.delivery.http_client import AT_ONCE
 
 LOOK_SECONDS: Final = 0.2
 TRIM_SECONDS: Final = 5.0

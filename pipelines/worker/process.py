@@ -1,4 +1,4 @@
-"""The worker process: features at once, the lake every few seconds, webhooks, schedules, errands."""
+"""The worker process: features at once, the lake every few seconds, messages, webhooks, schedules, errands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.erasures import settle
 from pipelines.worker.errands import EXPORTS, HISTORY, Runner
 from pipelines.worker.lake import Lake, reach
+from pipelines.worker.lanes import Delivery
 from pipelines.worker.schedule import Scheduler
+from pipelines.worker.sender import SendLoop
 from pipelines.worker.webhooks import Webhooks
 from service.contacts import kill_switch
 from service.rules.rulebook import Rulebook, load_rulebook, rulebook_path
@@ -54,6 +56,7 @@ class Worker:
         scheduler: Scheduler | None = None,
         webhooks: Webhooks | None = None,
         step: Step = no_step,
+        delivery: Delivery | None = None,
     ) -> None:
         self._client, self._lake_client, self._url = connect(url), connect(url), url
         plan = serving_plan(self._client)
@@ -66,6 +69,9 @@ class Worker:
         self._errands = [Runner(errand, self._client, url, lake.parent) for errand in (EXPORTS, HISTORY)]
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
         self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
+        # None leaves what falls due to another worker, or to nobody.
+        owned = lambda: dict(self.consumer.owned)  # noqa: E731 - of another thread
+        self._sender = None if delivery is None else SendLoop(url, delivery, owned, lake.parent, step)
         self._step = step
         self._owner = secrets.token_hex(8)
         self._flushed_us = ""
@@ -84,17 +90,18 @@ class Worker:
             looker.join()
 
     def _work(self) -> None:
-        flusher, teller = self._half(self._flush_often), self._half(self._tell_often)
-        flusher.start()
-        teller.start()
+        beside = [self._half(work) for work in (self._flush_often, self._tell_often, self._send_often)]
+        for one in beside:
+            one.start()
         try:
             self._consume()
         finally:
             self._stopping.set()
-            if self._courier is not None:
-                self._courier.stop()
-            flusher.join()
-            teller.join()
+            for teller in (self._courier, self._sender):
+                if teller is not None:
+                    teller.stop()
+            for one in beside:
+                one.join()
         self.consumer.release()
         if self._failure is not None:
             raise self._failure
@@ -162,6 +169,10 @@ class Worker:
     def _tell_often(self) -> None:
         if self._courier is not None:
             self._courier.run()
+
+    def _send_often(self) -> None:
+        if self._sender is not None:
+            self._sender.run()
 
     def _look_often(self) -> None:
         try:

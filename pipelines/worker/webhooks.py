@@ -11,12 +11,10 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, model_validator
 from standardwebhooks import Webhook
 
 from features.events import Brand, Channel
@@ -24,18 +22,14 @@ from features.files import load_yaml
 from features.moments import moment
 from features.settings.environment import environment, secrets_in
 from models.catalogue.limits import Name
+from service.delivery.networks import PrivateNetwork, bare
 
 SECOND_US: Final = 1_000_000
 RETRY_SECONDS: Final = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Waits after each failed attempt: the schedule of Standard Webhooks 1.0.0, "Deliverability and reliability"."""
 JITTER: Final = 0.2
 """By which share a wait grows at most, so that what failed together does not come back together."""
-ASKED_SECONDS: Final = 86_400.0
-"""The longest wait that an endpoint may ask for."""
 _SECRET_BYTES: Final = range(24, 513)
-_WIDEST: Final = 7
-"""Bits of the widest private range, fc00::/7."""
-Network = IPv4Network | IPv6Network
 Verdict = Literal["delivered", "gone", "failed"]
 
 
@@ -60,19 +54,6 @@ def _is_secret(secret: str) -> bool:
     return secret.startswith("whsec_") and len(key) in _SECRET_BYTES
 
 
-def _bare(url: HttpUrl) -> HttpUrl:
-    if url.username or url.password or url.fragment:
-        raise ValueError("takes no user, password or fragment")
-    return url
-
-
-def _private(text: Any) -> Network:  # noqa: ANN401 - whatever stands in the file
-    network = ip_network(text)
-    if network.prefixlen < _WIDEST or network[0].is_global or network[-1].is_global:
-        raise ValueError(f"{network} is no private range; public addresses need no allowance")
-    return network
-
-
 class Endpoint(BaseModel):
     """A subscriber's endpoint.
 
@@ -83,7 +64,7 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: Name
-    url: Annotated[HttpUrl, AfterValidator(_bare)]
+    url: Annotated[HttpUrl, AfterValidator(bare)]
     secret_env: Annotated[str, AfterValidator(_secrets)]
     brands: tuple[Brand, ...] | None = None
     channels: tuple[Channel, ...] | None = None
@@ -106,7 +87,7 @@ class Webhooks(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     endpoints: tuple[Endpoint, ...] = ()
-    allow_private: tuple[Annotated[Network, PlainValidator(_private)], ...] = ()
+    allow_private: tuple[PrivateNetwork, ...] = ()
     retry_seconds: tuple[Annotated[float, Field(ge=0, le=604_800)], ...] = RETRY_SECONDS
     timeout_seconds: float = Field(default=20.0, gt=0, le=30)
 
@@ -201,18 +182,3 @@ def wait_seconds(schedule: Sequence[float], attempts: int, asked: float, u: floa
     if attempts > len(schedule):
         return None
     return max(schedule[attempts - 1] * (1 + JITTER * u), asked)
-
-
-def retry_after_seconds(retry_after: str | None, now: datetime) -> float:
-    """Seconds of a Retry-After header, 0 if absent or invalid (RFC 9110, section 10.2.3: a number or a date)."""
-    if retry_after is None:
-        return 0.0
-    try:
-        seconds = float(int(retry_after)) if retry_after.strip().isdigit() else _until(retry_after, now)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(seconds, 0.0), ASKED_SECONDS)
-
-
-def _until(date: str, now: datetime) -> float:
-    return (parsedate_to_datetime(date) - now).total_seconds()

@@ -45,6 +45,8 @@ from service.api.threaded_loop import ThreadedLoop
 from service.api.tracing import open_tracing
 from service.contacts.ledger import RedisLedger, finish_fetches
 from service.decisions.serving import Serving
+from service.delivery.callbacks import CallbackDoor
+from service.delivery.links import Links
 from service.players.sealing import seals_of
 from service.rules.compiler import CompiledRulebook
 from service.rules.rulebook import Rulebook
@@ -305,6 +307,10 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
                 metrics,
                 tracing,
                 HouseState(where.store, house),
+                callbacks=CallbackDoor.of(where.connectors),
+                delivers=where.connectors.channels,
+                delivers_unasked=where.connectors.deliver,
+                links=Links.of(house),
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)

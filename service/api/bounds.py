@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Bounds:
         head_bytes: Of a request's line and header fields together.
         fields: Header fields of a request, trailers included.
         body_bytes: Of a request's body, as it is sent.
+        callback_bytes: Of a provider's callback, which may tell of a thousand messages.
         unpacked_bytes: Of a gzipped body, once it is unpacked.
         pipelined: Requests of a connection that wait for the answer to an earlier one before no more are read.
         head_seconds: From a request's first byte, or a connection's start, until its header fields are complete.
@@ -31,6 +33,7 @@ class Bounds:
     head_bytes: int = 32 * 1024
     fields: int = 100
     body_bytes: int = 256 * 1024
+    callback_bytes: int = 1024 * 1024
     unpacked_bytes: int = 1024 * 1024
     pipelined: int = 32
     head_seconds: float = 10.0
@@ -39,6 +42,11 @@ class Bounds:
     linger_seconds: float = 2.0
     grace_seconds: float = 0.5
 
+    def of_body(self, target: bytes) -> int:
+        """Most bytes of a body that is sent to a path."""
+        return self.callback_bytes if target.startswith(_CALLBACKS) else self.body_bytes
 
+
+_CALLBACKS: Final = b"/v1/callbacks/"
 BOUNDS = Bounds()
 """What holds in every house."""

@@ -20,10 +20,12 @@ from service.api.problems import MEDIA_TYPE, OF_NO_ROUTE, TITLES, Refusals, prob
 from service.api.schemas import (
     AcceptedAnswer,
     BatchAnswer,
+    CallbackAnswer,
     ConfirmAnswer,
     DecisionAnswer,
     EventsAnswer,
     HealthAnswer,
+    InboxAnswer,
     KeyAnswer,
     KeysAnswer,
     NewKeyAnswer,
@@ -33,6 +35,8 @@ from service.api.schemas import (
     RecordAnswer,
     StopAnswer,
     StopsAnswer,
+    TaskDone,
+    TasksAnswer,
 )
 from service.errors import REALM
 from service.reports import PublishedReport
@@ -54,7 +58,9 @@ changed or removed: pass over those that you do not know."""
 TAGS: Final = [
     {"name": "Decide", "description": "What now for this player? Ask, then confirm just before sending."},
     {"name": "Know", "description": "Who players are, what they do, and what is known of them."},
+    {"name": "Deliver", "description": "What the house sends itself: the player's inbox, and tasks of agents."},
     {"name": "Learn", "description": "What became of a contact."},
+    {"name": "Deliver", "description": "What providers call back of messages that the house sent."},
     {"name": "Personal", "description": "What a person may demand: to be told everything, and to be erased."},
     {"name": "Stop", "description": "The kill switch: what the house sends nobody, at once and everywhere."},
     {"name": "Report", "description": "What an experiment brought, as `croupier report` published it."},
@@ -62,10 +68,11 @@ TAGS: Final = [
     {"name": "Keys", "description": "Who may ask what."},
 ]
 _ANSWERS: Final = (
-    *(AcceptedAnswer, EventsAnswer),
+    *(AcceptedAnswer, EventsAnswer, CallbackAnswer),
     *(DecisionAnswer, BatchAnswer, RecordAnswer, ConfirmAnswer),
     PlayerAnswer,
     *(ErasureAnswer, StagedExportAnswer, ExportAnswer),
+    *(InboxAnswer, TasksAnswer, TaskDone),
     PublishedReport,
     *(StopAnswer, StopsAnswer),
     *(HealthAnswer, ReadyAnswer),

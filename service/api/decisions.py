@@ -44,12 +44,14 @@ from service.errors import (
     Contended,
     Expired,
     ForeignPositionError,
+    InvalidBodyError,
     LakeUnreadableError,
     NoContactError,
     OverloadedError,
     Released,
     RequestIdReused,
     Revoked,
+    SendingError,
     TooEarlyError,
     UnknownDecisionError,
 )
@@ -119,8 +121,9 @@ async def _decided(body: DecisionRequest, deps: Dependencies, turn: Turn) -> Dec
 async def _answered(body: DecisionRequest, deps: Dependencies, reached: bool | UnsetType) -> DecisionAnswer:  # noqa: FBT001 - as it is told
     """A decision as it is told; `reached` is whether it saw the position that it was to wait for."""
     stages, done = deps.stages(), None
+    delivers = _delivers(body, deps)
     try:
-        done = await decide(body, deps.serving, deps.ledger, stages)
+        done = await decide(body, deps.serving, deps.ledger, stages, delivers or ())
     except StoreAbsentError as error:
         if body.request_id is not None:
             raise  # an earlier request of this id may have been recorded
@@ -133,11 +136,24 @@ async def _answered(body: DecisionRequest, deps: Dependencies, reached: bool | U
     # A retry is told by what its record was made with, which may have been replaced since.
     known = await _reasons(done.kept.rules_version, deps)
     answer = answers.decision(done.kept, body.player_id, known, recorded=done.recorded, after_reached=reached)
+    if delivers is not None and done.kept.action is not None:
+        answer.delivers = await deps.ledger.is_delivered(done.kept.decision_id) if done.replayed else done.delivers
     if body.explain and done.record is not None:
         schema = await _schema(done.record, deps)
         answers.explain(answer, done.record, await _catalogue(done.record, deps), known, schema)
         answer.why = why(done.record, await _evidence(done.record, schema, deps))
     return answer
+
+
+def _delivers(body: DecisionRequest, deps: Dependencies) -> frozenset[str] | None:
+    """Channels on which the house sends what a request asks for; None where it is not to send at all."""
+    if not (deps.delivers_unasked if body.deliver is None else body.deliver):
+        return None
+    if not body.activate:
+        return deps.delivers
+    if body.deliver:
+        raise InvalidBodyError("activate confirms at once what you show yourself: leave one of the two out", "/deliver")
+    return None
 
 
 def _unserved(body: DecisionRequest, reached: bool | UnsetType) -> DecisionAnswer:  # noqa: FBT001 - as it is told
@@ -312,7 +328,8 @@ async def post_confirm(decision_id: DecisionId, deps: Deps) -> Response:
     """Ask, just before sending, whether a contact may still be sent.
 
     Facts, rules and limits are asked again. 200 is leave to send from `send_at` and by `send_by`; 409 forbids it, and
-    `rules` say why. Ask within a minute of the decision's `send_at` or later; to ask again changes nothing.
+    `rules` say why. Ask within a minute of the decision's `send_at` or later; to ask again changes nothing. A contact
+    that the house was to send is yours from then on, unless it has begun to send it.
     """
     if not _is_decision_id(decision_id):
         raise UnknownDecisionError(_NO_ID)
@@ -335,7 +352,7 @@ def _is_decision_id(text: str) -> bool:
 
 _DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended, OverloadedError)
 _NOT_SENT: Final = (
-    *(UnknownDecisionError, NoContactError, Revoked, Expired, Released, TooEarlyError, Contended),
+    *(UnknownDecisionError, NoContactError, Revoked, Expired, Released, SendingError, TooEarlyError, Contended),
     OverloadedError,
 )
 

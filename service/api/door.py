@@ -46,7 +46,7 @@ class Doorkeeper:
             await refuse(refusal)(scope, receive, send)
             return
         if scope["method"] == "HEAD":
-            scope, send = {**scope, "method": "GET"}, _without_body(send)
+            scope, send = {**scope, "method": "GET", "head": True}, _without_body(send)
         route = self._direct.get((scope["method"], scope["path"]), self._app)
         with suppress(ClientDisconnect):  # there is nobody to answer, and it is nobody's fault; the route counted it
             await route(scope, receive, send)

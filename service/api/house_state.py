@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 import redis
 import structlog
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from features.moments import moment
@@ -34,10 +34,12 @@ from features.store.keys import (
     LIVE,
     POLICY_HISTORY,
     RULES_PROMOTIONS,
+    SENDS_COUNTED,
     STOPS,
     lease_key,
     log_key,
     outbox_key,
+    sends_key,
     undelivered_key,
 )
 from models.releases.journal import read_entry
@@ -80,6 +82,9 @@ class HouseReading(NamedTuple):
         servers: The servers of the store.
         away: Partitions that did not answer.
         exports: Exports of players that are still to be made.
+        sends: Messages that wait to be sent or settled.
+        due_us: When the first of them was due, house time; 0 where none waits.
+        sent: Messages that came into a state, by `state/connector`; `unproved` ones count as sent without any answer.
     """
 
     now_us: int
@@ -96,6 +101,9 @@ class HouseReading(NamedTuple):
     servers: Sequence[StoreServer]
     away: int
     exports: int = 0
+    sends: int = 0
+    due_us: int = 0
+    sent: Mapping[str, int] = {}
 
 
 class HouseState:
@@ -147,6 +155,7 @@ def read_house(client: redis.Redis) -> HouseReading:
     for partition in range(PARTITIONS):
         each.append(("HGET", lease_key(partition), "watermark"))
         each += [("XLEN", name(partition)) for name in (log_key, outbox_key, undelivered_key)]
+        each += [("ZCARD", sends_key(partition)), ("ZRANGE", sends_key(partition), "0", "0", "WITHSCORES")]
     whole = [
         ("HGET", LAKE_LEASE, "watermark"),
         ("HGET", LEARNER_LEASE, "watermark"),
@@ -154,11 +163,12 @@ def read_house(client: redis.Redis) -> HouseReading:
         ("GET", BACKED_UP),
         ("HGETALL", STOPS),
         ("LLEN", EXPORTS_WAITING),
+        ("HGETALL", SENDS_COUNTED),
     ]
     whole += [("LINDEX", journal, "-1") for journal in _JOURNALS.values()]
     found = _replies(client, each + whole)
-    marks, logged, outbox, undelivered = (found[at : len(each) : 4] for at in range(4))
-    lake, learner, live, backed_up, stops, exports, *journals = found[len(each) :]
+    marks, logged, outbox, undelivered, sends, first = (found[at : len(each) : 6] for at in range(6))
+    lake, learner, live, backed_up, stops, exports, counted, *journals = found[len(each) :]
     reports = _replies(client, [("GET", name.decode()) for name in live or ()])
     return HouseReading(
         now_us=real_now_us(client),
@@ -178,7 +188,15 @@ def read_house(client: redis.Redis) -> HouseReading:
         ],
         away=sum(length is None for length in logged),
         exports=int(exports or 0),
+        sends=sum(map(int, filter(None, sends))),
+        due_us=min((int(_score(one)) for one in first if one), default=0),
+        sent={name.decode(): int(count) for name, count in hashed(counted or {}).items()},
     )
+
+
+def _score(first: Sequence[Any]) -> float:
+    """Score of the first member of a sorted set, whichever way the client gives it."""
+    return float(first[0][1] if isinstance(first[0], list | tuple) else first[1])
 
 
 def _replies(client: redis.Redis, commands: Sequence[tuple[str, ...]]) -> list[Any]:
@@ -202,7 +220,7 @@ def _server(info: Mapping[str, Any]) -> StoreServer:
 
 def gauges(reading: HouseReading, house: House) -> list[Family]:
     """A reading as Prometheus is told it. Pure."""
-    return [*_lags(reading), *_waiting(reading), *_ages(reading, house), *_store(reading)]
+    return [*_lags(reading), *_waiting(reading), *_sends(reading, house), *_ages(reading, house), *_store(reading)]
 
 
 def _lags(reading: HouseReading) -> list[Family]:
@@ -222,6 +240,26 @@ def _waiting(reading: HouseReading) -> list[Family]:
         _gauge("croupier_outbox_entries", "Revocations that webhooks are still to be told of", reading.outbox),
         _gauge("croupier_undelivered_entries", "Revocations that webhooks were never told of", reading.undelivered),
         _gauge("croupier_exports_waiting", "Exports of players that are still to be made", reading.exports),
+    ]
+
+
+def _sends(reading: HouseReading, house: House) -> list[Family]:
+    """What the house sends: waiting, late, and what became of it."""
+    late = max(0.0, (house.now_us(reading.now_us) - reading.due_us) / 1_000_000 / house.rate) if reading.due_us else 0.0
+    states = CounterMetricFamily(
+        "croupier_sends", "Messages of the house that came into a state", labels=["state", "connector"]
+    )
+    for name, count in sorted(reading.sent.items()):
+        state, divided, connector = name.partition("/")
+        if divided:
+            states.add_metric((state, connector), count)
+    unproved = CounterMetricFamily("croupier_sends_unproved", "Messages without any answer that count as sent")
+    unproved.add_metric((), reading.sent.get("unproved", 0))
+    return [
+        _gauge("croupier_sends_waiting", "Messages that wait to be sent, or for an answer", reading.sends),
+        _gauge("croupier_sends_lag_seconds", "Since when the first of them should have been looked at", late),
+        states,
+        unproved,
     ]
 
 

@@ -226,8 +226,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a part of the body; what nobody waits for any more is thrown away."""
         self._grew = True
         self._body_bytes += len(body)
-        if self._body_bytes > self.bounds.body_bytes:
-            self._stop(TooLargeError(f"a body has at most {self.bounds.body_bytes} bytes"))
+        if self._body_bytes > (most := self.bounds.of_body(self.url)):
+            self._stop(TooLargeError(f"a body has at most {most} bytes"))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -332,8 +332,8 @@ def framing(target: bytes, fields: Fields, version: str, bounds: Bounds) -> Requ
         return HeadersTooLargeError()
     if (ambiguity := _ambiguity(target, hosts, lengths, codings, version)) is not None:
         return MalformedRequestError(ambiguity)
-    if lengths and int(lengths[0][:20]) > bounds.body_bytes:
-        return TooLargeError(f"a body has at most {bounds.body_bytes} bytes")
+    if lengths and int(lengths[0][:20]) > (most := bounds.of_body(target)):
+        return TooLargeError(f"a body has at most {most} bytes")
     return None
 
 

@@ -12,12 +12,15 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Scope
 
 from service.api import (
+    callbacks,
     contract,
     decisions,
     events,
     explorer,
     front,
+    inbox,
     keys,
+    links,
     operation,
     personal,
     players,
@@ -46,7 +49,10 @@ def build(lifespan: Lifespan) -> FastAPI:
         exception_handlers={404: _no_route, 405: _no_method},
     )
     # In the order in which a request looks for its route.
-    for noun in (decisions, events, players, personal, reports, stops, operation, keys, sign_in, front, explorer):
+    for noun in (
+        *(decisions, events, players, personal, reports, stops, inbox, callbacks),
+        *(operation, keys, links, sign_in, front, explorer),
+    ):
         noun.add(app)
     contract.describe(app)
     app.middleware_stack = Doorkeeper(app.build_middleware_stack(), dict(_direct(app)))

@@ -47,6 +47,8 @@ from service.api.trail import HEADER, follow
 from service.contacts.ledger import RedisLedger
 from service.decisions.decide import Stages
 from service.decisions.serving import Serving
+from service.delivery.callbacks import CallbackDoor
+from service.delivery.links import NO_LINKS, Links
 from service.errors import FaultError, InvalidJsonError, RateLimitedError, TooLargeError, UnauthorisedError
 
 SIGN_IN: Final = "/sign-in"
@@ -79,6 +81,10 @@ class Dependencies:
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
         admission: Gives places to requests.
+        delivers: Channels on which the house sends by itself.
+        delivers_unasked: Whether it does for a request that does not say.
+        callbacks: Reads what providers call back.
+        links: Reads the tokens in links of messages.
     """
 
     serving: Serving
@@ -99,6 +105,10 @@ class Dependencies:
     doubts: Doubts = field(default_factory=dict)
     caller: Caller = NOBODY
     admission: Admission = field(default_factory=Admission)
+    delivers: frozenset[str] = frozenset()
+    delivers_unasked: bool = False
+    callbacks: CallbackDoor = field(default_factory=CallbackDoor)
+    links: Links = NO_LINKS
 
     def asked(self, caller: Caller = NOBODY) -> Dependencies:
         """The dependencies of a request that arrived now."""
@@ -245,6 +255,27 @@ class Route(APIRoute):
         return self._answer
 
 
+def keyless(
+    endpoint: Callable[[Request, Dependencies], Coroutine[Any, Any, Response]], path: str
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The handler of a route that asks for no key, and looks at the request itself."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            return await endpoint(request, dependencies_of(request).asked())
+        except REFUSALS as refusal:
+            return refuse(refusal)
+        except ClientDisconnect:
+            raise
+        except Exception:  # noqa: BLE001 - a caller gets a problem, never a traceback
+            _LOG.exception("fault", route=path)
+            return refuse(FaultError())
+
+    observed = _observed(handle, path)
+    observed.__name__ = endpoint.__name__  # its page names operations by it
+    return observed
+
+
 def _observed(
     handle: Callable[[Request], Coroutine[Any, Any, Response]], path: str
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -358,6 +389,7 @@ class Operation(NamedTuple):
         storeless: Whether it is answered while the store is silent.
         turn: Its class at admission; None where it needs no place, or takes one itself.
         meanwhile: The struct of its answer while what was asked for is being made, which has status 202.
+        keyless: Whether its endpoint looks at the request itself, which carries no key.
     """
 
     path: str
@@ -373,6 +405,7 @@ class Operation(NamedTuple):
     storeless: bool = False
     turn: Turn | None = None
     meanwhile: type[Struct] | None = None
+    keyless: bool = False
 
 
 def add_route(app: FastAPI, operation: Operation) -> None:
@@ -381,7 +414,7 @@ def add_route(app: FastAPI, operation: Operation) -> None:
     keyed = operation.scope is not None
     app.router.add_api_route(
         operation.path,
-        operation.endpoint,
+        keyless(operation.endpoint, operation.path) if operation.keyless else operation.endpoint,
         methods=[operation.method],
         status_code=202 if operation.answer is None else 200,
         response_class=Response,

@@ -200,6 +200,13 @@ class DecisionAnswer(Decided, kw_only=True):
     after_reached: Annotated[
         bool | UnsetType, Meta(description="Whether the features include the position that `after` named.")
     ] = UNSET
+    delivers: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="Of a contact that the house was asked to send: whether it does. If not, its channel has no "
+            "connector: confirm it and send it yourself."
+        ),
+    ] = UNSET
 
 
 class Draw(Struct, kw_only=True):
@@ -315,6 +322,14 @@ class AcceptedAnswer(Struct, kw_only=True):
         bool | UnsetType,
         Meta(description="Whether it is history, and waits for the import, which finds out whether it is a duplicate."),
     ] = UNSET
+
+
+class CallbackAnswer(Struct, kw_only=True):
+    """What became of the receipts of a callback; it need not come again."""
+
+    taken: Annotated[int, Meta(description="Taken and durable.")]
+    duplicates: Annotated[int, Meta(description="Taken before; they changed nothing now.")]
+    passed_over: Annotated[int, Meta(description="Of contacts that are not kept any more, or that were never sent.")]
 
 
 class EventsAnswer(Struct, kw_only=True):
@@ -508,6 +523,58 @@ class KeyAnswer(Struct, kw_only=True):
     rotated_at: Moment | None
     rotated_by: str | None
     revoked: RevocationAnswer | None
+
+
+class InboxMessage(Struct, kw_only=True):
+    """A message to show, until its time is over or it is recalled."""
+
+    decision_id: str
+    brand: str
+    offer: str
+    placement: Annotated[str, Meta(description="`app` or `site`.")]
+    title: str
+    body: str
+    url: Annotated[str, Meta(description="Where it leads; empty for nowhere.")]
+    parameters: Annotated[dict[str, Any], Meta(description="As the catalogue has them: yours.")]
+    sent_at: Moment
+    valid_until: Moment
+
+
+class InboxAnswer(Struct, kw_only=True):
+    """What a player's inbox shows now, the latest first, and the token by which their browser may follow it."""
+
+    messages: list[InboxMessage]
+    token: Annotated[str, Meta(description="For `GET /v1/inbox/{token}`; for the player's own browser only.")]
+    token_until: Moment
+
+
+class TaskAnswer(Struct, kw_only=True):
+    """A task: whom to call, and what to offer."""
+
+    task_id: str
+    decision_id: str
+    brand: str
+    channel: str
+    offer: str
+    to: Annotated[list[str], Meta(description="Numbers to call.")]
+    title: str
+    body: str
+    parameters: Annotated[dict[str, Any], Meta(description="As the catalogue has them: yours.")]
+    opened_at: Moment
+    valid_until: Moment
+
+
+class TasksAnswer(Struct, kw_only=True):
+    """Tasks that wait for an agent, the oldest first."""
+
+    tasks: list[TaskAnswer]
+
+
+class TaskDone(Struct, kw_only=True):
+    """A task that left the list."""
+
+    task_id: str
+    done: bool
 
 
 class KeysAnswer(Struct, kw_only=True):

@@ -96,15 +96,65 @@ local function give_back(budget, entry)
   end
 end
 
+-- Key of what is known of sending a decision's contact: the log's with another beginning, as the outbox's is. Of a contact
+-- of another partition, which linked ids brought along, nothing stands there.
+local function send_key(log, decision)
+  return (string.gsub(log, '^log', 'send')) .. decision
+end
+
+-- Takes a message that waits to be sent out of the partition's sends. Returns whether it waited.
+local function withdraw(log, decision, now, why)
+  local send = send_key(log, decision)
+  if redis.call('HGET', send, 'state') ~= 'due' then return false end
+  redis.call('HSET', send, 'state', 'withdrawn', 'at', number(now), 'why', why)
+  redis.call('ZREM', (string.gsub(log, '^log', 'sends')), decision)
+  return true
+end
+
+-- What an outcome proves of a contact that the house sent, and the states from which.
+local PROVEN = {sent = 'sent', failed = 'failed', delivered = 'delivered', opened = 'delivered', clicked = 'delivered',
+  opened_by_machine = 'delivered', unsubscribed = 'delivered', complained = 'delivered'}
+local BEFORE = {sent = {attempted = true, unknown = true}, failed = {attempted = true, unknown = true, sent = true,
+  delivered = true}, delivered = {attempted = true, unknown = true, sent = true}}
+
+-- Settles what is known of sending a contact by an outcome, as it is appended to the log.
+local function settle_send(log, body, now)
+  local read, told = pcall(cmsgpack.unpack, body)
+  if not read or type(told) ~= 'table' or (told.decision_id or '') == '' then return end
+  local send, proven = send_key(log, told.decision_id), PROVEN[told.type]
+  if proven and BEFORE[proven][redis.call('HGET', send, 'state')] then
+    redis.call('HSET', send, 'state', proven, 'at', number(now))
+    redis.call('ZREM', (string.gsub(log, '^log', 'sends')), told.decision_id)
+  end
+end
+
+local PROMOTIONAL = {marketing = true, bonus = true}
+
+-- Takes back what the house shows the player or asks an agent to do, if it is promotional, on a channel ('*' for all).
+local function recall(ledger, channel)
+  for _, kind in ipairs({'inbox', 'tasks'}) do
+    local key = string.gsub(ledger, '^ledger', kind)
+    local kept = redis.call('HGETALL', key)
+    for at = 1, #kept, 2 do
+      local purpose, on = string.match(kept[at + 1], '^(%S+) (%S+) ')
+      if PROMOTIONAL[purpose] and (channel == '*' or channel == on) then redis.call('HDEL', key, kept[at]) end
+    end
+  end
+end
+
 -- Revokes every open lease of a promotion on a channel ('*' for all): its capacity is free again and it can never be
--- confirmed. Each is appended to the log, and to the partition's outbox for webhooks (its key is the log's with another
--- beginning: see `outbox_key` in keys.py). A confirmed contact stays as it is. Returns how many.
+-- confirmed; a message that waits is taken out, one that stands in the player's inbox recalled. Each is appended to the
+-- log, and to the partition's outbox for webhooks (its key is the log's with another beginning: see `outbox_key` in
+-- keys.py). A confirmed contact stays as it is, unless a provider did not take it yet. Returns how many.
 local function revoke(ledger, log, budget, channel, player, now, zone)
   local taken, entries = 0, redis.call('HGETALL', ledger)
+  recall(ledger, channel)
   for at = 1, #entries, 2 do
     local decision, entry = entries[at], entries[at + 1]
-    local purpose, offer, on, rest = string.match(entry, '^%d+ %d+ reserved (%l+) (%S+) (%S+) (.*)$')
-    if (purpose == 'marketing' or purpose == 'bonus') and (channel == '*' or channel == on) then
+    local state, purpose, offer, on, rest = string.match(entry, '^%d+ %d+ (%l+) (%S+) (%S+) (%S+) (.*)$')
+    local wanted = PROMOTIONAL[purpose] and (channel == '*' or channel == on)
+    local waited = wanted and (state == 'reserved' or state == 'confirmed') and withdraw(log, decision, now, 'revoked')
+    if wanted and (state == 'reserved' or waited) then
       local brand = string.match(rest, '^%S+ %d+ (%S+)') or 'main'
       redis.call('HSET', ledger, decision, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 revoked ')))
       give_back(budget, entry)
@@ -155,6 +205,7 @@ local function ingest(keys, args)
       local state = entry and string.match(entry, '^%d+ %d+ (%l+) ')
       if state == 'reserved' or state == 'confirmed' then
         redis.call('HSET', keys[2], release, (string.gsub(entry, '^(%d+ %d+) %l+ ', '%1 released ')))
+        withdraw(keys[3], release, known, 'cancelled')
         give_back(keys[4], entry)
         redis.call('HINCRBY', keys[2], 'v', 1)
       end
@@ -162,6 +213,7 @@ local function ingest(keys, args)
       local zone = redis.call('HGET', keys[1], 'time_zone')
       zone = zone and string.match(zone, '^%-?%d+ %d+ (.*)$')
       local id = append(keys[3], kind, body, known, zone)
+      if kind == 'outcome' then settle_send(keys[3], body, known) end
       if forbids ~= '' and changed > before then
         revoke(keys[2], keys[3], keys[4], forbids, cmsgpack.unpack(body).player, known, zone)
       end
@@ -245,12 +297,23 @@ local function decide(keys, args)
   end)
 end
 
--- KEYS: facts, ledger, log. ARGV: real0, house0, rate, version of facts and stops, decision id, body of the exposure,
--- ledger version, moment of sending that the caps were asked about.
--- A contact that is confirmed after its moment counts from now on at the later one.
--- Returns confirmed | moved | expired | released | revoked | unknown, and the house time of the (first) confirm.
-local function confirm(keys, args)
-  local now = house_us(args[1], args[2], args[3])
+-- As above, of a contact that the house sends: it waits in the partition's sends from then on, and workers hear of it.
+local function deliver(keys, args)
+  local seconds, decision, send_us, state = args[8], args[9], string.match(args[12], '^(%d+) %d+ (%l+) ')
+  local clock = {args[2], args[3], args[4]}
+  local done = decide(keys, args)
+  if done[1] == 'reserved' and state == 'reserved' then
+    local send = send_key(keys[3], decision)
+    redis.call('HSET', send, 'state', 'due', 'at', number(house_us(unpack(clock))), 'tries', '0')
+    redis.call('EXPIRE', send, seconds)
+    redis.call('ZADD', (string.gsub(keys[3], '^log', 'sends')), send_us, decision)
+    redis.call('PUBLISH', 'croupier:sends', string.sub(decision, 1, 3))
+  end
+  return done
+end
+
+-- See `confirm`.
+local function confirm_at(keys, args, now)
   local entry = redis.call('HGET', keys[2], args[5])
   if not entry then return {'unknown', number(now)} end
   local ledger = redis.call('HGET', keys[2], 'v') or '0'
@@ -263,6 +326,66 @@ local function confirm(keys, args)
   redis.call('HINCRBY', keys[2], 'v', 1)
   append(keys[3], 'exposure', args[6], now)
   return {'confirmed', number(now)}
+end
+
+-- States of a contact that the house sends, or sent, or may have sent.
+local SENDING = {attempted = true, sent = true, delivered = true, unknown = true}
+
+-- KEYS: facts, ledger, log. ARGV: real0, house0, rate, version of facts and stops, decision id, body of the exposure,
+-- ledger version, moment of sending that the caps were asked about.
+-- A contact that is confirmed after its moment counts from now on at the later one; one that waits for the house to send
+-- it is its caller's from now on.
+-- Returns confirmed | moved | expired | released | revoked | sending | unknown, and the house time of the (first) confirm.
+local function confirm(keys, args)
+  local now = house_us(args[1], args[2], args[3])
+  if SENDING[redis.call('HGET', send_key(keys[3], args[5]), 'state')] then return {'sending', number(now)} end
+  local done = confirm_at(keys, args, now)
+  if done[1] == 'confirmed' then withdraw(keys[3], args[5], now, 'confirmed by the caller') end
+  return done
+end
+
+-- KEYS: facts, ledger, log, lease of the partition. ARGV: as `confirm`, then the lease's epoch, attempts that the caller
+-- knows of, connector, moment until which its answer is awaited, and 1 where an attempt without an answer may be repeated.
+-- Confirms a contact that the house sends and notes the attempt, in one: whoever dies from here on may have sent it.
+-- Returns what `confirm` does, fenced if the partition has another owner, or taken if the message does not wait any more.
+local function attempt(keys, args)
+  local now = house_us(args[1], args[2], args[3])
+  if redis.call('HGET', keys[4], 'epoch') ~= args[9] then return {'fenced', number(now)} end
+  local send = send_key(keys[3], args[5])
+  local state, tries = unpack(redis.call('HMGET', send, 'state', 'tries'))
+  local waits = state == 'due' or (args[13] == '1' and (state == 'attempted' or state == 'unknown'))
+  if not waits or tries ~= args[10] then return {'taken', number(now)} end
+  local done = confirm_at(keys, args, now)
+  if done[1] == 'confirmed' then
+    redis.call('HSET', send, 'state', 'attempted', 'at', number(now), 'connector', args[11],
+      'facts', version_of(keys[1], keys[3]))
+    redis.call('HINCRBY', send, 'tries', 1)
+    redis.call('ZADD', (string.gsub(keys[3], '^log', 'sends')), args[12], args[5])
+  end
+  return done
+end
+
+-- KEYS: facts, log, inbox or tasks of a player. ARGV: decision, what is kept, seconds to keep it after the last. Keeps a
+-- message in the house, if it is under way and nothing was told of the player since it was confirmed: what forbids it
+-- found nothing to recall. Returns 1, or 0.
+local function keep(keys, args)
+  local state, version = unpack(redis.call('HMGET', send_key(keys[2], args[1]), 'state', 'facts'))
+  if state ~= 'attempted' or version ~= version_of(keys[1], keys[2]) then return 0 end
+  redis.call('HSET', keys[3], args[1], args[2])
+  redis.call('EXPIRE', keys[3], args[3])
+  return 1
+end
+
+-- KEYS: what is known of sending a contact, sends of the partition. ARGV: decision id, the states from which it may go on,
+-- each between blanks, attempts that the caller knows of ('' for any), when it is looked at again ('' for never), then
+-- fields and values. Returns 1, or 0 where others were first.
+local function go_on(keys, args)
+  local state, tries = unpack(redis.call('HMGET', keys[1], 'state', 'tries'))
+  if not state or not string.find(args[2], ' ' .. state .. ' ', 1, true) then return 0 end
+  if args[3] ~= '' and args[3] ~= tries then return 0 end
+  redis.call('HSET', keys[1], unpack(args, 5))
+  if args[4] == '' then redis.call('ZREM', keys[2], args[1]) else redis.call('ZADD', keys[2], args[4], args[1]) end
+  return 1
 end
 
 -- KEYS: facts, ledger, log, budget shares. ARGV: real0, house0, rate, player, channel whose leases the facts forbid, then
@@ -469,6 +592,17 @@ local function exchange(keys, args)
   return (held == args[1] or held == args[2]) and 1 or 0
 end
 
+-- Takes out all that waits to be sent to a player, whatever its purpose, and all that is known of what was sent.
+local function forget_sends(keys, entries)
+  local decisions = redis.call('LRANGE', keys[6], 0, -1)
+  for at = 1, #entries, 2 do decisions[#decisions + 1] = entries[at] end
+  for _, decision in ipairs(decisions) do
+    redis.call('ZREM', (string.gsub(keys[4], '^log', 'sends')), decision)
+    redis.call('DEL', send_key(keys[4], decision))
+  end
+  redis.call('DEL', (string.gsub(keys[3], '^ledger', 'inbox')), (string.gsub(keys[3], '^ledger', 'tasks')))
+end
+
 -- KEYS: facts, features, ledger, log, seal, recent decisions, budget shares. ARGV: real0, house0, rate, player, a fresh seal,
 -- name of the erasure, then ledger entries that nothing can need any more.
 -- Erases one id: its seal is replaced, so that nothing sealed before can be opened and no decision under way can be
@@ -498,6 +632,7 @@ local function erase(keys, args)
     end
   end
   local entries = redis.call('HGETALL', keys[3])
+  forget_sends(keys, entries)
   for at = 1, #entries, 2 do
     local state = string.match(entries[at + 1], '^%d+ %d+ (%l+) ')
     if state == 'released' or state == 'expired' then redis.call('HDEL', keys[3], entries[at]) end
@@ -518,7 +653,11 @@ redis.register_function('croupier_ingest', ingest)
 redis.register_function{function_name = 'croupier_view', callback = view, flags = {'no-writes'}}
 redis.register_function('croupier_reserve', reserve)
 redis.register_function('croupier_decide', decide)
+redis.register_function('croupier_deliver', deliver)
 redis.register_function('croupier_confirm', confirm)
+redis.register_function('croupier_attempt', attempt)
+redis.register_function('croupier_keep', keep)
+redis.register_function('croupier_go_on', go_on)
 redis.register_function('croupier_seal', seal)
 redis.register_function('croupier_exchange', exchange)
 redis.register_function('croupier_erase', erase)

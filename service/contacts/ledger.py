@@ -13,7 +13,8 @@ from features.read_plan import ReadPlan
 from features.store.connection import Store, TimedStore, deadline, hashed
 from features.store.deployment import House, clock_arguments
 from features.store.errors import StoreError
-from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key
+from features.store.keys import PlayerKeys, budget_given_key, decision_key, lease_key, log_key, probe_key, send_key
+from service.contacts.addresses import SharedAddresses
 from service.contacts.entries import Reservation
 from service.contacts.households import Households
 from service.contacts.identities import WALKS, Identities
@@ -34,6 +35,8 @@ FETCH_SECONDS: Final = 5.0
 _FETCHES: Final[set[asyncio.Task[bool]]] = set()
 """Fetches under way: an event loop holds its tasks weakly."""
 PROBE_SECONDS: Final = 60
+SENDING: Final = frozenset({b"attempted", b"sent", b"delivered", b"unknown"})
+"""States of a contact that the house sends, or sent, or may have sent; as `ledger.lua` has them."""
 
 
 async def finish_fetches() -> None:
@@ -86,7 +89,7 @@ class Booking(NamedTuple):
     `kept` is what the store keeps of the record after the log was trimmed, the whole of it if that is empty;
     `reservation` is None for no contact; `outdated` names entries that no limit can need any more; `budgets` is what
     may be spent in all, minor units, by budget and day that the contact charges; `over` are days of budgets that are
-    past.
+    past; `delivers` says that the house sends the contact.
     """
 
     decision_id: str
@@ -99,6 +102,25 @@ class Booking(NamedTuple):
     outdated: Sequence[str]
     budgets: Mapping[str, int]
     over: Sequence[str]
+    delivers: bool = False
+
+
+class Claim(NamedTuple):
+    """A worker's claim to a message that the house sends.
+
+    Attributes:
+        epoch: Of its lease of the partition.
+        tries: Attempts that it knows of.
+        connector: Who is to send it.
+        until_us: Until when its answer is awaited, house time.
+        repeats: Whether an attempt without an answer may be repeated.
+    """
+
+    epoch: bytes
+    tries: int
+    connector: str
+    until_us: int
+    repeats: bool = False
 
 
 def kept_seconds(house: House) -> int:
@@ -176,6 +198,11 @@ class RedisLedger:
         return Households(self.store, self._house)
 
     @property
+    def addresses(self) -> SharedAddresses:
+        """Who shares an address, with the same deadline."""
+        return SharedAddresses(self.store, self.identities)
+
+    @property
     def identities(self) -> Identities:
         """The owners of ids, with the same deadline."""
         return Identities(self.store, self._house, self._turns)
@@ -229,7 +256,8 @@ class RedisLedger:
             *booking.outdated,
         ]
         names += [keys.budget, keys.expiry]
-        return cast("Sequence[bytes]", await self.store.call("croupier_decide", names, arguments))
+        function = "croupier_deliver" if booking.delivers else "croupier_decide"
+        return cast("Sequence[bytes]", await self.store.call(function, names, arguments))
 
     async def _funded(self, keys: PlayerKeys, booking: Booking, account: str, left: int) -> bool:
         """Whether the partition's share of a budget could be filled up, within this request's deadline.
@@ -263,6 +291,30 @@ class RedisLedger:
         arguments = [*clock_arguments(self._house), view.facts_version, decision_id, body, view.ledger_version, send_us]
         status, at = await self.store.call("croupier_confirm", names, arguments)
         return status.decode(), int(at)
+
+    async def attempt(
+        self, keys: PlayerKeys, decision_id: str, view: PlayerSnapshot, send_us: int, body: bytes, claim: Claim
+    ) -> tuple[str, int]:
+        """Confirm a reservation that the house sends, and note the attempt, in one call; as `confirm`.
+
+        The status may also be `fenced`, if the partition has another owner, or `taken`, if it does not wait any more.
+        """
+        names = [keys.facts, keys.ledger, keys.log, keys.lease]
+        arguments = [*clock_arguments(self._house), view.facts_version, decision_id, body, view.ledger_version, send_us]
+        arguments += [claim.epoch, claim.tries, claim.connector, claim.until_us, int(claim.repeats)]
+        status, at = await self.store.call("croupier_attempt", names, arguments)
+        return status.decode(), int(at)
+
+    async def is_delivered(self, decision_id: str) -> bool:
+        """Whether the house sends a decision's contact, or did."""
+        return await self._send_state(decision_id) is not None
+
+    async def is_sending(self, decision_id: str) -> bool:
+        """Whether the house began to send a decision's contact."""
+        return await self._send_state(decision_id) in SENDING
+
+    async def _send_state(self, decision_id: str) -> bytes | None:
+        return cast("bytes | None", await self.store.command("HGET", send_key(decision_id), "state"))
 
     async def known(self, keys: PlayerKeys, entry: Entry) -> Appended | None:
         """What becomes of an entry whose id is remembered, None if it is not."""

@@ -1,4 +1,4 @@
-"""Confirm: the caller's last question before sending, answered from facts as they stand now.
+"""Confirm: the last question before sending, of a caller or of the house itself, answered from facts as they stand now.
 
 Facts are read, the rules are asked again about this one action, and the confirm is committed only if the
 facts have not moved since; so none succeeds after a fact that forbids it was acknowledged.
@@ -6,6 +6,7 @@ facts have not moved since; so none succeeds after a fact that forbids it was ac
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -14,10 +15,11 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from features.moments import when
+from features.store.keys import PlayerKeys, partition_of
 from models.catalogue.offers import PROMOTIONAL, Window
 from models.experiments.assignment import Assignment
 from service.contacts.entries import Reservation
-from service.contacts.ledger import RedisLedger
+from service.contacts.ledger import Claim, RedisLedger
 from service.contacts.snapshot import PlayerSnapshot
 from service.decisions import reasons
 from service.decisions.assess import assess
@@ -26,11 +28,25 @@ from service.decisions.eligibility import Asked
 from service.decisions.kept import KeptDecision, load_stored
 from service.decisions.record import ChosenContact
 from service.decisions.serving import Serving
-from service.errors import Contended, Expired, NoContactError, Released, Revoked, TooEarlyError, UnknownDecisionError
+from service.errors import (
+    Contended,
+    Expired,
+    NoContactError,
+    Released,
+    Revoked,
+    SendingError,
+    TooEarlyError,
+    UnknownDecisionError,
+)
 
 SEND_WITHIN_SECONDS: Final = 60
 _SEND_WITHIN_US: Final = SEND_WITHIN_SECONDS * 1_000_000
 _STATES: Final = {"expired": Expired, "unknown": Expired, "released": Released, "revoked": Revoked}
+_CLAIMED: Final = frozenset({"fenced", "taken"})
+"""What an attempt meets where another worker or the caller was first."""
+
+_Commit = Callable[[PlayerKeys, PlayerSnapshot, int, bytes], Awaitable[tuple[str, int]]]
+"""Commits a confirm to count at a moment, with the body of its exposure; returns status and house time."""
 
 
 class Confirmed(NamedTuple):
@@ -48,6 +64,7 @@ async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Co
         UnknownDecisionError: No such decision.
         NoContactError: It contacts nobody.
         Revoked: It must not be sent, with the reason.
+        SendingError: The house sends it, and began to.
         Contended: The player's facts moved at every attempt.
         StoreError: The store did not answer; a retry is safe.
     """
@@ -56,14 +73,39 @@ async def confirm(decision_id: str, serving: Serving, ledger: RedisLedger) -> Co
     if held is None:
         raise UnknownDecisionError
     kept = load_stored(held).kept
+
+    async def commit(keys: PlayerKeys, view: PlayerSnapshot, send_us: int, body: bytes) -> tuple[str, int]:
+        if keys.partition != partition_of(kept.player) and await ledger.is_sending(decision_id):
+            return "sending", send_us  # the id was linked since, and what is known of sending stands where it was
+        return await ledger.confirm(keys, decision_id, view, send_us, body)
+
+    done = await _with_owner(kept, serving, ledger, commit)
+    if done is None:
+        raise SendingError
+    return done
+
+
+async def attempt(kept: KeptDecision, serving: Serving, ledger: RedisLedger, claim: Claim) -> Confirmed | None:
+    """Confirm a contact that the house itself sends, and note the attempt in the same call of the store.
+
+    None if another worker or the caller was first. Raises as `confirm` does.
+    """
+
+    def commit(keys: PlayerKeys, view: PlayerSnapshot, send_us: int, body: bytes) -> Awaitable[tuple[str, int]]:
+        return ledger.attempt(keys, kept.decision_id, view, send_us, body, claim)
+
+    return await _with_owner(kept, serving, ledger, commit)
+
+
+async def _with_owner(kept: KeptDecision, serving: Serving, ledger: RedisLedger, commit: _Commit) -> Confirmed | None:
     if (sent := kept.action) is None:
         raise NoContactError
-    return await ledger.identities.with_owner(kept.player, partial(_confirm, kept, sent, serving, ledger))
+    return await ledger.identities.with_owner(kept.player, partial(_confirm, kept, sent, serving, ledger, commit))
 
 
 async def _confirm(
-    kept: KeptDecision, sent: ChosenContact, serving: Serving, ledger: RedisLedger, player: str
-) -> Confirmed:
+    kept: KeptDecision, sent: ChosenContact, serving: Serving, ledger: RedisLedger, commit: _Commit, player: str
+) -> Confirmed | None:
     keys = player_keys(serving, player)
     for attempt in range(ATTEMPTS):
         snapshot = await ledger.view(keys, kept.decision_id, serving.plan)
@@ -72,15 +114,18 @@ async def _confirm(
         mine = snapshot.held.own.get(kept.decision_id)
         try:
             _refuse(kept, sent, serving, snapshot, send_us)
+            await _refuse_shared(kept, sent, ledger, snapshot, player)
         except Revoked:
             await _restore(ledger, snapshot, kept.decision_id, mine, again=attempt > 0)
             raise
         if mine is None or not await _held(ledger, snapshot, kept.decision_id, mine, (now_us, send_us)):
             continue
-        status, at = await ledger.confirm(keys, kept.decision_id, snapshot, send_us, _exposure(kept, sent, player))
+        status, at = await commit(keys, snapshot, send_us, _exposure(kept, sent, player))
         if status == "confirmed":
             begins = max(at, sent.send_us)
             return Confirmed(at, begins, min(begins + _SEND_WITHIN_US, max(begins, sent.valid_until_us)))
+        if status == "sending" or status in _CLAIMED:
+            return None
         if status != "moved":
             if mine.state == "reserved" and snapshot.household:
                 names = [kept.decision_id, *snapshot.held.in_household(kept.decision_id)]
@@ -98,6 +143,16 @@ def _refuse(kept: KeptDecision, sent: ChosenContact, serving: Serving, snapshot:
         raise Revoked(reasons.reason(forbidden[0], serving.reasons).reason, forbidden)
     if mine.state == "reserved" and serving.house.now_us(snapshot.real_us) < sent.send_us - _SEND_WITHIN_US:
         raise TooEarlyError(f"ask again within {SEND_WITHIN_SECONDS} s of send_at: {when(sent.send_us)}")
+
+
+async def _refuse_shared(
+    kept: KeptDecision, sent: ChosenContact, ledger: RedisLedger, snapshot: PlayerSnapshot, player: str
+) -> None:
+    """Raise Revoked if a promotion would go to an address of somebody who is excluded."""
+    if sent.purpose not in PROMOTIONAL:
+        return
+    if await ledger.addresses.silenced(snapshot.facts, kept.brand, sent.channel, player):
+        raise Revoked(reasons.OWN["shared_address"].reason, ("shared_address",))
 
 
 async def _held(

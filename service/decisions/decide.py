@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -44,12 +44,14 @@ class Decided(NamedTuple):
         record: The whole record, where it was made just now or was asked to be explained.
         recorded: Whether the store holds it.
         replayed: Whether an earlier request made it.
+        delivers: Whether the house sends its contact, of one that was made just now.
     """
 
     kept: KeptDecision
     record: Record | None
     recorded: bool
     replayed: bool = False
+    delivers: bool = False
 
 
 class Stages:
@@ -96,11 +98,15 @@ def _named(player: str, unique: bytes) -> str:
 
 
 async def decide(
-    request: DecisionRequest, serving: Serving, ledger: RedisLedger, stages: Stages | None = None
+    request: DecisionRequest,
+    serving: Serving,
+    ledger: RedisLedger,
+    stages: Stages | None = None,
+    delivers: Collection[str] = (),
 ) -> Decided:
     """Decide for a player and commit it, or answer what was committed under the same request id.
 
-    `stages` is told of every stage that ends.
+    `stages` is told of every stage that ends; a contact on one of the channels in `delivers` is sent by the house.
 
     Raises:
         StoreAbsentError: Nobody listened where the store should be, before anything was reserved: nothing was done.
@@ -110,14 +116,20 @@ async def decide(
     """
     asked, stages = serving.house.player_key(request.player_id), stages or Stages()
     try:
-        return await _decide(request, serving, ledger, stages, asked, asked)
+        return await _decide(request, serving, ledger, stages, delivers, asked, asked)
     except Linked as linked:
-        again = partial(_decide, request, serving, ledger, stages, asked)
+        again = partial(_decide, request, serving, ledger, stages, delivers, asked)
         return await ledger.identities.for_owner(asked, linked, again)
 
 
 async def _decide(
-    request: DecisionRequest, serving: Serving, ledger: RedisLedger, stages: Stages, asked: str, player: str
+    request: DecisionRequest,
+    serving: Serving,
+    ledger: RedisLedger,
+    stages: Stages,
+    delivers: Collection[str],
+    asked: str,
+    player: str,
 ) -> Decided:
     keys = player_keys(serving, player)
     name = decision_id(serving.house, player, asked, request)
@@ -143,14 +155,14 @@ async def _decide(
         if request.dry_run:
             return Decided(decision.kept, decision.record, recorded=False)
         try:
-            status, decision, held = await _commit(ledger, keys, snapshot, decision)
+            status, decision, held = await _commit(ledger, keys, snapshot, decision, delivers)
         except StoreAbsentError as error:  # part of it may have been done before
             raise StoreError(str(error)) from error
         stages.over("reserve")
         if status == "replay":
             return _replay(held, request)
         if status == "reserved":
-            return Decided(decision.kept, decision.record, recorded=True)
+            return Decided(decision.kept, decision.record, recorded=True, delivers=_is_sent_on(delivers, decision))
         stages.moved += 1
     raise Contended
 
@@ -189,7 +201,7 @@ def _replay(held: bytes, request: DecisionRequest) -> Decided:
 
 
 async def _commit(
-    ledger: RedisLedger, keys: PlayerKeys, snapshot: PlayerSnapshot, decision: Decision
+    ledger: RedisLedger, keys: PlayerKeys, snapshot: PlayerSnapshot, decision: Decision, delivers: Collection[str]
 ) -> tuple[str, Decision, bytes]:
     """Commit a decision with room in the household, if the player has one.
 
@@ -208,7 +220,7 @@ async def _commit(
         household, snapshot.household_version or "0", name, decision.reservation, decision.household_outdated
     ):
         return "moved", decision, b""
-    status, held = await ledger.reserve(keys, _booking(decision))
+    status, held = await ledger.reserve(keys, _booking(decision, delivers))
     if household:
         earlier = snapshot.held.in_household(decision.record.decision_id) if status in {"reserved", "lost"} else []
         failed = [name] if decision.reservation and status != "reserved" else []
@@ -233,7 +245,13 @@ def _lacking(snapshot: PlayerSnapshot, decision: Decision) -> dict[str, Reservat
     return {name: one for name, one in lacking.items() if name not in decision.outdated}
 
 
-def _booking(decision: Decision) -> Booking:
+def _is_sent_on(delivers: Collection[str], decision: Decision) -> bool:
+    """Whether the house sends the contact of a decision on one of these channels."""
+    sent = decision.record.action
+    return sent is not None and sent.channel in delivers
+
+
+def _booking(decision: Decision, delivers: Collection[str] = ()) -> Booking:
     record = decision.record
     return Booking(
         budgets=decision.budgets,
@@ -246,4 +264,5 @@ def _booking(decision: Decision) -> Booking:
         seal=decision.seal,
         reservation=decision.reservation,
         outdated=decision.outdated,
+        delivers=_is_sent_on(delivers, decision),
     )

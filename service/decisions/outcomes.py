@@ -38,6 +38,8 @@ RELEASING: Final = frozenset({"failed", "cancelled"})
 """Outcomes of contacts that did not happen: their room is free again."""
 WITHDRAWING: Final = frozenset({"unsubscribed", "complained"})
 """Outcomes that withdraw consent."""
+OPENED_BY_MACHINE: Final = "opened_by_machine"
+"""Type in log and lake of a contact that a machine opened: no feature, no limit and no reward looks at it."""
 
 
 class Outcome(Unshown, BaseModel):
@@ -57,6 +59,12 @@ class Outcome(Unshown, BaseModel):
     player_id: Id | None = Field(default=None, description="With `channel`, for `unsubscribed` and `complained` only.")
     channel: Channel | None = None
     brand: Brand | None = Field(default=None, description="With `player_id`: the decision's if left out, else `main`.")
+    hard: bool = Field(
+        default=False, description="Of `failed`: the address itself is no good; nothing is sent there until it changes."
+    )
+    machine: bool = Field(
+        default=False, description="Of `opened`: a machine opened it for the player, which says nothing of the player."
+    )
 
     @model_validator(mode="after")
     def _names_a_contact(self) -> Outcome:
@@ -67,6 +75,10 @@ class Outcome(Unshown, BaseModel):
             raise ValueError("name both player_id and channel")
         if self.brand is not None and not any(named):
             raise ValueError("brand goes with player_id and channel; the decision has its own")
+        if self.hard and self.type != "failed":
+            raise ValueError("hard is for failed")
+        if self.machine and self.type != "opened":
+            raise ValueError("machine is for opened")
         if self.decision_id is None and not any(named):
             more = " or player_id and channel" if self.type in WITHDRAWING else ""
             raise ValueError(f"name the decision_id{more}")
@@ -115,7 +127,7 @@ def entry(
         "player": player,
         "outcome_id": outcome.outcome_id,
         "decision_id": named,
-        "type": outcome.type,
+        "type": OPENED_BY_MACHINE if outcome.machine else outcome.type,
         "occurred_at": at,
         "brand": about.brand,
         "channel": about.channel,
@@ -137,7 +149,12 @@ def entry(
 
 def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tuple[str, str]:
     """An answer to a contact as the ledger keeps it, if a limit looks at its type; one per contact and type."""
-    if about.decision is None or about.sent is None or all(pause.type != outcome.type for pause in catalogue.pauses):
+    if (
+        outcome.machine
+        or about.decision is None
+        or about.sent is None
+        or all(pause.type != outcome.type for pause in catalogue.pauses)
+    ):
         return "", ""
     sent = about.sent
     category = next((offer.category for offer in catalogue.offers if offer.id == sent.offer), None)
@@ -146,7 +163,9 @@ def _note(outcome: Outcome, about: Contact, at: int, catalogue: Catalogue) -> tu
 
 
 def _withdrawals(outcome: Outcome, about: Contact, at: int) -> list[Assertion]:
-    """Unsubscribing ends one channel, a complaint ends them all and is remembered."""
+    """Unsubscribing ends one channel, a complaint ends them all and is remembered, a hard bounce ends an address."""
+    if outcome.hard:
+        return [Assertion(f"unusable:{about.brand}:{about.channel}", at, 0, "bounced")]
     ended = {"unsubscribed": (about.channel,), "complained": CHANNELS}.get(outcome.type, ())
     complained = [Assertion("complained", at, 0, "")] if outcome.type == "complained" else []
     return [*complained, *(told for one in ended for told in unsubscribed(about.brand, one, at))]
@@ -159,12 +178,14 @@ async def take(
     ledger: RedisLedger,
     beside: Sequence[Assertion] = (),
     doubts: list[str] | None = None,
+    named: Contact | None = None,
 ) -> Accepted:
     """Take an outcome: returns once it is durable and what it changes holds.
 
     One that withdraws consent is taken whatever its moment: from now on where its clock was far ahead, and where it is
     too old for its id to be remembered it is new if it changes anything. Whatever else is implausible of it, it is
-    taken too, but not counted against the decision: that is added to `doubts`. `beside` are withdrawals beside its own.
+    taken too, but not counted against the decision: that is added to `doubts`. `beside` are withdrawals beside its own;
+    `named` is whom one that withdraws is about where its decision is not kept any more.
 
     Raises:
         RequestRefused: No such decision, none that contacts, a wrong time, what cannot have happened, or an id used for
@@ -175,7 +196,7 @@ async def take(
     late = timeliness(micros(outcome.occurred_at), now_us)
     if late is not None and outcome.type not in WITHDRAWING:
         raise OutcomeInFutureError if late == "ahead" else OutcomeTooOldError
-    about = await _contact(outcome, house, ledger)
+    about = await _contact(outcome, house, ledger, named)
 
     async def told(player: str) -> Accepted:
         keys, linked = PlayerKeys(player), about.player if player != about.player else ""
@@ -202,11 +223,13 @@ async def take(
     return done
 
 
-async def _contact(outcome: Outcome, house: House, ledger: RedisLedger) -> Contact:
+async def _contact(outcome: Outcome, house: House, ledger: RedisLedger, named: Contact | None) -> Contact:
     """What an outcome is about: its decision where that is kept, else whom it names."""
     held = None if outcome.decision_id is None else await ledger.decision(outcome.decision_id)
     decision = None if held is None else load_stored(held).kept
     if outcome.player_id is None or outcome.channel is None:
+        if decision is None and named is not None and outcome.type in WITHDRAWING:
+            return named
         if decision is None:
             raise UnknownDecisionError(_UNKNOWN if outcome.type in WITHDRAWING else "", "/decision_id")
         return Contact.of(decision)

@@ -41,6 +41,9 @@ OWN: Final = {
     "global_holdout": Reason("the player belongs to the permanent group that no marketing reaches", "experiment"),
     "left_out": Reason("the player's variant of an experiment goes without it", "experiment"),
     "not_requested": Reason("the caller asked for other purposes, channels or offers", "request"),
+    "shared_address": Reason(
+        "the address is also that of somebody who is excluded", "house: a shared address is silent"
+    ),
     "offer_gone": Reason("the catalogue that serves now has no such offer", "catalogue"),
 }
 """Reasons that are no rule of the rulebook."""

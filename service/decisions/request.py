@@ -59,6 +59,10 @@ class DecisionRequest(Unshown, BaseModel):
         default=None, description="How long you can wait for the answer, ms; by default 250."
     )
 
+    deliver: bool | None = Field(
+        default=None, description="Whether the house sends the contact; as the house is set up, by default not."
+    )
+
     @cached_property
     def purposes(self) -> frozenset[Purpose]:
         """Purposes asked for."""

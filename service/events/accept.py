@@ -19,15 +19,15 @@ from features.store.deployment import House, position
 from features.store.keys import PlayerKeys
 from service.contacts.ledger import Appended, Entry, RedisLedger
 from service.errors import AlreadyLinkedError, EventIdReused, EventInFutureError, EventTooOldError, RequestRefused
-from service.players import facts, identity, sealing
+from service.players import addresses, facts, identity, sealing
 from service.players.facts import Assertion
 
 TOLD_OF: Final = "told_of"
 """Column of an event's detail: the key of the linked id that the event names."""
 TOLD_AT: Final = "told_at"
 """Column of an event's detail: the moment by a clock far ahead, while the event holds from the house's now."""
-JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged)
-"""Events that join two ids, or a player and a household: accepted one by one, over HTTP only."""
+JOINING: Final = (events.Identify, events.Alias, events.HouseholdChanged, events.AddressChanged)
+"""Events that join two ids, or a player and a household or an address: accepted one by one, over HTTP only."""
 
 
 class Accepted(NamedTuple):
@@ -63,8 +63,9 @@ def entry(
 ) -> Entry:
     """Log entry of an event: personal fields sealed, with the facts that it asserts.
 
-    `other` is the key of the second id or household that the event names, `asked` the key of the linked id that it is
-    about, whose event ids and facts are kept apart from the player's own; `beside` are facts beside the event's own.
+    `other` is the key of the second id, household or address that the event names, `asked` the key of the linked id
+    that it is about, whose event ids and facts are kept apart from the player's own; `beside` are facts beside the
+    event's own.
     """
     form = digests.form_of(event)
     digest, earlier = digests.digest(event, form), partial(digests.earlier, event, form)
@@ -130,14 +131,26 @@ async def _accept(arrival: Arrival, house: House, ledger: RedisLedger, player: s
     seal = (await ledger.seal(keys)).key if personal else b""
     other = await _linked(event, house, ledger, keys, seal)
     sealed = sealing.seal(seal, personal, event.event_id) if personal else None
+    beside = [*arrival.beside, *_address(event, other, seal)]
     ahead = ClockAhead(arrival.now_us, held) if arrival.late == "ahead" else None
-    taken = entry(player, event, sealed, other, linked, ahead, arrival.beside)
+    taken = entry(player, event, sealed, other, linked, ahead, beside)
     if arrival.late == "old" and not _changes(event, taken, other, held):
         return Accepted(position(keys.partition, NOWHERE), duplicate=True)
     if isinstance(event, events.HouseholdChanged) and other:
         # Reserve in the household before the facts name it; contacts made meanwhile follow in `accept`.
         await ledger.join_household(player, other, taken.facts[-1].moment_us)
     return answered(keys, await ledger.append(keys, taken), EventIdReused)
+
+
+def _address(event: Event, key: str, seal: bytes) -> list[Assertion]:
+    """What an event asserts of an address, sealed, and of the player's language; empty for other events."""
+    if not isinstance(event, events.AddressChanged):
+        return []
+    told = {addresses.ADDRESS: event.address, "name": event.name}
+    sealed = None if event.removed else sealing.seal(seal, told, addresses.ADDRESS)
+    at = micros(event.occurred_at)
+    spoken = [] if event.locale is None else [Assertion(f"locale:{event.brand}", at, 0, event.locale)]
+    return [addresses.asserted(event.brand, event.kind, key, at, sealed, verified=event.verified), *spoken]
 
 
 def _changes(event: Event, taken: Entry, other: str, held: Mapping[bytes, bytes]) -> bool:
@@ -155,10 +168,15 @@ def answered(keys: PlayerKeys, done: Appended, reused: type[RequestRefused]) -> 
 
 
 async def _linked(event: Event, house: House, ledger: RedisLedger, keys: PlayerKeys, seal: bytes) -> str:
-    """Key of the household or second id that an event names, empty if none; an id is linked first."""
+    """Key of the household, address or second id that an event names, empty if none; an id is linked first."""
     match event:
         case events.HouseholdChanged():
             return house.player_key(f"household {event.household_id}") if event.household_id is not None else ""
+        case events.AddressChanged():
+            address = house.player_key(f"address {event.kind} {addresses.normal(event.kind, event.address)}")
+            if not event.removed:
+                await ledger.addresses.share(address, keys.player)
+            return address
         case events.Identify():
             linked = house.player_key(event.anonymous_id)
         case events.Alias():

@@ -285,7 +285,7 @@ def forbids(told: Iterable[Assertion]) -> str:
     return "" if not found else found.pop() if len(found) == 1 else "*"
 
 
-_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised"})
+_RESTRICTING: Final = frozenset({"complained", "unsubscribed", "listed", "limit_raised", "unusable"})
 _MAJORITY_YEARS: Final = 21
 """The highest age at which any place lets people play, years (Estonia, Greece, most states of the US)."""
 
@@ -343,6 +343,13 @@ def _review_as_sign(one: Assertion) -> Assertion:
     if one.field != "harm:review" or one.text == "strong":
         return one
     return one._replace(field=f"harm:by:review:{one.text}")
+
+
+def silences(raw: Mapping[bytes, bytes], brand: str) -> bool:
+    """Whether a player's hash excludes them, by themselves or a register: nothing reaches them, by nobody's address."""
+    held = {one.field: one.text for one in registers(raw)}
+    excluded = (held.get(f"exclusion:{where}") == "on" for where in (EVERY_BRAND, brand))
+    return any(excluded) or any(text == "listed" for name, text in held.items() if name.startswith("register:"))
 
 
 def changes(told: Iterable[Assertion], raw: Mapping[bytes, bytes]) -> bool:

@@ -26,6 +26,9 @@ from features.store.server import Server
 from pipelines.privacy.exports import make_all
 from service.api.contract import examples as recorded
 
+SIGNED = "POST /v1/callbacks/{connector}"
+"""A provider shows by its signature who it is, and has no key."""
+
 
 def no_fault(_: Any, answer: schemathesis.Response, case: Any) -> None:
     """What the page admits is no fault of ours; a deadline of a millisecond may pass."""
@@ -68,12 +71,16 @@ def known(address: str, store: redis.Redis, home: Path) -> dict[str, list[dict[s
     return paths
 
 
+ELSEWHERE = frozenset({SIGNED, "POST /v1/tasks/{task_id}"})
+"""What no request made of the page alone can do: sign as a provider, and answer a task that a worker must have made."""
+
+
 def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str, store: redis.Redis, tmp_path: Path) -> None:
     """Any request that fits the page, and the same about what the house knows."""
     paths, answered = known(served, store, tmp_path), set()
     schema = schemathesis.openapi.from_url(f"{served}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 25
+    assert len(operations) == 30
     for operation in operations:
         leading = paths.get(operation.label, [])
         bodies = [UNSET, *(example.body for example in recorded() if example.operation == operation.label)]
@@ -89,7 +96,8 @@ def test_whatever_the_page_admits_is_answered_as_the_page_says(served: str, stor
             answered.add((case.operation.label, answer.status_code))
 
         law()
-    assert {label for label, status in answered if status < 300} == {operation.label for operation in operations}
+    well = {label for label, status in answered if status < 300}
+    assert well >= {operation.label for operation in operations} - ELSEWHERE
 
 
 @pytest.mark.parametrize("sent", [{}, {"authorization": "Bearer ck_tests_wrong"}, {"cookie": "croupier=x.y.z"}])
@@ -107,7 +115,7 @@ def test_whatever_is_asked_without_a_key_of_the_house_is_answered_as_the_page_sa
             if case.operation.label in open_:
                 assert answer.status_code == 200
             else:
-                assert answer.status_code in {401, 429}
+                assert answer.status_code in ({400, 403, 413} if case.operation.label == SIGNED else {401, 429})
                 assert "www-authenticate" in answer.headers or answer.status_code == 429
                 assert answer.json()["code"] in {"unauthorised", "rate_limited"}
 

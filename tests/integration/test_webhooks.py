@@ -36,10 +36,10 @@ from pipelines import __main__ as cli
 from pipelines.backup.restore import accept
 from pipelines.worker import dispatcher as courier_file
 from pipelines.worker.dispatcher import Dispatcher
-from pipelines.worker.http_client import AT_ONCE
 from pipelines.worker.outbox import Outbox
 from pipelines.worker.process import Worker
 from pipelines.worker.webhooks import Webhooks
+from service.delivery.http_client import AT_ONCE
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PARTITION = 17

@@ -39,6 +39,7 @@ MINIMAL: Final[dict[str, dict[str, Any]]] = {
     "identify": {"anonymous_id": "cookie-1"},
     "alias": {"previous_id": "old-1"},
     "household_changed": {"household_id": "home-1"},
+    "address_changed": {"kind": "mail", "address": "anna@player.example"},
 }
 """Fields that each type of event must have."""
 OPTIONAL: Final[dict[str, dict[str, Any]]] = {
@@ -75,5 +76,6 @@ OPTIONAL: Final[dict[str, dict[str, Any]]] = {
     "vip_changed": {"checked": True},
     "bonus_granted": {"product": "casino", **IN_CROWNS},
     "satisfaction_rated": {"about": "Live-Chat"},
+    "address_changed": {"name": "Anna", "locale": "en", "verified": True, "removed": False},
 }
 """Fields that it may have."""

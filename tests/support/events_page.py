@@ -54,7 +54,7 @@ def events_of(kind: str) -> Iterator[Event]:
     variants: list[dict[str, Any]] = [{}, {**OPTIONAL.get(kind, {})}]
     variants += [{name: word} for name, word in OPTIONAL.get(kind, {}).items()]
     for name, field in MODELS[kind].model_fields.items():
-        words = [word for word in _words(field.annotation) if name not in {"type", "asked"}]
+        words = [word for word in _words(field.annotation) if name not in {"type", "asked", "kind"}]
         variants += [{name: word} for word in words]
         variants += [{name: word} for word in (True, False) if field.annotation is bool]
     variants += [{"score": 1, "scale": "1-5"}, {"score": 5, "scale": "1-5"}] if kind == "satisfaction_rated" else []
@@ -81,9 +81,12 @@ def facts(kind: str) -> str:
     names = dict.fromkeys(re.sub(r"^(harm:by|[a-z_]+).*", r"\1", one) for one in sorted(told))
     restricting = [restricts(event) for event in events_of(kind)]
     may = "; restricts" if all(restricting) else "; may restrict" if any(restricting) else ""
-    joins = {"identify": "joins two ids", "alias": "joins two ids", "household_changed": "`household`"}.get(
-        kind, "none"
-    )
+    joins = {
+        "identify": "joins two ids",
+        "alias": "joins two ids",
+        "household_changed": "`household`",
+        "address_changed": "`address`",
+    }.get(kind, "none")
     return (", ".join(f"`{name}`" for name in names) or joins) + may
 
 

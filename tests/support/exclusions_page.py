@@ -24,6 +24,7 @@ OWN_REMEDIES: Final = {
     "global_holdout": "Nothing: the yardstick of everything",
     "left_out": "Nothing: the experiment's wish",
     "not_requested": "Nothing: the request's own `purpose`, `channels`, `offers` or `activate`",
+    "shared_address": "Nothing, or an `address_changed` of the player's own: it is told at the confirm",
     "offer_gone": "Nothing: it is told at the confirm of an offer that was taken out meanwhile",
 }
 """By what the code calls its own reasons."""

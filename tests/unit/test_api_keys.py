@@ -121,7 +121,7 @@ def test_a_revoked_key_has_no_hash_left_and_never_comes_back() -> None:
 
 def test_a_key_of_a_later_build_allows_what_this_one_knows_and_one_that_it_cannot_read_nothing() -> None:
     sent, key = made()
-    later = {**msgspec.to_builtins(key), "scopes": ["decide", "tasks"], "colour": "red"}
+    later = {**msgspec.to_builtins(key), "scopes": ["decide", "approve"], "colour": "red"}
     found, odd = ring({b"abcd": msgspec.json.encode(later), b"odd1": b"{", b"odd2": b'{"scopes": 1}', b"\xff": b"{}"})
     caller = found.caller("abcd", digest_of(sent), NOW)
     assert caller is not None

@@ -13,8 +13,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from features.files import CatalogueError, load_yaml
 from pipelines.worker import webhooks as told
-from pipelines.worker.http_client import AddressGuard, AddressRefused, refusal
 from pipelines.worker.webhooks import RETRY_SECONDS, Endpoint, Notice, Webhooks
+from service.delivery.calls import ASKED_SECONDS, retry_after_seconds
+from service.delivery.http_client import AddressGuard, AddressRefused
+from service.delivery.networks import refusal
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_" + "A" * 32
@@ -74,15 +76,15 @@ TAKEN = ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9
 
 @pytest.mark.parametrize("address", REFUSED)
 def test_what_is_no_public_address_is_refused_whatever_the_scheme(address: str) -> None:
-    for scheme in ("https", "http"):
-        assert "no public address" in (refusal(scheme, address, ()) or "")
+    for sealed in (True, False):
+        assert "no public address" in (refusal(address, (), sealed=sealed) or "")
 
 
 @pytest.mark.parametrize("address", TAKEN)
 def test_a_public_address_is_called_by_https_only(address: str) -> None:
-    assert refusal("https", address, ()) is None
-    assert "https only" in (refusal("http", address, ()) or "")
-    assert "https only" in (refusal("http", address, (ip_network("127.0.0.0/8"),)) or "")
+    assert refusal(address, (), sealed=True) is None
+    assert "https only" in (refusal(address, (), sealed=False) or "")
+    assert "https only" in (refusal(address, (ip_network("127.0.0.0/8"),), sealed=False) or "")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +99,8 @@ def test_a_public_address_is_called_by_https_only(address: str) -> None:
     ],
 )
 def test_an_allowed_range_may_be_called_and_its_neighbours_not(address: str, allowed: str) -> None:
-    assert refusal("http", address, (ip_network(allowed),)) is None
-    assert refusal("http", "192.168.0.1", (ip_network(allowed),))
+    assert refusal(address, (ip_network(allowed),), sealed=False) is None
+    assert refusal("192.168.0.1", (ip_network(allowed),), sealed=False)
 
 
 class Faces:
@@ -110,7 +112,7 @@ class Faces:
 
 
 async def resolved(endpoint: Endpoint) -> list[str]:
-    guard = AddressGuard(endpoint, ())
+    guard = AddressGuard(endpoint.id, (), sealed=True)
     try:
         return [one["host"] for one in await guard.resolve("sender.example", 443)]
     finally:
@@ -131,7 +133,7 @@ def test_the_socket_itself_is_refused_for_an_address_that_was_never_resolved(mon
     monkeypatch.setenv("CRM_SECRET", SECRET)
     endpoint = Endpoint.model_validate({"id": "crm", "url": "https://10.0.0.1/", "secret_env": "CRM_SECRET"})
     with pytest.raises(AddressRefused):
-        AddressGuard(endpoint, ()).open((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443)))
+        AddressGuard(endpoint.id, (), sealed=True).open((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443)))
 
 
 def test_waits_follow_the_schedule_grow_by_a_fifth_at_most_and_end() -> None:
@@ -161,14 +163,14 @@ def test_an_endpoint_may_ask_for_a_longer_wait_never_for_a_shorter_one() -> None
         ("", 0),
         ("²", 0),
         ("9" * 400, 0),
-        ("99999999", told.ASKED_SECONDS),
+        ("99999999", ASKED_SECONDS),
         ("Mon, 02 Mar 2026 10:01:00 GMT", 60),
         ("Mon, 02 Mar 2026 09:00:00 GMT", 0),
         ("Mon, 02 Mar 2026 10:01:00 -0000", 0),
     ],
 )
 def test_what_a_retry_after_asks_for(text: str | None, seconds: float) -> None:
-    assert told.retry_after_seconds(text, NOW) == seconds
+    assert retry_after_seconds(text, NOW) == seconds
 
 
 @pytest.mark.parametrize(

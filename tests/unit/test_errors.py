@@ -15,16 +15,18 @@ from features.errors import CroupierError
 from features.store.lane import SilentError
 from service.api.problems import REFUSALS, problem
 from service.contacts.snapshot import Linked
+from service.delivery.rendering import RenderingError
 from service.errors import InvalidBodyError, NoContactError, Revoked, TooEarlyError
 
 OURS = ("features", "models", "service", "pipelines")
-OUTSIDE = {Linked, SilentError}
+OUTSIDE = {Linked, RenderingError, SilentError}
 """What nobody meets but our own code; the docstring of each says why."""
 ANSWERS = {
     "invalid_gzip": 400,
     "invalid_json": 400,
     "malformed_request": 400,
     "unauthorised": 401,
+    "callback_refused": 403,
     "cross_site": 403,
     "insufficient_scope": 403,
     "no_such_route": 404,
@@ -35,6 +37,7 @@ ANSWERS = {
     "unknown_player": 404,
     "unknown_report": 404,
     "unknown_stop": 404,
+    "unknown_task": 404,
     "no_such_method": 405,
     "too_slow": 408,
     "already_linked": 409,
@@ -49,6 +52,7 @@ ANSWERS = {
     "request_id_reused": 409,
     "revoked": 409,
     "rotation_unfinished": 409,
+    "sending": 409,
     "too_early": 409,
     "too_large": 413,
     "target_too_long": 414,
@@ -83,6 +87,7 @@ ANSWERS = {
 ENDING = {
     "audit_refused",
     "command_refused",
+    "connector_secret",
     "dataset_refused",
     "gate_refused",
     "house_key",

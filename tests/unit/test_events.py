@@ -295,8 +295,8 @@ def test_a_changed_limit_shows_its_direction_as_status() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_personal_fields_are_the_birth_date_and_other_ids(kind: str) -> None:
+def test_personal_fields_are_the_birth_date_other_ids_and_addresses(kind: str) -> None:
     said = whole(kind)
-    ids = {"birth_date", "anonymous_id", "previous_id", "household_id"}
+    ids = {"birth_date", "anonymous_id", "previous_id", "household_id", "address", "name"}
     assert personal(read(said)) == {name: said[name] for name in ids & said.keys()}
     assert personal(read(body(kind))) == {name: text for name, text in body(kind).items() if name in PERSONAL}

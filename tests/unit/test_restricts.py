@@ -48,6 +48,7 @@ ALLOWING: list[dict[str, Any]] = [
     {"type": "registered", "birth_date": "1971-02-28", "jurisdiction": "MT"},
     {"type": "kyc_verified"},
     {"type": "household_changed", "household_id": None},
+    {"type": "address_changed", "kind": "mail", "address": "anna@player.example"},
     {"type": "login"},
     {"type": "login", "result": "failed", "location": "GB"},
     {"type": "kyc_requested", "asked": ["funds"]},

@@ -20,13 +20,21 @@ Rooms = Mapping[str, str]
 VENDORS: Final[Mapping[str, Rooms]] = {
     "aiohttp": {
         "pipelines/campaigns/campaign.py": "asks a house about many players",
-        "pipelines/worker/http_client.py": "calls webhooks",
+        "service/delivery/http_client.py": "calls webhooks and providers",
     },
+    "babel": {"service/delivery/rendering.py": "money and directions of writing, by locale"},
+    "liquid": {"service/delivery/rendering.py": "templates of messages"},
+    "mjml": {"service/delivery/rendering.py": "mails that every client shows"},
+    "aiosmtplib": {"service/delivery/connectors/smtp.py": "sends mail"},
     "alembic": {"models/releases/registry_database.py": "MLflow migrates its database with it"},
     "cel": {"pipelines/bench/rules.py": "a peer"},
     "cronsim": {"pipelines/worker/schedule.py": "reads cron lines"},
     "croupier_client": {"pipelines/simulation/simulate.py": "drives a house over HTTP as callers do"},
-    "cryptography": {"service/players/sealing.py": "seals personal fields"},
+    "cryptography": {
+        "service/players/sealing.py": "seals personal fields",
+        "service/delivery/connectors/sendgrid.py": "checks signatures of callbacks",
+        "service/delivery/links.py": "encrypts what links of messages say",
+    },
     "duckdb": {
         "pipelines/datasets/log.py": "reads the lake for data sets",
         "pipelines/experiments/*.py": "reads the lake and other people's files for reports, and sums up units",
@@ -86,7 +94,10 @@ VENDORS: Final[Mapping[str, Rooms]] = {
         "pipelines/simulation/*.py": "intervals of a simulation",
     },
     "sklearn": {"models/churn/training.py": "calibration and measures"},
-    "standardwebhooks": {"pipelines/worker/webhooks.py": "signatures"},
+    "standardwebhooks": {
+        "pipelines/worker/webhooks.py": "signatures",
+        "service/delivery/connectors/webhook.py": "signatures, both ways",
+    },
     "starlette": {"service/api/*.py": "what FastAPI is made of"},
     "tea_tasting": {"pipelines/experiments/comparisons.py": "p-values over several comparisons, and power"},
     "typer": {"pipelines/cli/*.py": "the command line"},
