@@ -8,7 +8,7 @@ PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchun
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format client bench ledger assess rules imports doors marks faults stops monitoring mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format client bench ledger assess rules imports doors marks faults stops monitoring providers mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -108,6 +108,13 @@ faults: install ## Every process killed at every step and every call to the stor
 
 stops: install ## Ten thousand confirms against stops in four processes, one of them asleep; how long a stop takes
 	CROUPIER_RACES=10000 $(BIN)/pytest tests/faults/test_stop_races.py -rP
+
+providers: install tests/providers/node_modules/installed ## What the house sends over servers from npm that others wrote: a mail server, Twilio, SendGrid
+	$(BIN)/pytest tests/providers/real_providers.py -rP
+
+tests/providers/node_modules/installed: tests/providers/package.json
+	cd $(@D)/.. && npm install --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel error
+	touch $@
 
 monitoring: install ## Dashboard and alerts in a real Prometheus over a real house; it must be there: apt-get install prometheus
 	$(BIN)/pytest tests/monitoring/real_prometheus.py

@@ -34,6 +34,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "promote templates": "work",
     "rollback templates": "work",
     "connectors": "work",
+    "connectors resume": "all",
     "simulate": "all",
     "dataset": "all",
     "report": "report",
