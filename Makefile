@@ -8,7 +8,7 @@ PARALLEL = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxschedchun
 # What is imported is compiled once, not again by each process of the house and of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format client bench ledger assess rules imports doors marks faults stops monitoring providers mutate lock clean help map
+.PHONY: up test quick test-cluster test-builds install install-bench lint types contract format client bench ledger assess rules imports doors marks faults stops monitoring providers sends uplift mutate lock clean help map
 
 up: install ## The whole house on this machine; Ctrl-C stops all
 	$(BIN)/croupier up
@@ -115,6 +115,12 @@ providers: install tests/providers/node_modules/installed ## What the house send
 tests/providers/node_modules/installed: tests/providers/package.json
 	cd $(@D)/.. && npm install --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel error
 	touch $@
+
+sends: install ## Ten thousand messages while worker, store and provider fail; a thousand due while their players exclude themselves
+	PYTHONPATH=tests:. $(BIN)/python tests/support/send_faults.py 10000
+
+uplift: install ## How often reports err in thousands of worlds whose truth is known, some minutes
+	PYTHONPATH=tests:. $(BIN)/python tests/support/uplift_worlds.py
 
 monitoring: install ## Dashboard and alerts in a real Prometheus over a real house; it must be there: apt-get install prometheus
 	$(BIN)/pytest tests/monitoring/real_prometheus.py

@@ -99,6 +99,28 @@ def load(
 
 
 @app.command()
+def sends(
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds; fewer than six give no interval.")] = 12,
+    requests: Annotated[int, typer.Option(min=8, help="Decisions of a turn.")] = 300,
+    players: Annotated[int, typer.Option(min=8, help="Players that are written to.")] = 1_000,
+    rate: Annotated[float, typer.Option(min=1, help="Decisions a second that are sent at once.")] = 100,
+    seconds: Annotated[float, typer.Option(min=1, help="How long that lasts.")] = 20,
+    channel: Annotated[str, typer.Option(help="sms or email.")] = "sms",
+    as_json: Json = False,
+) -> None:
+    """From a decision to the provider's socket, and what a message costs. Example: croupier bench sends --rate 100."""
+    from benchmarks.sends import SendsPlan, measure
+
+    if channel not in {"sms", "email"}:
+        _fail(f"--channel is sms or email, not {channel!r}", 2)
+    try:
+        found = measure(SendsPlan(players, rounds, requests, rate, seconds, channel), Console(stderr=True))
+    except TimeoutError as error:
+        _fail(str(error), 2)
+    print(json.dumps(found, indent=None if as_json else 2))
+
+
+@app.command()
 def silence(
     times: Annotated[int, typer.Option(min=1, help="Players who exclude themselves.")] = 1_000,
     as_json: Json = False,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from benchmarks import cpu
@@ -150,10 +151,17 @@ def free_port() -> int:
 
 @contextmanager
 def croupier(
-    build: Build, home: Path, port: int, catalogue: Path, workers: int = 1, read_seconds: float = READ_SECONDS
+    build: Build,
+    home: Path,
+    port: int,
+    catalogue: Path,
+    workers: int = 1,
+    read_seconds: float = READ_SECONDS,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Served]:
-    """Start a house with `croupier up` and wait until it is idle."""
+    """Start a house with `croupier up` and wait until it is idle; `settings` are more of its environment."""
     environment = {
+        **settings,
         "CROUPIER_HOME": str(home),
         "CROUPIER_CATALOGUE": str(catalogue),
         "CROUPIER_READ_SECONDS": str(read_seconds),

@@ -52,6 +52,12 @@ def bench_load(context: typer.Context) -> None:
     _from_checkout("load", context.args)
 
 
+@bench.command("sends", context_settings=_PASSED_ON)
+def bench_sends(context: typer.Context) -> None:
+    """From a decision to the provider's socket; CPU of a message. Example: croupier bench sends --rate 100."""
+    _from_checkout("sends", context.args)
+
+
 @bench.command("silence", context_settings=_PASSED_ON)
 def bench_silence(context: typer.Context) -> None:
     """Exclusions while decisions and confirms are in flight. Example: croupier bench silence --times 10000."""

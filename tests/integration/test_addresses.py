@@ -7,7 +7,7 @@ import httpx
 import pytest
 import redis
 from conftest import Opened
-from support.players import adult_events, event, leased, tell
+from support.players import adult_events, event, leased, tell, where_it_is_nine
 
 from features.store.deployment import House
 from features.store.keys import PlayerKeys, address_key
@@ -107,7 +107,7 @@ async def test_a_hard_bounce_ends_an_address_until_a_later_one_is_told(
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     async with opened() as client:
-        await tell(client, [*adult_events("anna", time_zone=_where_it_is_nine()), address("anna")])
+        await tell(client, [*adult_events("anna", time_zone=where_it_is_nine()), address("anna")])
         (decision,) = await leased(client, "anna", 1, due=True, purpose="service", channels=["email"])
         await client.post(f"/v1/decisions/{decision['decision_id']}/confirm")
         bounced = {"outcome_id": "b", "decision_id": decision["decision_id"], "type": "failed", "hard": True}
@@ -119,12 +119,6 @@ async def test_a_hard_bounce_ends_an_address_until_a_later_one_is_told(
     found = to(store, house, "anna")
     assert isinstance(found, Recipient)
     assert found.addresses == ("new@player.example",)
-
-
-def _where_it_is_nine() -> str:
-    ahead = 9 - datetime.now(UTC).hour
-    ahead += 24 if ahead < -12 else 0
-    return f"Etc/GMT{-ahead:+d}"
 
 
 async def confirmed(client: httpx.AsyncClient, decision: dict[str, Any]) -> httpx.Response:
@@ -140,7 +134,7 @@ async def test_a_shared_address_of_an_excluded_player_is_silent_at_confirm(opene
         await tell(client, [address("anna")])
         for player, own in (("bea", MAIL.lower()), ("cleo", "cleo@player.example")):
             position = await tell(
-                client, [*adult_events(player, time_zone=_where_it_is_nine()), address(player, told=own)]
+                client, [*adult_events(player, time_zone=where_it_is_nine()), address(player, told=own)]
             )
             (kept[player],) = await leased(client, player, 1, due=True, after=position, **asked)
         await tell(client, [event("anna", "self_excluded")])
@@ -155,7 +149,7 @@ async def test_an_address_that_the_excluded_player_gave_up_is_silent_no_more(
     opened: Opened, store: redis.Redis, house: House
 ) -> None:
     async with opened() as client:
-        position = await tell(client, adult_events("bea", time_zone=_where_it_is_nine()))
+        position = await tell(client, adult_events("bea", time_zone=where_it_is_nine()))
         await tell(client, [address("anna"), address("bea"), address("anna", told="other@player.example")])
         await tell(client, [event("anna", "self_excluded")])
         asked = {"channels": ["email"], "after": position, "offers": ["match_preview", "new_game"]}

@@ -312,7 +312,10 @@ def test_all_journals_are_listed_those_of_the_first_build_too(
     assert listed[1].split()[1:3] == ["catalogue", "promote"]
     assert listed[1].endswith("ann  summer offers")
     refused = CliRunner().invoke(app, ["releases", "journeys"])
-    assert str(refused.exception) == "journeys is no kind of release: churn, policy, rules, catalogue, experiments"
+    assert (
+        str(refused.exception)
+        == "journeys is no kind of release: churn, policy, rules, catalogue, experiments, templates"
+    )
 
 
 @pytest.mark.usefixtures("house")

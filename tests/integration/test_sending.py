@@ -1,8 +1,10 @@
 """What falls due is confirmed, attempted and sent once, and ends in a known state whatever the provider does."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import redis
 from conftest import Opened, Stored, app_of
 from support.callers import post, states
 from support.deliveries import CONNECTORS, Post, state, until_state, waiting, why
-from support.players import adult_events, event, leased, tell
+from support.players import adult_events, event, leased, tell, where_it_is_nine
 from support.workers import running
 
 from features.store.deployment import House
 from features.store.keys import SENDS_COUNTED, lease_key, send_key
 from features.store.restored import Restored, mark
+from pipelines.backup.manifest import BackupError
+from pipelines.backup.restore import resume
 from pipelines.worker.process import Worker
 from service.delivery.connectors_file import Connectors
 from service.delivery.message import Later, Refused, SendResult, Sent, Unknown
@@ -33,7 +37,7 @@ def sending(server: Stored, lake: Path, provider: Post, told: Connectors = CONNE
 async def decided(client: Any, player: str, **more: Any) -> str:
     """A contact of a new player that the house is to send now."""
     app_of(client).state.deps.delivers = frozenset({"email"})
-    position = await tell(client, adult_events(player))
+    position = await tell(client, adult_events(player, time_zone=where_it_is_nine()))
     (found,) = await leased(client, player, 1, due=True, after=position, **MAIL, **more)
     return str(found["decision_id"])
 
@@ -160,3 +164,56 @@ async def test_an_exclusion_while_messages_are_due_lets_none_leave(
     assert set(provider.handed) == {found[player] for player in ("p1", "p3", "p5")}
     assert {state(store, found[player]) for player in ("p0", "p2", "p4")} == {"withdrawn"}
     assert house.rate == 1.0
+
+
+async def test_what_was_resumed_is_sent(opened: Opened, server: Stored, store: redis.Redis, lake: Path) -> None:
+    mark(store, Restored(at="2026-11-30T00:00:00Z", by="root", backup="x", taken_at="2026-11-29T00:00:00Z"))
+    provider = Post()
+    with running(Worker(server.url, lake)):
+        async with opened() as client:
+            decision = await decided(client, "p1")
+    for name in store.scan_iter("lease:*"):
+        store.hset(name, "until", "0")
+    resume(store, "anna", "the former house is off", datetime.now(UTC))
+    with sending(server, lake, provider):
+        await reached(store, decision, "sent")
+    with pytest.raises(BackupError, match="anna resumed that"):
+        resume(store, "bea", "again", datetime.now(UTC))
+
+
+async def test_what_a_stop_holds_leaves_nowhere_and_service_goes_on(
+    opened: Opened, server: Stored, store: redis.Redis, lake: Path
+) -> None:
+    provider = Post()
+    with running(Worker(server.url, lake)):
+        async with opened() as client:
+            promotion = await decided(client, "p1")
+            notice = await post(client, "/v1/decisions", {"player_id": "p1", "purpose": "service", **MAIL})
+            await post(client, "/v1/stops", {"channel": "email", "reason": "a wrong link"})
+    for name in store.scan_iter("lease:*"):
+        store.hset(name, "until", "0")
+    with sending(server, lake, provider):
+        await reached(store, notice["decision_id"], "sent")
+        await reached(store, promotion, "withdrawn")
+    assert provider.handed == {notice["decision_id"]: 1}
+
+
+async def test_a_providers_rate_holds_for_what_falls_due_at_once(
+    opened: Opened, server: Stored, store: redis.Redis, lake: Path
+) -> None:
+    slow = CONNECTORS.connectors["post"].model_copy(update={"per_second": 4.0})
+    provider = Post()
+    with running(Worker(server.url, lake)):
+        async with opened() as client:
+            app_of(client).state.deps.delivers = frozenset({"email"})
+            await tell(client, adult_events("p1", time_zone=where_it_is_nine()))
+            asked = {"player_id": "p1", "purpose": "service", **MAIL}
+            found = [(await post(client, "/v1/decisions", asked))["decision_id"] for _ in range(12)]
+    for name in store.scan_iter("lease:*"):
+        store.hset(name, "until", "0")
+    begun = time.monotonic()
+    with sending(server, lake, provider, CONNECTORS.model_copy(update={"connectors": {"post": slow}})):
+        for decision in found:
+            await reached(store, decision, "sent")
+    assert time.monotonic() - begun > 1.5  # twelve at four a second, of which a second's worth may go at once
+    assert provider.handed == dict.fromkeys(found, 1)

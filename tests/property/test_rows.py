@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import msgspec
@@ -108,6 +108,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "score": st.integers(1, 5),
     "currency": st.sampled_from([None, "SEK"]),
     **dict.fromkeys(("bet_id", "deposit_id"), IDS),
+    "address": st.sampled_from(["a@b.example", "Anna.B@player.example"]),
+    "name": st.sampled_from([None, "Anna", "Søren Ø'Brien", "انا"]),
+    "locale": st.sampled_from([None, "en", "pt-BR"]),
 }
 """Values of fields whose type says too little of them."""
 
@@ -115,6 +118,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 def _values(name: str, field: Any) -> st.SearchStrategy[Any]:
     if name == "amount_minor":
         return st.integers(0, 10**12) | (st.none() if not field.is_required() else st.nothing())
+    if name == "kind" and "mail" in get_args(field.annotation):
+        return st.just("mail")
     return VALUES[name] if name in VALUES else st.from_type(field.annotation)
 
 

@@ -24,7 +24,7 @@ import yaml
 from support.cluster import free_ports
 from support.keys import HEADERS
 from support.messages import CLOCK, message
-from support.players import adult_events, event
+from support.players import adult_events, event, where_it_is_nine
 from support.whole_house import whole_house
 
 from service.delivery import http_client
@@ -185,7 +185,7 @@ def test_what_a_decision_chose_is_a_mail_whose_link_withdraws_consent(
     file.write_text(yaml.safe_dump(_connectors(port)), "utf8")
     monkeypatch.setenv("CROUPIER_CONNECTORS", str(file))
     with whole_house(tmp_path / "home") as house, httpx.Client(base_url=house, headers=HEADERS, timeout=60) as client:
-        _tell(client, adult_events("anna", time_zone=_where_it_is_nine()))
+        _tell(client, adult_events("anna", time_zone=where_it_is_nine()))
         _tell(client, [event("anna", "address_changed", kind="mail", address="anna@player.example", name="Anna")])
         decision = until(lambda: _promoted(client), "a mail that is due now")
         (mail,) = until(lambda: httpx.get(f"{inbox}/api/email").json(), "a mail")
@@ -229,12 +229,6 @@ def _promoted(client: httpx.Client) -> str | None:
     cancelled = {"outcome_id": decision, "decision_id": decision, "type": "cancelled", "occurred_at": now.isoformat()}
     assert client.post("/v1/outcomes", json=cancelled).status_code == 200
     return None
-
-
-def _where_it_is_nine() -> str:
-    ahead = 9 - datetime.now(UTC).hour
-    ahead += 24 if ahead < -12 else 0
-    return f"Etc/GMT{-ahead:+d}"
 
 
 def _excluded(client: httpx.Client) -> set[str]:

@@ -30,6 +30,12 @@ def adult_events(player_id: str, now: datetime | None = None, **changes: Any) ->
     ]
 
 
+def where_it_is_nine() -> str:
+    """A time zone in which it is between nine and ten in the morning, so that a contact is due now."""
+    ahead = 9 - datetime.now(UTC).hour
+    return f"Etc/GMT{-(ahead + (24 if ahead < -12 else 0)):+d}"
+
+
 def event(player_id: str, type_: str, **more: Any) -> dict[str, Any]:
     """An event of a moment ago."""
     at = datetime.now(UTC) - timedelta(seconds=1)

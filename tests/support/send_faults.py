@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import redis
@@ -67,6 +67,7 @@ class Provider:
         self.taken: Counter[str] = Counter()
         self.handed: Counter[str] = Counter()
         self.taken_at: dict[str, float] = {}
+        self._meetings: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -77,11 +78,23 @@ class Provider:
         return await asyncio.start_server(self._meet, "127.0.0.1", 0)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """End the server with what it is in the middle of."""
+        self._server.close()
+        for task in self._meetings:
+            task.cancel()
+        await asyncio.gather(*self._meetings, return_exceptions=True)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._meetings.add(task)
+        task.add_done_callback(self._meetings.discard)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:")
@@ -89,6 +102,8 @@ class Provider:
                 if not await self._answer(body["personalizations"][0]["custom_args"]["decision_id"], writer):
                     break
         writer.close()
+        with suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
 
     async def _answer(self, decision: str, writer: asyncio.StreamWriter) -> bool:
         """Answer, or fail; whether the connection stays."""
@@ -286,6 +301,53 @@ def run(world: World, count: int, *, kills: int, store_kills: int) -> tuple[Stor
         return story, found, provider
 
 
+class Race(NamedTuple):
+    """What became of players who excluded themselves while their messages were due: counts, and seconds.
+
+    `late` are the seconds from an acknowledged exclusion to the provider's taking a message that was confirmed before.
+    """
+
+    withdrawn: int
+    left_before: int
+    late: list[float]
+    acknowledged: list[float]
+
+
+def race(world: World, count: int) -> Race:
+    """Exclude every player while the worker sends what is due to them."""
+    story, acknowledged = asyncio.run(reserve(world, count)), list[float]()
+    with provider_of() as provider:
+        worker = WorkerProcess(world, provider.port)
+        until_taken = threading.Event()
+        while provider.taken.total() < count // 20:
+            until_taken.wait(0.01)
+        asyncio.run(_exclude_all(world, story, acknowledged))
+        deadline = time.monotonic() + 120
+        while not ENDED.issuperset(states(world.client, story).values()):
+            assert time.monotonic() < deadline, Counter(states(world.client, story).values())
+            until_taken.wait(0.2)
+        worker.kill()
+        late = [provider.taken_at[one] - at for one, at in story.excluded_at.items() if one in provider.taken_at]
+        withdrawn = Counter(states(world.client, story).values())["withdrawn"]
+        return Race(withdrawn, sum(at <= 0 for at in late), sorted(at for at in late if at > 0), sorted(acknowledged))
+
+
+async def _exclude_all(world: World, story: Story, acknowledged: list[float]) -> None:
+    """Exclude players at once, the last reserved first: the worker comes from the other end."""
+    store, turns = Store(world.server.url, 32), asyncio.Semaphore(16)
+    ledger = RedisLedger(store, world.house)
+
+    async def exclude(decision: str) -> None:
+        async with turns:
+            (told,), begun = typed([event(story.players[decision], "self_excluded")]), time.monotonic()
+            await accept(told, world.house, ledger)
+            story.excluded_at[decision] = time.time()
+            acknowledged.append(time.monotonic() - begun)
+
+    await asyncio.gather(*map(exclude, reversed(story.players)))
+    await store.close()
+
+
 def holds(world: World, story: Story, found: dict[str, str], provider: Provider) -> Counter[str]:
     """Nothing left twice, nothing after an acknowledged exclusion, and what is known is true."""
     assert max(provider.taken.values(), default=0) <= 1, "sent twice"
@@ -300,6 +362,11 @@ def holds(world: World, story: Story, found: dict[str, str], provider: Provider)
     proved = [one for one, state in found.items() if state == "unknown" and provider.taken[one]]
     assert all(settled[one] == "delivered" for one in proved), "a receipt settled nothing"
     return Counter(settled.values())
+
+
+def at(values: list[float], share: float) -> float:
+    """The value that a share of sorted ones is within, milliseconds; 0 of none."""
+    return round(values[min(len(values) - 1, int(share * len(values)))] * 1_000, 1) if values else 0.0
 
 
 def main() -> None:
@@ -321,6 +388,15 @@ def main() -> None:
             after = [one for one, at in story.excluded_at.items() if provider.taken_at.get(one, 0.0) > at]
             print(json.dumps({"contacts": count, **became, "twice": 0, "excluded": len(story.excluded_at),
                               "after_exclusion": len(after), "seconds": round(time.monotonic() - begun)}))  # fmt: skip
+        with World(Path(folder) / "race", plan) as world:
+            seen = race(world, 1_000)
+            told: dict[str, float] = {
+                "withdrawn": seen.withdrawn,
+                "left_before": seen.left_before,
+                "left_after": len(seen.late),
+            }
+            told |= {"latest_ms": at(seen.late, 1.0), "p99_ms": at(seen.late, 0.99)}
+            print(json.dumps(told | {"excluded": 1_000, "acknowledged_ms_p99": at(seen.acknowledged, 0.99)}))
 
 
 if __name__ == "__main__":
