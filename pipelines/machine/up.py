@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,14 +17,16 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 import redis
 from rich.console import Console
 
+from features.errors import CroupierError
 from features.events import moment
 from features.kept_schemas import TODAY
 from features.schema import schema_hash
@@ -55,6 +58,8 @@ from service.settings import Settings
 
 PLAYERS: Final = 500
 SEED: Final = 7
+_TRIED: Final = 30
+"""Players among whom one is looked for to whom a mail goes soon."""
 _CHUNK: Final = 5_000
 _READY_SECONDS: Final = 180.0
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,10 +102,18 @@ class Options:
         return f"http://127.0.0.1:{self.port}"
 
 
+class PortTakenError(CroupierError):
+    """A port that another process of this machine listens on."""
+
+    code = "port_taken"
+    exit_code = 2
+
+
 def up(options: Options, console: Console) -> None:
     """Start everything, fill and train a new house, print addresses, and watch until stopped.
 
     Raises:
+        PortTakenError: Another process listens where the API or the screen is to.
         StoreError: The store did not start, or holds another house than asked for.
         SettingError: mlflow.yaml or a variable is not valid.
         KeyFileRefused: The file of the development key can be read by others.
@@ -110,6 +123,7 @@ def up(options: Options, console: Console) -> None:
     read_schedules(options.home)
     read_webhooks()
     Settings.here("").files()
+    _demand_free([options.port, *([options.port + 1] if options.screen else [])])
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     close(options.home)
     for name in ENDING:
@@ -319,12 +333,23 @@ def _get(url: str) -> bool:
         return False
 
 
-def _post(url: str, body: Mapping[str, object], key: str) -> dict[str, object]:
+def _post(url: str, body: Mapping[str, object], key: str) -> dict[str, Any]:
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
-        found: dict[str, object] = json.load(answer)
+        found: dict[str, Any] = json.load(answer)
         return found
+
+
+def _demand_free(ports: Sequence[int]) -> None:
+    for port in ports:
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError as error:
+                said = f"port {port} cannot be had ({error.strerror}): does another house run? PORT names another one"
+                raise PortTakenError(said) from error
 
 
 def _print_addresses(house: House, options: Options, key: str | None, console: Console) -> None:
@@ -350,7 +375,8 @@ def _print_addresses(house: House, options: Options, key: str | None, console: C
 def _examples(house: House, options: Options, sent: str) -> list[str]:
     """Curl lines that tell an event of somebody, ask what to do for them, and read why."""
     now = moment(house.now_us(time.time_ns() // 1_000)).replace(microsecond=0)
-    player, asked = _someone(options)
+    asked, (notice, sent_at) = _someone(options), _notice(options, now)
+    player = str(asked["player_id"])
     event = {
         "type": "login",
         "event_id": f"hello-{now:%Y%m%dT%H%M%S}",
@@ -363,23 +389,43 @@ def _examples(house: House, options: Options, sent: str) -> list[str]:
         _curl(f"{options.address}/v1/events", event, sent),
         _curl(f"{options.address}/v1/decisions", asked, sent),
         f"curl -s {options.address}/v1/decisions/{answered_as} {_header(sent)}",
+        _curl(f"{options.address}/v1/decisions", notice, sent),
+        f"# the last sends a mail at {max(sent_at, now):%Y-%m-%d %H:%M} UTC: {options.address}/inbox-of-the-house",
     ]
 
 
-def _someone(options: Options) -> tuple[str, dict[str, object]]:
-    """A player of the world who may be contacted now, and a decision request for them; anybody without a key to ask."""
+def _someone(options: Options) -> dict[str, object]:
+    """A request about a player of the world whom the policy may contact now; about anybody without a key to ask."""
     asked: dict[str, object] = {}
-    own = own_key(options.home)
     for number in range(1, options.players + 1):
         asked = {"player_id": f"player-{number}", "request_id": "hello", "explain": True}
-        try:
-            dry = asked | {"dry_run": True, "deadline_ms": 5_000}
-            answered = _post(f"{options.address}/v1/decisions", dry, own or "")
-        except OSError:  # the machine is busy, or the key not live: whoever it is, the lines can be sent
+        answered = _dry(options, asked)
+        if answered is None or answered["candidates"]["eligible"] > 1:
             break
-        if answered["candidates"]["eligible"] > 1:  # type: ignore[index]
+    return asked
+
+
+def _notice(options: Options, now: datetime) -> tuple[dict[str, object], datetime]:
+    """A request for a mail about the account that the house sends, and when: the soonest among some players."""
+    asked: dict[str, object] = {"purpose": "service", "channels": ["email"]}
+    found = {"player-1": now}
+    for number in range(1, min(options.players, _TRIED) + 1):
+        answered = _dry(options, asked | {"player_id": f"player-{number}"})
+        if answered is None:
             break
-    return str(asked["player_id"]), asked
+        if isinstance(answered["action"], dict):
+            found[f"player-{number}"] = datetime.fromisoformat(answered["action"]["send_at"])
+    player = min(found, key=lambda name: (found[name], name)) if len(found) > 1 else "player-1"
+    return {"player_id": player, **asked, "deliver": True}, found[player]
+
+
+def _dry(options: Options, asked: Mapping[str, object]) -> dict[str, Any] | None:
+    """What would be answered; None where the machine is busy, or the key not live: whoever it is, lines can be sent."""
+    dry = {**asked, "dry_run": True, "explain": True, "deadline_ms": 5_000}
+    try:
+        return _post(f"{options.address}/v1/decisions", dry, own_key(options.home) or "")
+    except OSError:
+        return None
 
 
 def _curl(url: str, body: Mapping[str, object], sent: str) -> str:

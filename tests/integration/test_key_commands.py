@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def test_up_prints_lines_that_work_as_they_stand_and_the_same_key_at_each_start(
         with log.open("w") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT)
         try:
-            until(lambda log=log, process=process: log.read_text().count("curl -s") == 3 or process.poll() is not None)  # type: ignore[misc]
+            until(lambda log=log, process=process: log.read_text().count("curl -s") == 4 or process.poll() is not None)  # type: ignore[misc]
             lines = [line for line in log.read_text().splitlines() if line.startswith("curl -s")]
             for line in lines:
                 done = subprocess.run(["sh", "-c", f"{line} -w '\\n%{{http_code}}'"], capture_output=True, check=False)  # noqa: S607
@@ -213,6 +214,17 @@ def test_up_prints_lines_that_work_as_they_stand_and_the_same_key_at_each_start(
             process.wait()
     assert seen == {read_key(home)}
     assert not [file for file in home.rglob("*.log") if key in file.read_text()]
+
+
+def test_up_says_that_its_port_is_taken_before_it_starts_anything(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "pipelines", "up", "--no-screen", "--players", "0", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"port {port} cannot be had" in " ".join(done.stderr.split())
+    assert sorted(home.rglob("*")) == before
 
 
 def test_up_names_no_key_that_is_not_its_own(home: Path, client: redis.Redis) -> None:

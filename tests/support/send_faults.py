@@ -48,7 +48,7 @@ from service.settings import Settings
 SEED: Final = 7
 HOUR_US: Final = 3_600_000_000
 ENDED: Final = frozenset({"sent", "delivered", "failed", "unknown", "withdrawn"})
-TAKING: Final = {"ok": 12, "slow": 2, "silent after": 1, "reset after": 1, "error after": 1}
+TAKING: Final = {"ok": 32, "slow": 2, "silent after": 1, "reset after": 1, "error after": 1}
 REFUSING: Final = {"silent before": 1, "reset before": 1, "busy": 1, "away": 1}
 MODES: Final = [mode for mode, weight in (TAKING | REFUSING).items() for _ in range(weight)]
 CHUNK: Final = 2_000
@@ -289,7 +289,7 @@ def run(world: World, count: int, *, kills: int, store_kills: int) -> tuple[Stor
             if number == kills // 2:
                 asyncio.run(exclude(world, story, 0.1))
             worker.again()
-        deadline = time.monotonic() + 60 + count / 20
+        deadline = time.monotonic() + 60 + count / 8
         found = states(world.client, story)
         while not ENDED.issuperset(found.values()):
             assert time.monotonic() < deadline, Counter(found.values())

@@ -107,6 +107,7 @@ ENDING = {
     "answers_refused",
     "campaign_refused",
     "players_refused",
+    "port_taken",
     "stop_refused",
     "store_unavailable",
     "training_refused",
