@@ -217,7 +217,7 @@ def _told(taken: Sequence[_Rate]) -> dict[str, Any]:
 def _row(rate: _Rate) -> dict[str, Any]:
     """What became of a rate: requests a second by fate, latency of what was served, of decisions and of refusals."""
     served = [one for one in rate.answers if _recorded(one)]
-    shed = [one for one in rate.answers if one.status in _SHED]
+    shed = [one for one in rate.answers if _is_shed(one)]
     p50, p99, p999 = open_loop.percentiles(served, 50, 99, 99.9)
     decisions = open_loop.percentiles([one for one in served if one.kind == "decision"], 50, 99, 99.9)
     # What is served after the rate has ended took that time too.
@@ -235,10 +235,24 @@ def _row(rate: _Rate) -> dict[str, Any]:
         "p999_ms": p999,
         "decision_ms": dict(zip(("p50", "p99", "p999"), decisions, strict=True)),
         "refusal_p99_ms": open_loop.percentiles(shed, 99)[0],
-        "unrecorded": sum(one.status == 200 and not _recorded(one) for one in rate.answers),
+        "unrecorded": sum(map(_is_silent, rate.answers)),
         "statuses": {str(status): count for status, count in Counter(one.status for one in rate.answers).items()},
         "sent_late_p99_ms": round(float(np.percentile([one.late for one in rate.answers] or [0.0], 99)) * 1_000, 1),
     }
+
+
+def _is_shed(answer: OpenAnswer) -> bool:
+    """Whether a request was refused openly, or an item of a batch."""
+    if answer.status == 200 and answer.kind == "batch":
+        return any(item.get("status") in _SHED for item in answer.body["answers"])
+    return answer.status in _SHED
+
+
+def _is_silent(answer: OpenAnswer) -> bool:
+    """Whether a decision was answered and not recorded: nobody may rest on it."""
+    if answer.status != 200 or answer.kind not in {"decision", "batch"}:
+        return False
+    return any(item.get("recorded") is False for item in answer.body.get("answers", [answer.body]))
 
 
 def _recorded(answer: OpenAnswer) -> bool:

@@ -161,7 +161,7 @@ def _tell(served: Served, plan: SendsPlan) -> None:
 def _morning() -> str:
     """A time zone in which it is between nine and ten in the morning: what is about the account is sent then."""
     ahead = 9 - datetime.now(UTC).hour
-    return f"Etc/GMT{-(ahead + (24 if ahead < -12 else 0)):+d}"  # noqa: PLR2004 - zones end at twelve hours
+    return f"Etc/GMT{-(ahead + (24 if ahead < -12 else 0)):+d}"
 
 
 def _asked(plan: SendsPlan, number: int, *, sent: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from support import malformed
 from support.cluster import free_ports
 from support.fault_house import until
 from support.marks import ADDRESS, KEY, MAIL, MARKS, NAME, PASSWORD, PLAYER, files_with_marks, found_in
+from support.players import adult_events, event, where_it_is_nine
 
 from features.store.deployment import open_house
 from features.store.server import store_url
@@ -77,6 +78,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def live(house: House) -> None:
     """Everything that a caller or a fault can do to a house, with marks in it."""
     good(house)
+    written_to(house)
     bad(house)
     broken_off(house)
     poisoned(house)
@@ -95,6 +97,17 @@ def good(house: House) -> None:
         assert house.post("/v1/events", **login(f"e-2-{number}", player)) == 200
         assert house.post("/v1/decisions", player_id=player, explain=True, deadline_ms=5_000) == 200
         assert house.send("GET", f"/v1/players/{quote(player)}")[0] == 200
+
+
+def written_to(house: House) -> None:
+    """A mail to a player who is called by a mark, at an address that is one: rendered, sent and caught."""
+    for told in adult_events(PLAYER, time_zone=where_it_is_nine()):
+        assert house.post("/v1/events", **told) == 200
+    told = event(PLAYER, "address_changed", kind="mail", address=MAIL, name=NAME)
+    assert house.post("/v1/events", **told) == 200
+    asked = {"player_id": PLAYER, "purpose": "service", "channels": ["email"], "deliver": True}
+    assert house.post("/v1/decisions", **asked) == 200
+    until(lambda: MAIL.encode() in house.send("GET", "/inbox-of-the-house")[1])
 
 
 def bad(house: House) -> None:

@@ -1,6 +1,7 @@
 """What stays in the house: the player's inbox and its stream, the agents' tasks, and what the catcher caught."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import pytest
 import redis
 from conftest import Stored
 from support.application import application
+from support.deliveries import until_state, why
 from support.keys import HEADERS, bearer, grant
 from support.players import adult_events, event, where_it_is_nine
 from support.workers import running
 
 from features.files import load_yaml
-from features.store.deployment import House
+from features.store.deployment import House, create_house
 from features.store.keys import inbox_key, tasks_key
 from pipelines.worker.process import Worker
 from pipelines.worker.rendering import delivery_of
@@ -176,3 +178,33 @@ def test_what_was_caught_is_shown_whole_and_runs_nothing(client: httpx.Client) -
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert httpx.get(f"{client.base_url}/inbox-of-the-house").status_code == 401
+
+
+def test_a_sandbox_house_calls_no_provider_whatever_its_file_says(
+    server: Stored, store: redis.Redis, lake: Path, tmp_path: Path
+) -> None:
+    house = create_house(store, sandbox=True)
+    with socket.create_server(("127.0.0.1", 0)) as provider:
+        there = {"kind": "smtp", "host": "127.0.0.1", "port": provider.getsockname()[1], "tls": "none"}
+        told = {
+            "public_url": "https://crm.example",
+            "allow_private": ["127.0.0.0/8"],
+            "connectors": {"mail": there},
+            "routes": [{"channel": "email", "connector": "mail", "sender": "House <house@casino.example>"}],
+        }
+        file = tmp_path / "connectors.yaml"
+        file.write_text(json.dumps(told), "utf8")
+        delivery = delivery_of(store, house, Connectors.model_validate(told))
+        with (
+            running(Worker(server.url, lake, delivery=delivery)),
+            application(CROUPIER_STORE=server.url, CROUPIER_CONNECTORS=str(file)) as address,
+            httpx.Client(base_url=address, headers=HEADERS, timeout=SECONDS) as client,
+        ):
+            tell(client, adult_events("p1", time_zone=where_it_is_nine()))
+            tell(client, [event("p1", "address_changed", kind="mail", address="p1@players.example")])
+            decision = sent(client, "email")
+            until_state(store, decision, "failed")
+        assert "sandbox" in why(store, decision)
+        provider.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            provider.accept()
