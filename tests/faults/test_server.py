@@ -157,6 +157,7 @@ ASKING = {
     "decisions replay": f"000-{'a' * 24}",
     "decisions show": f"000-{'a' * 24}",
     "decisions why-not": f"000-{'a' * 24}",
+    "connectors resume": "--reason test",
     "erase": "player-1 --reason test",
     "experiment list": "",
     "export": "player-1",
