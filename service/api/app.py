@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import hashlib
+import multiprocessing
 import secrets
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -94,6 +98,8 @@ def _policies(catalogue: Catalogue, snapshot: PolicyVersion | None) -> dict[str,
     }
 
 
+_ON_DEATH_OF_PARENT: Final = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 _COLLECT_AFTER: Final = 20_000
 """New objects after which cycles among them are looked for: what a decision makes has none."""
 
@@ -387,8 +393,15 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await task
 
 
+def _end_with_parent() -> None:
+    """Have this process end too when the one that started it is killed; elsewhere than on Linux it goes on."""
+    if multiprocessing.parent_process() is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_ON_DEATH_OF_PARENT, signal.SIGTERM)
+
+
 def create() -> FastAPI:
     """The application over the store that CROUPIER_STORE names, for uvicorn's `--factory`."""
+    _end_with_parent()
     zones.pin()
     logs.begin()
     app = routes.build(lifespan)
