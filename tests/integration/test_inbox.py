@@ -3,10 +3,8 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 import redis
 from conftest import Stored
 from support.application import application
-from support.deliveries import until_state, why
+from support.deliveries import promoted, tell, until, until_state, why
 from support.keys import HEADERS, bearer, grant
 from support.players import adult_events, event, where_it_is_nine
 from support.workers import running
@@ -44,44 +42,12 @@ def client(server: Stored, store: redis.Redis, house: House, lake: Path) -> Iter
         yield made
 
 
-def until(met: Any) -> Any:
-    deadline, pause = time.monotonic() + SECONDS, threading.Event()
-    while not (found := met()):
-        assert time.monotonic() < deadline, "nothing came of it"
-        pause.wait(0.05)
-    return found
-
-
-def tell(client: httpx.Client, events: list[dict[str, Any]]) -> None:
-    for each in events:
-        answer = client.post("/v1/events", json=each)
-        assert answer.status_code == 200, answer.text
-
-
 def sent(client: httpx.Client, channel: str, purpose: str = "service") -> str:
     """A decision whose contact the house sends."""
     asked = {"player_id": "p1", "purpose": purpose, "channels": [channel], "deliver": True}
     answer = client.post("/v1/decisions", json=asked).json()
     assert answer["delivers"], answer
     return str(answer["decision_id"])
-
-
-def promoted(client: httpx.Client, channel: str) -> str:
-    """A promotional contact that the house sends now; one that is not due yet is taken back."""
-
-    def now() -> str | None:
-        answer = client.post("/v1/decisions", json={"player_id": "p1", "channels": [channel], "deliver": True}).json()
-        if not answer.get("delivers"):
-            return None
-        decision, at = str(answer["decision_id"]), datetime.now(UTC)
-        if datetime.fromisoformat(answer["action"]["send_at"]) <= at + timedelta(seconds=5):
-            return decision
-        told = {"outcome_id": decision, "decision_id": decision, "type": "cancelled", "occurred_at": at.isoformat()}
-        assert client.post("/v1/outcomes", json=told).status_code == 200
-        return None
-
-    found: str = until(now)
-    return found
 
 
 def inbox(client: httpx.Client, **more: Any) -> dict[str, Any]:
@@ -122,11 +88,11 @@ class Stream:
 def test_a_promotion_is_streamed_to_the_players_browser_and_recalled_by_an_exclusion(
     client: httpx.Client, store: redis.Redis, house: House
 ) -> None:
-    tell(client, adult_events("p1", time_zone=where_it_is_nine()))
+    position = tell(client, adult_events("p1", time_zone=where_it_is_nine()))
     first = inbox(client)
     assert first["messages"] == []
     with Stream(f"{client.base_url}/v1/inbox/{first['token']}").listening() as stream:
-        promotion = promoted(client, "in_app")
+        promotion = until(lambda: promoted(client, "p1", "in_app", position))
         kind, message = until(lambda: stream.heard and stream.heard[0])
         assert (kind, message["decision_id"]) == ("message", promotion)
         assert (stream.headers["content-type"], stream.headers["cache-control"]) == (

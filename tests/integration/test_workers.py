@@ -2,26 +2,17 @@
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import Stored
 from support.application import serving
+from support.deliveries import until
 from support.keys import HEADERS
 
 pytestmark = pytest.mark.usefixtures("house")
-SECONDS = 30
-
-
-def until(met: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + SECONDS, threading.Event()
-    while not met():
-        assert time.monotonic() < deadline
-        pause.wait(0.05)
 
 
 def workers(parent: int) -> list[int]:

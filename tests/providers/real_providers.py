@@ -8,11 +8,8 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from email import message_from_string, policy
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +19,7 @@ import httpx
 import pytest
 import yaml
 from support.cluster import free_ports
+from support.deliveries import promoted, tell, until
 from support.keys import HEADERS
 from support.messages import CLOCK, message
 from support.players import adult_events, event, where_it_is_nine
@@ -39,7 +37,6 @@ OWN: Final[Mapping[str, dict[str, Any]]] = {
     "sendgrid": {"key": {"env": "PROVIDER_KEY"}},
     "twilio": {"account": ACCOUNT, "token": {"env": "PROVIDER_KEY"}},
 }
-SECONDS: Final = 120
 
 
 @contextmanager
@@ -48,20 +45,12 @@ def node(program: str, *words: str | Path, log: Path, ready: Callable[[], bool])
     with log.open("wb") as said:
         process = subprocess.Popen([MODULES / ".bin" / program, *map(str, words)], stdout=said, stderr=said)
         try:
-            until(lambda: process.poll() is not None or ready(), program)
+            until(lambda: process.poll() is not None or ready())
             assert process.poll() is None, log.read_text("utf8")
             yield
         finally:
             process.terminate()
             process.wait(30)
-
-
-def until(met: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := met()):
-        assert time.monotonic() < deadline, f"{what}: nothing in {SECONDS} s"
-        threading.Event().wait(0.2)
-    return found
 
 
 def listens(port: int) -> bool:
@@ -185,10 +174,10 @@ def test_what_a_decision_chose_is_a_mail_whose_link_withdraws_consent(
     file.write_text(yaml.safe_dump(_connectors(port)), "utf8")
     monkeypatch.setenv("CROUPIER_CONNECTORS", str(file))
     with whole_house(tmp_path / "home") as house, httpx.Client(base_url=house, headers=HEADERS, timeout=60) as client:
-        _tell(client, adult_events("anna", time_zone=where_it_is_nine()))
-        _tell(client, [event("anna", "address_changed", kind="mail", address="anna@player.example", name="Anna")])
-        decision = until(lambda: _promoted(client), "a mail that is due now")
-        (mail,) = until(lambda: httpx.get(f"{inbox}/api/email").json(), "a mail")
+        position = tell(client, adult_events("anna", time_zone=where_it_is_nine()))
+        tell(client, [event("anna", "address_changed", kind="mail", address="anna@player.example", name="Anna")])
+        decision = until(lambda: promoted(client, "anna", "email", position))
+        (mail,) = until(lambda: httpx.get(f"{inbox}/api/email").json())
         source = httpx.get(f"{inbox}/api/email/{mail['id']}/source").text
         (tmp_path / "mail.html").write_text(httpx.get(f"{inbox}/api/email/{mail['id']}/html").text, "utf8")
         found: Any = message_from_string(source, policy=policy.default)
@@ -209,26 +198,6 @@ def test_what_a_decision_chose_is_a_mail_whose_link_withdraws_consent(
 
 
 _SAID: list[str] = []
-
-
-def _tell(client: httpx.Client, events: list[dict[str, Any]]) -> None:
-    for each in events:
-        answer = client.post("/v1/events", json=each)
-        assert answer.status_code == 200, answer.text
-
-
-def _promoted(client: httpx.Client) -> str | None:
-    """A promotional mail that the house sends at once; one that waits for another hour is taken back."""
-    asked = {"player_id": "anna", "channels": ["email"], "deliver": True}
-    answer = client.post("/v1/decisions", json=asked).json()
-    if not answer.get("delivers"):
-        return None
-    decision, now = str(answer["decision_id"]), datetime.now(UTC)
-    if datetime.fromisoformat(answer["action"]["send_at"]) <= now + timedelta(seconds=5):
-        return decision
-    cancelled = {"outcome_id": decision, "decision_id": decision, "type": "cancelled", "occurred_at": now.isoformat()}
-    assert client.post("/v1/outcomes", json=cancelled).status_code == 200
-    return None
 
 
 def _excluded(client: httpx.Client) -> set[str]:

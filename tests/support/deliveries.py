@@ -2,11 +2,14 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import httpx
 import redis
 
 from features.store.keys import send_key, sends_key
@@ -99,6 +102,42 @@ def why(store: redis.Redis, decision: str) -> str:
 
 def waiting(store: redis.Redis, decision: str) -> bool:
     return store.zscore(sends_key(int(decision[:3])), decision) is not None
+
+
+def until(met: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """Wait until something is found, and return it."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (found := met()):
+        assert time.monotonic() < deadline, "nothing came of it"
+        pause.wait(0.05)
+    return found
+
+
+def tell(client: httpx.Client, events: list[dict[str, Any]]) -> str:
+    """Send events one by one; the position of the last."""
+    position = ""
+    for each in events:
+        answer = client.post("/v1/events", json=each)
+        assert answer.status_code == 200, answer.text
+        position = str(answer.json()["position"])
+    return position
+
+
+def promoted(client: httpx.Client, player: str, channel: str, after: str) -> str | None:
+    """A promotional contact that the house sends at once; one that waits for another hour is taken back.
+
+    It is decided by what was told up to a position: what the player's stage forbids would be revoked as it leaves.
+    """
+    asked = {"player_id": player, "channels": [channel], "deliver": True, "after": after, "deadline_ms": 20_000}
+    answer = client.post("/v1/decisions", json=asked).json()
+    if not answer.get("delivers"):
+        return None
+    decision, now = str(answer["decision_id"]), datetime.now(UTC)
+    if datetime.fromisoformat(answer["action"]["send_at"]) <= now + timedelta(seconds=5):
+        return decision
+    cancelled = {"outcome_id": decision, "decision_id": decision, "type": "cancelled", "occurred_at": now.isoformat()}
+    assert client.post("/v1/outcomes", json=cancelled).status_code == 200
+    return None
 
 
 def until_state(store: redis.Redis, decision: str, wanted: str, seconds: float = 30.0) -> None:
