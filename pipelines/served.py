@@ -5,6 +5,7 @@ what live serving processes report --> else what was promoted --> else this shel
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar, cast
 
 import redis
@@ -72,6 +73,16 @@ def read_kept(model: type[Kept], data: bytes) -> Kept:
         return model.model_validate_json(data)
     except ValueError as error:
         raise CatalogueError(f"{model.__name__.lower()} of the store cannot be read by this build") from error
+
+
+def read_by_hash(client: redis.Redis, model: type[Kept], name: str) -> Kept | None:
+    """What the store keeps under a content hash; None for a name that is none, or of which it keeps nothing.
+
+    Raises:
+        CatalogueError: This build cannot read it.
+    """
+    held = kept_by_hash(client, name) if re.fullmatch(r"[0-9a-f]{12}", name) else None
+    return None if held is None else read_kept(model, held)
 
 
 def bytes_of(kept: BaseModel) -> bytes:

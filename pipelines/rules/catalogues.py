@@ -5,7 +5,6 @@ file --loads, compiles with the rulebook that serves, lints clean--> store --> s
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from models.releases.journal import serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
 from pipelines.rules.inspection import lint
 from pipelines.rules.rulebooks import house_day, refuse_misfit
-from pipelines.served import bytes_of, kept_by_hash, read_kept, served_catalogue, served_rulebook
+from pipelines.served import bytes_of, read_by_hash, served_catalogue, served_rulebook
 from service.rules.compiler import CompiledRulebook
 
 _IGNORED: Final = "ignored, because experiments were released: `croupier experiment list`"
@@ -37,8 +36,8 @@ def catalogue(name: str | None, client: redis.Redis) -> Catalogue:
         return served_catalogue(client)
     if Path(name).is_file():
         return load_catalogue(Path(name))
-    if re.fullmatch(r"[0-9a-f]{12}", name) and (held := kept_by_hash(client, name)) is not None:
-        return read_kept(Catalogue, held)
+    if (held := read_by_hash(client, Catalogue, name)) is not None:
+        return held
     raise GateRefused(f"{name} is no file of a catalogue, and the store keeps none of that hash")
 
 

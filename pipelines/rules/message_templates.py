@@ -5,7 +5,6 @@ folder --loads, lints clean with the catalogue and the rulebook that serve--> st
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from features.store.deployment import open_house
 from features.store.keys import PlayerKeys
 from models.releases.journal import serves
 from models.releases.release import GateRefused, Released, alone, change, journal, new_release, reasoned, way_back
-from pipelines.served import bytes_of, kept_by_hash, read_kept, served_catalogue, served_rulebook, served_templates
+from pipelines.served import bytes_of, read_by_hash, served_catalogue, served_rulebook, served_templates
 from service.delivery import template_lint
 from service.delivery.rendering import Rendered, RenderingError, rendered
 from service.delivery.template_lint import Finding, occasion_of
 from service.delivery.templates import Templates, load_templates
 from service.players import addresses, identity
-from service.players.facts import StoredFact
+from service.players.facts import text_of
 from service.players.sealing import seals_of
 
 
@@ -38,8 +37,8 @@ def templates(name: str | None, client: redis.Redis) -> Templates:
         return served_templates(client)
     if Path(name).is_dir():
         return load_templates(Path(name))
-    if re.fullmatch(r"[0-9a-f]{12}", name) and (held := kept_by_hash(client, name)) is not None:
-        return read_kept(Templates, held)
+    if (held := read_by_hash(client, Templates, name)) is not None:
+        return held
     raise GateRefused(f"{name} is no folder of templates, and the store keeps none of that hash")
 
 
@@ -117,20 +116,15 @@ def preview(client: redis.Redis, name: str, player_id: str, channel: str, locale
     occasion = occasion_of(
         name,
         {} if offer is None else offer.parameters,
-        locale or _told(facts, "locale:main") or "",
+        locale or text_of(facts, "locale:main") or "",
         channel,
         "main",
         player="" if isinstance(to, str) else to.name,
         currency=catalogue.currency,
-        jurisdiction=_told(facts, "jurisdiction"),
+        jurisdiction=text_of(facts, "jurisdiction"),
         offer=name if offer is None else offer.name,
     )
     try:
         return rendered(chosen, occasion)
     except RenderingError as error:
         raise GateRefused(f"{name} cannot be shown: {error}") from error
-
-
-def _told(facts: Any, name: str) -> str | None:  # noqa: ANN401 - a hash of the store
-    held = facts.get(name.encode())
-    return None if held is None else StoredFact.loads(held).text

@@ -83,7 +83,7 @@ async def send_example(name: str, to: str, told: Connectors, *, sandbox: bool) -
     now_us = time.time_ns() // 1_000
     clock = Clock(lambda: datetime.now(UTC), lambda until_us: (until_us - time.time_ns() // 1_000) / 1_000_000)
     only = told.model_copy(update={"connectors": {name: connector}})
-    message = _example(name, to, _channel(told, name, connector.kind), now_us, told, sandbox=sandbox)
+    message = _example(name, to, _channel(told, name, connector.kind), now_us, told)
     async with senders(only, clock, {}, sandbox=sandbox) as found:
         return await found[name].send(message)
 
@@ -94,7 +94,7 @@ def _channel(told: Connectors, name: str, kind: str) -> str:
     return next(routed, next(channel for channel in SUITS if kind in SUITS[channel]))
 
 
-def _example(name: str, to: str, channel: str, now_us: int, told: Connectors, *, sandbox: bool) -> Message:
+def _example(name: str, to: str, channel: str, now_us: int, told: Connectors) -> Message:
     route = next((one for one in told.routes if one.connector == name), None)
     decision = f"000-{secrets.token_hex(12).translate(str.maketrans('0189', 'wxyz'))}"
     text = "This is an example, sent by `croupier connectors test`. Nothing was offered to anybody."
@@ -116,5 +116,4 @@ def _example(name: str, to: str, channel: str, now_us: int, told: Connectors, *,
         text=text,
         title="An example of Croupier",
         body=text,
-        sandbox=sandbox,
     )

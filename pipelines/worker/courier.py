@@ -20,7 +20,7 @@ from features.store.connection import deadline
 from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, send_key, sends_key
-from models.catalogue.offers import PROMOTIONAL, Catalogue
+from models.catalogue.offers import Catalogue
 from pipelines.worker.consumer import OwnedPartition, Step
 from pipelines.worker.due import DueMessage
 from pipelines.worker.lanes import HouseTime, Lane, Rendering
@@ -30,7 +30,17 @@ from service.decisions.kept import KeptDecision, load_stored
 from service.decisions.outcomes import Contact, Outcome, entry
 from service.decisions.serving import Serving
 from service.delivery.message import Later, Message, Refused, SendResult, Unknown
-from service.delivery.sends import MOST_TRIES, NEVER_PROVED, SECOND_US, SETTLE_SECONDS, Attempt, Next, Send, after
+from service.delivery.sends import (
+    MOST_TRIES,
+    NEVER_PROVED,
+    SECOND_US,
+    SETTLE_SECONDS,
+    Attempt,
+    Next,
+    Send,
+    after,
+    may_repeat,
+)
 from service.errors import Contended, RequestRefused, Revoked, TooEarlyError
 
 CALL_SECONDS: Final = 5.0
@@ -119,7 +129,7 @@ class Courier:
         lane, sent = self.lanes.get(one.send.connector), one.kept.action
         if lane is None or sent is None or one.send.tries >= MOST_TRIES or self._clock.now_us() > sent.valid_until_us:
             return False
-        return lane.sender.honours_key or sent.purpose not in PROMOTIONAL
+        return may_repeat(sent.purpose, honours_key=lane.sender.honours_key)
 
     async def _rendered(self, kept: KeptDecision, ledger: RedisLedger) -> Message | Refused:
         self._step("render")

@@ -41,7 +41,7 @@ class ServedRendering:
         served = self._client.get(pointer_key("templates")), currency
         if served != self._served:
             templates = served_templates(self._client)
-            self._renderer = Renderer(templates, self._told, self._links, currency, self._house.sandbox)
+            self._renderer = Renderer(templates, self._told, self._links, currency)
             self._served = served
 
     def message(self, kept: KeptDecision, facts: Mapping[bytes, bytes], key: bytes | None) -> Message | Refused:

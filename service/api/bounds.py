@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+
+from service.delivery.links import CALLBACKS
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,8 @@ class Bounds:
 
     def of_body(self, target: bytes) -> int:
         """Most bytes of a body that is sent to a path."""
-        return self.callback_bytes if target.startswith(_CALLBACKS) else self.body_bytes
+        return self.callback_bytes if target.startswith(CALLBACKS.encode()) else self.body_bytes
 
 
-_CALLBACKS: Final = b"/v1/callbacks/"
 BOUNDS = Bounds()
 """What holds in every house."""

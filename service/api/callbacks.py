@@ -16,7 +16,8 @@ from service.api.routing import Dependencies, Operation, add_route, body_of, res
 from service.api.schemas import CallbackAnswer
 from service.contacts.ledger import RedisLedger
 from service.decisions.outcomes import WITHDRAWING
-from service.delivery.callbacks import PATH, Callback, ReceiptTaker, Taken
+from service.delivery.callbacks import Callback, ReceiptTaker, Taken
+from service.delivery.links import CALLBACKS
 from service.delivery.receipts import Receipt
 from service.errors import CallbackRefusedError, FaultError, InvalidJsonError, TooLargeError
 
@@ -70,5 +71,5 @@ def target_of(scope: Scope) -> str:
 def add(app: FastAPI) -> None:
     """Add the route."""
     refusals = (CallbackRefusedError, InvalidJsonError, TooLargeError, StoreError, FaultError, *AT_THE_DOOR)
-    path = f"{PATH}{{connector}}"
+    path = f"{CALLBACKS}{{connector}}"
     add_route(app, Operation(path, post_callback, "Deliver", None, CallbackAnswer, refusals, "POST", keyless=True))

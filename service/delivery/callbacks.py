@@ -33,7 +33,6 @@ from service.delivery.links import Links
 from service.delivery.receipts import DECISION_ID, Receipt, ReceiptKind
 from service.errors import CallbackRefusedError, ImplausibleError, InvalidJsonError, OutcomeIdReused, RequestRefused
 
-PATH: Final = "/v1/callbacks/"
 TOLERANCE_SECONDS: Final = 300.0
 """How old a signature may be, or how far ahead, where it tells its moment."""
 _TYPES: Final[Mapping[ReceiptKind, str]] = {"bounced": "failed"}

@@ -20,6 +20,8 @@ from features.store.deployment import House
 
 UNSUBSCRIBE: Final = "/unsubscribe/"
 CLICK: Final = "/c/"
+CALLBACKS: Final = "/v1/callbacks/"
+"""Where providers call back, each under the name of its connector."""
 _LONGEST: Final = 4_096
 """Characters that a token has at most."""
 

@@ -38,7 +38,6 @@ class Message(Unshown):
         contact_token: What finds the player of a receipt whose decision is not kept any more, see `links`.
         placement: Where the inbox shows it.
         parameters: What the offer gives, for a connector that renders elsewhere.
-        sandbox: Whether a sandbox house sends it: to its own catcher, if at all.
     """
 
     decision_id: str
@@ -66,7 +65,6 @@ class Message(Unshown):
     contact_token: str = ""
     placement: str = "app"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    sandbox: bool = False
 
 
 class Sent(NamedTuple):

@@ -32,7 +32,7 @@ from service.delivery.message import Message, Refused
 from service.delivery.templates import BrandLook, Form, LocaleTexts, Templates
 from service.players import addresses
 from service.players.addresses import Recipient
-from service.players.facts import StoredFact
+from service.players.facts import text_of
 
 _Facts = Mapping[bytes, bytes]
 _SHORT: Final[Form] = "short"
@@ -257,14 +257,12 @@ class Renderer(NamedTuple):
         connectors: The file.
         links: Makes tokens.
         currency: Of the house.
-        sandbox: Whether the house is one.
     """
 
     templates: Templates
     connectors: Connectors
     links: Links
     currency: str
-    sandbox: bool = False
 
     def message(self, kept: KeptDecision, facts: _Facts, key: bytes | None) -> Message | Refused:
         """The message of a decision's contact, or why there is none.
@@ -277,7 +275,7 @@ class Renderer(NamedTuple):
         sent = kept.action
         if sent is None:
             return Refused("the decision contacts nobody", permanent=True)
-        jurisdiction = _told(facts, "jurisdiction")
+        jurisdiction = text_of(facts, "jurisdiction")
         route = self.connectors.route(sent.channel, kept.brand, jurisdiction)
         if route is None:
             return Refused(f"no connector sends {sent.channel} of {kept.brand} in {jurisdiction}", permanent=True)
@@ -292,7 +290,7 @@ class Renderer(NamedTuple):
     def _made(
         self, kept: KeptDecision, sent: ChosenContact, route: ConnectorRoute, to: Recipient, facts: _Facts
     ) -> Message:
-        brand, jurisdiction = kept.brand, _told(facts, "jurisdiction")
+        brand, jurisdiction = kept.brand, text_of(facts, "jurisdiction")
         token = self.links.made(ContactToken(kept.player, brand, sent.channel, kept.decision_id))
         promotional = sent.purpose in PROMOTIONAL
         unsubscribe_url = self.connectors.address(f"{UNSUBSCRIBE}{token}") if promotional else ""
@@ -300,7 +298,7 @@ class Renderer(NamedTuple):
             sent=sent,
             brand=brand,
             jurisdiction=jurisdiction,
-            locale=_told(facts, f"locale:{brand}") or "",
+            locale=text_of(facts, f"locale:{brand}") or "",
             currency=self.currency,
             name=to.name,
             unsubscribe_url=unsubscribe_url,
@@ -327,7 +325,6 @@ class Renderer(NamedTuple):
             contact_token=token,
             placement=getattr(connector, "placement", "app"),
             parameters=sent.parameters,
-            sandbox=self.sandbox,
             **texts._asdict(),
         )
 
@@ -336,8 +333,3 @@ class Renderer(NamedTuple):
         if kind == "webhook" and occasion.sent.template not in self.templates.templates:
             return Rendered(occasion.locale)
         return rendered(self.templates, occasion)
-
-
-def _told(facts: _Facts, name: str) -> str | None:
-    held = facts.get(name.encode())
-    return None if held is None else StoredFact.loads(held).text

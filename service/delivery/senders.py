@@ -24,9 +24,8 @@ from service.delivery.connectors_file import (
     WebhookConnector,
 )
 from service.delivery.http_client import AddressGuard, opened
+from service.delivery.links import CALLBACKS
 from service.delivery.message import Keeper, Message, Refused, Sender, SendResult
-
-CALLBACKS: Final = "/v1/callbacks/"
 
 
 class SandboxSender:

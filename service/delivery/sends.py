@@ -50,6 +50,11 @@ class Send(NamedTuple):
         return cls(state, int(told.get("at", 0)), int(told.get("tries", 0)), *rest)
 
 
+def may_repeat(purpose: str, *, honours_key: bool) -> bool:
+    """Whether an attempt without an answer may be made again: the provider honours our key, or it must arrive."""
+    return honours_key or purpose not in PROMOTIONAL
+
+
 class Attempt(NamedTuple):
     """An attempt at a message.
 
@@ -71,8 +76,8 @@ class Attempt(NamedTuple):
 
     @property
     def repeats(self) -> bool:
-        """Whether it may be repeated without an answer: where the provider honours our key, and what must arrive."""
-        return self.honours_key or self.purpose not in PROMOTIONAL
+        """Whether it may be repeated without an answer."""
+        return may_repeat(self.purpose, honours_key=self.honours_key)
 
     @property
     def last_us(self) -> int:

@@ -64,6 +64,12 @@ class StoredFact(NamedTuple):
         return f"{self.moment_us} {self.rank} {self.text}".encode()
 
 
+def text_of(facts: Mapping[bytes, bytes], name: str) -> str | None:
+    """What a fact of a player's hash says; None where nothing was told."""
+    held = facts.get(name.encode())
+    return None if held is None else StoredFact.loads(held).text
+
+
 class Consent(NamedTuple):
     """Consent to a channel: since when, on which basis (express by default), and where it was given."""
 
