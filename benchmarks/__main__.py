@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -66,6 +67,38 @@ def events(
     except (BuildError, TimeoutError) as error:
         _fail(str(error), 2)
     print(json.dumps(found, indent=None if as_json else 2))
+
+
+@app.command()
+def growth(
+    kinds: Annotated[str, typer.Option(help="What grows, with commas between them, or all.")] = "all",
+    most: Annotated[int, typer.Option(min=1, help="Leave out sizes above it.")] = 1_000_000,
+    furnished: Annotated[int, typer.Option(min=100, help="Players of the home that is copied.")] = 10_000,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Counted rounds of each size; fewer than six give no interval.")
+    ] = 8,
+    requests: Annotated[int, typer.Option(min=8, help="Requests of a turn.")] = 250,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """CPU of a decision as a house grows. Example: croupier bench growth --kinds candidates,rules --plot growth.svg."""
+    from benchmarks import growth as grows
+
+    named = tuple(grows.KINDS) if kinds == "all" else tuple(kinds.split(","))
+    if unknown := sorted(set(named) - grows.KINDS.keys()):
+        _fail(f"--kinds knows no {', '.join(unknown)}; there are {', '.join(grows.KINDS)}", 2)
+    if most < (least := max(grows.KINDS[kind][0] for kind in named)):
+        _fail(f"--most {most} leaves a kind without any size: {least} is the least for these", 2)
+    try:
+        found = grows.measure(grows.GrowthPlan(named, most, furnished, rounds, requests), Console(stderr=True))
+    except TimeoutError as error:
+        _fail(str(error), 2)
+    if plot is not None:
+        grows.draw(found).savefig(plot)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        grows.show(found, Console(width=None if sys.stdout.isatty() else 120))
 
 
 @app.command()

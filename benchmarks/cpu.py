@@ -52,6 +52,14 @@ def command(process: int) -> list[str]:
         return []
 
 
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, whether or not its parent asked how."""
+    try:
+        return (_PROC / str(process) / "stat").read_text("utf8", "replace").rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def _parents() -> Iterator[tuple[int, int]]:
     """Parent of every process."""
     for folder in _PROC.iterdir():

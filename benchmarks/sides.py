@@ -211,7 +211,7 @@ def await_answer(port: int, asked: bytes, root: int, log: Path) -> None:
     """
     deadline = time.monotonic() + _READY_SECONDS
     while ask(port, [asked], callers=1)[0].status != 200:
-        if time.monotonic() > deadline or not cpu.command(root):
+        if time.monotonic() > deadline or cpu.has_ended(root):
             # The lines that `up` prints to be copied hold a key.
             lines = [line for line in log.read_text("utf8", "replace").strip().splitlines() if "Bearer" not in line]
             raise TimeoutError(

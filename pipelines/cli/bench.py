@@ -46,6 +46,12 @@ def bench_events(context: typer.Context) -> None:
     _from_checkout("events", context.args)
 
 
+@bench.command("growth", context_settings=_PASSED_ON)
+def bench_growth(context: typer.Context) -> None:
+    """CPU of a decision as a house grows. Example: croupier bench growth --plot growth.svg."""
+    _from_checkout("growth", context.args)
+
+
 @bench.command("load", context_settings=_PASSED_ON)
 def bench_load(context: typer.Context) -> None:
     """Rates fixed ahead, from a tenth of capacity to four times. Example: croupier bench load --seconds 20."""

@@ -86,7 +86,8 @@ def machine_over(server: Server, store: redis.Redis) -> type[RuleBasedStateMachi
             view = attempt.view
             if view.household and attempt.held:
                 version, households = view.household_version or "0", self.rooms.ledger.households
-                self.rooms.do(households.reserve(view.household, version, f"{attempt.name}#2", attempt.held))
+                freed = view.held.freed(self.rooms.house.now_us(view.real_us))
+                self.rooms.do(households.reserve(view.household, version, f"{attempt.name}#2", attempt.held, freed))
 
         @rule(which=WHICH, times=st.integers(1, 2))
         def confirm(self, which: int, times: int) -> None:
