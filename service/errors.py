@@ -101,6 +101,16 @@ class OverloadedError(RateLimitedError):
         super().__init__("more is asked than can be answered in time; nothing was done, ask again", seconds)
 
 
+class StoreFullError(RateLimitedError):
+    """The store's memory is nearly used up: what is left is for what restricts contact."""
+
+    code = "store_full"
+    status = 503
+
+    def __init__(self, seconds: float = 30) -> None:
+        super().__init__("the store is nearly full and takes only what restricts contact; nothing was done", seconds)
+
+
 class UnknownKeyError(RequestRefused):
     """A key that there is not."""
 

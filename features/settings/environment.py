@@ -79,6 +79,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _mebibytes(text: str) -> int:
+    if not (text.isdecimal() and 64 <= int(text) < 2**30):
+        raise ValueError("must be a number of mebibytes, at least 64")
+    return int(text) * 2**20
+
+
 def _port(text: str) -> int:
     if not (text.isdecimal() and 0 < int(text) < 65_536):
         raise ValueError("must be a port from 1 to 65535")
@@ -144,6 +150,14 @@ class Environment:
         None,
         "Address of a store elsewhere: `redis://`, `rediss://`, `redis+cluster://`, `rediss+cluster://` or `unix://`; "
         "without it the home has a server of its own.",
+    )
+    store_memory = Variable[int | None](
+        "CROUPIER_STORE_MEMORY",
+        "MiB",
+        _mebibytes,
+        None,
+        "Memory that the home's own store may use; without it half of the machine's. From nine tenths of it on only "
+        "what restricts contact is taken.",
     )
     keys = Variable[tuple[str, ...]](
         "CROUPIER_KEYS",

@@ -25,7 +25,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError
 from redis.retry import Retry
 
-from features.store.lane import Commands, Lane, answers
+from features.store.lane import Commands, Lane, reply_in
 
 _SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 _AWAY: Final = (
@@ -350,9 +350,14 @@ class Lanes:
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         """See `Lane.silent`."""
-        names = list(self._nodes.names)
-        there = dict(zip(names, await asyncio.gather(*(answers(self._lane(n), seconds) for n in names)), strict=True))
+        there = {name: reply is not None for name, reply in (await self.everywhere(seconds, "PING")).items()}
         return there, [key for key in keys if not there.get(self._nodes.find(key) or "")]
+
+    async def everywhere(self, seconds: float, *parts: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a command are of many types
+        """See `Lane.everywhere`."""
+        names = list(self._nodes.names)
+        told = await asyncio.gather(*(reply_in(self._lane(name), seconds, *parts) for name in names))
+        return dict(zip(names, told, strict=True))
 
     async def close(self) -> None:
         """Close all connections."""

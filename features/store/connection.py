@@ -19,7 +19,9 @@ from features.store.deployment import PARTITIONS, House, _read_house
 from features.store.errors import StoreAbsentError, StoreError
 from features.store.keys import HOUSE, partition_of, tag
 from features.store.lane import Lane, SilentError
+from features.store.memory import read_info, used_share
 
+_BEYOND: Final = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
 _NO_ADDRESS: Final = f"{Environment.store.name} cannot be read as an address, such as redis://host:6379"
 
 
@@ -74,6 +76,10 @@ class Store:
         """Send one command; raises as `together` does."""
         return self.together(seconds, parts)
 
+    def command_beyond(self, seconds: float, word: str, key: str, *parts: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - parts of a command are of many types
+        """Send one command about a key that a store whose memory is full takes, too; raises as `together` does."""
+        return self.command(seconds, "EVAL", _BEYOND, 1, key, word, *parts)
+
     def call(
         self, seconds: float, function: str, keys: Sequence[str | bytes], arguments: Sequence[Any]
     ) -> Coroutine[Any, Any, Any]:
@@ -84,6 +90,11 @@ class Store:
         """Node -> whether it answers, and the partitions that cannot be reached."""
         nodes, keys = await self._lanes.silent(seconds, [tag(partition) for partition in range(PARTITIONS)])
         return nodes, [partition_of(key) for key in keys]
+
+    async def used_share(self, seconds: float = 0.5) -> float | None:
+        """Share of its memory bound that the fullest server uses, 0 where none has one; None if none answers."""
+        told = await self._lanes.everywhere(seconds, "INFO", "memory")
+        return max((used_share(read_info(one)) for one in told.values() if one is not None), default=None)
 
     async def house(self) -> House:
         """See `open_house`."""

@@ -218,8 +218,12 @@ class Lane:
 
     async def silent(self, seconds: float, keys: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         """Node -> whether it answers, and those of some keys whose node does not."""
-        there = await answers(self, seconds)
+        there = await reply_in(self, seconds, "PING") is not None
         return {"store": there}, [] if there else list(keys)
+
+    async def everywhere(self, seconds: float, *parts: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a command are of many types
+        """Node -> its reply to a command, None if it does not answer in time."""
+        return {"store": await reply_in(self, seconds, *parts)}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -248,9 +252,9 @@ def _again(error: Exception) -> Exception:
     return copy
 
 
-async def answers(lane: Lane, seconds: float) -> bool:
-    """Whether a server answers."""
+async def reply_in(lane: Lane, seconds: float, *parts: Any) -> Any:  # noqa: ANN401 - replies have the shape of the command
+    """Reply of a server to a command, None if it does not answer in time."""
     try:
-        return bool(await lane.send(seconds, ("PING",)))
+        return await lane.send(seconds, parts)
     except (redis.RedisError, OSError):
-        return False
+        return None

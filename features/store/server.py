@@ -29,6 +29,7 @@ import redis
 from features.settings.environment import environment
 from features.store.cluster import plain
 from features.store.errors import StoreError
+from features.store.memory import own_bound
 
 WAIT_SECONDS: Final = 600.0
 """How long a server that lives is waited for until it answers."""
@@ -253,6 +254,8 @@ def _launched(home: Path, lock: int) -> subprocess.Popen[bytes]:
         "appendonly": "yes",
         "appendfsync": "always",
         "hash-max-listpack-entries": "16",
+        "maxmemory": str(environment().store_memory or own_bound()),
+        "maxmemory-policy": "noeviction",
         "logfile": str(folder / "valkey.log"),
         "daemonize": "no",
     }

@@ -15,11 +15,21 @@ import redis
 from features.events import Event, micros, personal, timeliness
 from features.store.deployment import House, real_now_us
 from features.store.keys import PlayerKeys, partition_of
+from features.store.memory import demand_room
 from pipelines.worker.owners import owners_of
-from service.contacts.ledger import Appended, Entry, Status, appended, assert_command, ingest_command
+from service.contacts.ledger import (
+    INGEST,
+    RESTRICT,
+    Appended,
+    Entry,
+    Status,
+    appended,
+    assert_command,
+    ingest_command,
+)
 from service.events.accept import TOLD_OF, ClockAhead, entry
 from service.players import sealing
-from service.players.facts import Assertion
+from service.players.facts import Assertion, forbids
 from service.players.identity import Mark
 from service.players.sealing import Seals
 
@@ -120,7 +130,13 @@ def remembered(client: redis.Redis, items: Sequence[Item]) -> list[int]:
 
 
 def append(client: redis.Redis, house: House, items: Sequence[Item]) -> Batch:
-    """Append items in one pipeline, those of linked ids to their players; a player's entries keep their order."""
+    """Append items in one pipeline, those of linked ids to their players; a player's entries keep their order.
+
+    Raises:
+        StoreError: The store is nearly full, and not all of them restrict contact.
+    """
+    if not all(forbids(item.entry.facts) for item in items):
+        demand_room(client)
     done, linked = _append(client, house, items)
     if not linked:
         return done
@@ -168,7 +184,8 @@ def _append(client: redis.Redis, house: House, items: Sequence[Item]) -> tuple[B
         some = [items[place] for place in places]
         keys = PlayerKeys(some[0].player)
         names, arguments = ingest_command(house, keys, [one.entry for one in some], remember=some[0].remember)
-        pipe.fcall("croupier_ingest", len(names), *names, *arguments)
+        function = RESTRICT if any(forbids(one.entry.facts) for one in some) else INGEST
+        pipe.fcall(function, len(names), *names, *arguments)
     statuses: list[Status] = ["new"] * len(items)
     reached: dict[int, str] = {}
     linked: dict[int, str] = {}

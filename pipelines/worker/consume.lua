@@ -71,13 +71,6 @@ local function release(keys, args)
   return 1
 end
 
-redis.register_function('croupier_lease', lease)
-redis.register_function('croupier_apply', apply)
-redis.register_function('croupier_fold', fold)
-redis.register_function('croupier_amend', amend)
-redis.register_function('croupier_advance', advance)
-redis.register_function('croupier_release', release)
-
 -- KEYS: log. ARGV: boundary id. After this no entry at or before the boundary can be appended, whatever the
 -- clock does.
 local function close(keys, args)
@@ -89,4 +82,14 @@ local function close(keys, args)
   return 1
 end
 
-redis.register_function('croupier_close', close)
+-- A store whose memory is full takes all of it: what lake and features have, the log is trimmed of.
+local function always(name, callback)
+  redis.register_function{function_name = name, callback = callback, flags = {'allow-oom'}}
+end
+always('croupier_lease', lease)
+always('croupier_apply', apply)
+always('croupier_fold', fold)
+always('croupier_amend', amend)
+always('croupier_advance', advance)
+always('croupier_release', release)
+always('croupier_close', close)

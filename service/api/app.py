@@ -44,6 +44,7 @@ from service.api.callers import Callers
 from service.api.house_state import HouseState
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
+from service.api.room import StoreRoom
 from service.api.routing import Dependencies
 from service.api.threaded_loop import ThreadedLoop
 from service.api.tracing import open_tracing
@@ -157,8 +158,9 @@ class Watch:
         serving = self._serving | hashes | ({} if self._readiness.trouble else {READY: "yes"})
         if reported == serving and time.monotonic() - at < REPORT_SECONDS:
             return
-        await self._store.command(2.0, "SET", self._name, msgspec.json.encode(serving), "EX", LIVE_SECONDS)
-        await self._store.command(2.0, "SADD", LIVE, self._name)
+        told = msgspec.json.encode(serving)
+        await self._store.command_beyond(2.0, "SET", self._name, told, "EX", LIVE_SECONDS)
+        await self._store.command_beyond(2.0, "SADD", LIVE, self._name)
         self._reported = (time.monotonic(), serving)
         self._desk.callers.rates.processes = await self._processes()
 
@@ -298,14 +300,16 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
         serving = replace(serving_of_files(house, where), seals=seals)
         await _keep(store, serving)
         async with _spare(partial(store_of, where.store)) as (spare, restricting_loop):
-            ledgers = RedisLedger(store, house, seals=seals), RedisLedger(spare, house, seals=seals)
+            ledgers = RedisLedger(store, house, seals=seals), RedisLedger(spare, house, seals=seals, restricting=True)
             callers = Callers(store, house, where.keys)
-            await callers.keyring.look()
+            room = StoreRoom(store)
+            await asyncio.gather(callers.keyring.look(), room.look())
             deps = Dependencies(
                 serving,
                 *ledgers,
                 restricting_loop,
                 callers,
+                room,
                 where.read_seconds,
                 where.write_seconds,
                 where.lake,
@@ -320,7 +324,7 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)
-            async with _watched(watch), _beside(callers.keyring.run()):
+            async with _watched(watch), _beside(callers.keyring.run()), _beside(room.run()):
                 if deps.serving is not serving:
                     await _keep(store, deps.serving)  # what was promoted
                 async with _running(readiness):
@@ -359,7 +363,7 @@ async def _keep(store: Store, serving: Serving) -> None:
     named = (serving.layout.catalogue, serving.book, serving.splits.experiments)
     kept = {one.hash: one.model_dump_json(by_alias=True).encode() for one in named}
     for name, content in (kept | {TODAY.hash: TODAY.dumps()}).items():
-        await store.command(5.0, "SET", bundle_key(name), content, "NX")
+        await store.command_beyond(5.0, "SET", bundle_key(name), content, "NX")
 
 
 @asynccontextmanager

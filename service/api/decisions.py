@@ -52,6 +52,7 @@ from service.errors import (
     RequestIdReused,
     Revoked,
     SendingError,
+    StoreFullError,
     TooEarlyError,
     UnknownDecisionError,
 )
@@ -350,7 +351,7 @@ def _is_decision_id(text: str) -> bool:
     return text[:3].isdigit() and int(text[:3]) < 256 and text[4:].isalnum()
 
 
-_DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended, OverloadedError)
+_DECIDING: Final = (ForeignPositionError, RequestIdReused, Contended, OverloadedError, StoreFullError)
 _NOT_SENT: Final = (
     *(UnknownDecisionError, NoContactError, Revoked, Expired, Released, SendingError, TooEarlyError, Contended),
     OverloadedError,

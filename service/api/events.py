@@ -39,6 +39,7 @@ from service.errors import (
     OutcomeInFutureError,
     OutcomeTooOldError,
     OverloadedError,
+    StoreFullError,
     UnknownDecisionError,
     UnknownTypeError,
 )
@@ -225,7 +226,7 @@ _OF_AN_OUTCOME: Final = (
 
 def add(app: FastAPI) -> None:
     """Add the routes to an application."""
-    waits = (OverloadedError,)
+    waits = OverloadedError, StoreFullError
     told, became, path = OF_A_BODY + _OF_AN_EVENT + waits, OF_A_BODY + _OF_AN_OUTCOME + waits, "/v1/events"
     free, taken, turn = (lambda _: 0), (lambda _: True), Turn.TOLD  # a batch counts itself: some pass whatever the rate
     for operation in (

@@ -62,7 +62,7 @@ async def _ready(request: Request, deps: Dependencies) -> ReadyAnswer:
         raise NotReadyError(f"not yet seen to serve in time: {readiness.trouble}")
     return ReadyAnswer(
         ready=True,
-        store=StoreReach(nodes=nodes, partitions_away=away),
+        store=StoreReach(nodes=nodes, partitions_away=away, memory_share=round(deps.room.used, 3)),
         churn_model=None if serving.churn is None else serving.churn.bundle.version,
         policy=serving.policies["learnt"].version,
         rulebook=serving.book.hash,

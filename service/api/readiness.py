@@ -27,7 +27,8 @@ _NOBODY: Final = "readiness"
 class Readiness:
     """Composes dry-run decisions and writes as much as a record takes, until three in a row were in time.
 
-    Nothing of it enters log, lake or counters; what is written ends by itself.
+    Nothing of it enters log, lake or counters; what is written ends by itself. Into a store that is nearly full nothing
+    is written: what restricts contact must get in.
 
     Attributes:
         trouble: Why the process is not ready, None if it is.
@@ -64,7 +65,8 @@ class Readiness:
         deps = self._desk.asked()
         deps = deps.within(deps.read_seconds)
         done = await decide(DecisionRequest(player_id=player, dry_run=True), deps.serving, deps.ledger)
-        await deps.ledger.probe(partition_of(done.kept.player), dump_record(done.record) if done.record else b"")
+        if not deps.room.is_short:
+            await deps.ledger.probe(partition_of(done.kept.player), dump_record(done.record) if done.record else b"")
 
     def _somebody(self, number: int, away: frozenset[int]) -> str:
         """An id in a partition that can be reached; another one for each number."""

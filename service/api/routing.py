@@ -40,6 +40,7 @@ from service.api.metrics import Metrics
 from service.api.packed import Unpacking
 from service.api.problems import AT_THE_DOOR, EVERYWHERE, REFUSALS, Refusals, Refused, invalid, problem, refuse
 from service.api.reading import Doubts, legible, parse
+from service.api.room import StoreRoom
 from service.api.schemas import Problem
 from service.api.threaded_loop import Result, ThreadedLoop
 from service.api.tracing import Tracing
@@ -81,6 +82,7 @@ class Dependencies:
         doubts: Fields of the request's body whose word nobody knows, and how each was read.
         caller: Who sent the request; nobody before they are known.
         admission: Gives places to requests.
+        room: Knows whether the store is nearly full.
         delivers: Channels on which the house sends by itself.
         delivers_unasked: Whether it does for a request that does not say.
         callbacks: Reads what providers call back.
@@ -92,6 +94,7 @@ class Dependencies:
     restricting_ledger: RedisLedger
     restricting_loop: ThreadedLoop
     callers: Callers
+    room: StoreRoom
     read_seconds: float
     write_seconds: float
     lake: Path | None = None
@@ -138,7 +141,14 @@ class Dependencies:
         return await self.restricting_loop.run(work(self.restricting_ledger.by(self.asked_at + RESTRICTING_SECONDS)))
 
     async def in_turn(self, turn: Turn, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Do some work when there is a place for it; raises OverloadedError where it could not be done in time."""
+        """Do some work when there is a place for it.
+
+        Raises:
+            OverloadedError: It could not be done in time.
+            StoreFullError: It would need room in the store that is kept for what restricts contact.
+        """
+        if turn is not Turn.CONFIRM:
+            self.room.demand()
         await self.admission.enter(turn, self.caller.id, self.until)
         try:
             return await work()

@@ -466,10 +466,14 @@ class HealthAnswer(Struct, kw_only=True):
 
 
 class StoreReach(Struct, kw_only=True):
-    """Nodes of the store and whether each answers, and partitions that cannot be reached."""
+    """Nodes of the store and whether each answers, partitions that cannot be reached, and how full it is.
+
+    `memory_share` is that of its bound which the fullest node uses; from 0.9 on only what restricts contact is taken.
+    """
 
     nodes: dict[str, bool]
     partitions_away: list[int]
+    memory_share: float
 
 
 class HouseClock(Struct, kw_only=True):

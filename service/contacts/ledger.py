@@ -23,6 +23,9 @@ from service.players import identity
 from service.players.facts import Assertion, forbids
 from service.players.sealing import PlayerSeal, Seals
 
+INGEST: Final = "croupier_ingest"
+RESTRICT: Final = "croupier_restrict"
+"""The same function by a name under which it takes what restricts contact while the store's memory is full, too."""
 RECENT: Final = 20
 """Decisions that are remembered per player, the latest first."""
 KEPT_SECONDS: Final = int(REMEMBERED.total_seconds())
@@ -131,7 +134,7 @@ def kept_seconds(house: House) -> int:
 def ingest_command(
     house: House, keys: PlayerKeys, entries: Sequence[Entry], *, remember: bool = True
 ) -> tuple[list[str], list[Any]]:
-    """Keys and arguments of `croupier_ingest` for entries of one player, shared by the API and imports."""
+    """Keys and arguments of `INGEST` and `RESTRICT` for entries of one player, shared by the API and imports."""
     seconds = kept_seconds(house) if remember else 0
     names = [keys.facts, keys.ledger, keys.log, keys.budget, *(keys.seen(entry.seen) for entry in entries)]
     arguments: list[Any] = clock_arguments(house)
@@ -164,6 +167,7 @@ class RedisLedger:
         until: Deadline of all calls together, on the monotonic clock.
         turns: To follow links, shared by all copies.
         seals: Opens and makes the seals of players.
+        restricting: Whether all that it appends restricts contact, and is taken by a store whose memory is full, too.
 
     Attributes:
         store: The store with that deadline.
@@ -176,8 +180,11 @@ class RedisLedger:
         until: float = inf,
         turns: asyncio.Semaphore | None = None,
         seals: Seals | None = None,
+        *,
+        restricting: bool = False,
     ) -> None:
         self._whole = store
+        self._restricting = restricting
         self._house = house
         self._seals = seals or Seals()
         self._turns = turns or asyncio.Semaphore(WALKS)
@@ -185,7 +192,8 @@ class RedisLedger:
 
     def by(self, until: float) -> RedisLedger:
         """A copy whose calls share one deadline, on the monotonic clock."""
-        return RedisLedger(self._whole, self._house, until, self._turns, self._seals)
+        whole, house = self._whole, self._house
+        return RedisLedger(whole, house, until, self._turns, self._seals, restricting=self._restricting)
 
     @property
     def seals(self) -> Seals:
@@ -339,7 +347,8 @@ class RedisLedger:
             Linked: The player was merged into another.
         """
         names, arguments = ingest_command(self._house, keys, [entry])
-        done = appended(await self.store.call("croupier_ingest", names, arguments))[0]
+        function = RESTRICT if self._restricting else INGEST
+        done = appended(await self.store.call(function, names, arguments))[0]
         if done.status == "linked":
             raise Linked(done.stream_id)
         if done.status == "conflict":

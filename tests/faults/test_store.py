@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from features.store.lane import MISSES
 ASKS = 30
 MANY = 1_000 if os.environ.get("CROUPIER_FAULTS") == "all" else ASKS
 """Decisions under each fault: as many as show the slowest of a thousand, or a few."""
+FULL = "store_unavailable", "store_full"
 pytestmark = pytest.mark.timed
 
 
@@ -53,9 +54,10 @@ def left_alone(answer: httpx.Response) -> None:
     assert "store_unavailable" in [one["rule"] for one in told["exclusions"]]
 
 
-def put_off(answer: httpx.Response) -> None:
+def put_off(answer: httpx.Response, codes: Collection[str] = ("store_unavailable",)) -> None:
     """To be asked again under the same id."""
-    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert answer.status_code == 503
+    assert answer.json()["code"] in codes
     assert int(answer.headers["retry-after"]) >= 1
 
 
@@ -250,15 +252,46 @@ def test_out_of_memory_the_store_reads_on_and_every_write_is_put_off_whole(
     world.client.config_set("maxmemory", 1)
     answers = timed("out of memory, decision", [lambda: caller.ask(player)] * MANY)
     for answer in answers:
-        put_off(answer)
+        put_off(answer, FULL)
     for word, write in writes(caller, player, decision):
         for answer in timed(f"out of memory, {word}", [write] * ASKS, 2_000):
-            put_off(answer)
+            put_off(answer, FULL)
     assert caller.get(f"/v1/decisions/{decision}").status_code == 200
     assert caller.get("/readyz").status_code == 200
     world.client.config_set("maxmemory", 0)
     assert everything(world) == held
     goes_on(world, caller, player)
+
+
+def test_a_full_store_sheds_decisions_and_events_and_takes_every_exclusion(
+    world: World, caller: Caller, player: str, tmp_path: Path
+) -> None:
+    """Also one that a process takes which started when the store was full already."""
+    decision = caller.contact(player)
+    world.client.config_set("maxmemory", 1)
+    until(lambda: caller.ask(player).json().get("code") == "store_full")
+    put_off(caller.event(player), ["store_full"])
+    put_off(caller.outcome(decision), ["store_full"])
+    (later := tmp_path / "later").mkdir()
+    excluded = [f"{player}-{number}" for number in range(MANY)]
+    tell = [partial(caller.event, name, type="self_excluded") for name in excluded[:-1]]
+    assert all(answer.status_code == 200 for answer in timed("full, exclusion", tell, 5_000))
+    assert caller.event(player, type="self_excluded").status_code == 200
+    assert caller.confirm(decision).status_code == 409
+    with Serving(world.server.url, later) as serving, Caller(serving.socket) as other:
+        assert other.get("/readyz").status_code == 200
+        assert other.event(excluded[-1], type="self_excluded").status_code == 200
+        put_off(other.ask(player), ["store_full"])
+    consumer = world.consumer_beside()
+    consumer.renew()
+    assert consumer.step(1)
+    world.flush()
+    assert not world.client.xlen(f"log:{caller_slot(world, player)}")
+    world.client.config_set("maxmemory", 0)
+    until(lambda: caller.ask(player).status_code == 200)
+    for name in (player, *excluded):
+        assert "self_excluded" in [one["rule"] for one in decided(caller, name, {}).json()["exclusions"]]
+    world.keeps(caller)
 
 
 def test_a_write_that_begins_in_the_last_memory_is_done_whole(world: World, caller: Caller, player: str) -> None:
@@ -269,13 +302,12 @@ def test_a_write_that_begins_in_the_last_memory_is_done_whole(world: World, call
     full = False
     while not full:
         name, changed = f"full-{len(taken)}", {"type": "consent_changed", "channel": "sms", "occurred_at": now()}
-        answer = caller.event(player, event_id=name, granted=len(taken) % 2 == 0, **changed)
-        while answer.status_code != 200 and not full:
-            put_off(answer)
-            full = "cannot take" in answer.json()["detail"]
-            answer = caller.event(player, event_id=name, granted=len(taken) % 2 == 0, **changed)
-        if not full:
+        answer = caller.event(player, event_id=name, granted=True, **changed)
+        if answer.status_code == 200:
             taken.append(name)
+            continue
+        put_off(answer, FULL)
+        full = answer.json()["code"] == "store_full" or "cannot take" in answer.json()["detail"]
     assert taken
     log: Any = world.client.xrange(f"log:{caller_slot(world, player)}")
     world.client.config_set("maxmemory", 0)

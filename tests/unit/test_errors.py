@@ -79,6 +79,7 @@ ANSWERS = {
     "no_definitions": 503,
     "not_ready": 503,
     "overloaded": 503,
+    "store_full": 503,
     "stop_incomplete": 503,
     "store_unavailable": 503,
     "too_many_connections": 503,
