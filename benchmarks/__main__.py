@@ -132,6 +132,23 @@ def load(
 
 
 @app.command()
+def restarts(
+    players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 2_000,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 100,
+    seconds: Annotated[float, typer.Option(min=10, help="Load around each fault.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Serving processes replaced, killed and frozen under load. Example: croupier bench restarts --rate 100."""
+    from benchmarks.restarts import RestartsPlan, measure
+
+    try:
+        found = measure(RestartsPlan(players, rate, seconds), Console(stderr=True))
+    except TimeoutError as error:
+        _fail(str(error), 2)
+    print(json.dumps(found, indent=None if as_json else 2))
+
+
+@app.command()
 def sends(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds; fewer than six give no interval.")] = 12,
     requests: Annotated[int, typer.Option(min=8, help="Decisions of a turn.")] = 300,

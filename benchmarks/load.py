@@ -62,7 +62,7 @@ class LoadPlan(NamedTuple):
     against: str | None
 
 
-class _Crowd:
+class Crowd:
     """Callers of a house: makes requests of the mix, and keeps decisions that may be confirmed."""
 
     def __init__(self, served: Served, client: redis.Redis, players: int, seed: int) -> None:
@@ -159,7 +159,7 @@ def measure(plan: LoadPlan, console: Console) -> dict[str, Any]:
     return result | {"players": plan.players, "seconds": plan.seconds}
 
 
-def _crowds(plan: LoadPlan, folder: Path, stack: ExitStack, console: Console) -> dict[str, _Crowd]:
+def _crowds(plan: LoadPlan, folder: Path, stack: ExitStack, console: Console) -> dict[str, Crowd]:
     compared = [builds.here()] + ([] if plan.against is None else [builds.of(plan.against, folder)])
     compared[-1].furnish(folder / "home0", plan.players, CATALOGUE)
     for number in range(1, len(compared)):
@@ -171,11 +171,11 @@ def _crowds(plan: LoadPlan, folder: Path, stack: ExitStack, console: Console) ->
             served = stack.enter_context(sides.croupier(build, home, sides.free_port(), CATALOGUE))
         client = connect(f"unix://{socket_path(home)}")
         stack.callback(client.close)
-        crowds["commit" if number else "this_build"] = _Crowd(served, client, plan.players, number)
+        crowds["commit" if number else "this_build"] = Crowd(served, client, plan.players, number)
     return crowds
 
 
-def _capacity(crowd: _Crowd, seconds: float) -> float:
+def _capacity(crowd: Crowd, seconds: float) -> float:
     """Requests of the mix that are answered in a second while callers wait for each; the better of two spans."""
     count, best, port = 50, 0.0, int(crowd.served.address.rpartition(":")[2])
     for _ in range(2):
@@ -193,7 +193,7 @@ def _capacity(crowd: _Crowd, seconds: float) -> float:
     return best
 
 
-def _offer(crowd: _Crowd, share: float, rate: float, seconds: float, number: int) -> _Rate:
+def _offer(crowd: Crowd, share: float, rate: float, seconds: float, number: int) -> _Rate:
     time.sleep(_REST_SECONDS)
     schedule = [ScheduledRequest(at, crowd.request) for at in open_loop.poisson(rate, seconds, _SEED + number)]
     served = crowd.served
@@ -217,7 +217,7 @@ def _told(taken: Sequence[_Rate]) -> dict[str, Any]:
 def _row(rate: _Rate) -> dict[str, Any]:
     """What became of a rate: requests a second by fate, latency of what was served, of decisions and of refusals."""
     served = [one for one in rate.answers if _recorded(one)]
-    shed = [one for one in rate.answers if _is_shed(one)]
+    shed = [one for one in rate.answers if is_shed(one)]
     p50, p99, p999 = open_loop.percentiles(served, 50, 99, 99.9)
     decisions = open_loop.percentiles([one for one in served if one.kind == "decision"], 50, 99, 99.9)
     # What is served after the rate has ended took that time too.
@@ -241,7 +241,7 @@ def _row(rate: _Rate) -> dict[str, Any]:
     }
 
 
-def _is_shed(answer: OpenAnswer) -> bool:
+def is_shed(answer: OpenAnswer) -> bool:
     """Whether a request was refused openly, or an item of a batch."""
     if answer.status == 200 and answer.kind == "batch":
         return any(item.get("status") in _SHED for item in answer.body["answers"])

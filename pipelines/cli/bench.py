@@ -58,6 +58,12 @@ def bench_load(context: typer.Context) -> None:
     _from_checkout("load", context.args)
 
 
+@bench.command("restarts", context_settings=_PASSED_ON)
+def bench_restarts(context: typer.Context) -> None:
+    """Serving processes replaced, killed and frozen under load. Example: croupier bench restarts --rate 100."""
+    _from_checkout("restarts", context.args)
+
+
 @bench.command("sends", context_settings=_PASSED_ON)
 def bench_sends(context: typer.Context) -> None:
     """From a decision to the provider's socket; CPU of a message. Example: croupier bench sends --rate 100."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -74,6 +74,10 @@ def create() -> None:
         settle_in(connect(url), Options(home(), players=0), url, console().print)
 
 
+HEALTH_SECONDS: Final = 30
+"""How long a serving process may take to start, or not answer who started it, before another takes its place."""
+
+
 def serve(
     port: Annotated[int, typer.Option(envvar=Environment.port.name, min=1, max=65_535)] = Environment.port.default,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -111,6 +115,7 @@ def serve(
             log_level="warning",
             log_config=None,
             timeout_graceful_shutdown=5,
+            timeout_worker_healthcheck=HEALTH_SECONDS,
         )
 
 

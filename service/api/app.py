@@ -41,6 +41,7 @@ from models.policy.learned import LearnedPolicy, PolicyVersion
 from models.policy.policy import BusinessRules, Policy, Priority, Uniform, priorities
 from service.api import routes
 from service.api.callers import Callers
+from service.api.heartbeat import Heartbeat
 from service.api.house_state import HouseState
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
@@ -324,7 +325,14 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)
-            async with _watched(watch), _beside(callers.keyring.run()), _beside(room.run()):
+            beats = Heartbeat("requests").beat(), restricting_loop.run(Heartbeat("restricting").beat())
+            async with (
+                _beside(beats[0]),
+                _beside(beats[1]),
+                _watched(watch),
+                _beside(callers.keyring.run()),
+                _beside(room.run()),
+            ):
                 if deps.serving is not serving:
                     await _keep(store, deps.serving)  # what was promoted
                 async with _running(readiness):

@@ -25,6 +25,7 @@ class Bounds:
         body_seconds: From there until its body is complete.
         write_seconds: How long a caller may leave an answer unread.
         linger_seconds: How long a refused caller may go on sending before the connection is cut.
+        leave_seconds: How long an idle connection may still bring a request when the process is to end.
         grace_seconds: How long a connection may be idle or slow before it must make room for others.
     """
 
@@ -41,6 +42,7 @@ class Bounds:
     body_seconds: float = 20.0
     write_seconds: float = 30.0
     linger_seconds: float = 2.0
+    leave_seconds: float = 1.0
     grace_seconds: float = 0.5
 
     def of_body(self, target: bytes) -> int:

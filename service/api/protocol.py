@@ -85,6 +85,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The refusal, while earlier requests are still to be answered."""
         self._held = b""
         """What was read and is not yet parsed."""
+        self._leaving = False
+        """Whether the process is about to end."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Begin to watch a connection; if there are too many, one of them is cut."""
@@ -121,6 +123,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held = b""
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]
+
+    def shutdown(self) -> None:
+        """Answer what is under way, or what comes within a moment, as the last of the connection.
+
+        A connection that is cut while its caller sends takes the request with it, and nobody knows what became of it.
+        """
+        self._leaving = True
+        if self._in_body or self._owes():
+            self.cycle.keep_alive = False
+        else:
+            self._due = min(self._due, self.loop.time() + self.bounds.leave_seconds)
 
     def _look(self) -> None:
         """Look whether something is overdue; once a second for each connection, rather than a timer a request."""
@@ -219,6 +232,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if refusal is not None:
             self._stop(refusal)
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
         self._begun, self._in_body = False, True
         self._due = self.loop.time() + self.bounds.body_seconds
 

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +29,7 @@ TIGHT = Bounds(
     body_seconds=1.0,
     write_seconds=1.0,
     linger_seconds=0.3,
+    leave_seconds=0.5,
     grace_seconds=0.2,
 )
 
@@ -63,6 +65,12 @@ async def told(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
     """A server of the protocol within tight bounds."""
+    with serving() as (where, _):
+        yield where
+
+
+@contextmanager
+def serving() -> Iterator[tuple[Address, uvicorn.Server]]:
     (port,) = free_ports(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "LOOK_SECONDS", 0.05)
@@ -74,7 +82,7 @@ def address() -> Iterator[Address]:
         thread.start()
         while not server.started:
             threading.Event().wait(0.01)
-        yield "127.0.0.1", port
+        yield ("127.0.0.1", port), server
         server.should_exit = True
         thread.join()
 
@@ -240,3 +248,26 @@ def test_what_comes_after_a_body_is_bounded_in_number(address: Address) -> None:
     trailers = b"a: b\r\n" * (TIGHT.fields + 1)
     sent = request("/fields", "Transfer-Encoding: chunked", method="POST", body=b"0\r\n" + trailers + b"\r\n")
     assert [one.status for one in exchange(address, sent, patience=5)] == [431]
+
+
+def test_a_process_that_ends_answers_what_still_comes_as_the_last_of_its_connection() -> None:
+    with serving() as (address, server), connected(address) as used, connected(address) as silent:
+        used.sendall(request("/first"))
+        first = b""
+        while not first.endswith(b"/first 0"):
+            first += used.recv(1_024)
+        server.should_exit = True
+        while is_listened_to(address):
+            threading.Event().wait(0.01)
+        used.sendall(request("/second"))
+        (last,) = answers(read(used))
+        assert (last.body, last.fields["connection"]) == (b"/second 0", "close")
+        assert read(silent) == b""
+
+
+def is_listened_to(address: Address) -> bool:
+    try:
+        with connected(address):
+            return True
+    except ConnectionRefusedError:
+        return False
