@@ -42,6 +42,7 @@ def simulate(
         return
     shown = Console()
     shown.print(results.table(found))
+    shown.print(results.course(found), highlight=False, soft_wrap=True)
     if (pooled := results.pool(folder.parent)) is not None:
         shown.print(results.together(pooled))
     shown.print(f"results and plots are in {folder}", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +68,15 @@ class PolicyComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a simulation; `quarters` split the policy's decisions by time."""
+    """Figures of a simulation.
+
+    Attributes:
+        days: House days that it took.
+        quarters: The policy's decisions split by time.
+        lag_hours_p99: House hours by which what was due was late, 99th percentile.
+        waited_hours: House hours by which the crowd put off what was due, as house or machine did not keep up.
+        lost: What the house did not serve, take or let be sent, each as a share of how often it was asked.
+    """
 
     seed: int
     decisions: int
@@ -78,6 +87,8 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     exclusions: dict[str, float]
     counts: dict[str, int]
     lag_hours_p99: float
+    waited_hours: float = 0.0
+    lost: dict[str, float] = {}
 
 
 def measure(run: SimulationRun) -> SimulationResult:
@@ -88,14 +99,25 @@ def measure(run: SimulationRun) -> SimulationResult:
     return SimulationResult(
         seed=run.options.seed,
         decisions=len(run.steps),
-        days=run.options.days,
+        days=run.days,
         groups={name: _group(run, name) for name in VARIANTS},
         compared=_compared(own),
         quarters=[_compared(part) for part in parts],
         exclusions={rule: found / max(1, len(run.steps)) for rule, found in sorted(excluded.items())},
         counts=dict(sorted(run.counts.items())),
         lag_hours_p99=float(np.percentile(run.lags, 99)) if run.lags else 0.0,
+        waited_hours=run.waited_us / DAY_US * 24,
+        lost=_lost(run.counts),
     )
+
+
+def _lost(counts: Mapping[str, int]) -> dict[str, float]:
+    """What was asked of the house in vain, as shares."""
+    sent = counts.get("contacts", 0) + sum(count for name, count in counts.items() if name.startswith("not sent"))
+    whole = {"not served": counts.get("asked", 0)}
+    whole |= {f"not taken: {word}": counts.get(f"told: {word}", 0) for word in ("event", "outcome")}
+    whole |= {name: sent for name in sorted(counts) if name.startswith("not sent")}
+    return {name: counts[name] / of for name, of in whole.items() if counts.get(name)}
 
 
 def _group(run: SimulationRun, variant: str) -> VariantResult:
@@ -228,6 +250,13 @@ def table(found: SimulationResult) -> Table:
     return shown
 
 
+def course(found: SimulationResult) -> str:
+    """How a simulation went, in a sentence: whether the crowd had to wait, and what the house did not do."""
+    lost = ", ".join(f"{name} {share:.1%} ({found.counts[name]:,})" for name, share in found.lost.items())
+    waited = "kept up with the clock" if not found.waited_hours else f"waited {found.waited_hours:,.1f} house hours"
+    return f"{found.decisions:,} decisions in {found.days:.1f} days; the crowd {waited}; {lost or 'all was served'}"
+
+
 def together(pooled: PooledResult) -> Table:
     """Table of pooled seeds."""
     shown = Table(
@@ -277,7 +306,7 @@ def _alone(run: SimulationRun, step: SimulatedDecision) -> float:
 
 def _converted(run: SimulationRun, step: SimulatedDecision) -> float:
     # A window that is not over would show too little.
-    return float(_worth(run, step) > 0) if step.day < run.options.days - WINDOW_DAYS else np.nan
+    return float(_worth(run, step) > 0) if step.day < run.days - WINDOW_DAYS else np.nan
 
 
 def _figure(title: str) -> tuple[Figure, Any]:
@@ -292,7 +321,7 @@ def _over_time(run: SimulationRun, title: str, value: Any) -> Figure:  # noqa: A
     figure, panel = _figure(title)
     for variant in VARIANTS:
         steps = [step for step in run.steps if step.variant == variant]
-        _band(panel, steps, [value(run, step) for step in steps], run.options.days, variant)
+        _band(panel, steps, [value(run, step) for step in steps], run.days, variant)
     panel.set_xlabel("day of the simulation")
     panel.legend(frameon=False, fontsize=9)
     return figure
@@ -323,7 +352,7 @@ def _policy(run: SimulationRun) -> Figure:
         ("business_rules", [step.business_rules for step in own]),
         ("uniform", [step.uniform for step in own]),
     ):
-        _band(panel, own, values, run.options.days, name)
+        _band(panel, own, values, run.days, name)
     panel.axhline(0, color="0.7", linewidth=0.8)
     panel.set_xlabel("day of the simulation")
     panel.legend(frameon=False, fontsize=9)

@@ -4,7 +4,8 @@
                                                   `--> what was decided, beside what was true
 
 Nothing but HTTP leads into the house: the crowd asks for decisions, confirms, plays, tells outcomes as a caller would,
-with the client that callers have.
+with the client that callers have. The house's clock waits for nobody, so the crowd does: where house or machine do not
+keep up with a fast clock, all that is due later is put off by as much, and the weeks take longer; nothing is left out.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ AT_ONCE: Final = 8
 """Requests under way at most."""
 _AHEAD_ATTEMPTS: Final = 8
 """Times that something is told whose moment is slightly ahead of the house's clock."""
+_MOST_LAG_US: Final = DAY_US // 24
+"""By how much the crowd may be late before it puts off all that is due later."""
+_ASKS: Final = 4
+"""Times that a decision is asked for again where the house does not serve it."""
 _NO_KEY: Final = "none"
 """What is sent where there is no key: the house says that it does not know it."""
 _RECENT_US: Final = 3 * DAY_US
@@ -148,6 +153,13 @@ class SimulationRun:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lags: list[float] = field(default_factory=list)
     """House hours between the moment at which something was due and the moment it was done."""
+    waited_us: int = 0
+    """By how much the crowd put off what was due, as house or machine did not keep up; house time."""
+
+    @property
+    def days(self) -> float:
+        """House days that it took."""
+        return self.options.days + self.waited_us / DAY_US
 
 
 def simulate(options: SimulationOptions, catalogue: Catalogue, console: Console) -> SimulationRun:
@@ -202,7 +214,8 @@ class SimulationDriver:
         self._clock = clock
         self._book = load_rulebook(rulebook_path())
         self._rules = BusinessRules(priorities(catalogue), catalogue.exploration_floor)
-        self._due: list[tuple[int, int, Member, Coroutine[Any, Any, None]]] = []
+        self._due: list[tuple[int, int, Member, Callable[[int], Coroutine[Any, Any, None]]]] = []
+        """What is due by the house's clock, less what the crowd has waited until then."""
         self._order = count()
         self._names = (f"{secrets.token_hex(3)}-{number}" for number in count())
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -251,18 +264,21 @@ class SimulationDriver:
         with _progress(console) as bar:
             task = bar.add_task("days pass", total=self._options.days)
             async with asyncio.TaskGroup() as running:
-                while (now_us := self._clock.now_us()) < ends_us:
-                    bar.update(task, completed=(now_us - began) / DAY_US)
-                    await self._start_due(running, now_us)
-        for *_, work in self._due:
-            work.close()
+                while (plan_us := self._clock.now_us() - self.result.waited_us) < ends_us:
+                    bar.update(task, completed=(plan_us - began) / DAY_US)
+                    await self._start_due(running, plan_us)
 
-    async def _start_due(self, running: asyncio.TaskGroup, now_us: int) -> None:
-        while self._due and self._due[0][0] <= now_us:
-            due_us, _, member, work = heapq.heappop(self._due)
+    async def _start_due(self, running: asyncio.TaskGroup, plan_us: int) -> None:
+        while self._due and self._due[0][0] <= plan_us:
+            planned_us, _, member, work = heapq.heappop(self._due)
             await self._free.acquire()
-            self.result.lags.append((self._clock.now_us() - due_us) / DAY_US * 24)
-            running.create_task(self._one(member, work))
+            due_us = planned_us + self.result.waited_us
+            lag_us = self._clock.now_us() - due_us
+            self.result.lags.append(lag_us / DAY_US * 24)
+            if lag_us > _MOST_LAG_US:
+                self.result.waited_us += lag_us
+                due_us += lag_us
+            running.create_task(self._one(member, work(due_us)))
         await asyncio.sleep(0.002)
 
     async def _one(self, member: Member, work: Coroutine[Any, Any, None]) -> None:
@@ -273,7 +289,8 @@ class SimulationDriver:
             self._free.release()
 
     def _later(self, member: Member, at_us: int, what: Any, *rest: Any) -> None:  # noqa: ANN401 - a method and its arguments
-        heapq.heappush(self._due, (at_us, next(self._order), member, what(member, at_us, *rest)))
+        work = lambda due_us: what(member, due_us, *rest)  # noqa: E731 - begun when it is due
+        heapq.heappush(self._due, (at_us - self.result.waited_us, next(self._order), member, work))
 
     def _wait(self, member: Member, per_day: float) -> int:
         return int(member.random.exponential(1 / per_day) * DAY_US)
@@ -312,16 +329,29 @@ class SimulationDriver:
     async def _ask(self, member: Member, due_us: int) -> None:
         self._later(member, due_us + self._wait(member, self._asks_per_day), self._ask)
         await self._check(member)
-        name, player = f"ask-{next(self._names)}", member.person.id
-        ask = partial(self._house.decide, player, request_id=name, explain=True)
-        decision = await self._taken("decide", ask)
-        if decision is None or not decision.recorded:
-            self.result.counts["unserved"] += 1
+        self.result.counts["asked"] += 1
+        if (decision := await self._decision(member)) is None:
+            self.result.counts["not served"] += 1
             return
         now_us = self._clock.now_us()
         await self._note(member, decision, now_us)
         if decision.contact is not None:
             self._later(member, max(micros(decision.contact.send_at), now_us), self._confirm, decision)
+
+    async def _decision(self, member: Member) -> Decision | None:
+        """A recorded decision, asked for under one id until it is; None if the house does not come to it."""
+        name, player = f"ask-{next(self._names)}", member.person.id
+        for _ in range(_ASKS):
+            try:
+                decision = await self._house.decide(player, request_id=name, explain=True)
+            except (NoAnswer, Unavailable):
+                self.result.counts["asked again"] += 1
+                continue
+            except HouseError as error:
+                raise SimulationRefused(f"decide: {error}") from error
+            if decision.recorded:
+                return decision
+        return None
 
     async def _note(self, member: Member, decision: Decision, now_us: int) -> None:
         """Record a decision beside the truth, and for the policy's decisions the alternatives."""
@@ -409,6 +439,7 @@ class SimulationDriver:
 
     async def _taken(self, word: str, call: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
         """What the house answers to what it must take; None if it stays away. A moment may be ahead of its clock."""
+        self.result.counts[f"told: {word}"] += 1
         for attempt in range(_AHEAD_ATTEMPTS):
             try:
                 return await call()

@@ -12,7 +12,7 @@ from support.whole_house import whole_house
 
 from models.catalogue.offers import load_catalogue
 from pipelines.simulation import results
-from pipelines.simulation.simulate import SimulationOptions, SimulationRefused, simulate
+from pipelines.simulation.simulate import SimulationOptions, SimulationRefused, SimulationRun, simulate
 
 CATALOGUE = load_catalogue(Path(__file__).parents[2] / "service" / "catalogue.yaml")
 QUIET = Console(quiet=True)
@@ -43,6 +43,25 @@ def test_a_crowd_asks_plays_and_answers_through_the_days(house: str, tmp_path: P
     # The same players do not arrive twice.
     with pytest.raises(SimulationRefused, match="seed 1"):
         simulate(SimulationOptions(house, 1, 40, 1.0, 100, KEY), CATALOGUE, QUIET)
+
+
+def test_where_the_clock_is_too_fast_the_crowd_waits_and_leaves_nothing_out(tmp_path: Path) -> None:
+    with whole_house(tmp_path / "home", "--clock", "2026-06-01", "--rate", "100000") as address:
+        run = simulate(SimulationOptions(address, 1, 20, 2.0, 240, KEY), CATALOGUE, QUIET)
+    found = results.measure(run)
+    assert found.waited_hours > 1
+    assert found.days == pytest.approx(2 + found.waited_hours / 24)
+    assert not found.counts.get("not served")
+    assert found.decisions == found.counts["asked"] > 180
+    assert f"waited {found.waited_hours:,.1f} house hours" in results.course(found)
+
+
+def test_what_the_house_did_not_do_is_told_with_its_share() -> None:
+    run = SimulationRun(SimulationOptions("", 1, 1, 1.0, 100), 0)
+    run.counts |= {"asked": 40, "not served": 10, "told: event": 200, "not taken: event": 1, "contacts": 3}
+    run.counts |= {"not sent: revoked": 1}
+    told = results.course(results.measure(run))
+    assert "not served 25.0% (10), not taken: event 0.5% (1), not sent: revoked 25.0% (1)" in told
 
 
 def test_without_a_house_there_is_one_sentence() -> None:
