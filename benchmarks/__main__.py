@@ -228,5 +228,26 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+@app.command()
+def soak(
+    players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 20_000,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second; six decisions come of five.")] = 200,
+    minutes: Annotated[float, typer.Option(min=1)] = 30,
+    clock: Annotated[float, typer.Option(min=1, help="House seconds per real second.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """All loops of a house for long under a steady load. Example: croupier bench soak --minutes 30 --plot soak.svg."""
+    from benchmarks import soak as soaks
+
+    try:
+        found = soaks.measure(soaks.SoakPlan(players, rate, minutes, clock), Console(stderr=True))
+    except TimeoutError as error:
+        _fail(str(error), 2)
+    if plot is not None:
+        soaks.draw(found).savefig(plot)
+    print(json.dumps(found) if as_json else soaks.summary(found))
+
+
 if __name__ == "__main__":
     app(prog_name="croupier bench")

@@ -29,9 +29,10 @@ class Build(NamedTuple):
         """The build's `croupier` command."""
         return str(self.python.with_name("croupier"))
 
-    def furnish(self, home: Path, players: int, catalogue: Path) -> None:
-        """Make and fill a home with this build; its output goes to standard error."""
+    def furnish(self, home: Path, players: int, catalogue: Path, rate: float = 1.0) -> None:
+        """Make and fill a home with this build, whose clock runs so fast; its output goes to standard error."""
         where = [str(home), "--players", str(players), "--catalogue", str(catalogue)]
+        where += [] if rate == 1 else ["--rate", str(rate)]  # earlier builds know no other
         command = [str(self.python), "-m", "benchmarks.house", *where]
         if subprocess.run(command, cwd=self.folder, stdout=sys.stderr, check=False).returncode:
             raise BuildError(f"{self.name} could not furnish a home")

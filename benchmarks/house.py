@@ -60,7 +60,7 @@ _MODEL: Final = [at for at, reading in enumerate(VECTOR) if reading.name in MODE
 Vectors = NDArray[np.float64]
 
 
-def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) -> None:
+def furnish(home: Path, players: int, catalogue: Catalogue, console: Console, rate: float = 1.0) -> None:
     """Make and fill a home with a serving model and policy, and stop everything again.
 
     Args:
@@ -68,12 +68,13 @@ def furnish(home: Path, players: int, catalogue: Catalogue, console: Console) ->
         players: How many.
         catalogue: What the snapshot is learnt over.
         console: Where progress is shown.
+        rate: House seconds per real second.
     """
     home.mkdir(parents=True)
     server = start_server(home)
     try:
         client = connect(server.url)
-        house = prepare(client, Options(home, clock_us=CLOCK_US, players=0), server.url)
+        house = prepare(client, Options(home, clock_us=CLOCK_US, rate=rate, players=0), server.url)
         with _worker(home, server.url):
             people(client, house, players, console)  # and the worker's last flush fills the lake
         vectors = _vectors(client, house, min(players, SAMPLED))
@@ -179,9 +180,10 @@ def main(
     home: Annotated[Path, typer.Argument(help="Directory that does not exist yet.")],
     players: Annotated[int, typer.Option(min=1)],
     catalogue: Annotated[Path, typer.Option(exists=True)],
+    rate: Annotated[float, typer.Option(help="House seconds per real second.")] = 1.0,
 ) -> None:
     """Furnish a home with this build. Example: python -m benchmarks.house /tmp/home --players 500 --catalogue FILE."""
-    furnish(home, players, load_catalogue(catalogue), Console(stderr=True))
+    furnish(home, players, load_catalogue(catalogue), Console(stderr=True), rate)
 
 
 if __name__ == "__main__":

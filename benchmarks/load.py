@@ -35,7 +35,7 @@ from benchmarks.open_loop import OpenAnswer, OpenRequest, ScheduledRequest
 from benchmarks.sides import Served
 from features.moments import moment
 from features.store.connection import connect
-from features.store.deployment import House, open_house, real_now_us
+from features.store.deployment import open_house, real_now_us
 from features.store.server import socket_path
 
 _BATCH: Final = 10
@@ -43,6 +43,7 @@ _BATCH: Final = 10
 _SHED: Final = frozenset({429, 503})
 _BOUNDS_MS: Final = (30, 100)
 _REST_SECONDS: Final = 1.0
+_MARGIN_US: Final = 100_000
 _SEED: Final = 29
 
 
@@ -71,7 +72,8 @@ class Crowd:
         self._random = np.random.default_rng([_SEED, seed])
         self._waiting: deque[str] = deque(maxlen=10_000)
         self._confirmed: deque[str] = deque(maxlen=10_000)
-        self._offset_us = _offset_us(client, self._house)
+        self._ahead_us = real_now_us(client) - time.time_ns() // 1_000
+        """By how much the store's clock is ahead of this machine's."""
 
     def request(self) -> OpenRequest:
         """The next request of the mix."""
@@ -118,13 +120,7 @@ class Crowd:
         return f"{word}{os.getpid()}-{self._numbers}"
 
     def _now(self) -> str:
-        return moment(time.time_ns() // 1_000 + self._offset_us).isoformat()
-
-
-def _offset_us(client: redis.Redis, house: House) -> int:
-    """House time less this machine's, microseconds."""
-    real_us = real_now_us(client)
-    return house.now_us(real_us) - real_us - 100_000
+        return moment(self._house.now_us(time.time_ns() // 1_000 + self._ahead_us - _MARGIN_US)).isoformat()
 
 
 class _Rate(NamedTuple):

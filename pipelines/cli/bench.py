@@ -82,6 +82,12 @@ def bench_restricting(context: typer.Context) -> None:
     _from_checkout("restricting", context.args)
 
 
+@bench.command("soak", context_settings=_PASSED_ON)
+def bench_soak(context: typer.Context) -> None:
+    """All loops of a house for long under a steady load. Example: croupier bench soak --minutes 30."""
+    _from_checkout("soak", context.args)
+
+
 @bench.command("trace", context_settings=_PASSED_ON)
 def bench_trace(context: typer.Context) -> None:
     """The way of one decision through folders and modules. Example: croupier bench trace --against HEAD~1."""
