@@ -132,6 +132,22 @@ def load(
 
 
 @app.command()
+def classes(
+    players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 5_000,
+    seconds: Annotated[float, typer.Option(min=5, help="How long each part lasts.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Batches beside decisions, exclusions under overload. Example: croupier bench classes --seconds 20."""
+    from benchmarks.classes import ClassesPlan, measure
+
+    try:
+        found = measure(ClassesPlan(players, seconds), Console(stderr=True))
+    except TimeoutError as error:
+        _fail(str(error), 2)
+    print(json.dumps(found, indent=None if as_json else 2))
+
+
+@app.command()
 def restarts(
     players: Annotated[int, typer.Option(min=8, help="Players of the home.")] = 2_000,
     rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 100,

@@ -79,12 +79,12 @@ class Crowd:
         """The next request of the mix."""
         share = self._random.random()
         if share < 0.70:
-            return OpenRequest("decision", "/v1/decisions", self._decision())
+            return OpenRequest("decision", "/v1/decisions", self.decision())
         if share < 0.85:
             return self._event()
         if share < 0.95:
             return self._follow()
-        return OpenRequest("batch", "/v1/decisions/batch", {"requests": [self._decision() for _ in range(_BATCH)]})
+        return OpenRequest("batch", "/v1/decisions/batch", {"requests": [self.decision() for _ in range(_BATCH)]})
 
     def heard(self, answer: OpenAnswer) -> None:
         """Note what may be confirmed, and what was."""
@@ -95,7 +95,8 @@ class Crowd:
         elif answer.kind == "confirm":
             self._confirmed.append(answer.body["decision_id"])
 
-    def _decision(self) -> dict[str, Any]:
+    def decision(self) -> dict[str, Any]:
+        """What a decision is asked with."""
         return {"player_id": self._player(), "request_id": self._name("r")}
 
     def _event(self) -> OpenRequest:
@@ -103,14 +104,23 @@ class Crowd:
         about = {"event_id": self._name("e"), "player_id": self._player(), "occurred_at": self._now()}
         return OpenRequest("event", "/v1/events", about | {"type": "bet", "amount_minor": amount, "product": "casino"})
 
+    def exclusion(self) -> OpenRequest:
+        """Some player excludes themselves."""
+        about = {"event_id": self._name("x"), "player_id": self._player(), "occurred_at": self._now()}
+        return OpenRequest("exclusion", "/v1/events", about | {"type": "self_excluded"})
+
+    def confirm(self) -> OpenRequest:
+        """A confirm of a contact that was decided before; an event where none is left."""
+        if not self._waiting:
+            return self._event()
+        return OpenRequest("confirm", f"/v1/decisions/{self._waiting.popleft()}/confirm", {})
+
     def _follow(self) -> OpenRequest:
         """A confirm or an outcome by turns; an event while nothing was decided yet."""
         if self._confirmed and self._numbers % 2:
             about = {"outcome_id": self._name("o"), "decision_id": self._confirmed.popleft(), "type": "sent"}
             return OpenRequest("outcome", "/v1/outcomes", about | {"occurred_at": self._now()})
-        if not self._waiting:
-            return self._event()
-        return OpenRequest("confirm", f"/v1/decisions/{self._waiting.popleft()}/confirm", {})
+        return self.confirm()
 
     def _player(self) -> str:
         return population.name(int(self._random.integers(self._players)))
@@ -143,15 +153,15 @@ def measure(plan: LoadPlan, console: Console) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="croupier-bench-")))
         crowds = _crowds(plan, folder, stack, console)
         with console.status("capacity"):
-            capacity = {name: _capacity(crowd, plan.seconds) for name, crowd in crowds.items()}
-        offered, found = capacity["this_build"], dict[str, list[_Rate]]((name, []) for name in crowds)
+            most = {name: capacity(crowd, plan.seconds) for name, crowd in crowds.items()}
+        offered, found = most["this_build"], dict[str, list[_Rate]]((name, []) for name in crowds)
         for number, share in enumerate(plan.shares):
             for name in rounds.order(list(crowds), number):
                 with console.status(f"{share:g} of capacity: {name}"):
                     found[name].append(_offer(crowds[name], share, offered * share, plan.seconds, number))
     result = {"capacity_per_second": round(offered, 1), **_told(found["this_build"]), "load_before": round(load, 2)}
     if "commit" in found:
-        result["commit"] = {"capacity_per_second": round(capacity["commit"], 1), **_told(found["commit"])}
+        result["commit"] = {"capacity_per_second": round(most["commit"], 1), **_told(found["commit"])}
     return result | {"players": plan.players, "seconds": plan.seconds}
 
 
@@ -171,7 +181,7 @@ def _crowds(plan: LoadPlan, folder: Path, stack: ExitStack, console: Console) ->
     return crowds
 
 
-def _capacity(crowd: Crowd, seconds: float) -> float:
+def capacity(crowd: Crowd, seconds: float) -> float:
     """Requests of the mix that are answered in a second while callers wait for each; the better of two spans."""
     count, best, port = 50, 0.0, int(crowd.served.address.rpartition(":")[2])
     for _ in range(2):

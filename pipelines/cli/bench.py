@@ -58,6 +58,12 @@ def bench_load(context: typer.Context) -> None:
     _from_checkout("load", context.args)
 
 
+@bench.command("classes", context_settings=_PASSED_ON)
+def bench_classes(context: typer.Context) -> None:
+    """Batches beside decisions, exclusions under overload. Example: croupier bench classes --seconds 20."""
+    _from_checkout("classes", context.args)
+
+
 @bench.command("restarts", context_settings=_PASSED_ON)
 def bench_restarts(context: typer.Context) -> None:
     """Serving processes replaced, killed and frozen under load. Example: croupier bench restarts --rate 100."""
