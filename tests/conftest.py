@@ -183,6 +183,11 @@ def opened(
     return enter
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes longest begin first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_configure() -> None:
     """Let no law depend on chance, or on how busy the machine is, and let no test wait for a disk.
 

@@ -6,7 +6,7 @@ import pytest
 from support.architecture import ROOT
 from support.pages import FIRST, PAGES, PageFailed, blocks, flushed, place, wrong
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.long]
 
 
 def test_whatever_a_page_prints_does_what_the_page_says(tmp_path: Path) -> None:
