@@ -45,6 +45,7 @@ KINDS: Final[Mapping[str, Sequence[int]]] = {
     "rules": (25, 100, 400),
     "workers": (1, 2),
 }
+_LABELS: Final = {"workers": "API processes"}
 _PER_OFFER: Final = 20
 """Candidates of an offer: five channels in four slots."""
 _SEED: Final = 7
@@ -309,22 +310,29 @@ def _ratio(told: Mapping[str, float | None]) -> str:
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
-    """CPU of a decision over each size, a panel per kind, API and store."""
+    """CPU of a decision over that of the first size, paired within rounds, a panel per kind, API and store."""
     kinds = list(dict.fromkeys(row["kind"] for row in found["sizes"]))
     figure = Figure(figsize=(3.1 * len(kinds), 3.4), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for panel, kind in zip(panels, kinds, strict=True):
         _draw(panel, kind, [row for row in found["sizes"] if row["kind"] == kind])
-    panels[0].set_ylabel("CPU of a decision, us")
-    panels[0].legend(frameon=False)
+    panels[0].set_ylabel("CPU over that of the first size")
+    panels[0].legend(frameon=False, loc="lower right")
     return figure
 
 
 def _draw(panel: Any, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:  # noqa: ANN401 - an Axes, untyped by subplots
     sizes = [row["size"] for row in rows]
-    panel.plot(sizes, [row["server"] for row in rows], marker="o", color="#1f5fa8", label="API")
-    panel.plot(sizes, [row["store"] for row in rows], marker="s", color="#8a5a00", label="store")
-    panel.set(xscale="log", xlabel=kind, ylim=(0, None))
+    panel.axhline(1, color="0.7", linewidth=0.8)
+    for name, marker, color, label in (
+        ("over_first", "o", "#1f5fa8", "API"),
+        ("store_over_first", "s", "#8a5a00", "store"),
+    ):
+        told = [row[name] for row in rows]
+        middle = [one["estimate"] for one in told]
+        reach = [[abs(one["estimate"] - (one[end] or one["estimate"])) for one in told] for end in ("low", "high")]
+        panel.errorbar(sizes, middle, reach, marker=marker, color=color, label=label, linewidth=1.4, capsize=3)
+    panel.set(xscale="log", xlabel=_LABELS.get(kind, kind), ylim=(0, 1.6))
     panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
     panel.minorticks_off()
-    panel.grid(axis="y", color="0.9")
+    panel.grid(axis="y", color="0.92")
