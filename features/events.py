@@ -575,6 +575,8 @@ Event = (
 )
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
+EVENT_TYPES: Final = tuple(get_args(one.model_fields["type"].annotation)[0] for one in get_args(Event))
+"""The types of events."""
 
 PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id", "address", "name"})
 """Fields that log and lake hold sealed only."""

@@ -28,6 +28,9 @@ def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, an
     plan: Annotated[
         Path | None, typer.Option(help="File of experiments with the planned shares, for files of somebody else's.")
     ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of metrics of your own, over the lake.")
+    ] = None,
     table: Annotated[Path | None, typer.Option(help="Any CSV or Parquet file with a row for each unit.")] = None,
     unit: Annotated[
         str | None, typer.Option(help="--table: column of the unit's id; without, each row is one.")
@@ -63,7 +66,7 @@ def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, an
 
         _refuse_without_table(unit, variant, control, metric, covariate, segment, day, score, cost, out)
         house = home().is_dir()
-        found = run(home(), lake, window_days, experiment, plan)
+        found = run(home(), lake, window_days, experiment, plan, metrics)
         _tell(found, _recorded(found) if house else None, as_json=as_json)
         return
     from pipelines.experiments.report import of_table
@@ -71,8 +74,10 @@ def report_uplift(  # noqa: PLR0913, PLR0917 - typer makes an option of each, an
 
     if variant is None or control is None or not metric:
         raise CommandRefused("a table needs --variant COLUMN, --control NAME and --metric NAME:KIND[:COLUMN]")
-    if lake or plan or experiment or window_days:
-        raise CommandRefused("--table stands alone: --lake, --plan, --experiment and --window-days are of a lake")
+    if lake or plan or experiment or window_days or metrics:
+        raise CommandRefused(
+            "--table stands alone: --lake, --plan, --experiment, --window-days and --metrics are of a lake"
+        )
     asked = TableAsked(
         file=table,
         variant=variant,

@@ -6,7 +6,7 @@ followed for the same number of days. What did not happen is 0, never missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from models.catalogue.offers import Catalogue
 from pipelines.experiments.metrics import Metric
+from pipelines.experiments.own_metrics import OwnMetric, columns_over
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.worker.lake import SCHEMAS
 
@@ -269,6 +270,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
         daily: Money by `place` of the player in `players`, and `day` since the first decision.
         metrics: Further metrics whose columns `players` has.
         currency: Of all money.
+        own: Declarations of metrics of one's own, as JSON.
         tells_contacts: Whether the lake says of anything whether it was confirmed; somebody else's may say nothing.
     """
 
@@ -284,6 +286,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
     daily: pd.DataFrame | None = None
     metrics: tuple[Metric, ...] = ()
     currency: str = ""
+    own: tuple[str, ...] = ()
     tells_contacts: bool = True
 
 
@@ -326,7 +329,11 @@ def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema:
 
 
 def exposures(
-    connection: duckdb.DuckDBPyConnection, costs: Costs, window_days: int, experiment: str | None = None
+    connection: duckdb.DuckDBPyConnection,
+    costs: Costs,
+    window_days: int,
+    experiment: str | None = None,
+    own: Sequence[OwnMetric] = (),
 ) -> Exposures:
     """Players of an experiment with what they did in the window.
 
@@ -335,9 +342,10 @@ def exposures(
         costs: Prices of contacts.
         window_days: Days from the first decision that count, at least 1.
         experiment: Key; None takes the one that decided last.
+        own: Metrics of one's own.
 
     Raises:
-        ReportRefused: No such decisions.
+        ReportRefused: No such decisions, or a metric that cannot be read.
     """
     keys = [key for (key,) in connection.execute(_EXPERIMENTS).fetchall()]
     if not keys:
@@ -354,11 +362,16 @@ def exposures(
     connection.execute(_CONTACTED, window)
     has_bets = bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'"))
     daily = connection.execute(_DAILY, window | {"day_us": DAY_US, "bets": has_bets}).df()
+    players = connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df()
+    if own:
+        players = columns_over(connection, players, own, window_days, BEFORE_DAYS, costs.currency)
     return Exposures(
         experiment=chosen,
         others=sorted(set(keys) - {chosen}),
         daily=daily,
-        players=connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df(),
+        players=players,
+        metrics=tuple(one.metric for one in own),
+        own=tuple(one.model_dump_json() for one in own),
         window_days=window_days,
         has_bets=has_bets,
         duplicates=duplicates,

@@ -27,6 +27,7 @@ from models.experiments.definition import Experiment, Experiments, load_experime
 from pipelines.experiments import page
 from pipelines.experiments.exposures import Costs, Exposures, exposures, opened, records
 from pipelines.experiments.health import tallies
+from pipelines.experiments.own_metrics import load as load_metrics
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.experiments.result import Uplift
 from pipelines.experiments.table import TableAsked
@@ -75,6 +76,7 @@ def run(
     days: int | None = None,
     experiment: str | None = None,
     plan: Path | None = None,
+    metrics: Path | None = None,
 ) -> ReportFiles:
     """Compute the uplift report, write it to `home/reports`, publish it if a store answers.
 
@@ -84,15 +86,16 @@ def run(
         days: Window; None is mlflow.yaml's.
         experiment: Key; None takes the one that decided last.
         plan: File of experiments with the shares that were planned, where no house tells them.
+        metrics: File of metrics of one's own.
 
     Raises:
         ReportRefused: There is nothing to report, or the plan is of something else.
-        CatalogueError: The plan is not valid.
+        CatalogueError: The plan or the file of metrics is not valid.
     """
     house = running(home) if lake is None else None
     name = NAME if experiment is None else f"{NAME}_{re.sub('[^a-z0-9_]', '_', experiment)}"
     try:
-        report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment, plan)
+        report = compute(lake or home / "lake", read_mlflow(home), house, days, experiment, plan, metrics)
         contents = contents_of(report)
         files = write(home / "reports", name, contents)
         if house is not None:
@@ -125,6 +128,7 @@ def compute(
     days: int | None = None,
     experiment: str | None = None,
     plan: Path | None = None,
+    metrics: Path | None = None,
 ) -> Uplift:
     """The report of a lake; without a house its newest entry is the clock.
 
@@ -134,9 +138,10 @@ def compute(
     if not lake.is_dir():
         raise ReportRefused(f"there is no lake at {lake}")
     catalogue = load_catalogue(catalogue_path()) if house is None else served_catalogue(house.client)
-    serving = _running(catalogue, house)
+    serving, own = _running(catalogue, house), () if metrics is None else load_metrics(metrics)
     with opened(lake) as connection:
-        found = exposures(connection, costs(catalogue, settings), days or settings.report.window_days, experiment)
+        window_days = days or settings.report.window_days
+        found = exposures(connection, costs(catalogue, settings), window_days, experiment, own)
         draws = tallies(records(connection, found.experiment))
     return uplift(
         found,

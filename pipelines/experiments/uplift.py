@@ -347,6 +347,8 @@ def _config_hash(found: Exposures, metrics: Sequence[Metric]) -> str:
         "metrics": [[one.name, one.title, one.unit, one.before, *_later(one)] for one in metrics],
         "catalogues": sorted(found.players["split"].unique()),  # as the first build called what splits players
     }
+    if found.own:
+        picked["own"] = list(found.own)
     return hashlib.sha256(msgspec.json.encode(picked)).hexdigest()[:12]
 
 
