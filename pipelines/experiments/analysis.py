@@ -82,6 +82,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         pairs: Variant and control of every comparison.
         heads: Those that the verdict speaks of.
         segments: Names of segments and their columns.
+        pressed: Those of them by which what was done to units is shown too: who was contacted more.
         scores: Names of scores and their columns.
         costs: Column of the gross value and column of the cost, where there are any.
     """
@@ -90,6 +91,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     pairs: tuple[Pair, ...]
     heads: tuple[Pair, ...]
     segments: Mapping[str, str] = {}
+    pressed: tuple[str, ...] = ()
     scores: Mapping[str, str] = {}
     costs: tuple[str, str] | None = None
 
@@ -137,12 +139,16 @@ def _means(found: Mapping[str, Mapping[Key, Summary]], metrics: Sequence[Metric]
 
 
 def _segments(connection: duckdb.DuckDBPyConnection, asked: Asked) -> list[Segment]:
-    told = []
-    primary = [one for one in asked.metrics if one.role == "primary"]
+    """Effects by segment, and what was done in each, which is no effect and so is not tested with them."""
+    effects, done = list[Segment](), list[Segment]()
     for name, column in asked.segments.items():
-        found = summaries(connection, primary, ("variant", "stratum", column))
-        told += [by_segment(name, found[metric.name], metric, pair) for metric in primary for pair in asked.heads]
-    return adjusted(told)
+        roles = {"primary", "volume"} if name in asked.pressed else {"primary"}
+        wanted = [one for one in asked.metrics if one.role in roles]
+        found = summaries(connection, wanted, ("variant", "stratum", column))
+        for metric in wanted:
+            into = effects if metric.role == "primary" else done
+            into += [by_segment(name, found[metric.name], metric, pair) for pair in asked.heads]
+    return adjusted(effects) + done
 
 
 def _series(connection: duckdb.DuckDBPyConnection, asked: Asked) -> list[Series]:

@@ -17,10 +17,12 @@ import pandas as pd
 import pyarrow as pa
 
 from models.catalogue.offers import Catalogue
+from pipelines.experiments.harm_points import harm_fifths
 from pipelines.experiments.metrics import Metric
 from pipelines.experiments.own_metrics import OwnMetric, columns_over
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.worker.lake import SCHEMAS
+from service.players.harm import HarmSettings
 
 DAY_US: Final = 86_400_000_000
 BEFORE_DAYS: Final = 28
@@ -63,6 +65,7 @@ _EXPOSED: Final = """
     SELECT player,
         arg_min(variant, place) AS variant,
         arg_min(split, place) AS split,
+        min(place).id AS first_decision,
         min(us) AS first_us,
         any_value(crossed.variants) AS variants,
         any_value(crossed.variants) = 1 AND count(DISTINCT variant) > 1 AS moved,
@@ -152,7 +155,7 @@ _PLAYERS: Final = """
         WHERE epoch_us(occurred_at) >= first_us AND epoch_us(occurred_at) < first_us + $window_us
         GROUP BY player
     )
-    SELECT exposed.*,
+    SELECT exposed.* EXCLUDE (first_decision),
         (deposited_us IS NOT NULL)::BIGINT AS conversion,
         coalesce(deposits_minor, 0)::BIGINT AS deposits_minor,
         (coalesce(revenue_minor, 0) - coalesce(sent.cost_minor, 0) - coalesce(taken.cost_minor, 0))::BIGINT
@@ -257,7 +260,7 @@ class Exposures(msgspec.Struct, frozen=True, kw_only=True):
         others: Keys of the other experiments in the lake.
         players: One row per player, sorted: `player`, `variant` and `split` (hash of what split them) of the first
             decision, `first_us` (unix microseconds, UTC), `variants` (how many of one phase the player was seen in),
-            what was known then (`churn_score`, `harm_level`, `stage`), and over the window that begins there:
+            what was known then (`churn_score`, `harm_level`, `harm_fifth`, `stage`), and over the window from there on:
             `conversion`, `retained` (played or deposited in its last quarter) and the guardrails (0 or 1), `contacts`,
             `deposits_minor`, `net_revenue_minor`, `cost_minor`, and over the 28 days before:
             `before_deposits_minor`, `before_net_revenue_minor`.
@@ -334,6 +337,7 @@ def exposures(
     window_days: int,
     experiment: str | None = None,
     own: Sequence[OwnMetric] = (),
+    harm: HarmSettings | None = None,
 ) -> Exposures:
     """Players of an experiment with what they did in the window.
 
@@ -343,6 +347,7 @@ def exposures(
         window_days: Days from the first decision that count, at least 1.
         experiment: Key; None takes the one that decided last.
         own: Metrics of one's own.
+        harm: What makes points of harm, for the segment of their fifths; None leaves it out.
 
     Raises:
         ReportRefused: No such decisions, or a metric that cannot be read.
@@ -363,6 +368,8 @@ def exposures(
     has_bets = bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'"))
     daily = connection.execute(_DAILY, window | {"day_us": DAY_US, "bets": has_bets}).df()
     players = connection.execute(_PLAYERS, window | {"taken_us": int(costs.taken_days * DAY_US)}).df()
+    if harm is not None:
+        players["harm_fifth"] = harm_fifths(connection, players["player"], harm)
     if own:
         players = columns_over(connection, players, own, window_days, BEFORE_DAYS, costs.currency)
     return Exposures(

@@ -33,9 +33,10 @@ from pipelines.experiments.result import Uplift
 from pipelines.experiments.table import TableAsked
 from pipelines.experiments.tabled import tabled
 from pipelines.experiments.uplift import uplift
-from pipelines.served import kept_by_hash, served_catalogue, served_experiments
+from pipelines.served import kept_by_hash, served_catalogue, served_experiments, served_rulebook
 from pipelines.worker.lake import reach
 from service.reports import Finding, Publication, Summary
+from service.rules.rulebook import load_rulebook, rulebook_path
 from service.settings import catalogue_path
 
 NAME: Final = "uplift"
@@ -138,10 +139,11 @@ def compute(
     if not lake.is_dir():
         raise ReportRefused(f"there is no lake at {lake}")
     catalogue = load_catalogue(catalogue_path()) if house is None else served_catalogue(house.client)
+    harm = (load_rulebook(rulebook_path()) if house is None else served_rulebook(house.client)).harm
     serving, own = _running(catalogue, house), () if metrics is None else load_metrics(metrics)
     with opened(lake) as connection:
         window_days = days or settings.report.window_days
-        found = exposures(connection, costs(catalogue, settings), window_days, experiment, own)
+        found = exposures(connection, costs(catalogue, settings), window_days, experiment, own, harm)
         draws = tallies(records(connection, found.experiment))
     return uplift(
         found,

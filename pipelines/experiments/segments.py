@@ -39,6 +39,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         p_value: Of the effect being the same in all levels (Cochran's Q); None with fewer than two levels.
         p_adjusted: After Benjamini and Hochberg over all segments that were tried.
+        treatment: Whether it is what was done to units, which is no effect and is not tested.
     """
 
     segment: str
@@ -49,6 +50,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     levels: list[Level]
     p_value: float | None
     p_adjusted: float | None = None
+    treatment: bool = False
 
 
 def by_segment(
@@ -71,7 +73,8 @@ def by_segment(
         variant=pair[0],
         control=pair[1],
         levels=levels,
-        p_value=interaction(effects, weights),
+        p_value=None if metric.role == "volume" else interaction(effects, weights),
+        treatment=metric.role == "volume",
     )
 
 

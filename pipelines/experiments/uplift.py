@@ -52,6 +52,7 @@ _POLICIES: Final[Mapping[str, str]] = {
 """What variants of these names do, where nothing else says it."""
 _SCORE: Final = "churn_score"
 _SEGMENTS: Final = {"harm level": "harm_level", "fifth of harm points": "harm_fifth", "stage": "stage"}
+_OF_HARM: Final = ("harm level", "fifth of harm points")
 _LEAST_SEEN: Final = 0.5
 """Share of players of whom a covariate must be known."""
 
@@ -180,6 +181,7 @@ def _analysed(
         pairs=tuple(pairs),
         heads=tuple(heads),
         segments={name: column for name, column in _SEGMENTS.items() if _varies(units, column)},
+        pressed=_OF_HARM,
         scores={"churn score": _SCORE} if _SCORE in columns_of(metrics) else {},
         costs=("gross_minor", "cost_minor") if metrics[0].unit == "minor" else None,
     )

@@ -8,7 +8,7 @@ thresholds and evidence stand in `service/rulebook/harm.yaml`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
 from math import inf, isnan
@@ -230,12 +230,21 @@ def _standing_levels(facts: Facts, now_us: int, settings: HarmSettings) -> dict[
 def of_markers(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> HarmLevel:
     """Harm level of marker values: by the points of those at their threshold, or by a marker's own level."""
     heard = [settings.markers[name] for name in triggered(values, places, settings)]
-    # Two values may belong to one marker: its points count once.
-    by_marker = {one.id: one.points for one in sorted(heard, key=lambda one: one.points) if one.level is None}
-    points = sum(by_marker.values())
+    reached = _points(heard)
     found = [one.level for one in heard if one.level is not None]
-    found += [level for level in settings.levels if points >= settings.levels[level]]
+    found += [level for level in settings.levels if reached >= settings.levels[level]]
     return max(found, key=LEVELS.index, default="none")
+
+
+def points(values: Mapping[str, float], settings: HarmSettings) -> int:
+    """Points of all markers at or above their threshold, wherever they count; values that nobody computed are none."""
+    return _points([one for name, one in settings.markers.items() if values.get(name, -inf) >= one.threshold])
+
+
+def _points(heard: Iterable[Marker]) -> int:
+    """Points of markers; two values may belong to one marker, whose points count once."""
+    by_marker = {one.id: one.points for one in sorted(heard, key=lambda one: one.points) if one.level is None}
+    return sum(by_marker.values())
 
 
 def triggered(values: Mapping[str, float], places: frozenset[str], settings: HarmSettings) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,15 @@ class Lake:
         row = {"player": player, "outcome_id": f"o{len(self.rows['outcomes'])}", "type": kind, "occurred_at": at}
         self.rows["outcomes"].append(row | {"decision_id": decision_id, "known_at": at} | columns)
 
-    def decision(self, player: str, variant: str, at: datetime, u: float = 0.5, **columns: Any) -> str:
+    def decision(
+        self,
+        player: str,
+        variant: str,
+        at: datetime,
+        u: float = 0.5,
+        markers: Mapping[str, float] = MappingProxyType({}),
+        **columns: Any,
+    ) -> str:
         """A decision of a variant; the record holds a uniform draw over a few actions."""
         name = f"000-{len(self.rows['decisions']):024d}"
         choice = drawn("holdout" if variant == "holdout" else "drawn", f"{variant}-1", np.full(ACTIONS, 1 / ACTIONS), u)
@@ -65,7 +74,7 @@ class Lake:
             "role": choice.role,
             "policy_version": choice.policy_version,
             "catalogue_version": CATALOGUE.hash,
-            "record": dump_record(record(name, player, variant, choice)),
+            "record": dump_record(record(name, player, variant, choice, markers)),
         }
         self.rows["decisions"].append(row | columns)
         return name
@@ -88,7 +97,9 @@ def drawn(role: str, version: str, pmf: NDArray[np.float64], u: float, mask: NDA
     )
 
 
-def record(name: str, player: str, variant: str, choice: Choice) -> Record:
+def record(
+    name: str, player: str, variant: str, choice: Choice, markers: Mapping[str, float] = MappingProxyType({})
+) -> Record:
     """A record around a choice."""
     seen = ObservedInputs(
         features=b"",
@@ -96,7 +107,7 @@ def record(name: str, player: str, variant: str, choice: Choice) -> Record:
         age_seconds=None,
         churn_score=0.5,
         harm_level="none",
-        markers={},
+        markers=dict(markers),
         stage="active",
         degraded=(),
         assumed=(),

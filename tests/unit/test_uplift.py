@@ -436,3 +436,23 @@ def test_the_newest_experiment_is_reported_and_others_are_named(tmp_path: Path) 
     told = read(lake.write(tmp_path))
     assert (told.experiment, told.others) == (SPLIT.key, ["old"])
     assert told.latest_us == micros(START + DAY)
+
+
+def test_effect_and_contacts_are_told_by_fifths_of_the_points_of_harm(tmp_path: Path) -> None:
+    """Points are those of the first decision's record; of players with as many points none stands apart."""
+    lake, chance = Lake(), np.random.default_rng(3)
+    for number in range(1_200):
+        variant, at = ("policy", "holdout")[number % 2], START + timedelta(hours=float(chance.uniform(0, 48)))
+        name = lake.decision(f"p{number}", variant, at, markers={"loss_of_a_day": 1e9 if number % 3 == 0 else 0.0})
+        if variant == "policy" and number % 3 == 0:
+            lake.outcome(f"p{number}", "confirmed", at, name, offer="free_spins", channel="email")
+        lake.event(f"p{number}", "bet", at + DAY, amount_minor=int(chance.gamma(2, 500)))
+    lake.event("p0", "login", START + 60 * DAY)
+    told = compute(lake.write(tmp_path / "lake"), SETTINGS, days=28)
+    of_harm = [one for one in told.segments if one.segment == "fifth of harm points"]
+    (effect,), (contacts,) = ([one for one in of_harm if one.treatment is done] for done in (False, True))
+    assert [level.level.partition(":")[0] for level in effect.levels] == ["1", "2"]
+    assert effect.levels[0].level == "1: 0 points"
+    assert contacts.p_adjusted is None
+    assert [level.absolute and level.absolute.estimate for level in contacts.levels] == [0.0, 1.0]
+    assert "contacts, what was done" in page.html(told)
