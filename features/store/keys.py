@@ -276,6 +276,9 @@ LEARNER_LEASE = "lease:learner"
 LAKE_LEASE = "lease:lake"
 """Hash like `lease_key`, of the one worker that writes the lake; its `watermark` says how far that reaches."""
 
+LAKE_KEEPING_LEASE = "lease:lake_keeping"
+"""Hash like `lease_key`, of the one worker that has whole days of the lake made one file."""
+
 
 def budget_given_key(account: str) -> str:
     """String, what all partitions together have drawn of a `budget/day`, minor units; 35 days."""
