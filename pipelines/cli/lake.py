@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pipelines.cli.terminal import Commands, Json, console, fields, home, paper, relying, show, warn
@@ -63,3 +65,24 @@ def lake_compact(as_json: Json = False) -> None:
         size = f"{one['bytes_before'] / 1e6:,.1f} MB became {one['bytes_after'] / 1e6:,.1f}"
         print(f"{one['table']} of {one['day']}: {one['files']:,} files, {one['rows']:,} rows, {size}")
     print(f"{len(days):,} days became one file each; {removed:,} files that were left over are removed")
+
+
+@lake.command("collect")
+def lake_collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be deleted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete snapshots of policies that nothing has named for a day. Example: croupier lake collect --dry-run."""
+    from features.store.connection import connect
+    from pipelines.audit.collection import collect
+
+    with relying() as url:
+        found = collect(connect(url), home() / "lake", dry_run=dry_run)
+    if as_json:
+        show({"snapshots": [fields(one) for one in found]}, as_json=True)
+        return
+    for one in found:
+        print(f"{one.version or one.digest[:12]}  {one.bytes:,} bytes, named by nothing since {one.since}")
+    gone = [one for one in found if one.goes]
+    size, does = sum(one.bytes for one in gone) / 1e6, "would be" if dry_run else "were"
+    print(f"{len(gone):,} snapshots {does} deleted, {size:,.1f} MB; {len(found) - len(gone):,} wait for their day")

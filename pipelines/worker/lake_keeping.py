@@ -1,15 +1,16 @@
-"""The errand that keeps the lake: whole past days become one file a table, and what is left over is removed."""
+"""Errands that keep lake and store small: whole days become one file, snapshots that nothing names are collected."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import redis
 
-from features.store.deployment import open_house
-from features.store.keys import LAKE_KEEPING_LEASE
+from features.moments import DAY_US
+from features.store.deployment import open_house, real_now_us
+from features.store.keys import COLLECTING, COLLECTING_LEASE, COLLECTING_LOOKED, LAKE_KEEPING_LEASE
 from pipelines.lake.compaction import leftovers, tasks, today
 from pipelines.worker.errands import Errand
 from pipelines.worker.lake import reach
@@ -22,6 +23,19 @@ _AGAIN_SECONDS: Final = 3_600.0
 def lake_keeping(lake: Path) -> Errand:
     """The errand of a lake."""
     return Errand("lake", ("lake", "compact"), LAKE_KEEPING_LEASE, _Waiting(lake).for_it, _LOOK_SECONDS)
+
+
+def _is_due(client: redis.Redis) -> bool:
+    """Whether nobody has looked for snapshots that nothing names for a day; a new house is looked at a day later."""
+    looked = cast("bytes | None", client.hget(COLLECTING, COLLECTING_LOOKED))
+    now_us = real_now_us(client)
+    if looked is None:
+        client.hset(COLLECTING, COLLECTING_LOOKED, str(now_us))
+        return False
+    return now_us - int(looked) >= DAY_US
+
+
+COLLECTION: Final = Errand("collect", ("lake", "collect"), COLLECTING_LEASE, _is_due, 600.0)
 
 
 class _Waiting:
