@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from features.lake.files import table_files
+from features.lake.anchor import read_anchor
+from features.lake.files import day_of, table_files
 from features.lake.flushes import FlushReader, Part, by_flush
 from features.store.deployment import order
 from pipelines.worker.lake import link
@@ -83,8 +84,19 @@ def is_of_a_flush(file: Path) -> bool:
 
 
 def flushes(lake: Path) -> Mapping[str, Sequence[Part]]:
-    """Where decisions are by flush, in the order of flushes, whatever files they became part of."""
-    return by_flush(filter(is_of_a_flush, table_files(lake, "decisions")))
+    """Where decisions are by flush, in the order of flushes, whatever files they became part of; no deleted days."""
+    until = read_anchor(lake).until
+    files = filter(is_of_a_flush, table_files(lake, "decisions"))
+    return by_flush(file for file in files if day_of(file) > until)
+
+
+def anchored(lake: Path) -> dict[int, Head]:
+    """Where the chain of each partition goes on after days that were deleted."""
+    anchor = read_anchor(lake)
+    return {
+        int(partition): Head(bytes.fromhex(found), anchor.places[partition])
+        for partition, found in anchor.links.items()
+    }
 
 
 def rows(reader: FlushReader, flush: Sequence[Part], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import redis
 
 from features.lake import records
+from features.lake.anchor import read_anchor
 from features.lake.files import table_files, unmoved
 from features.store.deployment import PARTITIONS, position
 from features.store.keys import PlayerKeys, decision_key, log_key
@@ -56,7 +57,9 @@ def find_record(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecor
     if found is None or found.record.decision_id != decision_id:
         found = _anywhere(client, lake, decision_id)
     if found is None:
-        raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}")
+        until = read_anchor(lake).until
+        gone = f"; its days up to {until} were deleted, as lake.keep_days of mlflow.yaml says" if until else ""
+        raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}{gone}")
     return found
 
 

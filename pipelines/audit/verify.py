@@ -20,6 +20,7 @@ import msgspec
 import pyarrow as pa
 import redis
 
+from features.lake.anchor import read_anchor
 from features.lake.files import day_of, unmoved
 from features.lake.flushes import FlushReader, Part
 from features.lake.records import beside, every_record
@@ -222,6 +223,8 @@ class _Walk:
                 for row in chain.rows(self._reader, files, ["position", "chain"]):
                     ends[int(row["position"][1:4])] = chain.Head(row["chain"], row["position"])
             self._heads |= {partition: head for partition, head in ends.items() if partition not in self._heads}
+        anchored = chain.anchored(self._lake)
+        self._heads |= {partition: head for partition, head in anchored.items() if partition not in self._heads}
 
     def _flushed(self) -> bool:
         """Walk over the flushes that are new; whether there were any."""
@@ -296,7 +299,8 @@ class _Walk:
 
     def _strays(self, reached: Reach) -> None:
         """Name files that no flush left where they lie: they would be read as if one had."""
-        found = sorted(self._lake.glob("decisions/*/*"))
+        until = read_anchor(self._lake).until  # what is left of days up to it is being deleted
+        found = sorted(file for file in self._lake.glob("decisions/*/*") if not "" < day_of(file) <= until)
         lawful = {beside(file) for file in found if chain.is_of_a_flush(file)}
         for file in found:
             if file.name.startswith("."):

@@ -21,7 +21,7 @@ from features.store.bundles import KINDS
 from features.store.deployment import PARTITIONS, open_house, position
 from features.store.keys import BUNDLES, bundle_key, log_key, pointer_key
 from features.store.server import Say
-from pipelines.audit.chain import Head, flushes, rows
+from pipelines.audit.chain import Head, anchored, flushes, rows
 from pipelines.backup.manifest import BackupError, StoreReading
 from pipelines.backup.progress import Progress
 from pipelines.worker.lake import reach
@@ -106,7 +106,7 @@ def chain_faults(lake: Path, say: Say) -> tuple[int, list[str]]:
     Returns:
         How many decisions were followed, and where the chain breaks first or that it ends elsewhere.
     """
-    heads, count = defaultdict[str, Head](Head), 0
+    heads, count = defaultdict[str, Head](Head, {str(at): head for at, head in anchored(lake).items()}), 0
     files, reader = flushes(lake), FlushReader()
     progress = Progress("chain", len(files), say)
     for flush in files.values():

@@ -32,17 +32,19 @@ def lake_show(as_json: Json = False) -> None:
 
 @lake.command("compact")
 def lake_compact(as_json: Json = False) -> None:
-    """Make each whole past day one file a table, as the worker does by itself. Example: croupier lake compact."""
+    """Make past days one file each, delete those past their time, as workers do. Example: croupier lake compact."""
     import time
 
     from rich.progress import track
 
+    from features.settings.mlflow_file import read_mlflow
     from features.store.connection import connect
     from features.store.deployment import open_house
     from pipelines.lake.compaction import NotCompactedError, compact, remove, tasks, today
+    from pipelines.lake.retention import NotDeletedError, delete
     from pipelines.worker.lake import reach
 
-    folder = home() / "lake"
+    folder, keep = home() / "lake", read_mlflow(home()).lake.keep_days
     with relying() as url:
         flushed = reach(folder).flushed
         first_open = today(open_house(connect(url)).now_us(flushed * 1_000))
@@ -57,14 +59,21 @@ def lake_compact(as_json: Json = False) -> None:
             continue
         if done is not None:
             days.append(fields(done))
-    removed = remove(folder, time.time())
+    removed, deleted = remove(folder, time.time()), 0
+    try:
+        deleted = delete(folder, keep, first_open)
+    except NotDeletedError as error:
+        left.append(str(error))
+        warn(str(error))
     if as_json:
-        show({"days": days, "left": left, "removed": removed}, as_json=True)
+        show({"days": days, "left": left, "removed": removed, "deleted": deleted}, as_json=True)
         return
     for one in days:
         size = f"{one['bytes_before'] / 1e6:,.1f} MB became {one['bytes_after'] / 1e6:,.1f}"
         print(f"{one['table']} of {one['day']}: {one['files']:,} files, {one['rows']:,} rows, {size}")
     print(f"{len(days):,} days became one file each; {removed:,} files that were left over are removed")
+    if deleted:
+        print(f"{deleted:,} days of tables were past lake.keep_days of mlflow.yaml, and are deleted")
 
 
 @lake.command("collect")

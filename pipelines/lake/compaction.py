@@ -145,15 +145,17 @@ def _bytes(file: Path) -> int:
 
 def _write(task: Task, unfinished: Path) -> None:
     reader, flushes = FlushReader(), list[tuple[int, int, int]]()
-    schema, waiting = _schema(task), list[pa.Table]()
+    schema, waiting, size = _schema(task), list[pa.Table](), [0, 0]
     with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         for part in (part for flush in by_flush(task.files).values() for part in flush):
             rows = _in_order(task, part, reader.read(part))
             first, _, last = part.flush.partition("-")
             flushes.append((int(first), int(last), len(rows)))
             waiting.append(rows)
-            if sum(map(len, waiting)) >= _ROWS or sum(rows.nbytes for rows in waiting) >= _BYTES:
+            size = [size[0] + len(rows), size[1] + rows.nbytes]
+            if size[0] >= _ROWS or size[1] >= _BYTES:
                 _write_group(writer, schema, waiting)
+                size = [0, 0]
         _write_group(writer, schema, waiting)
         writer.add_key_value_metadata(footer(flushes))
 

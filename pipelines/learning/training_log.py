@@ -73,9 +73,15 @@ class LearningLog:
         whole, last = reach(self._lake).flushed, _last(after)
         if (whole, last) == self._nothing:
             return []
-        found = {name for table in self._tables.values() for name in table.names(last, whole, self._since)}
+        try:
+            found = self._names(last, whole)
+        except FileNotFoundError:  # it became part of a day's file, or its day is deleted, since it was looked for
+            found = self._names(last, whole)
         self._nothing = None if found else (whole, last)
         return sorted(found, key=_last)
+
+    def _names(self, after: int, until: int) -> set[str]:
+        return {name for table in self._tables.values() for name in table.names(after, until, self._since)}
 
     def reached(self, after: str) -> int:
         """Stream milliseconds up to which the lake has nothing but what came up to a flush, as far as was seen."""

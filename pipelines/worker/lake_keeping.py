@@ -9,9 +9,11 @@ from typing import Final, cast
 import redis
 
 from features.moments import DAY_US
+from features.settings.mlflow_file import read_mlflow
 from features.store.deployment import open_house, real_now_us
 from features.store.keys import COLLECTING, COLLECTING_LEASE, COLLECTING_LOOKED, LAKE_KEEPING_LEASE
 from pipelines.lake.compaction import leftovers, tasks, today
+from pipelines.lake.retention import expired
 from pipelines.worker.errands import Errand
 from pipelines.worker.lake import reach
 
@@ -52,6 +54,8 @@ class _Waiting:
         first_open = today(open_house(client).now_us(flushed * 1_000))
         waiting = {(task.table, task.day, len(task.files)) for task in tasks(self._lake, first_open, flushed)}
         waiting |= {("remove", str(file), 0) for file in leftovers(self._lake, time.time())}
+        keep = read_mlflow(self._lake.parent).lake.keep_days
+        waiting |= {("delete", str(day), 0) for days in expired(self._lake, keep, first_open).values() for day in days}
         now = time.monotonic()
         if not waiting or (waiting <= self._seen and now < self._again):
             return False

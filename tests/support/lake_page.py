@@ -108,6 +108,9 @@ var/lake/events/day=2026-11-29/1583107200000-1583107215000.parquet
 
 - A folder each for `events`, `decisions` and `outcomes`; `day=` is the day on which it became known, UTC, by the
   house's clock.
+- `lake.keep_days` of [mlflow.yaml](settings.md) says after how many days whole days of a table are deleted; null, its
+  default, keeps them for good. `_anchor.json` then holds the chains' last links of what was deleted, from which
+  `croupier verify` goes on.
 - A file is complete when it has its name. No row is ever changed; only a backup's restore and an erasure's
   destroyed key alter what can be read of it.
 - A day that is over becomes one file a table, an hour after midnight: the same rows in the order of the log, named
