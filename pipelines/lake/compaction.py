@@ -243,7 +243,8 @@ def sweep(folder: Path, step: Step = no_step) -> int:
     if not passed:
         return 0
     with locked(folder.parent) as unread:
-        spare = [file for file in sorted(passed) if unread and _is_spare(file, passed[file])]
+        took_in = {whole: _rows_by_flush(whole) for whole in set(passed.values()) if unread and _is_whole(whole)}
+        spare = [file for file in sorted(passed) if _is_spare(file, took_in.get(passed[file], frozenset()))]
         for file in spare:
             # Records without a table would be a file that no flush left; a table without records is lawful.
             step("remove records")
@@ -280,11 +281,15 @@ def remove(lake: Path, now_seconds: float, step: Step = no_step) -> int:
     return len(unfinished) + sum(sweep(folder, step) for folder in sorted({file.parent for file in found}))
 
 
-def _is_spare(file: Path, whole: Path) -> bool:
-    """Whether all flushes of a file are in the one that took them in, row for row, with their records beside it."""
-    lacks_records = whole.parent.parent.name == "decisions" and not beside(whole).exists()
+def _is_whole(file: Path) -> bool:
+    """Whether a day's file has the records beside it that it needs."""
+    return file.parent.parent.name != "decisions" or beside(file).exists()
+
+
+def _is_spare(file: Path, took_in: AbstractSet[tuple[str, int]]) -> bool:
+    """Whether all flushes of a file are in the one that took them in, row for row."""
     try:
-        return not lacks_records and _rows_by_flush(file) <= _rows_by_flush(whole)
+        return bool(took_in) and _rows_by_flush(file) <= took_in
     except (OSError, pa.ArrowException):
         return False
 
