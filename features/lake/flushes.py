@@ -72,6 +72,20 @@ def parts(file: Path) -> Iterator[Part]:
         begins += rows
 
 
+def part_of(file: Path, flush: str) -> Part | None:
+    """The rows of a flush in a file, None if it has no such flush; raises FileNotFoundError as `parts` does."""
+    told = file.stat()
+    known = _told(file, told.st_mtime_ns, told.st_size)
+    if known is None:
+        return Part(file.stem, file) if file.stem == flush else None
+    first, last = map(int, flush.split("-"))
+    at = int(np.searchsorted(known[:, 1], last))
+    if at == len(known) or known[at, 0] != first or known[at, 1] != last:
+        return None
+    begins = int(known[:at, 2].sum())
+    return Part(flush, file, begins, begins + int(known[at, 2]), int(known[:, 2].sum()))
+
+
 @lru_cache(maxsize=65_536)
 def _told(file: Path, changed_ns: int, size: int) -> np.ndarray | None:  # noqa: ARG001 - another file, another footer
     """First, last and rows of each flush of a file, None if it is of one."""
@@ -175,7 +189,7 @@ class TableFlushes:
                 continue
             alone = day / f"{flush}.parquet"
             holding = [alone] if alone.exists() else self._holding(day, flush)
-            found += [part for file in holding for part in parts(file) if part.flush == flush]
+            found += [part for file in holding if (part := part_of(file, flush)) is not None]
         return found
 
     def _holding(self, day: Path, flush: str) -> list[Path]:
