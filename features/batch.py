@@ -16,6 +16,7 @@ from ibis import Table
 from ibis.expr import types as ir
 
 from features.aggregates import DAY_MICROS
+from features.lake.files import table_files
 from features.schema import DAYS_WINDOW, ENTITY, FAILED_LOGIN, MICROS, STORED, Feature, Kind
 
 ACTIVITY: Final = ibis.schema(
@@ -168,15 +169,21 @@ def read_activity(connection: ibis.BaseBackend, lake: Path) -> Table:
     Raises:
         ValueError: A file holds times without a zone.
     """
-    files = [f"{lake}/{kind}/*/*.parquet" for kind in ("events", "outcomes") if any(lake.glob(f"{kind}/*/*.parquet"))]
-    if not files:
+    found = {lake / kind: table_files(lake, kind) for kind in ("events", "outcomes")}
+    if not any(found.values()):
         return ibis.memtable([], schema=ACTIVITY)
-    return ibis.union(*(_projected(connection.read_parquet(path, union_by_name=True), path) for path in files))
+    return ibis.union(
+        *(
+            _projected(connection.read_parquet([str(file) for file in files], union_by_name=True), folder)
+            for folder, files in found.items()
+            if files
+        )
+    )
 
 
-def _projected(rows: Table, path: str) -> Table:
+def _projected(rows: Table, folder: Path) -> Table:
     if not rows.schema()["occurred_at"].timezone:
-        msg = f"occurred_at has no time zone in {path}"
+        msg = f"occurred_at has no time zone in {folder}"
         raise ValueError(msg)
     columns = {
         name: rows[name].cast(dtype) if name in rows.columns else ibis.null(dtype) for name, dtype in ACTIVITY.items()

@@ -3,16 +3,17 @@
     lake/decisions/day=2020-03-02/_1583107200000-1583107215000.records
     records, each deflated --> index of 26 bytes a record --> number of records and a mark, 16 bytes
 
-A file is of the same flush as the Parquet file of its name, and holds nothing that this lacks.
+A file is of the same flush as the Parquet file of its name, or of all flushes of the same day, and holds nothing that
+this lacks.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import accumulate
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -38,15 +39,22 @@ class Place(NamedTuple):
     known_us: int
 
 
-def pack_records(records: Sequence[tuple[int, str, bytes]]) -> bytes:
+def pack_records(records: Iterable[tuple[int, str, bytes]]) -> bytes:
     """Content of a file of records, each with partition and stream id."""
-    deflated = [zlib.compress(body, 1) for _, _, body in records]
-    offsets = accumulate(map(len, deflated), initial=0)
-    rows = [
-        (partition, *order(stream_id), offset, len(body))
-        for (partition, stream_id, _), body, offset in zip(records, deflated, offsets, strict=False)
-    ]
-    return b"".join(deflated) + np.array(rows, _INDEX).tobytes() + len(rows).to_bytes(8, "little") + _MARK
+    file = BytesIO()
+    write_records(file, records)
+    return file.getvalue()
+
+
+def write_records(file: BinaryIO, records: Iterable[tuple[int, str, bytes]]) -> None:
+    """Write a file of records, each with partition and stream id; only its index is held in memory."""
+    index, offset = [], 0
+    for partition, stream_id, body in records:
+        deflated = zlib.compress(body, 1)
+        file.write(deflated)
+        index.append((partition, *order(stream_id), offset, len(deflated)))
+        offset += len(deflated)
+    file.write(np.array(index, _INDEX).tobytes() + len(index).to_bytes(8, "little") + _MARK)
 
 
 def beside(file: Path) -> Path:
@@ -62,28 +70,28 @@ def find_record(lake: Path, place: Place) -> bytes | None:
         ValueError: A file is not what it must be.
     """
     folder = lake / "decisions" / f"day={moment(place.known_us).date().isoformat()}"
+    if not folder.is_dir():
+        return None
+    changed_ns = folder.stat().st_mtime_ns
+    milliseconds = order(place.stream_id)[0]
     trouble: OSError | ValueError | None = None
-    for file in _candidates(folder, order(place.stream_id)[0]):
-        try:
-            if (found := _read(file, place)) is not None:
-                return found
-        except (OSError, ValueError) as error:
-            trouble = error
+    # Two files may come, or one become part of another, within one tick of the folder's clock: then it is listed anew.
+    for listed in (_flushes, _flushes.__wrapped__):
+        trouble = None
+        for file in _candidates(folder, listed(folder, changed_ns), milliseconds):
+            try:
+                if (found := _read(file, place)) is not None:
+                    return found
+            except (OSError, ValueError) as error:
+                trouble = error
     if trouble is not None:
         raise trouble
     return None
 
 
-def _candidates(folder: Path, milliseconds: int) -> Iterator[Path]:
-    """Files of the flushes that may hold an entry; two where it lies on a boundary."""
-    if not folder.is_dir():
-        return
-    changed_ns = folder.stat().st_mtime_ns
-    for listed in (_flushes, _flushes.__wrapped__):  # two files may come within one tick of the folder's clock
-        found = [name for first, last, name in listed(folder, changed_ns) if first <= milliseconds <= last]
-        if found:
-            break
-    yield from (folder / name for name in found)
+def _candidates(folder: Path, listed: Iterable[tuple[int, int, str]], milliseconds: int) -> Iterator[Path]:
+    """Files that may hold an entry: several where it lies on a boundary, or where flushes became one file."""
+    return (folder / name for first, last, name in listed if first <= milliseconds <= last)
 
 
 @lru_cache(maxsize=64)
@@ -93,12 +101,27 @@ def _flushes(folder: Path, changed_ns: int) -> list[tuple[int, int, str]]:  # no
     return sorted((int(named[1]), int(named[2]), name) for named, name in found if named)
 
 
-def every_record(file: Path) -> Iterator[tuple[int, str, bytes]]:
-    """Records of a file, each with partition and stream id; raises OSError or ValueError as `find_record` does."""
+def every_record(file: Path, begins: int = 0, ends: int | None = None) -> Iterator[tuple[int, str, bytes]]:
+    """Records of a file, each with partition and stream id: all, or those from one number to before another.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not what it must be.
+    """
     with file.open("rb") as opened:
-        for partition, milliseconds, sequence, offset, size in _index(file, opened).tolist():
+        told = file.stat()
+        for partition, milliseconds, sequence, offset, size in _whole_index(file, told.st_mtime_ns, told.st_size)[
+            begins:ends
+        ].tolist():
             opened.seek(offset)
             yield partition, f"{milliseconds}-{sequence}", _inflated(file, opened.read(size))
+
+
+@lru_cache(maxsize=1)
+def _whole_index(file: Path, changed_ns: int, size: int) -> NDArray[np.void]:  # noqa: ARG001 - another file, another index
+    """Index of a file that is read part by part."""
+    with file.open("rb") as opened:
+        return _index(file, opened)
 
 
 def _inflated(file: Path, deflated: bytes) -> bytes:

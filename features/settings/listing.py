@@ -95,6 +95,7 @@ def _declared(kind: type[msgspec.Struct], *above: str) -> Iterator[Declared]:
 def _kind(base: Any, meta: Meta) -> str:  # noqa: ANN401 - any annotation
     words = {
         int: "whole number",
+        int | None: "whole number",
         float: "number",
         str: "text",
         str | None: "text",

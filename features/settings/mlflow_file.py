@@ -105,6 +105,35 @@ class Schedules(_Section, frozen=True):
     retrain: Annotated[str | None, Meta(description="When the churn model is trained anew; without it, never.")] = None
 
 
+_LEAST_DAYS: Final = 36
+"""The store remembers decisions and ids of events for 35 days."""
+
+
+class KeepDays(_Section, frozen=True):
+    """For how many days of the house's clock whole days of the lake are kept; null keeps them for good."""
+
+    events: Annotated[int | None, Meta(description="Days that events are kept, at least 36; null for good.")] = None
+    decisions: Annotated[
+        int | None,
+        Meta(description="Days that decisions are kept, at least 36, at most as the other two; null for good."),
+    ] = None
+    outcomes: Annotated[int | None, Meta(description="Days that outcomes are kept, at least 36; null for good.")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the store knows better, and decisions that outlive what followed: they would mislead."""
+        if any(days is not None and days < _LEAST_DAYS for days in (self.events, self.decisions, self.outcomes)):
+            raise ValueError(f"days are kept for {_LEAST_DAYS} days at least")
+        for days in (self.events, self.outcomes):
+            if days is not None and (self.decisions is None or self.decisions > days):
+                raise ValueError("decisions cannot be kept longer than events and outcomes: without these they mislead")
+
+
+class LakeSettings(_Section, frozen=True):
+    """What stays in the lake."""
+
+    keep_days: KeepDays = KeepDays()
+
+
 class Mlflow(_Section, frozen=True):
     """What mlflow.yaml says."""
 
@@ -117,6 +146,7 @@ class Mlflow(_Section, frozen=True):
     learner: LearnerSettings
     report: Report
     schedules: Schedules
+    lake: LakeSettings
 
 
 def read_mlflow(home: Path) -> Mlflow:

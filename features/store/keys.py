@@ -276,6 +276,9 @@ LEARNER_LEASE = "lease:learner"
 LAKE_LEASE = "lease:lake"
 """Hash like `lease_key`, of the one worker that writes the lake; its `watermark` says how far that reaches."""
 
+LAKE_KEEPING_LEASE = "lease:lake_keeping"
+"""Hash like `lease_key`, of the one worker that has whole days of the lake made one file."""
+
 
 def budget_given_key(account: str) -> str:
     """String, what all partitions together have drawn of a `budget/day`, minor units; 35 days."""
@@ -298,6 +301,17 @@ def bundle_key(digest: str) -> str:
     return f"croupier:bundle:{digest}"
 
 
+SHA256_BUNDLES = f"croupier:bundle:{'[0-9a-f]' * 64}"
+"""Pattern of the keys of bundles under the hash of their bytes."""
+POINTERS = "croupier:serving:*"
+"""Pattern of the keys of pointers."""
+COLLECTING = "croupier:collecting"
+"""Hash of the digest of a bundle that nothing names -> since when, and `looked`, unix microseconds of the
+store's clock; written by who collects them, a field gone with its bundle or when something names that again."""
+COLLECTING_LOOKED = "looked"
+"""Field of that hash: when it was last looked for such bundles."""
+COLLECTING_LEASE = "lease:collecting"
+"""Hash like `lease_key`, of the one worker that has bundles collected."""
 BUNDLES = "croupier:bundles"
 """Hash of version name -> digest: explanations of old decisions find the bundle that a record names; stays."""
 LIVE = "croupier:live"

@@ -6,14 +6,14 @@ link = sha256(link before + record);  the last link of each partition stands in 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import pyarrow.parquet as pq
-
+from features.lake.anchor import read_anchor
+from features.lake.files import day_of, table_files
+from features.lake.flushes import FlushReader, Part, by_flush
 from features.store.deployment import order
 from pipelines.worker.lake import link
 
@@ -83,15 +83,23 @@ def is_of_a_flush(file: Path) -> bool:
     return bool(_NAMED.fullmatch(file.name) and _DAY.fullmatch(file.parent.name))
 
 
-def flushes(lake: Path) -> Mapping[str, Sequence[Path]]:
-    """Files of decisions by flush, in the order of flushes."""
-    found = defaultdict[str, list[Path]](list)
-    for file in filter(is_of_a_flush, lake.glob("decisions/*/*.parquet")):
-        found[file.stem].append(file)
-    return dict(sorted(found.items(), key=lambda flush: int(flush[0].rpartition("-")[2])))
+def flushes(lake: Path) -> Mapping[str, Sequence[Part]]:
+    """Where decisions are by flush, in the order of flushes, whatever files they became part of; no deleted days."""
+    until = read_anchor(lake).until
+    files = filter(is_of_a_flush, table_files(lake, "decisions"))
+    return by_flush(file for file in files if day_of(file) > until)
 
 
-def rows(flush: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def anchored(lake: Path) -> dict[int, Head]:
+    """Where the chain of each partition goes on after days that were deleted."""
+    anchor = read_anchor(lake)
+    return {
+        int(partition): Head(bytes.fromhex(found), anchor.places[partition])
+        for partition, found in anchor.links.items()
+    }
+
+
+def rows(reader: FlushReader, flush: Sequence[Part], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of a flush in the order of the log, partition by partition; of all columns, or of those named."""
-    found = [row for file in flush for row in pq.read_table(file, columns=columns).to_pylist()]
+    found = [row for part in flush for row in reader.read(part, columns).to_pylist()]
     yield from sorted(found, key=lambda one: (one["position"][:4], _order(one["position"])))

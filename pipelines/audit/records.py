@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import redis
 
 from features.lake import records
+from features.lake.anchor import read_anchor
+from features.lake.files import table_files, unmoved
 from features.store.deployment import PARTITIONS, position
 from features.store.keys import PlayerKeys, decision_key, log_key
 from pipelines.audit.period import AuditRefused
@@ -55,7 +57,9 @@ def find_record(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecor
     if found is None or found.record.decision_id != decision_id:
         found = _anywhere(client, lake, decision_id)
     if found is None:
-        raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}")
+        until = read_anchor(lake).until
+        gone = f"; its days up to {until} were deleted, as lake.keep_days of mlflow.yaml says" if until else ""
+        raise AuditRefused(f"there is no decision {decision_id} in the store, in its log, or in the lake {lake}{gone}")
     return found
 
 
@@ -108,10 +112,19 @@ def _anywhere(client: redis.Redis, lake: Path, decision_id: str) -> FoundRecord 
 
 
 def _in_table(lake: Path, decision_id: str) -> FoundRecord | None:
-    for file in sorted(lake.glob("decisions/*/*.parquet"), reverse=True):
-        reader = pq.ParquetFile(file)
-        at = pc.index(reader.read(["decision_id"])["decision_id"], decision_id).as_py()
-        if at >= 0:
-            row = reader.read(["record", "position"]).slice(at, 1).to_pylist()[0]
-            return FoundRecord(load_record(row["record"]), f"lake {row['position']}")
+    with unmoved(lake):
+        for file in reversed(table_files(lake, "decisions")):
+            if (row := _row_in(file, decision_id)) is not None:
+                return FoundRecord(load_record(row["record"]), f"lake {row['position']}")
+    return None
+
+
+def _row_in(file: Path, decision_id: str) -> dict[str, Any] | None:
+    """Record and position of a decision, if a file has it."""
+    with pq.ParquetFile(file) as opened:
+        for group in range(opened.num_row_groups):
+            at = pc.index(opened.read_row_group(group, ["decision_id"])["decision_id"], decision_id).as_py()
+            if at >= 0:
+                found = opened.read_row_group(group, ["record", "position"]).slice(at, 1).to_pylist()
+                return cast("dict[str, Any]", found[0])
     return None

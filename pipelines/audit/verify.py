@@ -20,6 +20,9 @@ import msgspec
 import pyarrow as pa
 import redis
 
+from features.lake.anchor import read_anchor
+from features.lake.files import day_of, unmoved
+from features.lake.flushes import FlushReader, Part
 from features.lake.records import beside, every_record
 from features.moments import DAY_US, micros, moment
 from features.store.deployment import PARTITIONS, order, position, real_now_us
@@ -114,7 +117,8 @@ def verify(
     """
     begun = time.perf_counter()
     findings = _Findings()
-    _Walk(client, lake, _Judge(client, Releases(client, home), findings, say, home), period, findings).run()
+    with unmoved(lake):
+        _Walk(client, lake, _Judge(client, Releases(client, home), findings, say, home), period, findings).run()
     seconds = time.perf_counter() - begun
     return findings.result(period, seconds)
 
@@ -176,6 +180,7 @@ class _Walk:
         self._client, self._lake, self._judge, self._period = client, lake, judge, period
         self._found = findings
         self._heads = defaultdict[int, chain.Head](chain.Head)
+        self._reader = FlushReader()
         self._done: set[str] = set()
         self._seen: set[str] = set()
         self._broken: dict[str, tuple[Fault, str]] = {}
@@ -195,15 +200,15 @@ class _Walk:
         self._judge.settle()
         self._missed(kept)
 
-    def _new(self) -> list[tuple[str, Sequence[Path]]]:
+    def _new(self) -> list[tuple[str, Sequence[Part]]]:
         """Flushes that were not walked over yet; one that died half is none."""
         reached = reach(self._lake).flushed
         found = chain.flushes(self._lake)
-        ended = {name: files for name, files in found.items() if int(name.rpartition("-")[2]) <= reached}
-        return [(name, files) for name, files in ended.items() if name not in self._done]
+        ended = {name: parts for name, parts in found.items() if parts[0].boundary <= reached}
+        return [(name, parts) for name, parts in ended.items() if name not in self._done]
 
-    def _covered(self, files: Sequence[Path]) -> bool:
-        return any(self._period.near(date.fromisoformat(file.parent.name[4:])) for file in files)
+    def _covered(self, flush: Sequence[Part]) -> bool:
+        return any(self._period.near(date.fromisoformat(day_of(part.file))) for part in flush)
 
     def _begin(self) -> None:
         """Take the chain of each partition up where the period begins, from the last flushes before it."""
@@ -215,9 +220,11 @@ class _Walk:
                 continue
             ends: dict[int, chain.Head] = {}
             with suppress(OSError, pa.ArrowException):  # what lies before the period is no matter here
-                for row in chain.rows(files, ["position", "chain"]):
+                for row in chain.rows(self._reader, files, ["position", "chain"]):
                     ends[int(row["position"][1:4])] = chain.Head(row["chain"], row["position"])
             self._heads |= {partition: head for partition, head in ends.items() if partition not in self._heads}
+        anchored = chain.anchored(self._lake)
+        self._heads |= {partition: head for partition, head in anchored.items() if partition not in self._heads}
 
     def _flushed(self) -> bool:
         """Walk over the flushes that are new; whether there were any."""
@@ -230,22 +237,25 @@ class _Walk:
                 self._pass(name, files)
         return bool(new)
 
-    def _pass(self, name: str, files: Sequence[Path]) -> None:
+    def _pass(self, name: str, files: Sequence[Part]) -> None:
         """Follow the chain over a flush of other days, so that what is of the period hangs on the lake's last links."""
         try:
-            for row in chain.rows(files, ["position", "record", "chain", "decision_id"]):
+            for row in chain.rows(self._reader, files, ["position", "record", "chain", "decision_id"]):
                 self._found.number += 1
                 self._followed(row["position"], row["record"] or b"", row)
                 self._seen.add(row["decision_id"])
         except (OSError, pa.ArrowException) as error:
-            self._found.tampered(name, None, f"{files[0].name} of the lake cannot be read: {error}")
+            self._found.tampered(name, None, f"{files[0].file.name} of the lake cannot be read: {error}")
 
-    def _rows(self, name: str, files: Sequence[Path]) -> Iterator[Entry]:
+    def _rows(self, name: str, files: Sequence[Part]) -> Iterator[Entry]:
         try:
-            found = list(chain.rows(files))
+            found = list(chain.rows(self._reader, files))
         except (OSError, pa.ArrowException) as error:
-            self._found.tampered(name, None, f"{files[0].name} of the lake cannot be read: {error}")
+            self._found.tampered(name, None, f"{files[0].file.name} of the lake cannot be read: {error}")
             return
+        if any(part.ends is not None for part in files) and all(map(_is_early, found)):
+            # A flush of an earlier build, whose day became one file with flushes of a later one.
+            found = [{name: value for name, value in row.items() if name not in _LATER} for row in found]
         beside = self._beside(files)
         for row in found:
             yield row["position"], row["record"], row
@@ -255,14 +265,15 @@ class _Walk:
         for place in beside or ():
             self._gone(None, place, "the file of records has it, and its row is gone from the table")
 
-    def _beside(self, files: Sequence[Path]) -> dict[str, bytes] | None:
+    def _beside(self, files: Sequence[Part]) -> dict[str, bytes] | None:
         """Records of the files beside those of a flush, by position; None where an earlier build wrote none."""
         held: dict[str, bytes] = {}
-        for file in map(beside, files):
+        for part in files:
+            file = beside(part.file)
             if not file.exists():
                 return None
             try:
-                for at, stream_id, body in every_record(file):
+                for at, stream_id, body in every_record(file, part.begins, part.to):
                     place = position(at, stream_id)
                     if held.setdefault(place, body) is not body:
                         self._found.tampered(place, None, f"{file.name} of the lake has it twice")
@@ -288,14 +299,15 @@ class _Walk:
 
     def _strays(self, reached: Reach) -> None:
         """Name files that no flush left where they lie: they would be read as if one had."""
-        flushes = chain.flushes(self._lake)
-        lawful = {beside(file) for files in flushes.values() for file in files}
-        for file in sorted(self._lake.glob("decisions/*/*")):
+        until = read_anchor(self._lake).until  # what is left of days up to it is being deleted
+        found = sorted(file for file in self._lake.glob("decisions/*/*") if not "" < day_of(file) <= until)
+        lawful = {beside(file) for file in found if chain.is_of_a_flush(file)}
+        for file in found:
             if file.name.startswith("."):
                 continue  # unfinished, and passed over by everybody
             if not chain.is_of_a_flush(file) and file not in lawful:
                 self._found.tampered(file.stem, None, f"{file.name} of the lake is no file of a flush")
-        for name in flushes:
+        for name in chain.flushes(self._lake):
             beyond = int(name.rpartition("-")[2]) > reached.flushed
             if beyond and name != f"{reached.flushed}-{reached.pending}":
                 self._found.tampered(name, None, "a flush lies beyond where the lake says that it reaches")
@@ -449,6 +461,10 @@ def _columns(record: Record, body: bytes, row: Mapping[str, Any], held: Stored |
     compared = [name for name in SCHEMAS["decisions"].names if name not in _OF_THE_LOG or name in made]
     absent = [name for name in compared if name not in row and name not in _LATER]
     return absent + [name for name in compared if name in row and made.get(name) != _plain(row[name])]
+
+
+def _is_early(row: Mapping[str, Any]) -> bool:
+    return all(row.get(name) is None for name in _LATER)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a cell

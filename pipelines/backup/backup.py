@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
+from features.lake.files import unmoved
 from features.moments import micros, moment
 from features.settings.environment import Environment, environment
 from features.settings.mlflow_file import read_mlflow
@@ -161,14 +162,16 @@ def _is_alone(lock: int) -> bool:
 
 def _fill(draft: Draft, home: Path, url: str, client: redis.Redis, say: Say) -> Manifest:
     house, own = open_house(client), is_own(home)
-    if own:
-        _refuse_if_short_of_memory(client)
-        taken_us, reached = _dump(draft, home, url, client, say)
-    else:
-        _copy_checkpoint(draft, home)  # before the lake's reach is read, which it must not be ahead of
-        taken_us, reached = real_now_us(client), reach(home / LAKE)
-        say(f"  store: {_without_password(url)} is named in the manifest, not copied: its own backup is yours to take")
-    _copy_lake(draft, home / LAKE, reached, say)
+    with unmoved(home / LAKE):
+        if own:
+            _refuse_if_short_of_memory(client)
+            taken_us, reached = _dump(draft, home, url, client, say)
+        else:
+            _copy_checkpoint(draft, home)  # before the lake's reach is read, which it must not be ahead of
+            taken_us, reached = real_now_us(client), reach(home / LAKE)
+            kept = "is named in the manifest, not copied: its own backup is yours to take"
+            say(f"  store: {_without_password(url)} {kept}")
+        _copy_lake(draft, home / LAKE, reached, say)
     _copy_database(draft, home, say)
     _copy_rest(draft, home, say)
     found, faults = _read_back(draft, say) if own else (None, [])

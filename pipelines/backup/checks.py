@@ -15,12 +15,13 @@ from typing import Any, Final, cast
 import pyarrow as pa
 import redis
 
+from features.lake.flushes import FlushReader
 from features.settings.mlflow_file import read_mlflow
 from features.store.bundles import KINDS
 from features.store.deployment import PARTITIONS, open_house, position
 from features.store.keys import BUNDLES, bundle_key, log_key, pointer_key
 from features.store.server import Say
-from pipelines.audit.chain import Head, flushes, rows
+from pipelines.audit.chain import Head, anchored, flushes, rows
 from pipelines.backup.manifest import BackupError, StoreReading
 from pipelines.backup.progress import Progress
 from pipelines.worker.lake import reach
@@ -105,19 +106,19 @@ def chain_faults(lake: Path, say: Say) -> tuple[int, list[str]]:
     Returns:
         How many decisions were followed, and where the chain breaks first or that it ends elsewhere.
     """
-    heads, count = defaultdict[str, Head](Head), 0
-    files = flushes(lake)
+    heads, count = defaultdict[str, Head](Head, {str(at): head for at, head in anchored(lake).items()}), 0
+    files, reader = flushes(lake), FlushReader()
     progress = Progress("chain", len(files), say)
     for flush in files.values():
         progress.step()
         try:
-            for row in rows(flush, ["position", "record", "chain"]):
+            for row in rows(reader, flush, ["position", "record", "chain"]):
                 place = row["position"]
                 if heads[str(int(place[1:4]))].follow(place, row["record"], row["chain"]) is not None:
                     return count, [f"the chain of the lake breaks at {place}"]
                 count += 1
         except (OSError, pa.ArrowException) as error:
-            return count, [f"{flush[0].name} of the lake cannot be read: {error}"]
+            return count, [f"{flush[0].file.name} of the lake cannot be read: {error}"]
     told = {partition: head.link.hex() for partition, head in heads.items()}
     return count, [] if told == reach(lake).heads else ["the chain of the lake ends elsewhere than its position says"]
 

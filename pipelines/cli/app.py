@@ -24,6 +24,7 @@ from pipelines.cli import (
     house,
     imports,
     keys,
+    lake,
     privacy,
     releases,
     rules,
@@ -78,6 +79,7 @@ app.add_typer(decisions.decisions, name="decisions")
 app.add_typer(stops.stop, name="stop")
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.add_typer(keys.keys, name="keys")
+app.add_typer(lake.lake, name="lake")
 app.add_typer(bench.bench, name="bench")
 
 

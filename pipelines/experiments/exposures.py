@@ -16,6 +16,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
+from features.lake.files import table_files, unmoved
 from models.catalogue.offers import Catalogue
 from pipelines.experiments.harm_points import harm_fifths
 from pipelines.experiments.metrics import Metric
@@ -300,7 +301,7 @@ def opened(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         ReportRefused: A file cannot be read, or holds times without a zone.
     """
-    with duckdb.connect() as connection:
+    with unmoved(lake), duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for table, schema in SCHEMAS.items():
             _view(connection, lake, table, schema)
@@ -311,9 +312,9 @@ def opened(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def _view(connection: duckdb.DuckDBPyConnection, lake: Path, table: str, schema: pa.Schema) -> None:
     # Columns that somebody else's files lack are null, as in the lake's own older files.
     relation = connection.from_arrow(schema.empty_table())
-    if any((lake / table).rglob("*.parquet")):
+    if found := [str(file) for file in table_files(lake, table)]:
         try:
-            files = connection.read_parquet(f"{lake}/{table}/**/*.parquet", union_by_name=True, hive_partitioning=False)
+            files = connection.read_parquet(found, union_by_name=True, hive_partitioning=False)
         except duckdb.Error as error:
             raise ReportRefused(f"the files of {lake / table} cannot be read: {error}") from error
         moment = "at" if table == "decisions" else "occurred_at"

@@ -17,6 +17,7 @@ import msgspec
 
 from features import events
 from features.events import Event, micros
+from features.lake.files import table_files, unmoved
 from pipelines.imports.bulk import Item
 from service.events.accept import TOLD_AT, TOLD_OF
 
@@ -116,12 +117,16 @@ class KnownEvents:
         self._db = duckdb.connect(config={"memory_limit": "1GB", "temp_directory": str(spill)})
         self._db.execute("SET TimeZone = 'UTC'")
         self._db.execute("CREATE TABLE seen (id UHUGEINT, content UHUGEINT, sealed UHUGEINT)")
-        if any(lake.glob("events/*/*.parquet")):
+        with unmoved(lake):
+            self._read(table_files(lake, "events"))
+
+    def _read(self, files: Sequence[Path]) -> None:
+        if files:
             rows = (
                 f"({_LATER} UNION ALL BY NAME FROM read_parquet($1, hive_partitioning = false, union_by_name = true))"
             )
             known = f"SELECT md5_number({_TOLD_OF} || ' ' || {_UNIQUE}), md5_number({CONTENT}), NULL FROM {rows}"  # noqa: S608 - no text from outside
-            self._db.execute(f"INSERT INTO seen {known}", [f"{lake}/events/*/*.parquet"])
+            self._db.execute(f"INSERT INTO seen {known}", [[str(file) for file in files]])
 
     def known(self, some: Sequence[FileEvent]) -> dict[int, bool]:
         """Indexes of events whose id is known, and whether with the same content."""

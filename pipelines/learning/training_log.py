@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 
 from features.aggregates import forward
 from features.events import micros
 from features.forms import Form, literal
 from features.kept_schemas import TODAY, LakeSchemas, Schema, by_name, find
+from features.lake.flushes import FlushReader, Part, TableFlushes
 from features.schema import hash_of_definitions
 from features.settings.mlflow_file import LearnerSettings, read_mlflow
 from features.store.deployment import order
@@ -63,6 +63,8 @@ class LearningLog:
     def __init__(self, lake: Path, types: frozenset[str]) -> None:
         self._lake = lake
         self._types = pa.array(sorted(types), pa.string())
+        self._tables = {table: TableFlushes(lake, table) for table in _COLUMNS}
+        self._readers = {table: FlushReader() for table in _COLUMNS}
         self._days: list[str] = []
         self._nothing: tuple[int, int] | None = None
 
@@ -71,10 +73,15 @@ class LearningLog:
         whole, last = reach(self._lake).flushed, _last(after)
         if (whole, last) == self._nothing:
             return []
-        names = {file.stem for table in _COLUMNS for file in self._files(table, "*")}
-        found = sorted((name for name in names if last < _last(name) <= whole), key=_last)
+        try:
+            found = self._names(last, whole)
+        except FileNotFoundError:  # it became part of a day's file, or its day is deleted, since it was looked for
+            found = self._names(last, whole)
         self._nothing = None if found else (whole, last)
-        return found
+        return sorted(found, key=_last)
+
+    def _names(self, after: int, until: int) -> set[str]:
+        return {name for table in self._tables.values() for name in table.names(after, until, self._since)}
 
     def reached(self, after: str) -> int:
         """Stream milliseconds up to which the lake has nothing but what came up to a flush, as far as was seen."""
@@ -83,20 +90,26 @@ class LearningLog:
 
     def entries(self, flush: str) -> list[LakeEntry]:
         """Entries of a flush, in order."""
-        files = [(table, file) for table in _COLUMNS for file in self._files(table, flush)]
-        found = [entry for table, file in files for entry in self._read(table, file)]
+        try:
+            found, days = self._entries(flush)
+        except FileNotFoundError:  # it became part of a day's file since it was looked for
+            found, days = self._entries(flush)
         # Days only grow, but for a clock that is set back: one day more is looked at.
-        self._days = sorted({*self._days, *(file.parent.name for _, file in files)})[-2:]
+        self._days = sorted({*self._days, *days})[-2:]
         return [entry for _, entry in sorted(found, key=lambda one: one[0])]
 
-    def _files(self, table: str, name: str) -> Iterator[Path]:
-        """Files of a table from the last day that was read on: days only grow."""
-        for day in sorted((self._lake / table).glob("day=*")):
-            if len(self._days) < 2 or day.name >= self._days[0]:
-                yield from day.glob(f"{name}.parquet")
+    def _entries(self, flush: str) -> tuple[list[tuple[tuple[int, int, int], LakeEntry]], set[str]]:
+        parts = [(name, part) for name, table in self._tables.items() for part in table.parts(flush, self._since)]
+        found = [entry for table, part in parts for entry in self._read(table, part)]
+        return found, {part.file.parent.name for _, part in parts}
 
-    def _read(self, table: str, file: Path) -> Iterator[tuple[tuple[int, int, int], LakeEntry]]:
-        rows = pq.read_table(file, columns=[*_COLUMNS[table], "known_at", "position"], partitioning=None)
+    @property
+    def _since(self) -> str:
+        """Folder of the day from which on files are read: days only grow."""
+        return self._days[0] if len(self._days) == 2 else ""
+
+    def _read(self, table: str, part: Part) -> Iterator[tuple[tuple[int, int, int], LakeEntry]]:
+        rows = self._readers[table].read(part, [*_COLUMNS[table], "known_at", "position"])
         if table == "events":
             rows = rows.filter(pc.is_in(rows["type"], self._types))
         for row in rows.to_pylist():

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import redis
 
 from features.errors import CroupierError
+from features.lake.files import table_files, unmoved
 from features.moments import moment
 from features.schema import STORED
 from features.store import erasures
@@ -198,12 +199,18 @@ def _told(
 
 
 def _lake(lake: Path, ids: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for table in _TABLES:
-        for file in sorted(lake.glob(f"{table}/*/*.parquet")):
-            reader = pq.ParquetFile(file)
-            mask = pc.is_in(reader.read(["player"])["player"], value_set=pa.array(ids, pa.string()))
+    with unmoved(lake):
+        for table in _TABLES:
+            for file in table_files(lake, table):
+                yield from ((table, row) for row in _rows_of(file, ids))
+
+
+def _rows_of(file: Path, ids: list[str]) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(file) as opened:
+        for group in range(opened.num_row_groups):
+            mask = pc.is_in(opened.read_row_group(group, ["player"])["player"], value_set=pa.array(ids, pa.string()))
             if pc.any(mask).as_py():
-                yield from ((table, row) for row in reader.read().filter(mask).to_pylist())
+                yield from opened.read_row_group(group).filter(mask).to_pylist()
 
 
 def _log(client: redis.Redis, ids: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:

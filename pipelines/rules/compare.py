@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from features.kept_schemas import LakeSchemas, SchemaError, lacking
+from features.lake.files import table_files, unmoved
 from features.moments import micros
 from features.store.connection import connect
 from features.store.deployment import open_house
@@ -97,7 +98,7 @@ def compare_rulebooks(url: str, lake: Path, old: str, new: str, since: str, cons
     schemas, seals = LakeSchemas(lake), seals_of(house)
     counts: Counter[str] = Counter()
     changes: dict[tuple[str, str], ChangedDecisions] = {}
-    for record in track(_records(lake, since), "decisions", console=console, total=None):
+    for record in track(_unmoved_records(lake, since), "decisions", console=console, total=None):
         case = _case(client, record, layout, schemas, seals)
         if isinstance(case, str):
             counts[case] += 1
@@ -116,10 +117,15 @@ _COUNTED = (
 )
 
 
+def _unmoved_records(lake: Path, since: str) -> Iterator[Record]:
+    with unmoved(lake):
+        yield from _records(lake, since)
+
+
 def _records(lake: Path, since: str) -> Iterator[Record]:
     """Decisions about promotions since a moment, in the order of the lake."""
-    files = sorted(lake.glob("decisions/*/*.parquet"))
-    last = next((at for file in reversed(files) for at in reversed(_column(file, "at"))), None)
+    files = table_files(lake, "decisions")
+    last = next((at for file in reversed(files) for at in reversed(list(_column(file, "at")))), None)
     if last is None:
         raise RulesRefused(f"there is no decision in {lake}")
     begins_us = moment_us(since, last)
@@ -133,8 +139,10 @@ def _records(lake: Path, since: str) -> Iterator[Record]:
                 yield record
 
 
-def _column(file: Path, name: str) -> list[Any]:
-    return cast("list[Any]", pq.read_table(file, columns=[name])[name].to_pylist())
+def _column(file: Path, name: str) -> Iterator[Any]:
+    with pq.ParquetFile(file) as opened:
+        for rows in opened.iter_batches(columns=[name]):
+            yield from rows[name].to_pylist()
 
 
 def _case(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from features.aggregates import encode, forward
 from features.definitions import apply, open_store, training_frame
 from features.events import micros, moment
+from features.lake.files import table_files, unmoved
 from features.schema import ENTITY, STORED
 from features.store.connection import connect
 from features.store.deployment import open_house, real_now_us
@@ -185,7 +186,8 @@ def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None 
     """
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        deposits, acts = _read(connection, lake)
+        with unmoved(lake):
+            deposits, acts = _read(connection, lake)
     first_us = int(deposits["occurred_us"].min()) if len(deposits) else now_us
     cutoffs = [one for one in monthly_cutoffs(first_us, now_us, horizon_days) if limit_us is None or one <= limit_us]
     restricted = restrictions(acts)
@@ -200,10 +202,9 @@ def population(lake: Path, now_us: int, horizon_days: int, limit_us: int | None 
 
 def _read(connection: duckdb.DuckDBPyConnection, lake: Path) -> tuple[pd.DataFrame, list[Act]]:
     """Approved deposits onto accounts, and acts that restrict or free players."""
-    if not any(lake.glob("events/*/*.parquet")):
+    if not (files := table_files(lake, "events")):
         return pd.DataFrame({ENTITY: [], "occurred_us": []}), []
-    files = connection.read_parquet(f"{lake}/events/*/*.parquet", union_by_name=True)
-    files.create_view("activity")
+    connection.read_parquet([str(file) for file in files], union_by_name=True).create_view("activity")
     return connection.execute(_DEPOSITS).df(), [Act(*row) for row in connection.execute(_ACTS).fetchall()]
 
 

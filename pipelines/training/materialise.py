@@ -22,6 +22,7 @@ from rich.progress import track
 from features.batch import ACTIVITY, batch, read_activity, write_features
 from features.events import moment
 from features.forms import literal
+from features.lake.files import table_files, unmoved
 from features.schema import schema_hash
 
 _FOLDERS: Final = ("events", "outcomes")
@@ -51,14 +52,15 @@ def materialise(lake: Path, cutoffs_us: Sequence[int], now_us: int) -> Materiali
     held = {file.stem for file in lake.glob("features/*/*.parquet")}
     missing = {as_of: name for as_of, name in names.items() if name not in held}
     if missing:
-        _write(lake, missing, now_us)
+        with unmoved(lake):
+            _write(lake, missing, now_us)
     _drop_replaced(lake, names)
     return MaterialiseResult(len(missing), len(names) - len(missing))
 
 
 def lake_state(lake: Path) -> str:
     """Hash of the lake's activity files, twelve hex digits."""
-    files = sorted(file for folder in _FOLDERS for file in lake.glob(f"{folder}/*/*.parquet"))
+    files = sorted(file for folder in _FOLDERS for file in table_files(lake, folder))
     seen = [(str(file.relative_to(lake)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(literal(seen).encode()).hexdigest()[:12]
 

@@ -32,6 +32,7 @@ import structlog
 from features.aggregates import local_parts
 from features.events import moment
 from features.kept_schemas import FOLDER, SchemaError, find
+from features.lake.files import locked, put
 from features.lake.records import beside, pack_records
 from features.store.bundles import kept
 from features.store.cluster import is_away, replies
@@ -184,7 +185,7 @@ class Lake:
                 flush.
             OSError: The folder cannot be written; the log is kept, and the same flush can be done again.
         """
-        with _alone(self._folder) as alone:
+        with locked(self._folder) as alone:
             if not alone:
                 return 0
             self.reach = reach(self._folder)
@@ -282,17 +283,7 @@ class Lake:
 
     def _put(self, file: Path, write: Callable[[Path], object]) -> None:
         """Write a file atomically and durably."""
-        unfinished = file.with_name(f".{file.stem}.tmp")
-        self._step(f"write {file.suffix[1:]}")
-        try:
-            write(unfinished)
-            _sync(unfinished)
-        except OSError:
-            unfinished.unlink(missing_ok=True)  # half a file only takes room
-            raise
-        self._step(f"name {file.suffix[1:]}")
-        unfinished.replace(file)
-        _sync(file.parent)
+        put(file, write, self._step)
 
     def _trim(self) -> None:
         """Trim log entries that both lake and features have."""
@@ -314,30 +305,6 @@ def standing_still(folder: Path) -> Iterator[Reach]:
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield reach(folder)
-    finally:
-        os.close(held)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Lock a folder for one writer; yields whether the lock was free. It ends with the process."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alone = True
-    except BlockingIOError:
-        alone = False
-    try:
-        yield alone
-    finally:
-        os.close(held)
-
-
-def _sync(path: Path) -> None:
-    """Sync a file, or the names in a folder, to disk."""
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
     finally:
         os.close(held)
 

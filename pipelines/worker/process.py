@@ -26,6 +26,7 @@ from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.erasures import settle
 from pipelines.worker.errands import EXPORTS, HISTORY, Runner
 from pipelines.worker.lake import Lake, reach
+from pipelines.worker.lake_keeping import COLLECTION, lake_keeping
 from pipelines.worker.lanes import Delivery
 from pipelines.worker.schedule import Scheduler
 from pipelines.worker.sender import SendLoop
@@ -66,7 +67,8 @@ class Worker:
         self.consumer = Consumer(self._client, plan, load_rulebook(rulebook_path()).harm, step)
         self._lake = lake
         self._scheduler = scheduler
-        self._errands = [Runner(errand, self._client, url, lake.parent) for errand in (EXPORTS, HISTORY)]
+        errands = (EXPORTS, HISTORY, lake_keeping(lake), COLLECTION)
+        self._errands = [Runner(errand, self._client, url, lake.parent) for errand in errands]
         # None leaves the outboxes to another worker; the consumer's thread changes `owned` meanwhile, so it is copied.
         self._courier = None if webhooks is None else Dispatcher(url, webhooks, lambda: tuple(self.consumer.owned))
         # None leaves what falls due to another worker, or to nobody.

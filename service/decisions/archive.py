@@ -10,6 +10,8 @@ from typing import Final
 import structlog
 
 from features.lake import records
+from features.lake.anchor import read_anchor
+from features.moments import moment
 from features.store.deployment import position
 from service.contacts.ledger import RedisLedger
 from service.decisions.kept import load_stored
@@ -45,7 +47,10 @@ async def find_record(decision_id: str, ledger: RedisLedger, lake: Path | None) 
         raise UnknownDecisionError
     logged = await ledger.logged(place) or (None if lake is None else await _in_lake(lake, place, ledger.store.seconds))
     if logged is None:  # what the log lacks was in the lake's files before it was trimmed
-        raise ArchivedError(f"the record lies at {position(place.partition, place.stream_id)} of the lake")
+        named = position(place.partition, place.stream_id)
+        if lake is not None and moment(place.known_us).date().isoformat() <= read_anchor(lake).until:
+            raise ArchivedError(f"the record lay at {named} of the lake, and its day was deleted, as the house says")
+        raise ArchivedError(f"the record lies at {named} of the lake")
     if (record := load_record(logged)).decision_id != decision_id:
         _LOG.error("archive", trouble="another decision lies there", place=position(place.partition, place.stream_id))
         raise LakeUnreadableError

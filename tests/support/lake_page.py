@@ -108,8 +108,15 @@ var/lake/events/day=2026-11-29/1583107200000-1583107215000.parquet
 
 - A folder each for `events`, `decisions` and `outcomes`; `day=` is the day on which it became known, UTC, by the
   house's clock.
-- A file is complete when it has its name. Nothing is ever changed; only a backup's restore and an erasure's
+- `lake.keep_days` of [mlflow.yaml](settings.md) says after how many days whole days of a table are deleted; null, its
+  default, keeps them for good. `_anchor.json` then holds the chains' last links of what was deleted, from which
+  `croupier verify` goes on.
+- A file is complete when it has its name. No row is ever changed; only a backup's restore and an erasure's
   destroyed key alter what can be read of it.
+- A day that is over becomes one file a table, an hour after midnight: the same rows in the order of the log, named
+  by the first and last boundary of what it took in. The files before are removed at once, or when whoever of
+  Croupier reads them has ended. A file whose range lies within another's of its folder holds nothing more and is
+  to be passed over: where both are there, `position` is in both.
 - Money is in minor units, moments are in UTC, `player` is a key made of the player's id and the house's secret.
 - Files of earlier builds lack later columns: read them by name (`union_by_name` of DuckDB).
 - `_schemas` holds the names of the features of records, `_position.json` how far the lake reaches and the heads of

@@ -17,7 +17,7 @@ from service.rules.rulebook import load_rulebook, rulebook_path
 ALL = [*PAGES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 UNRUN = [block for block in BLOCKS if block.elsewhere is not None]
-MOST_UNRUN = 30
+MOST_UNRUN = 31
 """Blocks that no test runs; there may be fewer."""
 DOORS = ("integrate", "scientist", "analyst", "compliance-officer", "operate")
 

@@ -1,0 +1,1 @@
+"""Keep the lake: make whole past days one file, delete what is past its time."""
