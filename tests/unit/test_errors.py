@@ -102,6 +102,8 @@ ENDING = {
     "invalid_setting",
     "key_file_refused",
     "no_house",
+    "not_compacted",
+    "not_deleted",
     "report_refused",
     "rules_refused",
     "simulation_refused",
