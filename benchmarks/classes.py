@@ -122,5 +122,8 @@ def _told(answers: Sequence[OpenAnswer]) -> dict[str, Any]:
         "requests": len(answers),
         "served": round(len(served) / len(answers), 4) if answers else None,
         "statuses": {str(status): count for status, count in Counter(one.status for one in answers).items()},
+        "codes": dict(
+            Counter(one.body["code"] for one in answers if isinstance(one.body, dict) and "code" in one.body)
+        ),
         "p50_p99_ms": open_loop.percentiles(served, 50, 99),
     }

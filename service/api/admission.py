@@ -23,7 +23,9 @@ from service.errors import OverloadedError
 PLACES: Final = 32
 """Requests worked at at once: enough to keep a core busy while the store answers in some tens of milliseconds."""
 BATCH_PLACES: Final = PLACES // 2
-"""Of these, how many items of batches may have."""
+"""Of these, how many items of batches may have while nothing else is at work."""
+BATCH_BESIDE: Final = 3
+"""How many they may have beside others: each item at work is ahead of whoever comes meanwhile."""
 MOST_WAITING: Final = 2_000
 """Of one class."""
 _SHARE: Final = 0.7
@@ -85,7 +87,7 @@ class Admission:
     Args:
         clock: Seconds that only rise.
         places: Requests worked at at once.
-        batch_places: Of these, how many items of batches may have.
+        batch_places: Of these, how many items of batches may have while nothing else is at work.
     """
 
     def __init__(
@@ -143,7 +145,12 @@ class Admission:
             one.place.set_result(None)
 
     def _has_place(self, turn: Turn) -> bool:
-        return self._taken < self._places and (turn is not Turn.BATCH or self._batches < self._batch_places)
+        if self._taken >= self._places:
+            return False
+        if turn is not Turn.BATCH:
+            return True
+        alone = self._taken == self._batches
+        return self._batches < (self._batch_places if alone else min(BATCH_BESIDE, self._batch_places))
 
     def _take(self, turn: Turn) -> None:
         self._taken += 1

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.api.admission import Admission, Turn
+from service.api.admission import BATCH_BESIDE, Admission, Turn
 from service.errors import OverloadedError
 
 SOON = 0.25
@@ -251,5 +251,22 @@ def test_more_than_so_many_never_wait() -> None:
         for one in asked:
             one.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
+
+    run(case)
+
+
+def test_items_of_batches_have_few_places_beside_others_and_more_while_nothing_else_is_at_work() -> None:
+    async def case() -> None:
+        desk = Desk(places=20, batch_places=12)
+        asked = [desk.begin("single")]
+        await rest()
+        asked += [desk.begin(f"item{number}", Turn.BATCH, seconds=30) for number in range(30)]
+        await rest()
+        assert len(desk.admitted) == 1 + BATCH_BESIDE
+        await desk.answer()  # the single one
+        assert len(desk.admitted) == 1 + 12
+        desk.admitted.pop(0)
+        await desk.answer_all(lambda name: Turn.BATCH)
+        await asyncio.gather(*asked)
 
     run(case)
