@@ -266,7 +266,7 @@ def test_items_of_batches_have_few_places_beside_others_and_more_while_nothing_e
         await desk.answer()  # the single one
         assert len(desk.admitted) == 1 + 12
         desk.admitted.pop(0)
-        await desk.answer_all(lambda name: Turn.BATCH)
+        await desk.answer_all(lambda _: Turn.BATCH)
         await asyncio.gather(*asked)
 
     run(case)
