@@ -575,7 +575,14 @@ Event = (
 )
 AnyEvent = Annotated[Event, Field(discriminator="type")]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(AnyEvent)
-EVENT_TYPES: Final = tuple(get_args(one.model_fields["type"].annotation)[0] for one in get_args(Event))
+
+
+def type_of(kind: type[BaseModel]) -> str:
+    """The type of the events that a model is of."""
+    return str(get_args(kind.model_fields["type"].annotation)[0])
+
+
+EVENT_TYPES: Final = tuple(map(type_of, get_args(Event)))
 """The types of events."""
 
 PERSONAL: Final = frozenset({"birth_date", "anonymous_id", "previous_id", "household_id", "address", "name"})

@@ -18,11 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from features.steps import Step
+
 TABLES: Final = ("events", "outcomes", "decisions")
 _NAMED: Final = re.compile(r"_?(\d+)-(\d+)")
 _DAY: Final = re.compile(r"day=\d{4}-\d\d-\d\d")
-Step = Callable[[str], object]
-"""Told the name of each step before it is done."""
 
 
 def span(file: Path) -> tuple[int, int] | None:

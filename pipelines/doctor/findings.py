@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from features.moments import moment
 from features.settings.environment import Unknown
 from features.store.deployment import PARTITIONS, House
+from features.store.memory import NEARLY_FULL
 from features.store.restored import Restored
 from features.store.server import Lock
 from pipelines.extras import EXTRAS
@@ -24,8 +25,6 @@ _MIB: Final = 1 << 20
 _FULL: Final = 100 * _MIB
 _INODES: Final = 1_000
 _OLDEST_SERVER: Final = 7
-_NEAR: Final = 0.9
-"""Share of its memory from which a server is near its end."""
 _SECOND_US: Final = 1_000_000
 _CLOCK_SECONDS: Final = 2.0
 _CLOCK_FAULT_SECONDS: Final = 60.0
@@ -196,7 +195,7 @@ def memory(server: ServerReading) -> list[Finding]:
     if bound and used >= bound:
         do = "raise maxmemory (`CONFIG SET maxmemory`), or give it a larger machine: it refuses writes"
         found.append(Finding("memory", "fault", seen, do))
-    elif most and used > _NEAR * most:
+    elif most and used > NEARLY_FULL * most:
         do = "raise maxmemory or give it a larger machine before it refuses writes"
         found.append(Finding("memory", "warning", seen, do))
     return or_ok("memory", seen, found)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from features.lake.files import table_files, unmoved
 from models.catalogue.offers import Catalogue
 from pipelines.experiments.harm_points import harm_fifths
-from pipelines.experiments.metrics import Metric
+from pipelines.experiments.metrics import BACK_AFTER, Metric
 from pipelines.experiments.own_metrics import OwnMetric, columns_over
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.worker.lake import SCHEMAS
@@ -28,9 +28,6 @@ from service.players.harm import HarmSettings
 DAY_US: Final = 86_400_000_000
 BEFORE_DAYS: Final = 28
 """Days before the first decision whose money serves as covariate."""
-
-_BACK_AFTER: Final = 0.75
-"""Part of the window after which a player must have been back to count as retained."""
 
 _ASSIGNED: Final = """
     CREATE VIEW assigned AS
@@ -363,7 +360,7 @@ def exposures(
     window = {"window_us": window_days * DAY_US}
     connection.register("costs", costs.frame())
     connection.execute(_EXPOSED, {"experiment": chosen})
-    retained = {"retained_us": int(window_days * DAY_US * _BACK_AFTER)}
+    retained = {"retained_us": int(window_days * DAY_US * BACK_AFTER)}
     connection.execute(_DONE, window | retained | {"before_us": BEFORE_DAYS * DAY_US})
     connection.execute(_CONTACTED, window)
     has_bets = bool(_number(connection, "SELECT count(*) FROM events WHERE type = 'bet'"))

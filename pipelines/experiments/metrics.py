@@ -70,6 +70,10 @@ class Metric(msgspec.Struct, frozen=True):
         return (self.value, *over, *self.covariates)
 
 
+BACK_AFTER: Final = 0.75
+"""Part of the window after which a player must have been back to count as retained."""
+
+
 def _guardrail(name: str, title: str, margin: float) -> Metric:
     return Metric(name, title, "share", kind="proportion", direction="lower", role="guardrail", margin=margin)
 

@@ -17,14 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from features.events import EVENT_TYPES
 from features.files import load_yaml
 from features.words import unknown
-from pipelines.experiments.metrics import METRICS, Direction, Kind, Metric
+from pipelines.experiments.metrics import BACK_AFTER, METRICS, Direction, Kind, Metric
 from pipelines.experiments.refusals import ReportRefused
 from pipelines.experiments.units import quoted
 
 _OF_EVENTS: Final = ("brand", "status", "method", "target", "product", "channel", "night", "timing_slot", "currency")
 """Columns of events that a metric may narrow by."""
-_BACK_AFTER: Final = 0.75
-"""Part of the window after which retention counts, as that of the house's own metric."""
 _VIEWS: Final = """
     CREATE OR REPLACE TEMP VIEW during AS
     SELECT events.*, first_us, (us - first_us) / 86400000000 AS day
@@ -207,7 +205,7 @@ def columns_over(
 def _counted(connection: duckdb.DuckDBPyConnection, one: OwnMetric, days: int, before_days: int) -> pd.DataFrame:
     """Values of a metric over events, of players who have any."""
     assert one.events is not None  # noqa: S101 - who has no sql has events
-    within = f"day >= {days * _BACK_AFTER if one.kind == 'retention' else 0} AND day < {days}"
+    within = f"day >= {days * BACK_AFTER if one.kind == 'retention' else 0} AND day < {days}"
     columns = {one.metric.value: _total(one.events, within, one.metric)}
     if one.is_adjusted:
         columns[f"before {one.name}"] = _total(one.events, f"day < 0 AND day >= -{before_days}", one.metric)

@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import CroupierError
-from features.lake.files import TABLES, Step, covered, day_of, finish, locked, prepare, span, unmoved
+from features.lake.files import TABLES, covered, day_of, finish, locked, prepare, span, unmoved
 from features.lake.flushes import FlushReader, Part, by_flush, footer, parts
 from features.lake.records import beside, every_record, write_records
 from features.moments import HOUR_US, moment
+from features.steps import Step, no_step
 from features.store.deployment import order, place, position
 
 _LATE_US: Final = HOUR_US
@@ -63,10 +64,6 @@ class CompactedDay(msgspec.Struct, kw_only=True):
     rows: int
     bytes_before: int
     bytes_after: int
-
-
-def no_step(name: str) -> None:
-    """Do nothing between two steps."""
 
 
 def today(flushed_house_us: int) -> date:

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from features.errors import CroupierError
 from features.lake.anchor import ANCHOR, Anchor, read_anchor
-from features.lake.files import TABLES, Step, day_of, locked, put, table_files
+from features.lake.files import TABLES, day_of, locked, put, table_files
 from features.lake.flushes import FlushReader, Part, by_flush
 from features.settings.mlflow_file import KeepDays
+from features.steps import Step, no_step
 from features.store.deployment import order, place
-from pipelines.lake.compaction import no_step
 
 
 class NotDeletedError(CroupierError):

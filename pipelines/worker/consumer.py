@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from features import image
 from features.aggregates import Activity, local_parts
 from features.read_plan import ReadPlan
 from features.schema import FAILED_LOGIN
+from features.steps import Step, no_step
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, clock_arguments, open_house, real_now_us
 from features.store.keys import (
@@ -45,12 +46,6 @@ from service.players.harm import HarmSettings
 LEASE_SECONDS: Final = 5
 BATCH: Final = 20_000
 """Entries read at once, over all leased partitions; applied well within a lease."""
-Step = Callable[[str], None]
-"""Called with the name of the next step of a loop; tests end a process there."""
-
-
-def no_step(_: str) -> None:
-    """Default step of a loop: do nothing."""
 
 
 class OwnedPartition(NamedTuple):

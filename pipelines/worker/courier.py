@@ -16,12 +16,13 @@ from typing import Final, NamedTuple
 import structlog
 
 from features.moments import moment
+from features.steps import Step
 from features.store.connection import deadline
 from features.store.deployment import House
 from features.store.errors import StoreError
 from features.store.keys import PlayerKeys, send_key, sends_key
 from models.catalogue.offers import Catalogue
-from pipelines.worker.consumer import OwnedPartition, Step
+from pipelines.worker.consumer import OwnedPartition
 from pipelines.worker.due import DueMessage
 from pipelines.worker.lanes import HouseTime, Lane, Rendering
 from service.contacts.ledger import Claim, RedisLedger

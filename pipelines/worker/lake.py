@@ -34,12 +34,13 @@ from features.events import moment
 from features.kept_schemas import FOLDER, SchemaError, find
 from features.lake.files import locked, put
 from features.lake.records import beside, pack_records
+from features.steps import Step, no_step
 from features.store.bundles import kept
 from features.store.cluster import is_away, replies
 from features.store.deployment import PARTITIONS, order, place, position, real_now_us
 from features.store.keys import lease_key, log_key
 from models.experiments.definition import GLOBAL_HOLDOUT
-from pipelines.worker.consumer import LogEntry, Step, log_entry, no_step
+from pipelines.worker.consumer import LogEntry, log_entry
 from service.decisions.record import Record, load_record, unpack_floats
 from service.events.accept import TOLD_AT
 

@@ -14,6 +14,7 @@ import structlog
 
 from features.errors import CroupierError
 from features.files import CatalogueError
+from features.steps import Step, no_step
 from features.store import erasures
 from features.store.cluster import is_away, replies
 from features.store.connection import connect
@@ -21,7 +22,7 @@ from features.store.deployment import order
 from features.store.errors import StoreError
 from features.store.keys import LAKE_LEASE, lease_key
 from pipelines.served import kept_of_served, read_kept
-from pipelines.worker.consumer import Consumer, Step, no_step, serving_plan
+from pipelines.worker.consumer import Consumer, serving_plan
 from pipelines.worker.dispatcher import Dispatcher
 from pipelines.worker.erasures import settle
 from pipelines.worker.errands import EXPORTS, HISTORY, Runner

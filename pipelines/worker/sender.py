@@ -22,11 +22,12 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from features.errors import CroupierError
+from features.steps import Step, no_step
 from features.store.connection import Store, connect
 from features.store.deployment import open_house
 from features.store.errors import StoreError
 from features.store.keys import SENDS_COUNTED
-from pipelines.worker.consumer import OwnedPartition, Step, no_step
+from pipelines.worker.consumer import OwnedPartition
 from pipelines.worker.courier import Courier, Turn
 from pipelines.worker.due import DueMessage, DueMessages, Listener
 from pipelines.worker.lanes import Delivery, HouseTime, Lane, lanes_of

@@ -325,10 +325,9 @@ async def _opened(app: FastAPI) -> AsyncIterator[Metrics]:
             )
             readiness = Readiness(deps)
             watch = Watch(store, deps, readiness)
-            beats = Heartbeat("requests").beat(), restricting_loop.run(Heartbeat("restricting").beat())
             async with (
-                _beside(beats[0]),
-                _beside(beats[1]),
+                _beside(Heartbeat("requests").beat()),
+                _beside(restricting_loop.run(Heartbeat("restricting").beat())),
                 _watched(watch),
                 _beside(callers.keyring.run()),
                 _beside(room.run()),

@@ -10,7 +10,6 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -30,14 +29,11 @@ class Heartbeat(threading.Thread):
     Args:
         name: Of the loop, as logs tell it.
         seconds: After which it counts as hung.
-        end: Ends the process.
     """
 
-    def __init__(
-        self, name: str, seconds: float = HANG_SECONDS, end: Callable[[str, float], None] | None = None
-    ) -> None:
+    def __init__(self, name: str, seconds: float = HANG_SECONDS) -> None:
         super().__init__(name=f"heartbeat of {name}", daemon=True)
-        self._loop_name, self._seconds, self._end = name, seconds, end or _kill
+        self._loop_name, self._seconds = name, seconds
         self._step = min(_BEAT_SECONDS, seconds / 4)
         self._beat_at = monotonic()
         self._stopping = threading.Event()
@@ -61,7 +57,7 @@ class Heartbeat(threading.Thread):
             if now - looked_at > 3 * self._step:
                 self._beat_at = now
             elif (still := now - self._beat_at) > self._seconds:
-                self._end(self._loop_name, still)
+                _kill(self._loop_name, still)
                 return
             looked_at = now
 

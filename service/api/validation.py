@@ -14,17 +14,11 @@ from typing import Any, Final, NamedTuple, get_args
 
 import orjson
 from msgspec import UNSET
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from features import words
-from features.events import ID_PATTERN, TEXT_PATTERN, WORD_PATTERN, Event
+from features.events import EVENT_TYPES, ID_PATTERN, TEXT_PATTERN, WORD_PATTERN, Event, type_of
 from service.api.schemas import BodyFault
-
-
-def type_of(kind: type[BaseModel]) -> str:
-    """The type of the events that a model is of."""
-    return str(get_args(kind.model_fields["type"].annotation)[0])
-
 
 MOST: Final = 50
 """Faults of a body that are told."""
@@ -215,7 +209,7 @@ def _fault(one: Any, schema: Shape) -> BodyFault:  # noqa: ANN401 - pydantic's o
 
 def _at_its_field(one: Mapping[str, Any]) -> Mapping[str, Any]:
     """A fault of several fields together at the one that its sentence begins with."""
-    if one["type"] != "value_error" or (one["loc"] and one["loc"][-1] not in _types()):
+    if one["type"] != "value_error" or (one["loc"] and one["loc"][-1] not in EVENT_TYPES):
         return one
     name, divided, sentence = str(one["msg"]).removeprefix("Value error, ").partition(": ")
     return {**one, "loc": (*one["loc"], name), "msg": sentence} if divided and name in _TOLD_BY else one
@@ -232,7 +226,7 @@ def _example(shape: Shape) -> dict[str, Any]:
 
 def _of_type(one: Mapping[str, Any], pointer: str) -> BodyFault:
     """A type of event that is missing, or that there is not."""
-    known = list(_types())
+    known = list(EVENT_TYPES)
     expected = f"one of {', '.join(known)}"
     if one["type"] == "union_tag_not_found":
         return BodyFault(
@@ -279,12 +273,6 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-@lru_cache(maxsize=1)
-def _types() -> tuple[str, ...]:
-    """Types of events."""
-    return tuple(map(type_of, get_args(Event)))
-
-
 # --- Where
 
 
@@ -294,7 +282,7 @@ def _place(loc: Sequence[int | str], schema: Shape) -> tuple[list[int | str], Sh
     shape, parent = _resolved(schema, schema), schema
     for part in loc:
         mapping = shape.get("discriminator", {}).get("mapping", {})
-        if part in mapping or (not schema and not path and part in _types()):
+        if part in mapping or (not schema and not path and part in EVENT_TYPES):
             shape = _resolved({"$ref": mapping[part]} if part in mapping else {}, schema)
             parent = shape
             continue

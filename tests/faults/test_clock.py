@@ -12,9 +12,9 @@ from support.fault_house import Caller, World, players, rows, until
 
 from features.moments import moment
 from features.read_plan import ReadPlan
+from features.steps import Step, no_step
 from features.store.deployment import order, real_now_us
 from features.store.keys import LAKE_LEASE
-from pipelines.worker.consumer import Step, no_step
 from pipelines.worker.lake import Lake, reach
 
 HOUR = 3_600

@@ -26,6 +26,7 @@ from support.keys import HEADERS
 from support.players import adult_events
 
 from features.read_plan import ReadPlan
+from features.steps import Step, no_step
 from features.store.bundles import publish
 from features.store.connection import connect, load_library
 from features.store.deployment import House, create_house, order
@@ -33,7 +34,7 @@ from features.store.keys import PlayerKeys, decision_key
 from features.store.server import Server, start_server
 from models.catalogue.experiment import variant
 from models.catalogue.offers import load_catalogue
-from pipelines.worker.consumer import Consumer, Step, no_step
+from pipelines.worker.consumer import Consumer
 from pipelines.worker.lake import Lake, reach
 from service.api import routes
 from service.api.app import lifespan

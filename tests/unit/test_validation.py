@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from features.events import AnyEvent, Event
+from features.events import AnyEvent, Event, type_of
 from service.api.decisions import BatchRequest
 from service.api.events import EventBatch
 from service.api.keys import KeyRequest, RotationRequest
@@ -16,7 +16,7 @@ from service.api.personal import ErasureRequest, ExportRequest
 from service.api.problems import invalid
 from service.api.schemas import BodyFault
 from service.api.stops import StopRequest
-from service.api.validation import faults, type_of, unreadable
+from service.api.validation import faults, unreadable
 from service.decisions.outcomes import Outcome
 from service.decisions.request import DecisionRequest
 from service.errors import InvalidBodyError, InvalidJsonError
